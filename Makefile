@@ -1,0 +1,48 @@
+# make demo | make test | make check: each sets everything up by itself.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export JAX_PLATFORMS ?= cpu
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help demo test check format install clean
+
+help:
+	@echo "make demo     train SGD and SAM on long-tailed digits, show what SAM did to the rare classes (5 minutes)"
+	@echo "make test     run all tests"
+	@echo "make check    format, lint, types, fast tests"
+	@echo "make format   rewrite the code in the project's format"
+	@echo "make install  make the environment in $(VENV)"
+
+demo: $(VENV)/installed
+	$(BIN)/python -m saddle_jax.demo
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+install: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  f"found Python {v[0]}.{v[1]}, expected 3.11 to 3.13. Fix: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .ruff_cache
