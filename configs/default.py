@@ -1,0 +1,84 @@
+"""Every field of an experiment, with its unit. An experiment file states only its differences.
+
+Durations and positions are written as they are read: "200 epochs", "3000 steps", or "80%" of the run.
+In a knot ((position, value), ...) a bare number counts epochs.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Return the default of every field."""
+    config = ConfigDict()
+
+    config.name = "experiment"  # first part of the default workdir's name
+    config.seed = 0  # initialisation, order, augmentation, re-sampling: all that is random but the subset
+    config.batch_size = 128  # images a step, over all devices together
+    config.duration = "200 epochs"  # length of training
+
+    config.data = ConfigDict()
+    config.data.source = "digits"  # digits | arrays | tfds
+    config.data.name = ""  # tfds: name of the set, e.g. cifar10 or cifar10:3.0.2
+    config.data.path = ""  # arrays: an .npz with train_images, train_labels, test_images, test_labels
+    config.data.root = ""  # tfds: folder that holds the prepared sets; "" is tensorflow-datasets' own default
+    config.data.train_split = "train"  # tfds: any split expression, e.g. train[:80%]
+    config.data.test_split = "test"  # tfds: likewise
+    config.data.image_size = 0  # tfds: pixels a side to resize to; 0 leaves images as they are stored
+    config.data.profile = "exp"  # exp | step | as_is: how class sizes fall from the first class to the last
+    config.data.ratio = 100.0  # n_max / n_min, largest class over smallest ("imbalance factor", "rho" in papers)
+    config.data.largest_class = 0  # n_max in images; 0 takes the most that the set allows
+    config.data.subset_seed = 0  # chooses the long-tailed subset (and the digits' test images)
+    config.data.allow_empty_classes = False  # accept classes that end with no training image
+    config.data.validation_fraction = 0.0  # part of every class's training images that is held out, 0 to 0.5
+    config.data.validation_floor = 20  # images that a class keeps for training before it gives any to validation
+    config.data.sampling = "instance"  # instance | balanced | effective: how often a class is drawn
+    config.data.pipeline = "auto"  # auto | tfdata | numpy; auto is tf.data where TensorFlow is installed
+    config.data.crop_padding = 4  # pixels of zero padding on each side before the random crop; 0 is no crop
+    config.data.flip = True  # mirror half of the training images left to right
+    config.data.mean = (0.5,)  # per channel, in units of 255; subtracted inside the step
+    config.data.std = (0.5,)  # per channel, in units of 255; divided by inside the step
+
+    config.model = ConfigDict()
+    config.model.name = "resnet32"  # resnet8 | resnet20 | resnet32 | resnet44 | resnet56 | resnet110
+    config.model.width = 1.0  # factor on the 16/32/64 filters; only 1 is the paper's network
+    config.model.head = "linear"  # linear | normed (cosine logits; LDAM's)
+    config.model.dtype = "float32"  # float32 | bfloat16: arithmetic of the layers; parameters stay float32
+    config.model.batch_norm = "per_device"  # per_device | synchronized: whose statistics normalise a batch
+    config.model.batch_norm_momentum = 0.1  # weight of the new batch in the running statistics (PyTorch's sense)
+
+    config.loss = ConfigDict()
+    config.loss.name = "ce"  # ce | focal | ldam | la | cdt | vs
+    config.loss.class_weights = "none"  # none | reweight (from the start) | drw (from drw_start)
+    config.loss.drw_start = "80%"  # position from which deferred re-weighting acts
+    config.loss.effective_beta = 0.9999  # of the effective number (1 - beta^n) / (1 - beta)
+    config.loss.focal_gamma = 1.0
+    config.loss.ldam_max_margin = 0.5  # margin of the rarest class, in units of the cosine
+    config.loss.logit_scale = 30.0  # s: factor on a normed head's logits inside LDAM
+    config.loss.vs_gamma = 0.3  # exponent of VS's and CDT's multiplicative adjustment
+    config.loss.vs_tau = 1.0  # factor of VS's and LA's additive adjustment
+
+    config.optim = ConfigDict()
+    config.optim.momentum = 0.9
+    config.optim.weight_decay = 2e-4  # on all parameters, as in the reference
+    config.optim.lr_knots = ((0, 0.1),)  # learning rate from each position on
+    config.optim.lr_interpolation = "constant"  # constant | linear | cosine between knots, one value an epoch
+
+    config.sam = ConfigDict()
+    config.sam.enabled = False  # False: plain SGD, one gradient a step
+    config.sam.rho_knots = ((0, 0.05),)  # radius of the perturbation from each position on
+    config.sam.rho_interpolation = "constant"  # constant | linear | cosine between knots, one value an epoch
+    config.sam.adaptive = False  # ASAM: the perturbation scales with each weight's size
+    config.sam.adaptive_eta = 0.01  # ASAM: added to each weight's size
+    config.sam.perturbation = "shared"  # shared (of the whole batch) | per_device (m-sharpness)
+    config.sam.batch_stats = "both"  # first | second | both | frozen: passes that move BatchNorm's running statistics
+
+    config.eval = ConfigDict()
+    config.eval.every = "5 epochs"
+    config.eval.batch_size = 500  # images, over all devices together; rounded up to what the devices divide
+    config.eval.rank_bounds = ()  # head is classes [0, a), mid [a, b), tail [b, C); () is 30 % and 70 % of C
+
+    config.checkpoint_every = "10 epochs"
+    config.log_every = "50 steps"
+    config.precision = "default"  # default | high | highest: of float32 products on accelerators
+    config.tensorboard = True  # write TensorBoard events where TensorFlow is installed
+    return config

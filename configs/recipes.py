@@ -1,0 +1,72 @@
+"""What the experiment files share: methods by name, arguments after the colon, the smoke version.
+
+`--config configs/cifar10_lt.py:vs_sam,ratio=50` gives the file the argument "vs_sam,ratio=50": comma-separated, in any
+order, at most one method `<loss>` or `<loss>_sam`, `ratio=`, `profile=` and `smoke`.
+"""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from saddle_jax.config import parse_argument, rescale_to_percent
+
+LOSSES = {
+    "ce": {"name": "ce"},
+    "ce_reweight": {"name": "ce", "class_weights": "reweight"},
+    "ce_drw": {"name": "ce", "class_weights": "drw"},
+    "ldam_drw": {"name": "ldam", "class_weights": "drw"},
+    "vs": {"name": "vs"},
+    "vs_drw": {"name": "vs", "class_weights": "drw"},
+    "cdt": {"name": "cdt"},
+    "la": {"name": "la"},
+    "focal": {"name": "focal"},
+}
+METHODS = tuple(f"{loss}{optimizer}" for loss in LOSSES for optimizer in ("", "_sam"))
+
+
+def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mapping[str, float]) -> ConfigDict:
+    """Set method, ratio and profile from `argument`, and shrink the run if it asks for `smoke`.
+
+    Args:
+      config: the experiment's own settings; changed in place.
+      argument: what stood after the colon of --config.
+      default_method: used where the argument names none.
+      rho: SAM's radius for every loss of LOSSES.
+
+    Raises:
+      ConfigError: all that is wrong with the argument.
+    """
+    options = parse_argument(argument, METHODS)
+    method = options.method or default_method
+    loss = method.removesuffix("_sam")
+    config.loss.update(LOSSES[loss])
+    config.sam.enabled = method.endswith("_sam")
+    config.sam.rho_knots = ((0, rho[loss]),)
+    if config.loss.name == "ldam":
+        config.model.head = "normed"
+    if options.ratio is not None:
+        config.data.ratio = options.ratio
+    if options.profile is not None:
+        config.data.profile = options.profile
+    imbalance = "" if config.data.profile == "as_is" else f"{config.data.ratio:g}"
+    config.name = f"{config.name}-{method}-{config.data.profile}{imbalance}"
+    return shrink(config) if options.smoke else config
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+    """Make `config` run in about a minute on two cores with no data at hand; loss, head, SAM and schedules stay."""
+    rescale_to_percent(config)
+    config.name = f"{config.name}-smoke"
+    config.duration = "60 steps"
+    config.batch_size = 32
+    config.data.source = "digits"
+    config.data.largest_class = 0
+    config.data.crop_padding = min(config.data.crop_padding, 1)
+    config.data.mean, config.data.std = (0.3,), (0.35,)
+    config.model.name = "resnet8"
+    config.model.width = 0.25
+    config.eval.every = "30 steps"
+    config.eval.rank_bounds = ()
+    config.checkpoint_every = "30 steps"
+    config.log_every = "10 steps"
+    return config

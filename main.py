@@ -1,0 +1,43 @@
+"""Train, evaluate or check a long-tailed experiment: `python main.py --config configs/cifar10_lt.py`.
+
+Kept short: flags, dispatch, exit codes. JAX and TensorFlow are imported by the program that a mode names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from absl import app
+
+from saddle_jax import command_line
+from saddle_jax.errors import SaddleError
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only feeds images here; its start-up notes are noise
+
+
+def main(arguments: list[command_line.Command]) -> int:
+    """Run the program of the chosen mode and return its exit code."""
+    from saddle_jax.train import programs
+
+    try:
+        return programs.run(arguments[0])
+    except SaddleError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def parse_flags(argv: list[str]) -> list[command_line.Command]:
+    """Parse the command line, or print help or all its problems and leave; absl hands `main` what this returns."""
+    if command_line.wants_help(argv):
+        print(command_line.HELP)
+        sys.exit(0)
+    try:
+        return [command_line.parse(argv)]
+    except SaddleError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

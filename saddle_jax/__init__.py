@@ -1,0 +1,3 @@
+"""Long-tailed image classification with sharpness-aware minimisation, in JAX."""
+
+__version__ = "0.1.0"

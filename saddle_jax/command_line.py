@@ -1,0 +1,156 @@
+"""The command line: flags through absl and config_flags, with every problem collected before anything heavy starts."""
+
+from __future__ import annotations
+
+import copy
+import pathlib
+from typing import NamedTuple
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from configs import default, recipes
+from saddle_jax import config as config_lib
+from saddle_jax.errors import ConfigError
+from saddle_jax.validation import problems_of
+
+FLAGS = flags.FLAGS
+DEFAULT_CONFIG = "configs/digits_lt.py"
+MODES = ("train", "eval", "check")
+_ARGV: list[str] = []  # what config_flags reads overrides from; filled by `parse`
+
+flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+flags.DEFINE_string("workdir", None, "Directory of the run; made from config and seed if not given.")
+flags.DEFINE_string("checkpoint", None, "eval: latest, best or a step; both latest and best if not given.")
+_PLAIN_FLAGS = copy.deepcopy(FLAGS)  # before --config, whose overrides are flags of their own
+config_flags.DEFINE_config_file("config", DEFAULT_CONFIG, "Experiment file, with :arguments.", sys_argv=_ARGV)
+
+HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware minimisation
+
+  python main.py --config configs/cifar10_lt.py:ldam_drw_sam,ratio=100 --workdir runs/ldam
+  python main.py --config configs/digits_lt.py --config.seed=1 --config.sam.rho_knots='((0,0.2),)'
+  python main.py --mode eval --workdir runs/ldam
+
+  --config FILE[:ARGUMENTS]  experiment (default {DEFAULT_CONFIG}; with a --workdir that holds a run, its own
+                             config); arguments, comma-separated in any order: a method, ratio=, profile=, smoke
+  --config.FIELD=VALUE       override one field; configs/default.py lists them all with their units
+  --workdir DIR              the run's directory; by default runs/<name>-<fingerprint>-s<seed>.
+                             The same command continues an unfinished run
+  --mode train               train, evaluating and saving on the way
+         eval                evaluate a run's latest and best checkpoint (--checkpoint latest | best | STEP)
+         check               build everything, print classes, counts, steps, sizes, run one step, write nothing
+
+  methods   {" ".join(recipes.LOSSES)}; each also with _sam
+  smoke     any experiment in about a minute on two cores, on digits, without its data set
+  configs   {" ".join(sorted(str(p) for p in pathlib.Path("configs").glob("*_lt.py"))) or "configs/*_lt.py"}
+
+exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint; 5 non-finite loss; 75 preempted, resumable; 70 internal
+"""
+
+
+class Command(NamedTuple):
+    """What the user asked for."""
+
+    mode: str
+    workdir: str
+    checkpoint: str | None
+    config: ConfigDict
+
+
+def wants_help(argv: list[str]) -> bool:
+    """Return whether the command line asks for help."""
+    return any(arg in ("--help", "-h", "-help", "--helpshort", "--helpfull", "-?") for arg in argv[1:])
+
+
+def parse(argv: list[str]) -> Command:
+    """Parse absl's FLAGS from `argv`, trying every argument by itself first, and return what the user asks for.
+
+    Without --config, a --workdir that holds a run means that run's own config, with the overrides on top.
+
+    Raises:
+      ConfigError: every argument that can't be understood and every problem that the resulting config shows.
+    """
+    arguments = _join_values(argv[1:])
+    named = [a for a in arguments if a.startswith(("--config=", "-config="))]
+    overrides = [a for a in arguments if a.lstrip("-").startswith(("config.", "noconfig."))]
+    plain = [a for a in arguments if a not in named and a not in overrides]
+    problems = {a: problem for a in plain if (problem := _plain_problem(a))}
+    chosen = named[-1] if named else f"--config={DEFAULT_CONFIG}"
+    base, config_problems = _load(argv[0], chosen)
+    if base is None:
+        raise ConfigError([*problems.values(), *config_problems])
+
+    problems |= {o: problem for o in overrides if (problem := _override_problem(argv[0], chosen, o, base))}
+    _ARGV[:] = [argv[0], chosen, *(o for o in overrides if o not in problems)]
+    FLAGS([*_ARGV, *(a for a in plain if a not in problems)])
+    if FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)  # orbax tells of every file at the level below
+    config = FLAGS.config
+    stored = pathlib.Path(FLAGS.workdir or "", "config.json")
+    if FLAGS.workdir and not named and stored.is_file():
+        config = config_lib.from_json(stored.read_text(), default.get_config())
+        config.update_from_flattened_dict(FLAGS["config"].override_values)
+    everything = [*problems.values(), *problems_of(config)]
+    if everything:
+        raise ConfigError(everything)
+    return Command(FLAGS.mode, FLAGS.workdir or config_lib.default_workdir(config), FLAGS.checkpoint, config)
+
+
+def _join_values(arguments: list[str]) -> list[str]:
+    """Write `--flag value` as `--flag=value`; there are no positional arguments it could be mistaken for."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and not argument.startswith("-") and joined[-1].startswith("-") and "=" not in joined[-1]:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _plain_problem(argument: str) -> str | None:
+    if not argument.startswith("-"):
+        return f"{argument!r}: expected a flag such as --config {argument}"
+    try:
+        copy.deepcopy(_PLAIN_FLAGS)(["main.py", argument])
+    except flags.Error as error:
+        return str(error)
+    return None
+
+
+def _load(program: str, argument: str) -> tuple[ConfigDict | None, list[str]]:
+    path = argument.partition("=")[2].partition(":")[0]
+    if not pathlib.Path(path).is_file():
+        shipped = [str(p) for p in pathlib.Path("configs").glob("*_lt.py")]
+        return None, [f"--config: found no file {path!r}.{config_lib.did_you_mean(path, shipped)}"]
+    try:
+        return _parse_config([program, argument]), []
+    except ConfigError as error:
+        return None, error.problems
+    except Exception as error:  # whatever a user's own file raises
+        return None, [f"--config: {path} can't be loaded: {error}"]
+
+
+def _parse_config(argv: list[str]) -> ConfigDict:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", sys_argv=argv, flag_values=values)
+    values(argv)
+    return values.config
+
+
+def _override_problem(program: str, config_argument: str, override: str, base: ConfigDict) -> str | None:
+    name = override.lstrip("-").partition("=")[0].partition(".")[2]
+    known = config_lib.flatten(base)
+    if name not in known:
+        if any(field.startswith(name + ".") for field in known):
+            return f"--config.{name} is a group of fields; set one of them, e.g. --config.{name}.…"
+        ends = [field for field in known if field.rpartition(".")[2] == name.rpartition(".")[2]]
+        hint = f" Did you mean {' or '.join(ends)}?" if ends else config_lib.did_you_mean(name, known)
+        return f"--config.{name}: there is no such field.{hint}"
+    try:
+        _parse_config([program, config_argument, override])
+    except Exception as error:  # config_flags raises many kinds
+        value = override.partition("=")[2]
+        kind = type(known[name]).__name__
+        reason = str(error).splitlines()[-1]
+        return f"--config.{name}: found {value!r}, expected {kind} such as {known[name]!r} ({reason})"
+    return None

@@ -1,0 +1,190 @@
+"""The experiment as data: arguments after the colon, durations in steps, names and fingerprints. Needs no JAX."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from saddle_jax.errors import ConfigError
+
+# What may differ when a run is continued: none of it changes what is computed.
+MAY_CHANGE_ON_RESUME = (
+    "name",
+    "checkpoint_every",
+    "log_every",
+    "eval.every",
+    "eval.batch_size",
+    "data.path",
+    "data.root",
+    "data.pipeline",
+    "tensorboard",
+)
+
+_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|steps?|epochs?)\s*$")
+
+
+class Options(NamedTuple):
+    """What an experiment file was asked for after the colon."""
+
+    method: str | None
+    ratio: float | None
+    profile: str | None
+    smoke: bool
+
+
+class Duration(NamedTuple):
+    """A length or a position in the run: `amount` of `unit` (steps, epochs or %)."""
+
+    amount: float
+    unit: str
+
+    def steps(self, steps_per_epoch: int, total_steps: int | None = None) -> int:
+        """Return the nearest whole number of steps; a part of the run needs `total_steps`."""
+        if self.unit == "steps":
+            return round(self.amount)
+        if self.unit == "epochs":
+            return round(self.amount * steps_per_epoch)
+        if total_steps is None:
+            raise ValueError("a percentage needs the length of the run")
+        return round(self.amount / 100 * total_steps)
+
+
+def parse_duration(value: Any) -> Duration:
+    """Read "200 epochs", "3000 steps", "80%", or a bare number of epochs.
+
+    Raises:
+      ValueError: it is none of them.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        return Duration(float(value), "epochs")
+    match = _DURATION.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"found {value!r}, expected a duration such as '200 epochs', '3000 steps' or '80%'")
+    unit = match[2] if match[2] == "%" else match[2].rstrip("s") + "s"
+    return Duration(float(match[1]), unit)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return " Did you mean ...?" where a known word is near, and nothing where none is."""
+    near = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def parse_argument(argument: str, methods: Sequence[str]) -> Options:
+    """Read comma-separated options: a method, `smoke`, `ratio=`, `profile=`; in any order.
+
+    Raises:
+      ConfigError: every option that can't be read.
+    """
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+
+    def take(key: str, value: Any, text: str):
+        if key in found:
+            problems.append(f"config argument: {text!r} says {key} a second time; keep one")
+        found[key] = value
+
+    for text in filter(None, (part.strip() for part in argument.split(","))):
+        key, separator, value = text.partition("=")
+        plain = text.removesuffix("_sgd")
+        if text == "smoke":
+            take("smoke", True, text)
+        elif plain in methods and not (plain != text and plain.endswith("_sam")):
+            take("method", plain, text)
+        elif separator and key == "ratio":
+            try:
+                take("ratio", float(value), text)
+            except ValueError:
+                problems.append(f"config argument: found ratio={value!r}, expected a number such as ratio=100")
+        elif separator and key == "profile":
+            take("profile", value, text)
+        else:
+            known = [*methods, "smoke", "ratio=100", "profile=exp"]
+            problems.append(
+                f"config argument: unknown {text!r}.{did_you_mean(text, known)} "
+                f"Known: smoke, ratio=, profile=, {', '.join(methods)}"
+            )
+    if problems:
+        raise ConfigError(problems)
+    return Options(found.get("method"), found.get("ratio"), found.get("profile"), found.get("smoke", False))
+
+
+def rescale_to_percent(config: ml_collections.ConfigDict) -> None:
+    """Write every position that `config` gives in epochs as a part of the run, so that its length can change."""
+    total = parse_duration(config.duration).amount
+
+    def percent(position: Any) -> Any:
+        duration = parse_duration(position)
+        return f"{100 * duration.amount / total:g}%" if duration.unit == "epochs" else position
+
+    config.optim.lr_knots = tuple((percent(position), value) for position, value in config.optim.lr_knots)
+    config.sam.rho_knots = tuple((percent(position), value) for position, value in config.sam.rho_knots)
+    config.loss.drw_start = percent(config.loss.drw_start)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"data.ratio": 100.0, ...} for every field."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """Return the config as JSON that `from_json` reads back."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def from_json(text: str, default: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Read what `to_json` wrote into the fields of `default`.
+
+    Raises:
+      ConfigError: the text is no JSON, or has fields that this version does not know.
+    """
+    try:
+        stored = flatten(json.loads(text))
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ConfigError(f"the run's config.json can't be read: {error}") from error
+    known = flatten(default)
+    unknown = sorted(set(stored) - set(known))
+    if unknown:
+        raise ConfigError(f"the run's config.json has fields that this version does not know: {', '.join(unknown)}")
+    config = default.copy_and_resolve_references()
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: _as_tuples(value) for key, value in stored.items()})
+    return config
+
+
+def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Return {field: (old, new)} for every field that may not change when a run is continued and has."""
+    before, after = flatten(old), flatten(new)
+    return {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if key not in MAY_CHANGE_ON_RESUME and before.get(key) != after.get(key)
+    }
+
+
+def fingerprint(config: ml_collections.ConfigDict) -> str:
+    """Return eight hex digits that are equal for runs that differ in the seed only."""
+    fields = {k: v for k, v in flatten(config).items() if k != "seed" and k not in MAY_CHANGE_ON_RESUME}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def default_workdir(config: ml_collections.ConfigDict) -> str:
+    """Return the directory that the same config and seed always get."""
+    return f"runs/{config.name}-{fingerprint(config)}-s{config.seed}"
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,48 @@
+"""What can end a run, each with the exit code that a script can rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SaddleError(Exception):
+    """An expected failure: one clear message, one exit code, no traceback."""
+
+    exit_code = 70
+
+
+class ConfigError(SaddleError):
+    """Everything that is wrong with the command line or the config, told at once."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[str] | str):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        count = len(self.problems)
+        lines = [f"config error ({count} problem{'s' if count != 1 else ''})"]
+        lines += [f"  - {problem}" for problem in self.problems]
+        super().__init__("\n".join(lines))
+
+
+class DataError(SaddleError):
+    """The data set is missing, unreadable or not what the config says."""
+
+    exit_code = 3
+
+
+class CheckpointError(SaddleError):
+    """A checkpoint is missing, damaged or belongs to another model."""
+
+    exit_code = 4
+
+
+class NonFiniteError(SaddleError):
+    """The loss or its gradient stopped being a number."""
+
+    exit_code = 5
+
+
+class Preempted(SaddleError):
+    """SIGTERM or SIGINT was honoured: the state is saved and the same command resumes."""
+
+    exit_code = 75

@@ -1,0 +1,178 @@
+"""What the config alone tells about itself, checked before JAX, TensorFlow or any data is touched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from saddle_jax.config import Duration, did_you_mean, flatten, parse_duration
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data.source": ("digits", "arrays", "tfds"),
+    "data.profile": ("exp", "step", "as_is"),
+    "data.sampling": ("instance", "balanced", "effective"),
+    "data.pipeline": ("auto", "tfdata", "numpy"),
+    "model.name": ("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+    "model.head": ("linear", "normed"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.batch_norm": ("per_device", "synchronized"),
+    "loss.name": ("ce", "focal", "ldam", "la", "cdt", "vs"),
+    "loss.class_weights": ("none", "reweight", "drw"),
+    "optim.lr_interpolation": ("constant", "linear", "cosine"),
+    "sam.rho_interpolation": ("constant", "linear", "cosine"),
+    "sam.perturbation": ("shared", "per_device"),
+    "sam.batch_stats": ("first", "second", "both", "frozen"),
+    "precision": ("default", "high", "highest"),
+}
+
+_BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda v: 0 <= v < 2**63, "0 or more"),
+    "batch_size": (lambda v: v >= 1, "1 or more"),
+    "data.image_size": (lambda v: v >= 0, "0 or more pixels"),
+    "data.ratio": (lambda v: v >= 1, "n_max / n_min, at least 1"),
+    "data.largest_class": (lambda v: v >= 0, "0 or more images"),
+    "data.subset_seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
+    "data.validation_fraction": (lambda v: 0 <= v <= 0.5, "0 to 0.5"),
+    "data.validation_floor": (lambda v: v >= 1, "1 or more images"),
+    "data.crop_padding": (lambda v: v >= 0, "0 or more pixels"),
+    "model.width": (lambda v: v > 0, "more than 0"),
+    "model.batch_norm_momentum": (lambda v: 0 < v <= 1, "more than 0, at most 1"),
+    "loss.effective_beta": (lambda v: 0 <= v < 1, "0 or more, less than 1"),
+    "loss.focal_gamma": (lambda v: v >= 0, "0 or more"),
+    "loss.ldam_max_margin": (lambda v: v >= 0, "0 or more"),
+    "loss.logit_scale": (lambda v: v > 0, "more than 0"),
+    "loss.vs_gamma": (lambda v: v >= 0, "0 or more"),
+    "optim.momentum": (lambda v: 0 <= v < 1, "0 or more, less than 1"),
+    "optim.weight_decay": (lambda v: v >= 0, "0 or more"),
+    "sam.adaptive_eta": (lambda v: v >= 0, "0 or more"),
+    "eval.batch_size": (lambda v: v >= 1, "1 or more"),
+}
+
+_DURATIONS = ("duration", "eval.every", "checkpoint_every", "log_every", "loss.drw_start")
+_KNOTS = {"optim.lr_knots": "learning rate", "sam.rho_knots": "rho"}
+
+
+def problems_of(config: ConfigDict) -> list[str]:
+    """Return every problem that the config alone shows, each with what was found, expected and the fix."""
+    flat = flatten(config)
+    problems = list(_value_problems(flat))
+    if problems:  # the checks across fields read values that must be sound
+        return problems
+    return list(_cross_problems(flat))
+
+
+def _value_problems(flat: dict[str, Any]) -> Iterator[str]:
+    for field, choices in CHOICES.items():
+        if flat[field] not in choices:
+            hint = did_you_mean(str(flat[field]), choices)
+            yield f"{field}: found {flat[field]!r}, expected one of {', '.join(choices)}.{hint}"
+    for field, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{field}: found {value}, expected a finite number"
+        elif field in _BOUNDS and not _BOUNDS[field][0](value):
+            yield f"{field}: found {value!r}, expected {_BOUNDS[field][1]}"
+    for field in _DURATIONS:
+        try:
+            duration = parse_duration(flat[field])
+        except ValueError as error:
+            yield f"{field}: {error}"
+            continue
+        if field != "loss.drw_start" and duration.amount <= 0:
+            yield f"{field}: found {flat[field]!r}, expected more than 0"
+        if field == "duration" and duration.unit == "%":
+            yield f"duration: found {flat[field]!r}, expected epochs or steps (a percentage is of this length)"
+    for field, meaning in _KNOTS.items():
+        yield from _knot_problems(field, meaning, flat[field])
+    yield from _tuple_problems(flat)
+
+
+def _tuple_problems(flat: dict[str, Any]) -> Iterator[str]:
+    for field in ("data.mean", "data.std"):
+        value = flat[field]
+        if not value or not all(_is_number(v) for v in value):
+            yield f"{field}: found {value!r}, expected one number a channel, e.g. (0.5,) or (0.49, 0.48, 0.45)"
+        elif field == "data.std" and min(value) <= 0:
+            yield f"data.std: found {value!r}, expected numbers above 0"
+    if len(flat["data.mean"]) != len(flat["data.std"]):
+        yield f"data.mean and data.std: found {len(flat['data.mean'])} and {len(flat['data.std'])} channels"
+    bounds = flat["eval.rank_bounds"]
+    sound = (
+        len(bounds) in (0, 2) and all(isinstance(b, int) and b > 0 for b in bounds) and list(bounds) == sorted(bounds)
+    )
+    if not sound:
+        yield f"eval.rank_bounds: found {bounds!r}, expected () or two rising class ranks such as (3, 7)"
+
+
+def _knot_problems(field: str, meaning: str, knots: Any) -> Iterator[str]:
+    example = "((0, 0.1), (160, 0.001)) or (('0%', 0.1), ('80%', 0.001))"
+    if not knots or not all(isinstance(k, tuple) and len(k) == 2 for k in knots):
+        yield f"{field}: found {knots!r}, expected (position, {meaning}) pairs such as {example}"
+        return
+    for position, value in knots:
+        try:
+            parse_duration(position)
+        except ValueError as error:
+            yield f"{field}: {error}"
+        if not _is_number(value) or value < 0:
+            yield f"{field}: found {meaning} {value!r}, expected a finite number of 0 or more"
+
+
+def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
+    if flat["loss.name"] == "ldam" and flat["model.head"] != "normed":
+        yield (
+            f"loss.name='ldam' needs model.head='normed' (found {flat['model.head']!r}): LDAM scales logits by "
+            f"{flat['loss.logit_scale']:g}, and with an unbounded linear head training diverges. "
+            "Fix: --config.model.head=normed"
+        )
+    needed = {"arrays": "data.path", "tfds": "data.name"}.get(flat["data.source"])
+    if needed and not flat[needed]:
+        yield f"data.source={flat['data.source']!r} needs {needed}. Fix: --config.{needed}=..."
+    if flat["data.profile"] == "as_is" and flat["data.largest_class"]:
+        yield "data.largest_class has no effect with data.profile='as_is'. Fix: --config.data.largest_class=0"
+
+    total = parse_duration(flat["duration"])
+    for field, meaning in _KNOTS.items():
+        if field == "sam.rho_knots" and not flat["sam.enabled"]:
+            continue
+        positions = [parse_duration(position) for position, _ in flat[field]]
+        if positions[0].amount != 0:
+            yield f"{field}: the first knot is at {flat[field][0][0]!r}, expected 0, where the {meaning} starts"
+        yield from _order_problems(field, positions, total)
+    if flat["loss.class_weights"] == "drw":
+        start = _fraction(parse_duration(flat["loss.drw_start"]), total)
+        if start is not None and start >= 1:
+            yield (
+                f"loss.drw_start: {flat['loss.drw_start']!r} is not before the end ({flat['duration']}): deferred "
+                "re-weighting would never act. Fix: a smaller position, or a percentage such as '80%'"
+            )
+
+
+def _order_problems(field: str, positions: list[Duration], total: Duration) -> Iterator[str]:
+    fractions = [_fraction(position, total) for position in positions]
+    known = [fraction for fraction in fractions if fraction is not None]
+    if any(later <= earlier for earlier, later in zip(known, known[1:], strict=False)):
+        shown = ", ".join(f"{p.amount:g}{'' if p.unit == '%' else ' '}{p.unit}" for p in positions)
+        yield f"{field}: positions must rise, found {shown}"
+    for position, fraction in zip(positions, fractions, strict=True):
+        # A knot at the very end is the target of an interpolation that ends there.
+        if fraction is not None and fraction > 1:
+            yield (
+                f"{field}: {position.amount:g} {position.unit} is past the end ({total.amount:g} {total.unit}). "
+                "Fix: use percentages or lower the knot"
+            )
+
+
+def _fraction(position: Duration, total: Duration) -> float | None:
+    """Return the position as a part of the run, or None where only the data set can tell."""
+    if position.amount == 0:
+        return 0.0
+    if position.unit == "%":
+        return position.amount / 100
+    return position.amount / total.amount if position.unit == total.unit else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
