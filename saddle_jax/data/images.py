@@ -1,0 +1,45 @@
+"""The batch that every pipeline delivers, and NumPy's version of the augmentation. Normalisation is the step's.
+
+Shapes: B slots, H x W pixels, K channels; images are uint8.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from saddle_jax.data.order import Slots
+
+
+class Batch(NamedTuple):
+    """One batch. Padded slots have mask False and stand at its devices' ends, evenly dealt."""
+
+    images: np.ndarray  # (B, H, W, K) uint8, cropped and mirrored
+    labels: np.ndarray  # (B,) int32
+    mask: np.ndarray  # (B,) bool
+    ids: np.ndarray  # (B,) int32, position in the list of images
+    draws: np.ndarray  # (B, 3) int32: rows and columns of the crop, mirrored or not
+
+
+def crop_and_flip(images_BHWK: np.ndarray, draws_Bx3: np.ndarray, padding: int) -> np.ndarray:
+    """Return each image moved by its draw inside a border of `padding` zero pixels, and mirrored if drawn so."""
+    height, width = images_BHWK.shape[1:3]
+    padded = np.pad(images_BHWK, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows_BH = draws_Bx3[:, :1] + np.arange(height)
+    columns = np.arange(width)
+    columns_BW = draws_Bx3[:, 1:2] + np.where(draws_Bx3[:, 2:] == 1, columns[::-1], columns)
+    slot = np.arange(len(images_BHWK))[:, None, None]
+    return padded[slot, rows_BH[:, :, None], columns_BW[:, None, :]]
+
+
+def make_batch(images_NHWK: np.ndarray, labels_N: np.ndarray, slots: Slots, padding: int) -> Batch:
+    """Return the batch that `slots` describes."""
+    images_BHWK = images_NHWK[slots.ids_B] * slots.mask_B[:, None, None, None].astype(np.uint8)
+    return Batch(
+        images=crop_and_flip(images_BHWK, slots.draws_Bx3, padding),
+        labels=(labels_N[slots.ids_B] * slots.mask_B).astype(np.int32),
+        mask=slots.mask_B,
+        ids=slots.ids_B,
+        draws=slots.draws_Bx3,
+    )

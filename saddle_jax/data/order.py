@@ -1,0 +1,90 @@
+"""Which images make up a step, and the random draws of their augmentation: a pure function of (seed, step).
+
+Nothing is shuffled through a buffer and no iterator has a state to save, so a resumed run sees exactly the batches
+that the unbroken run would have seen. Shapes: N images an epoch, B slots a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+_ORDER, _AUGMENTATION = 0, 1  # keys of independent random streams
+
+
+class Slots(NamedTuple):
+    """What fills the slots of one batch, before any image is touched."""
+
+    ids_B: np.ndarray  # int32, position in the training list; 0 in a padded slot
+    mask_B: np.ndarray  # bool, False in a padded slot
+    draws_Bx3: np.ndarray  # int32: rows and columns to move the crop by, and whether to mirror
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, so that an epoch's arrays can be kept
+class Order:
+    """How a run goes through its training images; all fields are fixed for the run."""
+
+    seed: int
+    labels_N: np.ndarray
+    batch_size: int
+    num_devices: int
+    crop_padding: int
+    flip: bool
+    class_share_C: np.ndarray | None = None  # None: each image once an epoch; else drawn with replacement
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch; the last one may be incomplete."""
+        return -(-len(self.labels_N) // self.batch_size)
+
+
+def slots_at(order: Order, step: int, view: int = 0) -> Slots:
+    """Return the slots of the batch that step `step` (0-based) trains on.
+
+    Args:
+      view: number of the augmented copy, for methods that compare several; views share images, not draws.
+    """
+    epoch, batch = divmod(step, order.steps_per_epoch)
+    ids_N, draws_Nx3 = _epoch(order, epoch, view)
+    positions_B, mask_B = deal(batch, len(ids_N), order.batch_size, order.num_devices)
+    return Slots(ids_N[positions_B] * mask_B, mask_B, draws_Nx3[positions_B] * mask_B[:, None])
+
+
+def deal(batch: int, total: int, batch_size: int, num_devices: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions and mask of a batch's slots, dealt to the devices in turn so that padding is spread evenly.
+
+    Slots of one device lie together: the first B / D belong to the first device.
+    """
+    slot_B = np.arange(batch_size).reshape(batch_size // num_devices, num_devices).T.ravel()
+    positions_B = batch * batch_size + slot_B
+    mask_B = positions_B < total
+    return np.where(mask_B, positions_B, 0), mask_B
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch(order: Order, epoch: int, view: int) -> tuple[np.ndarray, np.ndarray]:
+    return epoch_ids(order, epoch), epoch_draws(order, epoch, view)
+
+
+def epoch_ids(order: Order, epoch: int) -> np.ndarray:
+    """Return the images of an epoch in their order: a permutation, or as many draws by class share."""
+    generator = np.random.default_rng([order.seed, _ORDER, epoch])
+    total = len(order.labels_N)
+    if order.class_share_C is None:
+        return generator.permutation(total).astype(np.int32)
+    per_class_C = np.bincount(order.labels_N, minlength=len(order.class_share_C))
+    chance_N = (order.class_share_C / np.maximum(per_class_C, 1))[order.labels_N]
+    return generator.choice(total, size=total, p=chance_N / chance_N.sum()).astype(np.int32)
+
+
+def epoch_draws(order: Order, epoch: int, view: int) -> np.ndarray:
+    """Return the augmentation of every position of an epoch; an image that is drawn twice is augmented twice."""
+    generator = np.random.default_rng([order.seed, _AUGMENTATION, epoch, view])
+    draws_Nx3 = np.zeros((len(order.labels_N), 3), np.int32)
+    draws_Nx3[:, :2] = generator.integers(0, 2 * order.crop_padding + 1, size=(len(draws_Nx3), 2))
+    flips_N = generator.integers(0, 2, size=len(draws_Nx3))
+    draws_Nx3[:, 2] = flips_N * order.flip
+    return draws_Nx3

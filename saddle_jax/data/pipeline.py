@@ -1,0 +1,48 @@
+"""The same batches through tf.data: parallel, prefetched. In data/ only this and the tfds source know TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from saddle_jax.data.images import Batch
+from saddle_jax.data.order import Order, slots_at
+
+
+def training_batches(images_NHWK: np.ndarray, order: Order, start: int, stop: int) -> Iterator[Batch]:
+    """Yield the batches of steps `start` to `stop` - 1, byte for byte those of the NumPy feeder."""
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
+    height, width, channels = images_NHWK.shape[1:]
+    padding = order.crop_padding
+
+    def slots() -> Iterator[tuple]:
+        for step in range(start, stop):
+            yield slots_at(order, step)
+
+    def load(ids_B, mask_B, draws_Bx3) -> Batch:
+        images_BHWK = tf.gather(images, ids_B) * tf.cast(mask_B, tf.uint8)[:, None, None, None]
+        padded = tf.pad(images_BHWK, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        columns = tf.range(width)
+        columns_BW = draws_Bx3[:, 1:2] + tf.where(draws_Bx3[:, 2:] == 1, columns[::-1], columns)
+        moved = tf.gather(padded, draws_Bx3[:, :1] + tf.range(height), axis=1, batch_dims=1)
+        moved = tf.gather(moved, columns_BW, axis=2, batch_dims=1)
+        return Batch(moved, tf.gather(labels, ids_B) * tf.cast(mask_B, tf.int32), mask_B, ids_B, draws_Bx3)
+
+    with tf.device("CPU"):
+        images, labels = tf.constant(images_NHWK), tf.constant(order.labels_N, tf.int32)
+        batch = order.batch_size
+        dataset = tf.data.Dataset.from_generator(
+            slots,
+            output_signature=(
+                tf.TensorSpec((batch,), tf.int32),
+                tf.TensorSpec((batch,), tf.bool),
+                tf.TensorSpec((batch, 3), tf.int32),
+            ),
+        )
+        dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
+        for element in dataset.as_numpy_iterator():
+            images_BHWK, *rest = element
+            yield Batch(images_BHWK.reshape(batch, height, width, channels), *rest)

@@ -1,0 +1,156 @@
+"""From the name of a data set to images in memory, made long-tailed: digits, arrays, tensorflow-datasets.
+
+Shapes: N images, H x W pixels, K channels; images are uint8, labels int32.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax import longtail
+from saddle_jax.errors import DataError
+
+_DIGITS_TEST_PER_CLASS = 60
+_ARRAY_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+class Images(NamedTuple):
+    """Images and their labels."""
+
+    images: np.ndarray  # (N, H, W, K) uint8
+    labels: np.ndarray  # (N,) int32
+
+
+class Splits(NamedTuple):
+    """A long-tailed experiment's images."""
+
+    train: Images
+    validation: Images | None  # held out from the training images; None if not asked for
+    test: Images
+    stats: longtail.ClassStats  # of `train`
+    split_hash: str  # names the choice of training images
+
+
+class _Source(NamedTuple):
+    train: Images
+    test: Images
+    names: tuple[str, ...]
+
+
+def load(data: ConfigDict) -> Splits:
+    """Load the set that `data` (the config's data fields) names and choose its long-tailed subset.
+
+    Raises:
+      DataError: the set is missing, malformed, too small for the profile, or leaves a class empty.
+    """
+    source = {"digits": _load_digits, "arrays": _load_arrays, "tfds": _load_tfds}[data.source](data)
+    train, num_classes = source.train, len(source.names)
+    available_C = np.bincount(train.labels, minlength=num_classes)
+    counts_C = longtail.profile_counts(data.profile, data.ratio, available_C, data.largest_class)
+    if data.profile == "as_is":
+        positions = np.arange(len(train.labels))
+    else:
+        positions = longtail.choose_subset(train.labels, counts_C, data.subset_seed)
+    validation = None
+    if data.validation_fraction:
+        kept, held_out = longtail.split_validation(
+            train.labels[positions], num_classes, data.validation_fraction, data.validation_floor, data.subset_seed
+        )
+        validation = _take(train, positions[held_out])
+        positions = positions[kept]
+        if not len(held_out):
+            raise DataError(
+                f"data.validation_fraction={data.validation_fraction:g} holds out no image: no class has more than "
+                f"validation_floor={data.validation_floor} to give. Fix: a lower floor or a larger fraction"
+            )
+    subset = _take(train, positions)
+    stats = longtail.ClassStats(np.bincount(subset.labels, minlength=num_classes), source.names)
+    empty = np.flatnonzero(stats.counts_C == 0)
+    if empty.size == num_classes or (empty.size and not data.allow_empty_classes):
+        shown = ", ".join(f"{c} ({source.names[c]})" for c in empty[:10])
+        raise DataError(
+            f"{empty.size} of {num_classes} classes end with no training image: {shown}"
+            f"{', ...' if empty.size > 10 else ''}. Fix: a lower data.ratio, or --config.data.allow_empty_classes=True"
+        )
+    return Splits(subset, validation, source.test, stats, longtail.split_hash(positions, subset.labels))
+
+
+def _take(images: Images, positions: np.ndarray) -> Images:
+    return Images(images.images[positions], images.labels[positions])
+
+
+def _load_digits(data: ConfigDict) -> _Source:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images[..., None] * (255 / 16)).astype(np.uint8)
+    labels = digits.target.astype(np.int32)
+    generator = np.random.default_rng([data.subset_seed, 0])
+    test = np.concatenate(
+        [generator.permutation(np.flatnonzero(labels == c))[:_DIGITS_TEST_PER_CLASS] for c in range(10)]
+    )
+    everything = Images(images, labels)
+    rest = np.setdiff1d(np.arange(len(labels)), test)
+    return _Source(_take(everything, rest), _take(everything, test), tuple(str(c) for c in range(10)))
+
+
+def _load_arrays(data: ConfigDict) -> _Source:
+    path = pathlib.Path(data.path).expanduser()
+    if not path.is_file():
+        raise DataError(f"data.path: found no file {data.path!r}, expected an .npz with {', '.join(_ARRAY_KEYS)}")
+    try:
+        with np.load(path, allow_pickle=False) as store:
+            missing = [key for key in _ARRAY_KEYS if key not in store]
+            if missing:
+                raise DataError(f"{path}: lacks {', '.join(missing)} (has {', '.join(store.files)})")
+            train_images, train_labels, test_images, test_labels = (store[key] for key in _ARRAY_KEYS)
+            names = tuple(str(name) for name in store["class_names"]) if "class_names" in store else None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: can't be read as an .npz of plain arrays ({error})") from error
+    problems = [
+        *_array_problems("train", train_images, train_labels),
+        *_array_problems("test", test_images, test_labels),
+    ]
+    if not problems and train_images.shape[1:] != test_images.shape[1:]:
+        problems.append(f"train images are {train_images.shape[1:]}, test images {test_images.shape[1:]}")
+    if not problems:
+        num_classes = int(max(train_labels.max(), test_labels.max())) + 1
+        names = names or tuple(str(c) for c in range(num_classes))
+        if num_classes > len(names):
+            problems.append(f"labels go up to {num_classes - 1}, but there are {len(names)} class_names")
+    if problems:
+        raise DataError("\n".join([f"{path} ({len(problems)} problems)", *(f"  - {p}" for p in problems)]))
+    return _Source(_images(train_images, train_labels), _images(test_images, test_labels), names or ())
+
+
+def _array_problems(split: str, images: np.ndarray, labels: np.ndarray) -> list[str]:
+    problems = []
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+        problems.append(
+            f"{split}_images: found {images.dtype} {images.shape}, expected uint8 (N, height, width[, channels]), N > 0"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        problems.append(
+            f"{split}_labels: found {labels.dtype} {labels.shape}, expected whole numbers, one for each of "
+            f"{len(images)} images"
+        )
+    elif labels.size and labels.min() < 0:
+        position = int(np.argmin(labels))
+        problems.append(f"{split}_labels: found {labels[position]} at position {position}, expected 0 or more")
+    return problems
+
+
+def _images(images: np.ndarray, labels: np.ndarray) -> Images:
+    return Images(images if images.ndim == 4 else images[..., None], labels.astype(np.int32))
+
+
+def _load_tfds(data: ConfigDict) -> _Source:
+    from saddle_jax.data import tfds_source
+
+    train, test, names = tfds_source.load(data)
+    return _Source(_images(*train), _images(*test), names)

@@ -1,0 +1,95 @@
+"""Any image classification set of tensorflow-datasets, prepared beforehand; nothing is ever downloaded from here."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax.config import did_you_mean
+from saddle_jax.errors import DataError
+
+Arrays = tuple[np.ndarray, np.ndarray]  # images (N, H, W, K) uint8, labels (N,)
+
+
+def load(data: ConfigDict) -> tuple[Arrays, Arrays, tuple[str, ...]]:
+    """Return the training split, the test split and the class names of the set that `data` names.
+
+    Raises:
+      DataError: TensorFlow is not installed; the set is unknown, not prepared, or no image classification set.
+    """
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(
+            f"data.source='tfds' needs tensorflow and tensorflow-datasets ({error}). "
+            "Fix: pip install -r requirements.txt, or use data.source='arrays'"
+        ) from error
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
+    root = pathlib.Path(data.root).expanduser() if data.root else None
+    try:
+        builder: Any = tfds.builder(data.name, data_dir=root)
+    except tfds.core.DatasetNotFoundError as error:
+        hint = did_you_mean(data.name, tfds.list_builders(with_community_datasets=False))
+        raise DataError(f"data.name: tensorflow-datasets has no set {data.name!r}.{hint}") from error
+    except ValueError as error:  # a version or a configuration that the set does not have
+        raise DataError(f"data.name: found {data.name!r}: {error}") from error
+    if not builder.is_prepared():  # asked to load it anyway, tfds would retry the download for minutes
+        raise DataError(_how_to_prepare(builder, data.name))
+    keys = builder.info.supervised_keys
+    if not keys or len(keys) != 2 or not isinstance(builder.info.features[keys[1]], tfds.features.ClassLabel):
+        raise DataError(f"{data.name} is no image classification set: it has no pair of an image and a class label")
+    if not isinstance(builder.info.features[keys[0]], tfds.features.Image):
+        raise DataError(f"{data.name} is no image classification set: its input {keys[0]!r} is no image")
+    train, test = (_read(tf, tfds, builder, split, data.image_size) for split in (data.train_split, data.test_split))
+    return train, test, tuple(builder.info.features[keys[1]].names)
+
+
+def _read(tf: Any, tfds: Any, builder: Any, split: str, image_size: int) -> Arrays:
+    """Return a split in the set's official order where its examples carry an id, else in the order of its files."""
+    image_key, label_key = builder.info.supervised_keys
+    height, width, _ = builder.info.features[image_key].shape
+    if not image_size and (height is None or width is None):
+        raise DataError(
+            f"{builder.info.name}: its images differ in size. Fix: --config.data.image_size=32 (pixels a side)"
+        )
+
+    def prepare(example: dict[str, Any]) -> dict[str, Any]:
+        image = example[image_key]
+        if image_size:
+            resized = tf.image.resize(image, (image_size, image_size), antialias=True)
+            image = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+        return {"image": image, "label": example[label_key], "id": example.get("id", "")}
+
+    read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    try:
+        dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=read_config)
+    except ValueError as error:
+        known = ", ".join(builder.info.splits)
+        raise DataError(f"{builder.info.name}: found split {split!r}, expected one of {known} ({error})") from error
+    parts = list(tfds.as_numpy(dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(1000)))
+    if not parts:
+        raise DataError(f"{builder.info.name}: split {split!r} holds no image")
+    images, labels, ids = (np.concatenate([part[key] for part in parts]) for key in ("image", "label", "id"))
+    official = np.argsort(ids, kind="stable")
+    return images[official], labels[official]
+
+
+def _how_to_prepare(builder: Any, name: str) -> str:
+    """Return what to do about a set that has not been prepared, with the files to fetch where tfds names them."""
+    folder = pathlib.Path(builder.data_path)  # root/name/config/version, of which the root is wanted
+    while folder.name and folder.name != builder.name:
+        folder = folder.parent
+    folder = folder.parent
+    command = f"tfds.builder('{name}', data_dir='{folder}').download_and_prepare()"
+    lines = [
+        f"{name} is not prepared in {folder}.",
+        f'  With internet, once: python -c "import tensorflow_datasets as tfds; {command}"',
+        f"  Without: put the official files into {folder / 'downloads' / 'manual'}, then the same command.",
+    ]
+    lines += [f"    {url}" for url in getattr(builder, "url_infos", None) or {}]
+    lines.append("  Prepared elsewhere: --config.data.root=FOLDER. To try without data: --config FILE:smoke")
+    return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""The long tail in numbers: class sizes, the choice of a subset, and what losses and tables derive from the sizes.
+
+Shapes: C classes, N images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from saddle_jax.errors import DataError
+
+
+class ClassStats(NamedTuple):
+    """Training images a class, and the names of the classes. Made once, from the training list.
+
+    A class without images counts as the rarest class that has some wherever a formula would turn infinite, and its
+    weight is 0.
+    """
+
+    counts_C: np.ndarray
+    names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.counts_C)
+
+    @property
+    def ratio(self) -> float:
+        """Largest class over the smallest that has images."""
+        return float(self.counts_C.max() / self.safe_counts_C.min())
+
+    @property
+    def safe_counts_C(self) -> np.ndarray:
+        """The counts, with those of empty classes raised to the smallest that is not 0."""
+        return np.maximum(self.counts_C, self.counts_C[self.counts_C > 0].min())
+
+    def priors_C(self) -> np.ndarray:
+        """Return the part of the training images that each class has; positive everywhere."""
+        return self.safe_counts_C / self.counts_C.sum()
+
+    def effective_weights_C(self, beta: float) -> np.ndarray:
+        """Return class weights of the effective number of images, with sum C (Cui et al., CVPR 2019, eq. 2)."""
+        weights_C = np.where(self.counts_C > 0, (1 - beta) / (1 - np.power(beta, self.safe_counts_C)), 0.0)
+        return weights_C / weights_C.sum() * self.num_classes
+
+    def ldam_margins_C(self, max_margin: float) -> np.ndarray:
+        """Return margins ∝ n^(-1/4), the rarest class's being `max_margin` (Cao et al., NeurIPS 2019, eq. 13)."""
+        margins_C = self.safe_counts_C**-0.25
+        return margins_C * (max_margin / margins_C.max())
+
+    def multiplicative_factors_C(self, gamma: float) -> np.ndarray:
+        """Return Δ = (n_max / n)^gamma, by which CDT and VS divide logits (Kini et al., NeurIPS 2021)."""
+        return (self.safe_counts_C.max() / self.safe_counts_C) ** gamma
+
+    def sampling_C(self, sampling: str, beta: float) -> np.ndarray | None:
+        """Return how often an epoch draws each class, or None where every image is drawn once.
+
+        balanced: every class that has images equally often; effective: in proportion to n · effective weight.
+        """
+        if sampling == "instance":
+            return None
+        share_C = (self.counts_C > 0).astype(float)
+        if sampling == "effective":
+            share_C = self.counts_C * self.effective_weights_C(beta)
+        return share_C / share_C.sum()
+
+
+class Group(NamedTuple):
+    """A named set of classes, such as the tail."""
+
+    name: str
+    classes: np.ndarray  # class indices; may be empty
+
+
+def rank_groups(num_classes: int, bounds: tuple[int, ...]) -> tuple[Group, ...]:
+    """Return the paper's head, mid and tail: classes [0, a), [a, b), [b, C); by default a, b are 30 % and 70 % of C."""
+    first, second = bounds or (round(0.3 * num_classes), round(0.7 * num_classes))
+    classes = np.arange(num_classes)
+    return (
+        Group("head", classes[:first]),
+        Group("mid", classes[first:second]),
+        Group("tail", classes[second:]),
+    )
+
+
+def count_groups(counts_C: np.ndarray) -> tuple[Group, ...]:
+    """Return the usual many (> 100 training images), medium (20 to 100) and few (< 20)."""
+    return (
+        Group("many", np.flatnonzero(counts_C > 100)),
+        Group("medium", np.flatnonzero((counts_C >= 20) & (counts_C <= 100))),
+        Group("few", np.flatnonzero(counts_C < 20)),
+    )
+
+
+def profile_counts(profile: str, ratio: float, available_C: np.ndarray, largest_class: int = 0) -> np.ndarray:
+    """Return how many images of each class to keep.
+
+    Args:
+      profile: exp: n_i = ⌊n_max · ratio^(-i/(C-1))⌋; step: the first half n_max, the others ⌊n_max / ratio⌋;
+        as_is: all that there are.
+      ratio: n_max / n_min.
+      available_C: images that the set has.
+      largest_class: n_max; 0 for the largest that every class can follow (the class size of a balanced set).
+
+    Raises:
+      DataError: a class has fewer images than its place in the profile asks for.
+    """
+    if profile == "as_is":
+        return np.array(available_C)
+    num_classes = len(available_C)
+    # The reference's expressions to the letter: rounding decides about single images.
+    smallest = 1.0 / ratio
+    if profile == "exp":
+        factors = [smallest ** (c / (num_classes - 1.0)) if num_classes > 1 else 1.0 for c in range(num_classes)]
+    else:
+        factors = [1.0 if c < num_classes // 2 else smallest for c in range(num_classes)]
+    fitting = int(min(int(n) / factor for n, factor in zip(available_C, factors, strict=True)) + 1e-9)
+    counts_C = np.array([int((largest_class or fitting) * factor) for factor in factors])
+    short = np.flatnonzero(counts_C > available_C)
+    if short.size:
+        c = short[0]
+        raise DataError(
+            f"class {c} has {available_C[c]} images, but a largest class of {largest_class} needs {counts_C[c]} there "
+            f"({short.size} classes fall short). Fix: --config.data.largest_class={fitting} or less"
+        )
+    return counts_C
+
+
+def choose_subset(labels_N: np.ndarray, counts_C: np.ndarray, seed: int) -> np.ndarray:
+    """Return the positions of the images to keep, class by class: shuffle each class, take the first n.
+
+    Equal to the reference's choice to the index: NumPy's legacy generator, one stream over the classes in order.
+    """
+    generator = np.random.RandomState(seed)  # noqa: NPY002 (the reference's stream)
+    kept = []
+    for label, count in enumerate(counts_C):
+        positions = np.flatnonzero(labels_N == label)
+        generator.shuffle(positions)
+        kept.append(positions[:count])
+    return np.concatenate(kept)
+
+
+def split_validation(
+    labels_N: np.ndarray, num_classes: int, fraction: float, floor: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions for training and for validation: `fraction` of each class, but no class falls below `floor`."""
+    generator = np.random.default_rng([seed, 1])
+    held_out = []
+    for label in range(num_classes):
+        positions = np.flatnonzero(labels_N == label)
+        count = max(0, min(round(fraction * len(positions)), len(positions) - floor))
+        held_out.append(generator.permutation(positions)[:count])
+    validation = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(labels_N)), validation), validation
+
+
+def split_hash(positions_N: np.ndarray, labels_N: np.ndarray) -> str:
+    """Return sixteen hex digits that name the choice of training images and their order."""
+    digest = hashlib.sha256(np.ascontiguousarray(positions_N, np.int64).tobytes())
+    digest.update(np.ascontiguousarray(labels_N, np.int64).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,30 @@
+"""What all tests share: eight forced host devices, real data where it is at hand."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def shared_file(name: str) -> pathlib.Path:
+    """Return a file of the reference material, or skip the test where there is none."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs {name} of the project's shared material")
+    return path
+
+
+@pytest.fixture
+def x64():
+    """Run the test in float64."""
+    with jax.enable_x64(True):
+        yield
