@@ -1,0 +1,68 @@
+"""Devices, in one place: the named axis, mapping a per-device function, sums over devices, precision.
+
+Everything that runs on several devices is a per-device function that sums explicitly over `AXIS`; `map_step` maps it.
+`jax.pmap` is jit + shard_map underneath; `map_step_shard_map` is that form spelled out, bit-equal (tested), and the
+place to go to should pmap ever go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+AXIS = "devices"
+
+
+def num_devices() -> int:
+    """Return over how many devices a batch is spread."""
+    return jax.device_count()
+
+
+def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gather: bool = False) -> Callable:
+    """Map a per-device function over all devices.
+
+    Args:
+      step: takes `num_replicated` arguments that are the same on every device, then one that is a device's part.
+      num_replicated: how many.
+      donate: give the first argument's memory to the result.
+      gather: outputs have a leading device axis; otherwise the function must return the same on every device.
+    """
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None,) * num_replicated + (0,),
+        out_axes=0 if gather else None,
+        donate_argnums=(0,) if donate else (),
+    )
+
+
+def map_step_shard_map(step: Callable, num_replicated: int) -> Callable:
+    """Return what `map_step` does, as jit(shard_map): for batches without a leading device axis."""
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    specs = (PartitionSpec(),) * num_replicated + (PartitionSpec(AXIS),)
+    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False))
+
+
+def split(batch: Any) -> Any:
+    """Return a tree of (B, ...) arrays as (D, B / D, ...), a part for each device."""
+    parts = num_devices()
+    return jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), batch)
+
+
+def sum_over(tree: Any, axis_name: str | None) -> Any:
+    """Return the sum over devices; without an axis, the tree itself."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def mean_over(tree: Any, axis_name: str | None) -> Any:
+    """Return the mean over devices; without an axis, the tree itself."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def set_precision(name: str) -> None:
+    """Choose how float32 products are computed on accelerators: default (TF32 or bfloat16 passes), high, highest."""
+    jax.config.update("jax_default_matmul_precision", name)

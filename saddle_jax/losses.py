@@ -1,0 +1,85 @@
+"""Per-example losses for long-tailed classes, and the pieces of their weighted mean.
+
+Shapes: B examples, C classes. A loss takes logits and labels and returns one value an example; the mean over the whole
+batch, on all devices, is Σ w·l / Σ w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax.longtail import ClassStats
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]  # (logits_BC, labels_B) -> losses_B
+
+
+def make_loss(loss: ConfigDict, stats: ClassStats, logit_scale: float = 1.0) -> Loss:
+    """Return the loss that the config's loss fields name, with its margins and priors from the class counts.
+
+    Args:
+      logit_scale: factor on the logits before anything else but LDAM's margin; a normed head's s.
+    """
+    delta_C = stats.multiplicative_factors_C(loss.vs_gamma)
+    iota_C = loss.vs_tau * np.log(stats.priors_C())
+    per_example: dict[str, Loss] = {
+        "ce": cross_entropy,
+        "focal": lambda logits_BC, labels_B: focal(logits_BC, labels_B, loss.focal_gamma),
+        "la": lambda logits_BC, labels_B: cross_entropy(logits_BC + iota_C.astype(logits_BC.dtype), labels_B),
+        "cdt": lambda logits_BC, labels_B: cross_entropy(logits_BC / delta_C.astype(logits_BC.dtype), labels_B),
+        "vs": lambda logits_BC, labels_B: vector_scaling(logits_BC, labels_B, delta_C, iota_C),
+    }
+    if loss.name == "ldam":
+        margins_C = stats.ldam_margins_C(loss.ldam_max_margin)
+        return lambda cosines_BC, labels_B: ldam(cosines_BC, labels_B, margins_C, logit_scale)
+    chosen = per_example[loss.name]
+    return lambda logits_BC, labels_B: chosen(logits_BC * logit_scale, labels_B)
+
+
+def cross_entropy(logits_BC: jax.Array, labels_B: jax.Array) -> jax.Array:
+    """Return -log softmax(logits)[label]."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits_BC), labels_B[:, None], axis=1)[:, 0]
+
+
+def focal(logits_BC: jax.Array, labels_B: jax.Array, gamma: float) -> jax.Array:
+    """Return (1 - p)^gamma · -log p (Lin et al., ICCV 2017, eq. 4).
+
+    Differs from the reference: a class weight multiplies the loss; there it also enters p.
+    """
+    negative_log_p_B = cross_entropy(logits_BC, labels_B)
+    # At p = 1 the derivative of a power below 1 is infinite; its product with log p tends to 0.
+    miss_B = jnp.maximum(-jnp.expm1(-negative_log_p_B), jnp.finfo(logits_BC.dtype).tiny)
+    return miss_B**gamma * negative_log_p_B
+
+
+def ldam(cosines_BC: jax.Array, labels_B: jax.Array, margins_C: np.ndarray, scale: float) -> jax.Array:
+    """Return the cross-entropy of scale · (cosine - margin of the label's class) (Cao et al., NeurIPS 2019, eq. 13)."""
+    margins_BC = jax.nn.one_hot(labels_B, len(margins_C), dtype=cosines_BC.dtype) * margins_C.astype(cosines_BC.dtype)
+    return cross_entropy(scale * (cosines_BC - margins_BC), labels_B)
+
+
+def vector_scaling(logits_BC: jax.Array, labels_B: jax.Array, delta_C: np.ndarray, iota_C: np.ndarray) -> jax.Array:
+    """Return the cross-entropy of logits / Δ + ι (Kini et al., NeurIPS 2021, eq. 3)."""
+    dtype = logits_BC.dtype
+    return cross_entropy(logits_BC / delta_C.astype(dtype) + iota_C.astype(dtype), labels_B)
+
+
+def weighted_sums(
+    losses_B: jax.Array,
+    labels_B: jax.Array,
+    mask_B: jax.Array,
+    weights_C: jax.Array,
+    extra_weights_C: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Return Σ w·l and Σ w over the examples that are not masked.
+
+    `extra_weights_C` multiplies the numerator only, so that gradients of groups of classes add up to the batch's.
+    """
+    weights_B = weights_C.astype(losses_B.dtype)[labels_B] * mask_B
+    numerator_B = weights_B if extra_weights_C is None else weights_B * extra_weights_C[labels_B]
+    # A masked example's loss may be anything; 0 · inf would be NaN.
+    return jnp.sum(numerator_B * jnp.where(mask_B, losses_B, 0)), jnp.sum(weights_B)

@@ -1,0 +1,62 @@
+"""Batch normalisation with a mask, PyTorch's running variance and a choice of whose statistics normalise.
+
+Differs from flax.linen.BatchNorm: padded rows enter no statistics; the running variance is the unbiased one; running
+statistics are averaged over the devices at every step, so that a replicated state is equal on all of them.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from saddle_jax import devices
+
+
+class BatchNorm(nn.Module):
+    """Normalise every channel over the rows that are not masked."""
+
+    axis_name: str | None  # axis of the devices; None outside a mapped function
+    synchronized: bool = False  # normalise by the statistics of all devices' rows instead of the device's own
+    momentum: float = 0.1  # weight of the new batch in the running statistics
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return the normalised activations, in the dtype of the input; statistics are float32 or wider."""
+        channels = x_BHWK.shape[-1]
+        dtype = jnp.promote_types(x_BHWK.dtype, jnp.float32)
+        param_dtype = jnp.result_type(float)
+        scale_K = self.param("scale", nn.initializers.ones, (channels,), param_dtype)
+        bias_K = self.param("bias", nn.initializers.zeros, (channels,), param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), param_dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), param_dtype)
+
+        x = x_BHWK.astype(dtype)
+        if train:
+            mean_K, var_K, count = self._batch_statistics(x, mask_B)
+            if not self.is_initializing():
+                self._update(running_mean, running_var, mean_K, var_K, count)
+        else:
+            mean_K, var_K = running_mean.value, running_var.value
+        factor_K = scale_K * jax.lax.rsqrt(var_K + self.epsilon)
+        return ((x - mean_K) * factor_K + bias_K).astype(x_BHWK.dtype)
+
+    def _batch_statistics(self, x: jax.Array, mask_B: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        axis_name = self.axis_name if self.synchronized and not self.is_initializing() else None
+        rows = mask_B.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+        axes = tuple(range(x.ndim - 1))
+        pixels = x.size // (x.shape[0] * x.shape[-1])
+        # The derivative of this sum over devices is again one: right for the loss that is summed over devices.
+        count = devices.sum_over(rows.sum() * pixels, axis_name)
+        mean_K = devices.sum_over((x * rows).sum(axes), axis_name) / jnp.maximum(count, 1)
+        var_K = devices.sum_over((jnp.square(x - mean_K) * rows).sum(axes), axis_name) / jnp.maximum(count, 1)
+        return mean_K, var_K, count
+
+    def _update(self, running_mean, running_var, mean_K: jax.Array, var_K: jax.Array, count: jax.Array) -> None:
+        unbiased_K = var_K * (count / jnp.maximum(count - 1, 1))
+        has_rows = (count > 0).astype(mean_K.dtype)
+        sums = devices.sum_over((mean_K * has_rows, unbiased_K * has_rows, has_rows), self.axis_name)
+        mean_K, unbiased_K = (jax.lax.stop_gradient(total / jnp.maximum(sums[2], 1)) for total in sums[:2])
+        running_mean.value = (1 - self.momentum) * running_mean.value + self.momentum * mean_K
+        running_var.value = (1 - self.momentum) * running_var.value + self.momentum * unbiased_K

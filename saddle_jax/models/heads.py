@@ -1,0 +1,52 @@
+"""From features to logits: a linear head, and the cosine head of LDAM. Shapes: B rows, D features, C classes."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# PyTorch's kaiming_normal_: standard deviation sqrt(2 / fan_in), not truncated.
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+class Linear(nn.Module):
+    """Logits w·x + b, with the weights' initialisation of the reference."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features_BD: jax.Array) -> jax.Array:
+        """Return unbounded logits."""
+        features, dtype = features_BD.shape[-1], jnp.result_type(float)
+        kernel_DC = self.param("kernel", kaiming_normal, (features, self.num_classes), dtype)
+        bias_C = self.param("bias", _uniform, (self.num_classes,), dtype, features**-0.5)
+        return features_BD @ kernel_DC + bias_C
+
+
+class Normed(nn.Module):
+    """Cosines between features and class vectors; no bias, no scale."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features_BD: jax.Array) -> jax.Array:
+        """Return logits between -1 and 1."""
+        kernel_DC = self.param(
+            "kernel", _uniform_directions, (features_BD.shape[-1], self.num_classes), jnp.result_type(float)
+        )
+        return unit(features_BD, axis=1) @ unit(kernel_DC, axis=0)
+
+
+def unit(x: jax.Array, axis: int) -> jax.Array:
+    """Return vectors of length 1; those shorter than 1e-12 are divided by it, and have a finite gradient at 0."""
+    square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def _uniform(key: jax.Array, shape: tuple, dtype, limit: float) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+def _uniform_directions(key: jax.Array, shape: tuple, dtype) -> jax.Array:
+    return unit(_uniform(key, shape, dtype, 1.0), axis=0)

@@ -1,0 +1,89 @@
+"""The network: the reference's figures, sizes, width, arithmetic."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import GOLDEN  # noqa: F401 (its devices)
+from golden_resnet import HEADS, batch, config_of, load, method_of, variables
+from ml_collections import ConfigDict
+
+from configs import default
+from saddle_jax.methods.base import ASCENT
+from saddle_jax.models import heads
+from saddle_jax.models.resnet_cifar import make_resnet
+
+
+def sizes(**model) -> int:
+    config = default.get_config().model
+    config.update(model)
+    network = make_resnet(config, 10, None)
+    shapes = jax.eval_shape(
+        lambda k: network.init(k, jnp.zeros((1, 32, 32, 3)), jnp.ones(1, bool), False), jax.random.key(0)
+    )
+    return sum(x.size for x in jax.tree.leaves(shapes["params"]))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_forward_equals_the_reference(head, x64):
+    store = load(head)
+    config = config_of(head)
+    method = method_of(config, store)
+    start = variables(store, head)
+    logits = method.predict(start.params, start.batch_stats, batch(store, 0))
+    np.testing.assert_allclose(logits, store["logits_eval"], rtol=1e-8, atol=1e-10)
+
+    model = make_resnet(config.model, 10, None)
+    collections = {"params": start.params, "batch_stats": start.batch_stats}
+    first = batch(store, 0)
+    logits, _ = model.apply(collections, jnp.asarray(first.images), first.mask, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(logits, store["logits_train"], rtol=1e-8, atol=1e-10)
+
+
+def test_parameter_counts():
+    assert sizes(name="resnet32") == 464_154  # 0.46 million, the narrow network
+    assert sizes(name="resnet20") == 269_722
+    assert sizes(name="resnet56") == 853_018
+    assert sizes(name="resnet32", width=4.0) > 7.3e6
+    assert sizes(name="resnet32", width=0.25) < 31_000
+    assert sizes(name="resnet32", head="normed") == 464_154 - 10
+
+
+def test_initialisation_follows_the_reference():
+    config = default.get_config().model
+    for head in HEADS:
+        config.head = head
+        network = make_resnet(config, 10, None)
+        params = network.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), jnp.ones(1, bool), False)["params"]
+        kernel = params["layer3_1"]["conv1"]["kernel"]
+        assert np.std(kernel) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+        assert np.abs(kernel).max() > 3.5 * np.std(kernel)  # not truncated
+        if head == "linear":
+            assert np.std(params["linear"]["kernel"]) == pytest.approx((2 / 64) ** 0.5, rel=0.1)
+            assert np.abs(params["linear"]["bias"]).max() <= 1 / 8
+        else:
+            np.testing.assert_allclose(np.linalg.norm(params["linear"]["kernel"], axis=0), 1, rtol=1e-6)
+
+
+def test_normed_head_survives_zero_features():
+    head = heads.Normed(3)
+    variables = head.init(jax.random.key(0), jnp.ones((1, 4)))
+    grad = jax.grad(lambda x: head.apply(variables, x).sum())(jnp.zeros((2, 4)))
+    assert np.isfinite(grad).all()
+    np.testing.assert_array_equal(head.apply(variables, jnp.zeros((1, 4))), 0)
+
+
+def test_bfloat16_keeps_parameters_and_statistics_in_float32():
+    config = default.get_config()
+    config.update(ConfigDict({"model": {"name": "resnet8", "dtype": "bfloat16"}}))
+    config.data.mean, config.data.std = (0.5,) * 3, (0.5,) * 3
+    store = load("linear")
+    method = method_of(config, store)
+    start = method.init(jax.random.key(0))
+    images = (np.random.default_rng(0).random((8, 32, 32, 3)) * 255).astype(np.uint8)
+    output = method.loss(start, batch(store, 0)._replace(images=images), jnp.ones(10), ASCENT)
+    assert {x.dtype for x in jax.tree.leaves((start.params, output.batch_stats))} == {jnp.dtype("float32")}
+    config.model.dtype = "float32"
+    exact = method_of(config, store).loss(start, batch(store, 0)._replace(images=images), jnp.ones(10), ASCENT)
+    assert output.numerator != exact.numerator
+    np.testing.assert_allclose(output.numerator, exact.numerator, rtol=0.05)
