@@ -1,0 +1,107 @@
+"""How good a network is: exact counts over every test image, once; overall, a class and a group."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from saddle_jax import devices, longtail
+from saddle_jax.data.images import Batch
+from saddle_jax.errors import NonFiniteError
+from saddle_jax.train.steps import EvalOutput
+
+
+class Evaluation(NamedTuple):
+    """Counts of one evaluation."""
+
+    confusion_CC: np.ndarray  # int64; row: true class, column: predicted class
+    in_top: int  # images whose label is among the five largest logits
+
+    @property
+    def images(self) -> int:
+        return int(self.confusion_CC.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of all images."""
+        return 100 * float(np.trace(self.confusion_CC)) / self.images
+
+    def class_accuracy_C(self) -> np.ndarray:
+        """Return percent of each class's images; NaN for a class without any."""
+        totals_C = self.confusion_CC.sum(1)
+        correct_C = np.diag(self.confusion_CC).astype(float)
+        return 100 * np.divide(correct_C, totals_C, out=np.full(len(totals_C), np.nan), where=totals_C > 0)
+
+
+def evaluate(
+    eval_step: Callable[[Any, Any, Batch], EvalOutput],
+    params: Any,
+    batch_stats: Any,
+    batches: Iterable[Batch],
+    num_classes: int,
+) -> Evaluation:
+    """Run the network over `batches` and count.
+
+    Raises:
+      NonFiniteError: a logit is NaN or infinite.
+    """
+    confusion_CC = np.zeros((num_classes, num_classes), np.int64)
+    in_top, broken = 0, 0
+    for batch in batches:
+        output = eval_step(params, batch_stats, devices.split(batch))
+        predictions_B, in_top_B, finite_B = (np.asarray(x).reshape(-1) for x in jax.device_get(output))
+        np.add.at(confusion_CC, (batch.labels[batch.mask], predictions_B[batch.mask]), 1)
+        in_top += int(in_top_B[batch.mask].sum())
+        broken += int((~finite_B[batch.mask]).sum())
+    if broken:
+        raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite; no accuracy is reported")
+    return Evaluation(confusion_CC, in_top)
+
+
+def summary(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tuple[int, ...]) -> dict[str, Any]:
+    """Return what is reported, in percent; None where a class or a group has no test image."""
+    class_accuracy_C = evaluation.class_accuracy_C()
+    present_C = ~np.isnan(class_accuracy_C)
+
+    def mean(classes: np.ndarray) -> float | None:
+        chosen = class_accuracy_C[classes][present_C[classes]]
+        return float(chosen.mean()) if chosen.size else None
+
+    groups = (*longtail.rank_groups(stats.num_classes, rank_bounds), *longtail.count_groups(stats.counts_C))
+    return {
+        "images": evaluation.images,
+        "accuracy": evaluation.accuracy,
+        "top5": 100 * evaluation.in_top / evaluation.images if stats.num_classes > 5 else None,
+        "balanced_accuracy": mean(np.arange(stats.num_classes)),
+        "groups": {group.name: {"accuracy": mean(group.classes), "classes": len(group.classes)} for group in groups},
+        "class_accuracy": [None if np.isnan(a) else float(a) for a in class_accuracy_C],
+    }
+
+
+def write(folder: pathlib.Path, step: int, split: str, report: dict[str, Any], evaluation: Evaluation) -> None:
+    """Write eval/<step>-<split>.json, with the confusion matrix beside it."""
+    folder.mkdir(exist_ok=True)
+    np.savez_compressed(folder / f"{step}-{split}-confusion.npz", confusion=evaluation.confusion_CC)
+    (folder / f"{step}-{split}.json").write_text(json.dumps({"step": step, "split": split, **report}, indent=1))
+
+
+def one_line(report: dict[str, Any]) -> str:
+    """Return "accuracy 71.2  head 90.1  mid 70.3  tail 50.0  | many 80.2 (6)  medium ..." for a terminal."""
+
+    def shown(name: str) -> str:
+        group = report["groups"][name]
+        value = "n/a" if group["accuracy"] is None else f"{group['accuracy']:.1f}"
+        return f"{name} {value} ({group['classes']})"
+
+    ranks, counts = (("head", "mid", "tail"), ("many", "medium", "few"))
+    return (
+        f"accuracy {report['accuracy']:.2f}  balanced {report['balanced_accuracy']:.2f}  "
+        + "  ".join(map(shown, ranks))
+        + "  |  "
+        + "  ".join(map(shown, counts))
+    )

@@ -1,0 +1,138 @@
+"""Where numbers go while a run trains: metrics.jsonl always, TensorBoard through clu, one progress line for people."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from absl import logging
+
+
+class MetricWriter:
+    """Append scalars to metrics.jsonl and, where TensorFlow is installed, to TensorBoard."""
+
+    def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, resumed_step: int):
+        self._path = workdir / "metrics.jsonl"
+        _drop_after(self._path, resumed_step)
+        self._file = self._path.open("a")
+        self._clu = _make_clu_writer(workdir / "tensorboard") if tensorboard else None
+
+    def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Record `scalars` (None where there is nothing to measure) at `step`."""
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        if self._clu is not None:
+            self._clu.write_scalars(step, {k: v for k, v in scalars.items() if isinstance(v, (int, float))})
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._file.close()
+        if self._clu is not None:
+            self._clu.close()
+
+
+class RunningMean:
+    """Means of a step's scalars since the last log record; its state is saved, so that a resumed run logs the same."""
+
+    def __init__(self, count: int = 0, sums: Mapping[str, float] | None = None):
+        self._count, self._sums = count, dict(sums or {})
+
+    def add(self, scalars: Mapping[str, Any]) -> None:
+        """Count one more step."""
+        self._count += 1
+        self._sums = {name: self._sums.get(name, 0.0) + float(value) for name, value in scalars.items()}
+
+    def take(self) -> dict[str, float]:
+        """Return the means and start anew."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._count, self._sums = 0, {}
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """Return what the constructor takes."""
+        return {"count": self._count, "sums": self._sums}
+
+
+class Progress:
+    """One live line on a terminal; in a log one plain line a minute, and the first and the last."""
+
+    def __init__(
+        self, total_steps: int, batch_size: int, start: int, *, quiet: bool = False, stream: TextIO | None = None
+    ):
+        self._stream = stream or sys.stdout
+        self._total, self._batch_size = total_steps, batch_size
+        self._quiet, self._live = quiet, self._stream.isatty()
+        self._first_step, self._began = start, time.monotonic()
+        self._written: float | None = None
+
+    def begin(self, step: int) -> None:
+        """Measure speed from here: `step` steps are done and everything is compiled."""
+        self._first_step, self._began = step, time.monotonic()
+
+    def update(self, step: int, text: str) -> None:
+        """Tell that `step` steps are done; `text` holds what is worth seeing."""
+        now = time.monotonic()
+        due = self._live or self._written is None or step == self._total or now - self._written >= 60
+        if self._quiet or not due:
+            return
+        self._written = now
+        rate = (step - self._first_step) / max(now - self._began, 1e-9)
+        speed = f"  {rate * self._batch_size:,.0f} img/s  ETA {duration((self._total - step) / rate)}" if rate else ""
+        line = f"{time.strftime('%H:%M')}  step {step:,}/{self._total:,} {100 * step / self._total:.1f}%  {text}{speed}"
+        self._stream.write(f"\r\x1b[2K{line}" if self._live else f"{line}\n")
+        self._stream.flush()
+
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+        if not self._quiet:
+            self._stream.write(f"\r\x1b[2K{line}\n" if self._live else f"{line}\n")
+            self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """Return 42s, 3m10s or 2h05m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the records of metrics.jsonl; a torn last line is left out."""
+    path = workdir / "metrics.jsonl"
+    return [record for line in path.read_text().splitlines() if (record := _parse(line)) is not None]
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+    """Remove records later than `step` and a torn last line: a resumed run writes them again."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines() if (r := _parse(line)) is not None and r["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept))
+    temporary.replace(path)
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and "step" in record else None
+
+
+def _make_clu_writer(logdir: pathlib.Path):
+    try:
+        import tensorflow as tf
+        from clu import metric_writers
+    except ImportError as error:  # clu's writers need TensorFlow; metrics.jsonl carries on without
+        logging.info("no TensorBoard events: %s", error)
+        return None
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
+    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(logdir))])

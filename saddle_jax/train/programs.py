@@ -1,0 +1,110 @@
+"""What main.py can run: train, eval, check. Each takes the parsed command and returns an exit code."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import jax
+from ml_collections import ConfigDict
+
+from saddle_jax import __version__, devices
+from saddle_jax.command_line import Command
+from saddle_jax.data import sources
+from saddle_jax.errors import CheckpointError, ConfigError
+from saddle_jax.train import checkpoint, evaluate, loop
+from saddle_jax.train.program import Program, make_program
+
+
+def run(command: Command) -> int:
+    """Run the program of the command's mode."""
+    return {"train": train, "eval": evaluate_run, "check": check}[command.mode](command)
+
+
+def train(command: Command) -> int:
+    """Train, or continue, the run in the command's workdir."""
+    config, workdir = command.config, pathlib.Path(command.workdir)
+    if command.checkpoint is not None:
+        raise ConfigError("--checkpoint belongs to --mode eval; training continues from the latest checkpoint")
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir: {workdir} is a file, expected a directory")
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+    _describe(config, splits, program, str(workdir))
+    this_run = loop.Run(config, workdir, splits, program, sys.argv)
+    if (workdir / "results.json").is_file() and this_run.step == this_run.total:
+        print(f"done   this run has finished; its reports are in {workdir / 'results.json'}")
+        return 0
+    print(f"start  {'resuming at step' if this_run.continued else 'from step'} {this_run.step:,}", flush=True)
+    this_run.train()
+    return 0
+
+
+def evaluate_run(command: Command) -> int:
+    """Evaluate a run's checkpoints on the test set."""
+    config, workdir = command.config, pathlib.Path(command.workdir)
+    if not (workdir / "config.json").is_file():
+        raise ConfigError(f"--mode eval: {workdir} holds no run. Fix: --workdir of a run")
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+    folder = workdir / "checkpoints"
+    found = [checkpoint.find(folder, command.checkpoint)] if command.checkpoint else [checkpoint.find(folder)]
+    names = [command.checkpoint or "latest"]
+    if command.checkpoint is None and found[0].best is not None:
+        found, names = [*found, checkpoint.find(folder, "best")], [*names, f"best on {found[0].best.split}"]
+    for name, one in zip(names, found, strict=True):
+        state = checkpoint.restore(one, program.init(config.seed))
+        report = loop.evaluate_split(config, program, splits, splits.test, state, workdir, "test")
+        print(f"{name} (step {one.step:,}): {evaluate.one_line(report)}")
+        for label, (count, accuracy) in enumerate(zip(splits.stats.counts_C, report["class_accuracy"], strict=True)):
+            shown = "n/a" if accuracy is None else f"{accuracy:6.2f}"
+            print(f"  class {label:4d}  {splits.stats.names[label]:20.20s} {count:6,d} training images  {shown}")
+    return 0
+
+
+def check(command: Command) -> int:
+    """Build everything, print its sizes, run one step; write nothing."""
+    from clu import parameter_overview
+
+    config = command.config
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+    _describe(config, splits, program, command.workdir)
+    names, counts_C = splits.stats.names, splits.stats.counts_C
+    for label in range(len(names)):
+        print(f"  class {label:4d}  {names[label]:20.20s} {counts_C[label]:6,d} training images")
+    state = program.init(config.seed)
+    print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+    batch = devices.split(next(iter(loop.training_batches(config, splits.train, 0, 1))))
+    memory = program.train_step.lower(state, batch).compile().memory_analysis()
+    if memory is not None:
+        used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+        used -= memory.alias_size_in_bytes
+        print(f"memory a step needs about {used / 2**20:,.0f} MiB on each device, by the compiler's count")
+    _, metrics = jax.device_get(program.train_step(state, batch))
+    print(f"step   loss {metrics.loss:.4f}, at w + e {metrics.perturbed_loss:.4f}; nothing was written")
+    if not metrics.finite:
+        raise CheckpointError("the first step is not finite")
+    return 0
+
+
+def _describe(config: ConfigDict, splits: sources.Splits, program: Program, workdir: str) -> None:
+    """Print what is about to run, in four lines."""
+    counts_C, schedules = splits.stats.counts_C, program.schedules
+    held_out = 0 if splits.validation is None else len(splits.validation.labels)
+    parts = devices.num_devices()
+    print(f"saddle_jax {__version__}  {config.name}  seed {config.seed}  {parts} x {jax.devices()[0].device_kind}")
+    print(f"run    {workdir}")
+    print(
+        f"data   {len(splits.train.labels):,} training images ({held_out:,} held out), {splits.stats.num_classes} "
+        f"classes of {counts_C.max():,} to {counts_C.min():,}; {len(splits.test.labels):,} test images; "
+        f"split {splits.split_hash}"
+    )
+    drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
+    rho = [value for _, value in config.sam.rho_knots]
+    sam = f"; SAM with rho {', '.join(f'{r:g}' for r in rho)}" if config.sam.enabled else "; plain SGD"
+    print(
+        f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "
+        f"loss {config.loss.name}{drw}{sam}",
+        flush=True,
+    )

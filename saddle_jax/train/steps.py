@@ -1,0 +1,138 @@
+"""One training step and one evaluation step: pure functions of one device's part of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from saddle_jax import devices
+from saddle_jax.data.images import Batch
+from saddle_jax.methods.base import ASCENT, DESCENT, LossOutput, Method, Variables
+from saddle_jax.optim.sam import find_sam_state
+from saddle_jax.schedules import Schedule
+from saddle_jax.train.state import TrainState
+
+TOP = 5
+
+
+class Pass(NamedTuple):
+    """What a forward and backward pass leaves beside the gradient; equal on all devices but for method_state."""
+
+    loss: jax.Array  # of the whole batch
+    batch_stats: Any
+    method_state: Any
+    metrics: dict[str, jax.Array]  # means over the whole batch
+
+
+class StepMetrics(NamedTuple):
+    """Scalars of one step."""
+
+    loss: jax.Array  # at w
+    perturbed_loss: jax.Array  # at w + e; without SAM the loss again
+    ascent_norm: jax.Array  # of the gradient that SAM perturbs along; 0 without SAM
+    update_norm: jax.Array
+    finite: jax.Array  # bool: losses and update are; if not, the step changed nothing
+    method: dict[str, jax.Array]  # what the method measures, at w
+
+
+class EvalOutput(NamedTuple):
+    """One value an image of the batch."""
+
+    predictions: jax.Array
+    in_top: jax.Array  # bool: the label is among the TOP largest logits
+    finite: jax.Array  # bool: all logits are
+
+
+def pass_like(method: Method) -> Pass:
+    """Return the shapes of what a pass leaves, for SAM to keep a slot for."""
+    variables = jax.eval_shape(method.init, jax.random.key(0))
+    loss = jax.ShapeDtypeStruct((), jnp.result_type(float))
+    return Pass(loss, variables.batch_stats, variables.method_state, {})
+
+
+def init_state(method: Method, tx: optax.GradientTransformationExtraArgs, key: jax.Array) -> TrainState:
+    """Return the state before the first step."""
+    params, batch_stats, method_state = method.init(key)
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), method_state)
+
+
+def make_train_step(
+    method: Method,
+    tx: optax.GradientTransformationExtraArgs,
+    class_weights: Schedule,
+    *,
+    batch_stats_policy: str = "both",
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """Return the per-device training step.
+
+    Args:
+      class_weights: step -> (C,).
+      batch_stats_policy: which passes of a SAM step move BatchNorm's running statistics. first: that at w; second:
+        that at w + e; both: one after the other, as in the reference; frozen: none.
+      axis_name: axis that the step is mapped over; None for one device without a map.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        weights_C = class_weights(state.step)
+        images = devices.sum_over(jnp.sum(batch.mask), axis_name)
+
+        def gradient(params, variables: Variables, pass_name: str, extra_weights_C=None) -> tuple[Any, Pass]:
+            def objective(params) -> tuple[jax.Array, LossOutput]:
+                output = method.loss(variables._replace(params=params), batch, weights_C, pass_name, extra_weights_C)
+                # The whole batch's denominator, but this device's numerator: gradients are summed, not averaged.
+                denominator = devices.sum_over(jax.lax.stop_gradient(output.denominator), axis_name)
+                return output.numerator / denominator, output
+
+            (loss, output), grads = jax.value_and_grad(objective, has_aux=True)(params)
+            loss, sums = devices.sum_over((loss, output.metrics), axis_name)
+            metrics = {name: total / images for name, total in sums.items()}
+            return grads, Pass(loss, output.batch_stats, output.method_state, metrics)
+
+        start = Variables(state.params, state.batch_stats, state.method_state)
+        grads, first = gradient(state.params, start, ASCENT)
+        second_start = start._replace(batch_stats=first.batch_stats) if batch_stats_policy == "both" else start
+
+        def grad_fn(params, class_weights_C=None) -> tuple[Any, Pass]:
+            grads, second = gradient(params, second_start, DESCENT, class_weights_C)
+            return grads, second._replace(metrics={})
+
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, grad_fn=grad_fn)
+        sam_state = find_sam_state(opt_state)
+        last = first if sam_state is None else sam_state.aux
+        params = optax.apply_updates(state.params, updates)
+        batch_stats = {"first": first, "frozen": start}.get(batch_stats_policy, last).batch_stats
+        method_state = method.after_update(Variables(params, batch_stats, last.method_state))
+        update_norm = optax.tree.norm(updates)
+        finite = jnp.isfinite(first.loss) & jnp.isfinite(last.loss) & jnp.isfinite(update_norm)
+        new = TrainState(state.step + 1, params, batch_stats, opt_state, method_state)
+        metrics = StepMetrics(
+            loss=first.loss,
+            perturbed_loss=last.loss,
+            ascent_norm=jnp.zeros_like(first.loss) if sam_state is None else sam_state.ascent_norm,
+            update_norm=update_norm,
+            finite=finite,
+            method=first.metrics,
+        )
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state), metrics
+
+    return step
+
+
+def make_eval_step(method: Method) -> Callable[[Any, Any, Batch], EvalOutput]:
+    """Return the per-device evaluation step: (params, batch_stats, batch) -> one value an image."""
+
+    def step(params: Any, batch_stats: Any, batch: Batch) -> EvalOutput:
+        logits_BC = method.predict(params, batch_stats, batch)
+        _, top = jax.lax.top_k(logits_BC, min(TOP, logits_BC.shape[1]))
+        return EvalOutput(
+            predictions=jnp.argmax(logits_BC, axis=1),
+            in_top=jnp.any(top == batch.labels[:, None], axis=1),
+            finite=jnp.all(jnp.isfinite(logits_BC), axis=1),
+        )
+
+    return step

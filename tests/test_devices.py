@@ -1,0 +1,186 @@
+"""One device against eight: the loss is the batch's, not the device's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT  # noqa: F401 (its devices)
+
+from configs import default
+from saddle_jax import devices
+from saddle_jax.data.images import make_batch
+from saddle_jax.data.order import Order, Slots, deal, slots_at
+from saddle_jax.longtail import ClassStats
+from saddle_jax.methods.base import make_plain
+from saddle_jax.optim.chain import make_optimizer
+from saddle_jax.schedules import make_schedules
+from saddle_jax.train.steps import init_state, make_eval_step, make_train_step, pass_like
+
+COUNTS = np.array([40, 20, 9, 4, 2])
+RANDOM = np.random.default_rng(0)
+LABELS = np.repeat(np.arange(5), COUNTS).astype(np.int32)
+IMAGES = RANDOM.integers(0, 256, (len(LABELS), 8, 8, 3), np.uint8)
+
+
+def config_of(loss="ldam", **sam):
+    config = default.get_config()
+    config.batch_size = 32
+    config.data.mean, config.data.std = (0.5,) * 3, (0.5,) * 3
+    config.model.name, config.model.width = "resnet8", 0.25
+    config.model.batch_norm = "synchronized"
+    config.model.head = "normed" if loss == "ldam" else "linear"
+    config.loss.name, config.loss.class_weights = loss, "reweight"
+    config.duration = "4 epochs"
+    config.sam.update({"enabled": True, **sam})
+    return config
+
+
+def build(config, axis_name):
+    stats = ClassStats(COUNTS, ())
+    method = make_plain(config, stats, IMAGES.shape[1:], axis_name)
+    schedules = make_schedules(config, stats, steps_per_epoch=3)
+    tx = make_optimizer(config, schedules, aux_like=pass_like(method), axis_name=axis_name)
+    step = make_train_step(
+        method, tx, schedules.class_weights, batch_stats_policy=config.sam.batch_stats, axis_name=axis_name
+    )
+    return method, step, init_state(method, tx, jax.random.key(0))
+
+
+def batch_of(ids, num_devices):
+    positions, mask = deal(0, len(ids), 32, num_devices)
+    ids = np.asarray(ids, np.int32)[positions]
+    return make_batch(IMAGES, LABELS, Slots(ids * mask, mask, np.zeros((32, 3), np.int32)), padding=0)
+
+
+def batches(num_devices):
+    """A full batch, a ragged one, and one so short that five devices get no image."""
+    everything = np.random.default_rng(1).permutation(len(LABELS))
+    return [batch_of(ids, num_devices) for ids in (everything[:32], everything[32:53], everything[-3:])]
+
+
+def assert_close(a, b, rtol):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        scale = max(float(jnp.max(jnp.abs(jnp.asarray(y, float)))), 1e-300)
+        np.testing.assert_allclose(np.asarray(x, float) / scale, np.asarray(y, float) / scale, atol=rtol)
+
+
+@pytest.mark.parametrize(
+    ("loss", "sam"),
+    [
+        ("ldam", {"rho_knots": ((0, 0.2),)}),
+        ("vs", {"rho_knots": ((0, 0.1),), "batch_stats": "second"}),
+        ("ce", {"enabled": False}),
+    ],
+)
+def test_one_device_equals_eight(loss, sam, x64):
+    config = config_of(loss, **sam)
+    _, single, state = build(config, None)
+    _, mapped, other = build(config, devices.AXIS)
+    single, mapped = jax.jit(single), devices.map_step(mapped, 1)
+    for one, eight in zip(batches(1), batches(8), strict=True):
+        assert sorted(one.ids[one.mask]) == sorted(eight.ids[eight.mask])
+        state, expected = single(state, one)
+        other, metrics = mapped(other, devices.split(eight))
+        assert_close(metrics, expected, 1e-10)
+        assert_close(other.params, state.params, 1e-10)
+        assert_close(other.batch_stats, state.batch_stats, 1e-10)
+        assert_close(other.opt_state, state.opt_state, 1e-10)
+    assert expected.finite
+
+
+@pytest.mark.parametrize("perturbation", ["shared", "per_device"])
+@pytest.mark.parametrize("batch_norm", ["per_device", "synchronized"])
+def test_a_replicated_state_is_equal_on_all_devices(perturbation, batch_norm):
+    config = config_of("ce", perturbation=perturbation)
+    config.model.batch_norm = batch_norm
+    _, step, state = build(config, devices.AXIS)
+    gathered = jax.pmap(step, axis_name=devices.AXIS, in_axes=(None, 0), out_axes=0)
+    for batch in batches(8):
+        states, metrics = gathered(state, devices.split(batch))
+        for leaf in jax.tree.leaves((states, metrics)):
+            np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+        assert metrics.finite.all()
+        state = jax.tree.map(lambda x: x[0], states)
+
+
+def test_per_device_perturbations_differ_from_the_shared_one(x64):
+    results = []
+    for perturbation in ("shared", "per_device"):
+        _, step, state = build(config_of("ce", perturbation=perturbation), devices.AXIS)
+        state, metrics = devices.map_step(step, 1)(state, devices.split(batches(8)[0]))
+        results.append((float(metrics.loss), float(metrics.perturbed_loss)))
+    assert results[0][0] == results[1][0]
+    assert results[0][1] != results[1][1]
+
+
+def test_pmap_equals_shard_map_bit_for_bit():
+    _, step, state = build(config_of(), devices.AXIS)
+    mapped, spelled = devices.map_step(step, 1), devices.map_step_shard_map(step, 1)
+    other = state
+    for batch in batches(8):
+        state, metrics = mapped(state, devices.split(batch))
+        other, others = spelled(other, batch)
+        for a, b in zip(jax.tree.leaves((state, metrics)), jax.tree.leaves((other, others)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+    _, step, state = build(config_of("ce"), None)
+    broken = state._replace(params=jax.tree.map(lambda x: x * np.inf, state.params))
+    after, metrics = jax.jit(step)(broken, batches(1)[0])
+    assert not metrics.finite
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(broken), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("policy", ["first", "second", "both", "frozen"])
+def test_batch_norm_policies(policy, x64):
+    def after(policy, start=None, **sam):
+        method, step, state = build(config_of("ce", batch_stats=policy, **sam), None)
+        state = start or state
+        return state, jax.jit(step)(state, batches(1)[0])[0]
+
+    start, result = after(policy, rho_knots=((0, 0.3),))
+    first = after("first", enabled=False)[1].batch_stats["bn1"]["mean"]  # SGD's only pass
+    mean = result.batch_stats["bn1"]["mean"]
+    if policy == "frozen":
+        np.testing.assert_array_equal(mean, start.batch_stats["bn1"]["mean"])
+    elif policy == "first":
+        np.testing.assert_allclose(mean, first, rtol=1e-12)
+    elif policy == "second":
+        assert not np.allclose(mean, first, rtol=1e-6)
+    else:  # 0.9 (0.1 a) + 0.1 b, from a at w and b at w + e
+        second = after("second", rho_knots=((0, 0.3),))[1].batch_stats["bn1"]["mean"]
+        np.testing.assert_allclose(mean, 0.9 * first + second, rtol=1e-10)
+
+
+def test_evaluation_counts_every_image_once_on_eight_devices():
+    method, _, state = build(config_of("ce"), devices.AXIS)
+    mapped = devices.map_step(make_eval_step(method), 2, gather=True)
+    for total in (1, 31, 32, 33):
+        counted = 0
+        for index in range(-(-total // 32)):
+            positions, mask = deal(index, total, 32, 8)
+            batch = make_batch(IMAGES, LABELS, Slots(positions, mask, np.zeros((32, 3), np.int32)), 0)
+            output = mapped(state.params, state.batch_stats, devices.split(batch))
+            assert output.predictions.reshape(-1).shape == (32,)
+            counted += int(mask.sum())
+        assert counted == total
+
+
+def test_padding_is_dealt_evenly():
+    for real in range(1, 33):
+        _, mask = deal(0, real, 32, 8)
+        per_device = mask.reshape(8, 4).sum(1)
+        assert mask.sum() == real
+        assert per_device.max() - per_device.min() <= 1
+
+
+def test_slots_are_the_same_images_on_any_number_of_devices():
+    orders = [Order(3, LABELS, 32, n, crop_padding=1, flip=True) for n in (1, 2, 8)]
+    for step in range(7):
+        seen = [
+            sorted(zip(s.ids_B[s.mask_B], map(tuple, s.draws_Bx3[s.mask_B]), strict=True))
+            for s in (slots_at(order, step) for order in orders)
+        ]
+        assert seen[0] == seen[1] == seen[2]
