@@ -1,0 +1,103 @@
+"""`make demo`: SGD and SAM on long-tailed handwritten digits, the same seeds and epochs for both, side by side.
+
+Each run is a complete run directory under demo/; what is finished is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+import time
+
+import numpy as np
+
+from configs import digits_lt
+from saddle_jax.data import sources
+from saddle_jax.errors import SaddleError
+from saddle_jax.report import plots, tables
+from saddle_jax.train import loop
+from saddle_jax.train.program import Program, make_program
+
+METHOD = "ce_drw"  # cross-entropy with deferred re-weighting
+NAMES = {"": "SGD", "_sam": "SGD + SAM"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train what is missing, then print the table and draw the picture."""
+    parser = argparse.ArgumentParser(prog="python -m saddle_jax.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=12, help="how many seeds to train, from 0 on")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("demo"), help="folder of the runs")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"--seeds: found {options.seeds}, expected 1 or more")
+    began = time.monotonic()
+    reports = {suffix: [] for suffix in NAMES}
+    programs: dict[str, Program] = {}
+    for seed in range(options.seeds):
+        for suffix in NAMES:
+            reports[suffix].append(train(suffix, seed, options.out, programs))
+        print(f"seed {seed:2d}: " + ", ".join(tail(NAMES[s], reports[s][-1]) for s in NAMES), flush=True)
+    show(reports, options.out, time.monotonic() - began)
+
+
+def train(suffix: str, seed: int, out: pathlib.Path, programs: dict[str, Program]) -> dict:
+    """Return the last test report of one run, training it unless it is finished."""
+    config = digits_lt.get_config(METHOD + suffix)
+    config.seed = config.data.subset_seed = seed
+    config.eval.every = config.checkpoint_every = config.duration
+    workdir = out / (METHOD + suffix) / f"seed-{seed}"
+    if not (workdir / "results.json").is_file():
+        splits = sources.load(config.data)
+        if suffix not in programs:  # class sizes are equal for all seeds, and so is all that is compiled
+            programs[suffix] = make_program(config, splits)
+        loop.Run(config, workdir, splits, programs[suffix], ["make", "demo"], quiet=True).train()
+    return tables.read_results(workdir)
+
+
+def tail(name: str, report: dict) -> str:
+    """Return "SAM overall 92.1, tail 80.0"."""
+    return f"{name} overall {report['accuracy']:.1f} tail {tables.accuracy(report, 'tail'):.1f}"
+
+
+def show(reports: dict[str, list[dict]], out: pathlib.Path, seconds: float) -> None:
+    """Print the table and what it says, and draw accuracy by class size."""
+    counts_C = sources.load(digits_lt.get_config(METHOD).data).stats.counts_C
+    number = len(reports[""])
+    print(
+        f"\nHandwritten digits made long-tailed: {counts_C.max()} training images of the largest class down to "
+        f"{counts_C.min()} of the smallest.\nResNet-8, cross-entropy with deferred re-weighting, 100 epochs; test "
+        "accuracy in percent after the last epoch,\nmean ± standard deviation over n seeds. head: classes 0-2, "
+        "mid: 3-6, tail: 7-9 (5, 3 and 2 images).\n"
+    )
+    print(tables.comparison({NAMES[suffix]: reports[suffix] for suffix in NAMES}))
+    print("\nWhat SAM changed, seed by seed (same images, same initial weights, same batches):")
+    for column in ("overall", "tail"):
+        print(f"  {column:8s} {tables.paired_difference(reports[''], reports['_sam'], column)[1]}")
+    differences, _ = tables.paired_difference(reports[""], reports["_sam"], "tail")
+    print(verdict(differences))
+    picture = out / "class_accuracy.png"
+    classes = {NAMES[suffix]: [report["class_accuracy"] for report in reports[suffix]] for suffix in NAMES}
+    title = "Long-tailed digits: what SAM does to the rare classes"
+    plots.class_accuracy(picture, classes, counts_C.tolist(), title, rank_bounds=(3, 7))
+    print(f"\nPicture: {picture}   Runs: {out}/{METHOD}/, {out}/{METHOD}_sam/   ({number} seeds, {seconds:.0f} s)")
+
+
+def verdict(differences: np.ndarray) -> str:
+    """Return in one sentence whether the tail's paired differences tell gain from chance (two standard errors)."""
+    number = len(differences)
+    if number < 3:
+        return "  Too few seeds to tell an effect from chance."
+    error = differences.std(ddof=1) / number**0.5
+    if abs(differences.mean()) <= 2 * error:
+        return "  The tail's difference is within two standard errors of zero: these seeds show no effect of SAM."
+    direction = "gain" if differences.mean() > 0 else "loss"
+    return f"  The tail's mean {direction} is more than two standard errors from zero. It takes twice the gradients."
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SaddleError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
