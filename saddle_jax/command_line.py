@@ -15,7 +15,8 @@ from saddle_jax.errors import ConfigError
 from saddle_jax.validation import problems_of
 
 FLAGS = flags.FLAGS
-DEFAULT_CONFIG = "configs/digits_lt.py"
+_ROOT = pathlib.Path(__file__).parent.parent
+DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
 MODES = ("train", "eval", "check")
 _ARGV: list[str] = []  # what config_flags reads overrides from; filled by `parse`
 
@@ -31,7 +32,7 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
   python main.py --config configs/digits_lt.py --config.seed=1 --config.sam.rho_knots='((0,0.2),)'
   python main.py --mode eval --workdir runs/ldam
 
-  --config FILE[:ARGUMENTS]  experiment (default {DEFAULT_CONFIG}; with a --workdir that holds a run, its own
+  --config FILE[:ARGUMENTS]  experiment (default configs/digits_lt.py; with a --workdir that holds a run, its own
                              config); arguments, comma-separated in any order: a method, ratio=, profile=, smoke
   --config.FIELD=VALUE       override one field; configs/default.py lists them all with their units
   --workdir DIR              the run's directory; by default runs/<name>-<fingerprint>-s<seed>.
@@ -42,7 +43,7 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
 
   methods   {" ".join(recipes.LOSSES)}; each also with _sam
   smoke     any experiment in about a minute on two cores, on digits, without its data set
-  configs   {" ".join(sorted(str(p) for p in pathlib.Path("configs").glob("*_lt.py"))) or "configs/*_lt.py"}
+  configs   {" ".join(sorted(f"configs/{p.name}" for p in _ROOT.glob("configs/*_lt.py")))}
 
 exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint; 5 non-finite loss; 75 preempted, resumable; 70 internal
 """
@@ -120,7 +121,7 @@ def _plain_problem(argument: str) -> str | None:
 def _load(program: str, argument: str) -> tuple[ConfigDict | None, list[str]]:
     path = argument.partition("=")[2].partition(":")[0]
     if not pathlib.Path(path).is_file():
-        shipped = [str(p) for p in pathlib.Path("configs").glob("*_lt.py")]
+        shipped = [f"configs/{p.name}" for p in _ROOT.glob("configs/*_lt.py")]
         return None, [f"--config: found no file {path!r}.{config_lib.did_you_mean(path, shipped)}"]
     try:
         return _parse_config([program, argument]), []

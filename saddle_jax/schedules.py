@@ -39,7 +39,8 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
 
     def knots(field: str, pairs: tuple) -> list[tuple[int, float]]:
         steps = [(parse_duration(position).steps(steps_per_epoch, total), float(value)) for position, value in pairs]
-        if any(later[0] <= earlier[0] for earlier, later in zip(steps, steps[1:], strict=False)):
+        # Percentages of a short run may fall on one step: the later knot counts.
+        if any(later[0] < earlier[0] for earlier, later in zip(steps, steps[1:], strict=False)):
             problems.append(f"{field}: positions {[p for p, _ in pairs]} are steps {[s for s, _ in steps]}, must rise")
         if steps[-1][0] > total:
             problems.append(f"{field}: {pairs[-1][0]!r} is step {steps[-1][0]}, past the end (step {total})")
@@ -50,7 +51,7 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
     drw_start = None
     if config.loss.class_weights == "drw":
         drw_start = parse_duration(config.loss.drw_start).steps(steps_per_epoch, total)
-        if drw_start >= total:
+        if drw_start >= total > 0:
             problems.append(f"loss.drw_start: {config.loss.drw_start!r} is step {drw_start} of {total}: it never acts")
     if problems:
         raise ConfigError(problems)

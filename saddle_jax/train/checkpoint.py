@@ -119,7 +119,7 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
     expected = _leaves(like)
     differing = [
         f"  {name}: found {stored.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
-        for name in sorted(stored.keys() | expected.keys())
+        for name in [*expected, *(stored.keys() - expected.keys())]
         if stored.get(name) != expected.get(name)
     ]
     if differing:

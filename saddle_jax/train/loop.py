@@ -60,7 +60,6 @@ class Run:
             self.best, self.saved_step = latest.best, latest.step
             self.mean = RunningMean(**latest.running_mean)
         self.step = self._started_at = self.saved_step
-        self.writer = MetricWriter(workdir, tensorboard=config.tensorboard, resumed_step=self.step)
         self.progress = Progress(self.total, config.batch_size, self.step, quiet=quiet)
 
     @property
@@ -75,7 +74,8 @@ class Run:
           NonFiniteError: loss or update stopped being finite; the last good checkpoint is kept.
         """
         pending: tuple[int, StepMetrics] | None = None
-        with StopRequest() as stop:
+        make_writer = MetricWriter(self.workdir, tensorboard=self.config.tensorboard, resumed_step=self.step)
+        with StopRequest() as stop, make_writer as self.writer:
             for batch in training_batches(self.config, self.splits.train, self.step, self.total):
                 self.state, metrics = self.program.train_step(self.state, devices.split(batch))
                 self.step += 1
@@ -142,7 +142,6 @@ class Run:
         self.saved_step = self.step
 
     def _finish(self) -> dict[str, Any]:
-        self.writer.close()
         results = collect_results(self.workdir, self.total, self.best)
         (self.workdir / "results.json").write_text(json.dumps(results, indent=1))
         for name in ("last", "best"):

@@ -28,8 +28,10 @@ class MetricWriter:
         if self._clu is not None:
             self._clu.write_scalars(step, {k: v for k, v in scalars.items() if isinstance(v, (int, float))})
 
-    def close(self) -> None:
-        """Write out what is buffered."""
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         if self._clu is not None:
             self._clu.close()

@@ -1,0 +1,190 @@
+"""The command line: everything that is wrong is told at once, quickly, with exit code 2 and nothing left behind."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from configs import default, recipes
+from saddle_jax import config as config_lib
+from saddle_jax.errors import ConfigError
+from saddle_jax.validation import problems_of
+
+SOUND = {("loss.vs_tau", "-1"), ("data.mean", "-1"), ("eval.rank_bounds", "[]")}
+FIELDS = config_lib.flatten(default.get_config())
+
+
+def main(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, ROOT / "main.py", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def problems_with(**changes):
+    config = default.get_config()
+    for field, value in changes.items():
+        with config.ignore_type():
+            config.update_from_flattened_dict({field.replace("__", "."): value})
+    return "\n".join(problems_of(config))
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    main("--help")  # byte-compile
+    began = time.monotonic()
+    result = main("--help")
+    assert time.monotonic() - began < 2  # a second on an idle machine
+    assert result.returncode == 0
+    for word in ("--config", "--workdir", "--mode", "ldam_drw", "smoke", "75"):
+        assert word in result.stdout
+    heavy = "import sys, main; sys.exit(any(m in sys.modules for m in ('jax', 'tensorflow', 'flax', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", heavy], cwd=ROOT).returncode == 0
+
+
+def test_all_problems_at_once_without_leaving_a_file(tmp_path):
+    workdir = tmp_path / "run"
+    result = main(
+        "--config", "configs/cifar10_lt.py:ce_drw", "--config.batchsize=3", "--config.data.ratio=abc", "--mode=trian",
+        "--wrkdir=x", f"--workdir={workdir}", "--config.data.source=digit", "stray",
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "6 problems" in result.stderr
+    for part in (
+        "no such field. Did you mean batch_size", "found 'abc', expected float", "train|eval|check",
+        "Did you mean: workdir", "Did you mean digits?", "'stray': expected a flag",
+    ):  # fmt: skip
+        assert part in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not workdir.exists()
+
+
+def test_bad_arguments_of_the_experiment():
+    result = main("--config", "configs/cifar10_lt.py:vs_sm,rato=3,profile=exp,profile=step")
+    assert result.returncode == 2
+    assert "3 problems" in result.stderr
+    assert "Did you mean vs_sam" in result.stderr
+    assert "a second time" in result.stderr
+    missing = main("--config", "configs/cifar10.py")
+    assert missing.returncode == 2
+    assert "Did you mean configs/cifar10_lt.py" in missing.stderr
+
+
+def test_a_broken_config_file_is_told_without_a_traceback(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("import nothing_like_it\n")
+    result = main("--config", str(path))
+    assert result.returncode == 2
+    assert "can't be loaded: No module named 'nothing_like_it'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+def test_a_misspelled_field_gets_the_right_name(field):
+    from saddle_jax import command_line
+
+    typo = field[:-1] + ("x" if field[-1] != "x" else "y")
+    base = default.get_config()
+    problem = command_line._override_problem("main.py", "--config=configs/digits_lt.py", f"--config.{typo}=1", base)
+    assert "no such field" in problem
+    assert field in problem
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+@pytest.mark.parametrize("value", ["abc", "[]", "-1", "1e400", "nan"])
+def test_no_bad_value_gets_through(field, value):
+    """Either the flag's type refuses it, or the checks do, or it is a sound value of this field."""
+    from saddle_jax import command_line
+
+    base = default.get_config()
+    chosen = "--config=configs/digits_lt.py"
+    override = f"--config.{field}={value}"
+    if command_line._override_problem("main.py", chosen, override, base) is None:
+        config = command_line._parse_config(["main.py", chosen, override])
+        taken = config_lib.flatten(config)[field]
+        free_text = isinstance(FIELDS[field], str) and field in (
+            "name", "data.name", "data.path", "data.root", "data.train_split", "data.test_split",
+        )  # fmt: skip
+        sound = free_text or (field, value) in SOUND
+        assert bool(problems_of(config)) != sound, f"{field} = {taken!r}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss__name": "ldam"}, "Fix: --config.model.head=normed"),
+        ({"data__source": "arrays"}, "needs data.path"),
+        ({"data__source": "tfds"}, "needs data.name"),
+        ({"optim__lr_knots": ((0, 0.1), (160, 0.01), (80, 0.001))}, "positions must rise"),
+        ({"optim__lr_knots": ((0, 0.1), (240, 0.01))}, "240 epochs is past the end"),
+        ({"optim__lr_knots": ((5, 0.1),)}, "the first knot is at 5"),
+        ({"optim__lr_knots": ()}, "expected (position, learning rate) pairs"),
+        ({"optim__lr_knots": ((0, -0.1),)}, "found learning rate -0.1"),
+        ({"optim__lr_knots": (("later", 0.1),)}, "expected a duration"),
+        ({"sam__rho_knots": ((0, "a"),)}, "found rho 'a'"),
+        ({"duration": "80%"}, "expected epochs or steps"),
+        ({"duration": "0 epochs"}, "expected more than 0"),
+        ({"loss__class_weights": "drw", "loss__drw_start": "200 epochs"}, "would never act"),
+        ({"loss__class_weights": "drw", "duration": "90 epochs", "loss__drw_start": "160 epochs"}, "would never act"),
+        ({"data__mean": (0.5, 0.5)}, "found 2 and 1 channels"),
+        ({"data__std": (0.0,)}, "expected numbers above 0"),
+        ({"eval__rank_bounds": (7, 3)}, "two rising class ranks"),
+        ({"data__profile": "as_is", "data__largest_class": 5}, "has no effect"),
+        ({"model__name": "resnet33"}, "Did you mean resnet32"),
+        ({"sam__batch_stats": "bth"}, "Did you mean both?"),
+        ({"data__ratio": 0.01}, "at least 1"),
+    ],
+)
+def test_checks_of_the_config(changes, message):
+    assert message in problems_with(**changes)
+
+
+def test_every_shipped_config_is_sound_with_every_argument():
+    import importlib
+
+    for name in ("digits_lt", "cifar10_lt", "cifar100_lt"):
+        module = importlib.import_module(f"configs.{name}")
+        assert problems_of(module.get_config()) == []
+        for method in (*recipes.METHODS, "ce_sgd"):
+            for argument in (method, f"smoke,{method}", f"ratio=10,{method},profile=step"):
+                config = module.get_config(argument)
+                assert problems_of(config) == [], (name, argument)
+                assert config.sam.enabled == method.endswith("_sam")
+                assert (config.model.head == "normed") == method.startswith("ldam")
+        assert module.get_config("vs,ratio=50").data.ratio == 50
+        with pytest.raises(ConfigError, match="vs_sam_sgd"):
+            module.get_config("vs_sam_sgd")
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("10 epochs", 970), ("1 epoch", 97), ("0.5 epochs", 48), ("30 steps", 30), ("25%", 50), (2, 194), (0.0, 0)],
+)
+def test_durations(text, steps):
+    assert config_lib.parse_duration(text).steps(97, 200) == steps
+
+
+@pytest.mark.parametrize(
+    "text", ["", "epochs", "-1 epochs", "ten epochs", "10", "5 minutes", -1, float("nan"), None, True]
+)
+def test_what_is_no_duration(text):
+    with pytest.raises(ValueError, match="expected a duration"):
+        config_lib.parse_duration(text)
+
+
+def test_json_keeps_every_field_and_the_fingerprint():
+    from configs import cifar10_lt
+
+    config = cifar10_lt.get_config("vs_sam,ratio=50")
+    again = config_lib.from_json(config_lib.to_json(config), default.get_config())
+    assert config_lib.flatten(again) == config_lib.flatten(config)
+    assert config_lib.fingerprint(again) == config_lib.fingerprint(config)
+    again.seed += 1
+    assert config_lib.fingerprint(again) == config_lib.fingerprint(config)
+    assert config_lib.default_workdir(again) != config_lib.default_workdir(config)
+    again.log_every = "7 steps"
+    assert list(config_lib.differences(config, again)) == ["seed"]
+    again.optim.momentum = 0.8
+    assert config_lib.fingerprint(again) != config_lib.fingerprint(config)
+    with pytest.raises(ConfigError, match="does not know: loss.nam"):
+        config_lib.from_json('{"loss": {"nam": 1}}', default.get_config())
+    with pytest.raises(ConfigError, match="can't be read"):
+        config_lib.from_json("{", default.get_config())

@@ -1,0 +1,80 @@
+"""Arrows run downwards only, and each library has its one place."""
+
+import ast
+
+import pytest
+from conftest import ROOT
+
+# A module may import those before it. Later rooms (spectra, more methods) join here.
+ORDER = [
+    *("errors", "config", "validation", "longtail", "schedules", "losses", "devices"),
+    *("configs.recipes", "configs.default", "configs.cifar10_lt", "configs.cifar100_lt", "configs.digits_lt"),
+    "command_line",
+    *("data.order", "data.images", "data.feeder", "data.pipeline", "data.tfds_source", "data.sources"),
+    *("models.batchnorm", "models.heads", "models.resnet_cifar", "methods.base", "optim.sam", "optim.chain"),
+    *("train.state", "train.steps", "train.evaluate", "train.checkpoint", "train.metrics", "train.program"),
+    *("train.runtime", "train.loop", "train.programs", "report.tables", "report.plots", "demo"),
+]
+RANK = {name: rank for rank, name in enumerate(ORDER)}
+
+
+def modules():
+    for path in [*ROOT.glob("saddle_jax/**/*.py"), *ROOT.glob("configs/*.py")]:
+        if path.name != "__init__.py":
+            yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("saddle_jax."), path
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def users_of(*libraries):
+    return {name for name, path in modules() if any(found.split(".")[0] in libraries for found in imports(path))}
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()))
+def test_imports_point_downwards(name, path):
+    assert name in RANK, f"{name} has no place yet: add it to ORDER"
+    for found in imports(path):
+        found = found.removeprefix("saddle_jax.")
+        if found in RANK:
+            assert RANK[found] < RANK[name], f"{name} imports {found}"
+
+
+def test_each_library_has_its_place():
+    assert users_of("tensorflow", "tensorflow_datasets") == {"data.pipeline", "data.tfds_source", "train.metrics"}
+    assert users_of("orbax") == {"train.checkpoint"}
+    assert users_of("clu") == {"train.metrics", "train.programs"}
+    assert users_of("matplotlib") == {"report.plots"}
+
+
+def test_what_runs_before_jax_does_not_import_it():
+    assert not users_of("jax", "flax", "optax") & {
+        "errors", "config", "validation", "longtail", "command_line", "report.tables", "report.plots",
+        *(name for name in RANK if name.startswith(("configs.", "data."))),
+    }  # fmt: skip
+
+
+def test_collectives_and_pmap_live_in_one_file():
+    words = ("pmap(", "psum(", "pmean(", "shard_map(", "all_gather(")
+    users = {name for name, path in modules() for word in words if f".{word}" in path.read_text()}
+    assert users == {"devices"}
+
+
+def test_training_names_no_method():
+    for name, path in modules():
+        if name.startswith("train.") and name != "train.program":
+            text = path.read_text().lower()
+            assert not any(word in text for word in ("plain(", "glmc", "paco")), name
+
+
+def test_files_stay_readable():
+    for name, path in modules():
+        assert len(path.read_text().splitlines()) <= 300, name
+        assert path.name not in ("utils.py", "common.py", "helpers.py")
+    assert len((ROOT / "main.py").read_text().splitlines()) <= 100

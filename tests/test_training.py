@@ -1,0 +1,372 @@
+"""Whole runs: in one process, and as real processes that are killed and started again."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from configs import cifar10_lt, digits_lt, recipes
+from saddle_jax import devices
+from saddle_jax.data import sources
+from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from saddle_jax.train import checkpoint, loop, metrics
+from saddle_jax.train.program import make_program
+
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+LONG = (
+    "--config=configs/digits_lt.py:ce_drw_sam,smoke", "--config.duration=400 steps",
+    "--config.checkpoint_every=20 steps", "--config.eval.every=50 steps", "--config.log_every=7 steps",
+)  # fmt: skip
+
+
+def small_config(method="ce_drw_sam", **changes):
+    config = digits_lt.get_config(f"{method},smoke")
+    config.duration, config.eval.every, config.checkpoint_every = "12 steps", "6 steps", "4 steps"
+    config.log_every = "3 steps"
+    config.tensorboard = False
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+def train(config, workdir, **settings):
+    splits = sources.load(config.data)
+    run = loop.Run(
+        config, pathlib.Path(workdir), splits, make_program(config, splits), ["test"], quiet=True, **settings
+    )
+    return run, run.train()
+
+
+def stored(workdir):
+    """Return all that must not depend on interruptions: final arrays, metrics, reports."""
+    records = [
+        {key: value for key, value in record.items() if key != "peak_mib"}
+        for record in metrics.read(pathlib.Path(workdir))
+    ]
+    latest = checkpoint.find(pathlib.Path(workdir, "checkpoints"))
+    from orbax.checkpoint import v1 as ocp
+
+    arrays = jax.tree.map(np.asarray, ocp.load((latest.path / "state").resolve()))
+    leaves, structure = jax.tree_util.tree_flatten(arrays)
+    results = json.loads(pathlib.Path(workdir, "results.json").read_text())
+    return str(structure), [leaf.tobytes() for leaf in leaves], records, latest._replace(path=None), results
+
+
+def start(workdir, *arguments):
+    command = [sys.executable, ROOT / "main.py", *LONG, f"--workdir={workdir}", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT, cwd=ROOT
+    )
+
+
+def wait_for_step(process, workdir, step):
+    """Wait until a checkpoint of `step` or later is there; return whether the process still runs then."""
+    while process.poll() is None:
+        if max(checkpoint.available(pathlib.Path(workdir, "checkpoints")), default=-1) >= step:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    process = start(workdir)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "from step 0" in output
+    return workdir
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_run_ends_as_the_unbroken_one(unbroken, tmp_path):
+    workdir = tmp_path / "killed"
+    moments = (
+        (None, signal.SIGKILL),  # during start-up, before there is anything
+        (20, signal.SIGKILL),
+        (100, signal.SIGTERM),
+        (160, signal.SIGKILL),
+        (220, signal.SIGINT),
+        (300, signal.SIGKILL),
+    )
+    random = np.random.default_rng(0)
+    for step, kind in moments:
+        process = start(workdir)
+        if step is None:
+            time.sleep(3)
+        else:
+            assert wait_for_step(process, workdir, step), process.communicate()[0]
+            time.sleep(random.uniform(0, 0.3))  # somewhere between two checkpoints, or in one
+        process.send_signal(kind)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == (-9 if kind == signal.SIGKILL else 75), output
+        if kind != signal.SIGKILL:
+            assert f"{kind.name}: saved step" in output
+            saved = int(output.split("saved step ")[1].split(" of")[0].replace(",", ""))
+            assert checkpoint.find(workdir / "checkpoints").step == saved  # no step is lost
+    process = start(workdir)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "resuming at step" in output
+    assert stored(workdir) == stored(unbroken)
+    process = start(workdir)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "this run has finished" in output
+
+
+def test_resuming_in_process_is_bit_identical(tmp_path):
+    class Stop(Exception):
+        pass
+
+    train(small_config(), tmp_path / "whole")
+    config = small_config()
+    splits = sources.load(config.data)
+    for last in (5, 9):  # between checkpoints, and after a best one
+        run = loop.Run(config, tmp_path / "parts", splits, make_program(config, splits), ["test"], quiet=True)
+        look = run._look
+
+        def stop(step, values, look=look, last=last):
+            look(step, values)
+            if step == last:
+                raise Stop
+
+        run._look = stop
+        with pytest.raises(Stop):
+            run.train()
+    run, _ = train(config, tmp_path / "parts")
+    assert run.continued
+    assert stored(tmp_path / "whole") == stored(tmp_path / "parts")
+
+
+def test_a_run_directory_is_complete(tmp_path):
+    config = small_config()
+    _, results = train(config, tmp_path / "run")
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {
+        "run.json",
+        "config.json",
+        "class_stats.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "eval",
+        "results.json",
+    }
+    provenance = json.loads((tmp_path / "run/run.json").read_text())
+    assert provenance["command"] == ["test"]
+    assert provenance["packages"]["jax"] == jax.__version__
+    assert provenance["split_hash"] == sources.load(config.data).split_hash
+    assert set(checkpoint.available(tmp_path / "run/checkpoints")) <= {12, results["best"]["step"]}
+    records = metrics.read(tmp_path / "run")
+    assert [r["step"] for r in records if "train/loss" in r] == [3, 6, 9, 12]
+    assert [r["step"] for r in records if "eval/test/accuracy" in r] == [6, 12]
+    assert {"lr", "rho", "train/perturbed_loss", "train/ascent_norm", "train/accuracy"} <= records[0].keys()
+    last = results["last"]
+    assert last["images"] == 600
+    assert last["accuracy"] == pytest.approx(last["balanced_accuracy"])
+    assert set(last["groups"]) == {"head", "mid", "tail", "many", "medium", "few"}
+    confusion = np.load(tmp_path / "run/eval/12-test-confusion.npz")["confusion"]
+    assert confusion.sum() == 600
+    assert 100 * np.trace(confusion) / 600 == pytest.approx(last["accuracy"])
+
+
+def test_the_best_epoch_is_chosen_on_validation_where_there_is_one(tmp_path):
+    config = small_config(data__validation_fraction=0.2, data__validation_floor=10)
+    _, results = train(config, tmp_path / "run")
+    assert results["best"]["chosen_by"] == ", best on validation"
+    assert (tmp_path / "run/eval/12-validation.json").is_file()
+
+
+def test_an_empty_group_is_not_a_number(tmp_path):
+    config = small_config(data__profile="as_is", data__ratio=1.0)  # every class has more than 100 images
+    _, results = train(config, tmp_path / "run")
+    assert results["last"]["groups"]["few"] == {"accuracy": None, "classes": 0}
+
+
+@pytest.mark.parametrize("method", [m for m in recipes.METHODS if m != "ce_drw_sam"])
+@pytest.mark.slow
+def test_every_method_trains(method, tmp_path):
+    config = cifar10_lt.get_config(f"{method},smoke")
+    config.duration, config.eval.every, config.tensorboard = "8 steps", "8 steps", False
+    config.checkpoint_every, config.log_every, config.data.pipeline = "8 steps", "8 steps", "numpy"
+    _, results = train(config, tmp_path / "run")
+    assert results["last"]["step"] == 8
+    (record,) = [r for r in metrics.read(tmp_path / "run") if "train/loss" in r]
+    assert np.isfinite(record["train/loss"])
+    assert (record["train/perturbed_loss"] != record["train/loss"]) == method.endswith("_sam")
+
+
+def test_the_smoke_run_of_the_command_line(tmp_path):
+    """With tf.data and TensorBoard, saving and logging on the way as a full run does; then evaluation and check."""
+    arguments = ["--config", "configs/cifar100_lt.py:smoke,vs_sam,ratio=20", "--workdir", str(tmp_path / "run")]
+
+    def main(*arguments):
+        command = [sys.executable, ROOT / "main.py", *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    arguments[1] = str(ROOT / arguments[1])
+    output = main(*arguments)
+    for word in (
+        "10 classes of",
+        "SAM with rho 0.5",
+        "eval test step 30",
+        "last (step 60)",
+        "best (",
+    ):
+        assert word in output
+    assert list((tmp_path / "run/tensorboard").glob("events*"))
+    assert [r["step"] for r in metrics.read(tmp_path / "run") if "train/loss" in r] == [10, 20, 30, 40, 50, 60]
+    evaluated = main("--mode", "eval", "--workdir", str(tmp_path / "run"), "--config.eval.batch_size=77")
+    assert evaluated.splitlines()[0].split(": ")[1] == output.splitlines()[-2].split(": ")[1]
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    checked = main("--mode", "check", *arguments[:2], "--workdir", str(tmp_path / "other"))
+    for word in ("training images", "Total: ", "memory a step needs", "step   loss", "nothing was written"):
+        assert word in checked
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+
+
+def test_everything_runs_without_tensorflow(tmp_path):
+    hide = (
+        "import sys, runpy\n"
+        "for name in ('tensorflow', 'tensorflow_datasets', 'tensorboard'): sys.modules[name] = None\n"
+        "sys.argv[0] = 'main.py'\nrunpy.run_path('main.py', run_name='__main__')\n"
+    )
+    for mode in ("check", "train", "eval"):
+        arguments = ["--config=configs/cifar10_lt.py:smoke", f"--workdir={tmp_path / 'run'}", f"--mode={mode}"]
+        command = [sys.executable, "-c", hide, *arguments, "--config.duration=20 steps", "--config.eval.every=20 steps"]
+        result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run/metrics.jsonl").is_file()
+    assert not (tmp_path / "run/tensorboard").exists()
+    wanted = [*command[:3], "--config=configs/cifar10_lt.py", f"--workdir={tmp_path / 'tfds'}"]
+    result = subprocess.run(wanted, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
+    assert result.returncode == 3
+    assert "needs tensorflow and tensorflow-datasets" in result.stderr
+
+
+def test_another_config_in_a_used_workdir_is_refused_with_a_diff(tmp_path):
+    train(small_config(), tmp_path / "run")
+    for changes, expected in (
+        ({"batch_size": 16}, ["batch_size: the run has 32, this command 16"]),
+        ({"loss__vs_gamma": 0.1, "seed": 4}, ["loss.vs_gamma", "seed: the run has 0, this command 4"]),
+    ):
+        with pytest.raises(ConfigError) as error:
+            train(small_config(**changes), tmp_path / "run")
+        assert len(error.value.problems) == 1 + len(expected)
+        assert all(text in str(error.value) for text in expected)
+    train(small_config(log_every="1 steps", data__pipeline="numpy"), tmp_path / "run")  # may change
+
+
+def test_other_images_under_the_same_config_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    random = np.random.default_rng(0)
+
+    def write(labels):
+        np.savez(path, train_images=random.integers(0, 256, (60, 8, 8, 1), np.uint8), train_labels=labels,
+                 test_images=random.integers(0, 256, (6, 8, 8, 1), np.uint8), test_labels=np.arange(6) % 3)  # fmt: skip
+
+    config = small_config(data__source="arrays", data__path=str(path), data__ratio=4.0)
+    write(np.arange(60) % 3)
+    train(config, tmp_path / "run")
+    write(np.repeat(np.arange(3), 20))
+    with pytest.raises(DataError, match="trained on other images"):
+        train(config, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_of_it_is_saved(tmp_path):
+    config = small_config(optim__lr_knots=((0, 0.1), ("5 steps", 1e38)), eval__every="100%")
+    with pytest.raises(NonFiniteError, match=r"step [67]: .* is (nan|inf).*Last good checkpoint: .*4") as error:
+        train(config, tmp_path / "run")
+    assert error.value.exit_code == 5
+    latest = checkpoint.find(tmp_path / "run/checkpoints")
+    splits = sources.load(config.data)
+    state = checkpoint.restore(latest, make_program(config, splits).init(0))
+    assert latest.step == 4
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_a_damaged_checkpoint_is_an_error_not_another_result(tmp_path):
+    config = small_config()
+    train(config, tmp_path / "run")
+    folder = tmp_path / "run/checkpoints/12"
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        damages = [b"", content[: len(content) // 2]]
+        if content:
+            damages.append(bytes([content[0] ^ 1]) + content[1:])
+        for damaged in damages:
+            if damaged == content:
+                continue
+            path.write_bytes(damaged)
+            with pytest.raises((CheckpointError, ValueError)):
+                checkpoint.find(tmp_path / "run/checkpoints", "12")
+        path.write_bytes(content)
+    assert checkpoint.find(tmp_path / "run/checkpoints").step == 12
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
+    config = small_config()
+    train(config, tmp_path / "run")
+    found = checkpoint.find(tmp_path / "run/checkpoints")
+    for changes, name in (
+        ({"model__width": 0.5}, "params.conv1.kernel: found float32[3, 3, 1, 4], expected float32[3, 3, 1, 8]"),
+        ({"model__head": "normed"}, "params.linear.bias"),
+        ({"sam__enabled": False}, "opt_state"),
+    ):
+        other = small_config(**changes)
+        with pytest.raises(CheckpointError, match="belongs to another model") as error:
+            checkpoint.restore(found, make_program(other, sources.load(other.data)).init(0))
+        assert name in str(error.value)
+    with pytest.raises(CheckpointError, match="expected latest, best or one of the steps"):
+        checkpoint.find(tmp_path / "run/checkpoints", "7")
+    with pytest.raises(CheckpointError, match="found no checkpoint"):
+        checkpoint.find(tmp_path / "none")
+
+
+def test_an_interrupted_save_is_no_checkpoint(tmp_path):
+    train(small_config(), tmp_path / "run")
+    folder = tmp_path / "run/checkpoints"
+    (folder / ".tmp-16").mkdir()
+    (folder / "16").mkdir()  # no manifest
+    assert 16 not in checkpoint.available(folder)
+    assert checkpoint.find(folder).step == 12
+
+
+def test_a_torn_last_line_of_the_metrics_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 3, "a": 1}\n{"step": 6, "a": 2}\n{"step": 9, "a"')
+    with metrics.MetricWriter(tmp_path, tensorboard=False, resumed_step=5) as writer:
+        writer.write(6, {"a": 7})
+    assert metrics.read(tmp_path) == [{"step": 3, "a": 1}, {"step": 6, "a": 7}]
+
+
+def test_what_only_devices_and_data_tell_is_told_at_once(tmp_path):
+    config = small_config(batch_size=30, data__mean=(0.5, 0.5, 0.5), data__std=(0.5,) * 3, eval__rank_bounds=(3, 12))
+    config.duration = "0.2 steps"
+    assert devices.num_devices() == 8
+    with pytest.raises(ConfigError) as error:
+        make_program(config, sources.load(config.data))
+    assert len(error.value.problems) == 4
+    assert "30 can't be split over 8 devices. Fix: --config.batch_size=24" in str(error.value)
+
+
+def test_progress_lines(capsys):
+    progress = metrics.Progress(100, 32, 0)
+    progress.begin(1)
+    for step in range(1, 101):
+        progress.update(step, "loss 1")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2  # the first and the last; one a minute between
+    assert "100/100 100.0%" in lines[-1]
+    assert metrics.duration(7510) == "2h05m"
