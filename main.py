@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 from absl import app
 
@@ -27,6 +28,9 @@ def main(arguments: list[command_line.Command]) -> int:
     except SaddleError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return SaddleError.exit_code
 
 
 def parse_flags(argv: list[str]) -> list[command_line.Command]:

@@ -4,6 +4,8 @@
     make demo                                                              # SGD and SAM, several seeds
 
 Real 8x8 images that come with scikit-learn: nothing is downloaded. 60 images a class are held out for testing.
+CE+DRW ends at 89.7 +- 2.6 % with SGD and 91.3 +- 2.7 % with SAM (12 seeds, each with a subset of its own), in 3 and 5
+seconds a run on two cores.
 """
 
 from configs import default, recipes

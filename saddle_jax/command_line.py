@@ -45,7 +45,8 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
   smoke     any experiment in about a minute on two cores, on digits, without its data set
   configs   {" ".join(sorted(f"configs/{p.name}" for p in _ROOT.glob("configs/*_lt.py")))}
 
-exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint; 5 non-finite loss; 75 preempted, resumable; 70 internal
+exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint; 5 non-finite loss; 6 workdir in use;
+            75 preempted, resumable; 70 internal
 """
 
 
@@ -56,6 +57,7 @@ class Command(NamedTuple):
     workdir: str
     checkpoint: str | None
     config: ConfigDict
+    config_named: bool  # --config was given
 
 
 def wants_help(argv: list[str]) -> bool:
@@ -94,7 +96,8 @@ def parse(argv: list[str]) -> Command:
     everything = [*problems.values(), *problems_of(config)]
     if everything:
         raise ConfigError(everything)
-    return Command(FLAGS.mode, FLAGS.workdir or config_lib.default_workdir(config), FLAGS.checkpoint, config)
+    workdir = FLAGS.workdir or config_lib.default_workdir(config)
+    return Command(FLAGS.mode, workdir, FLAGS.checkpoint, config, bool(named))
 
 
 def _join_values(arguments: list[str]) -> list[str]:

@@ -42,6 +42,12 @@ class NonFiniteError(SaddleError):
     exit_code = 5
 
 
+class WorkdirInUse(SaddleError):
+    """Another process trains in the same directory."""
+
+    exit_code = 6
+
+
 class Preempted(SaddleError):
     """SIGTERM or SIGINT was honoured: the state is saved and the same command resumes."""
 

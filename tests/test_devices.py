@@ -133,6 +133,29 @@ def test_a_step_that_is_not_finite_changes_nothing():
         np.testing.assert_array_equal(a, b)
 
 
+def test_rho_zero_trains_as_sgd_bit_for_bit():
+    results = []
+    for sam in ({"enabled": True, "rho_knots": ((0, 0.0),)}, {"enabled": False}):
+        _, step, state = build(config_of("ce", batch_stats="first", **sam), None)
+        step = jax.jit(step)
+        for batch in batches(1):
+            state, _ = step(state, batch)
+        results.append(state)
+    with_sam, without = results
+    for a, b in zip(jax.tree.leaves(with_sam.params), jax.tree.leaves(without.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(jax.tree.leaves(with_sam.opt_state[3:]), jax.tree.leaves(without.opt_state[1:]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_without_sam_there_is_no_second_pass():
+    convolutions = []
+    for enabled in (False, True):
+        _, step, state = build(config_of("ce", enabled=enabled), None)
+        convolutions.append(str(jax.make_jaxpr(step)(state, batches(1)[0])).count("conv_general_dilated["))
+    assert convolutions[1] == 2 * convolutions[0] > 0
+
+
 @pytest.mark.parametrize("policy", ["first", "second", "both", "frozen"])
 def test_batch_norm_policies(policy, x64):
     def after(policy, start=None, **sam):

@@ -7,7 +7,7 @@ from conftest import ROOT
 
 # A module may import those before it. Later rooms (spectra, more methods) join here.
 ORDER = [
-    *("errors", "config", "validation", "longtail", "schedules", "losses", "devices"),
+    *("errors", "files", "config", "validation", "longtail", "schedules", "losses", "devices"),
     *("configs.recipes", "configs.default", "configs.cifar10_lt", "configs.cifar100_lt", "configs.digits_lt"),
     "command_line",
     *("data.order", "data.images", "data.feeder", "data.pipeline", "data.tfds_source", "data.sources"),

@@ -14,10 +14,10 @@ import pytest
 from conftest import ROOT
 
 from configs import cifar10_lt, digits_lt, recipes
-from saddle_jax import devices
+from saddle_jax import command_line, devices
 from saddle_jax.data import sources
-from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from saddle_jax.train import checkpoint, loop, metrics
+from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
+from saddle_jax.train import checkpoint, loop, metrics, programs, runtime
 from saddle_jax.train.program import make_program
 
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
@@ -47,7 +47,7 @@ def train(config, workdir, **settings):
 def stored(workdir):
     """Return all that must not depend on interruptions: final arrays, metrics, reports."""
     records = [
-        {key: value for key, value in record.items() if key != "peak_mib"}
+        {key: value for key, value in record.items() if key not in ("peak_mib", "images_per_second")}
         for record in metrics.read(pathlib.Path(workdir))
     ]
     latest = checkpoint.find(pathlib.Path(workdir, "checkpoints"))
@@ -150,7 +150,7 @@ def test_a_run_directory_is_complete(tmp_path):
     config = small_config()
     _, results = train(config, tmp_path / "run")
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files == {
+    assert files - {".lock"} == {
         "run.json",
         "config.json",
         "class_stats.json",
@@ -349,6 +349,42 @@ def test_a_torn_last_line_of_the_metrics_is_dropped(tmp_path):
     with metrics.MetricWriter(tmp_path, tensorboard=False, resumed_step=5) as writer:
         writer.write(6, {"a": 7})
     assert metrics.read(tmp_path) == [{"step": 3, "a": 1}, {"step": 6, "a": 7}]
+
+
+def test_two_processes_do_not_share_a_directory(tmp_path):
+    config = small_config()
+    train(config, tmp_path / "run")
+    (tmp_path / "run/results.json").unlink()
+    with runtime.exclusive(tmp_path / "run"), pytest.raises(WorkdirInUse, match=f"in use by process {os.getpid()}"):
+        train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
+
+
+def test_evaluation_under_another_config_is_refused_or_not_filed(tmp_path):
+    def evaluate(*arguments):
+        return programs.evaluate_run(command_line.Command("eval", str(tmp_path / "run"), *arguments))
+
+    config = small_config()
+    train(config, tmp_path / "run")
+    report = (tmp_path / "run/eval/12-test.json").read_text()
+    other = small_config(data__subset_seed=3)
+    with pytest.raises(ConfigError, match="data.subset_seed: the run has 0, this command 3"):
+        evaluate(None, other, True)
+    assert evaluate("latest", other, False) == 0  # an override on top of the run's own config
+    assert (tmp_path / "run/eval/12-test.json").read_text() == report
+    with pytest.raises(CheckpointError, match="expected latest, best or one of the steps"):
+        evaluate("13", config, False)
+    with pytest.raises(ConfigError, match="holds no run"):
+        programs.evaluate_run(command_line.Command("eval", str(tmp_path / "none"), None, config, True))
+
+
+def test_a_workdir_that_can_not_be_one(tmp_path):
+    (tmp_path / "file").write_text("")
+    command = command_line.Command("train", str(tmp_path / "file"), None, small_config(), True)
+    with pytest.raises(ConfigError, match="is a file, expected a directory"):
+        programs.train(command)
+    with pytest.raises(ConfigError, match="can't be written"):
+        train(small_config(), tmp_path / "file" / "below")
 
 
 def test_what_only_devices_and_data_tell_is_told_at_once(tmp_path):

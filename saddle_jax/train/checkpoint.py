@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ import jax
 import numpy as np
 
 from saddle_jax.errors import CheckpointError
+from saddle_jax.files import sync_folder, write_atomically
 from saddle_jax.train.state import TrainState
 
 FORMAT_VERSION = 1
@@ -66,10 +66,10 @@ def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mea
             "running_mean": running_mean,
         }
         (temporary / _META).write_text(json.dumps(meta, indent=1))
-        _write_durably(temporary / _MANIFEST, json.dumps(_digests(temporary), indent=1))
+        write_atomically(temporary / _MANIFEST, json.dumps(_digests(temporary), indent=1))
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         raise CheckpointError(f"{final}: can't be written ({error}). Fix it and run the same command again") from error
     for other in available(folder):
@@ -166,16 +166,3 @@ def _digests(folder: pathlib.Path) -> dict[str, list]:
             content = path.read_bytes()
             digests[path.relative_to(folder).as_posix()] = [len(content), hashlib.sha256(content).hexdigest()]
     return digests
-
-
-def _write_durably(path: pathlib.Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

@@ -13,6 +13,7 @@ import numpy as np
 from saddle_jax import devices, longtail
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import NonFiniteError
+from saddle_jax.files import write_atomically
 from saddle_jax.train.steps import EvalOutput
 
 
@@ -87,7 +88,7 @@ def write(folder: pathlib.Path, step: int, split: str, report: dict[str, Any], e
     """Write eval/<step>-<split>.json, with the confusion matrix beside it."""
     folder.mkdir(exist_ok=True)
     np.savez_compressed(folder / f"{step}-{split}-confusion.npz", confusion=evaluation.confusion_CC)
-    (folder / f"{step}-{split}.json").write_text(json.dumps({"step": step, "split": split, **report}, indent=1))
+    write_atomically(folder / f"{step}-{split}.json", json.dumps({"step": step, "split": split, **report}, indent=1))
 
 
 def one_line(report: dict[str, Any]) -> str:

@@ -19,10 +19,11 @@ from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Order
 from saddle_jax.data.sources import Images, Splits
 from saddle_jax.errors import NonFiniteError, Preempted
+from saddle_jax.files import write_atomically
 from saddle_jax.train import checkpoint, evaluate
 from saddle_jax.train.metrics import MetricWriter, Progress, RunningMean
 from saddle_jax.train.program import Program
-from saddle_jax.train.runtime import StopRequest, open_run, peak_memory_mib
+from saddle_jax.train.runtime import StopRequest, exclusive, open_run, peak_memory_mib
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import StepMetrics
 
@@ -60,6 +61,7 @@ class Run:
             self.best, self.saved_step = latest.best, latest.step
             self.mean = RunningMean(**latest.running_mean)
         self.step = self._started_at = self.saved_step
+        self.writer: MetricWriter  # open while `train` runs
         self.progress = Progress(self.total, config.batch_size, self.step, quiet=quiet)
 
     @property
@@ -74,16 +76,21 @@ class Run:
           NonFiniteError: loss or update stopped being finite; the last good checkpoint is kept.
         """
         pending: tuple[int, StepMetrics] | None = None
-        make_writer = MetricWriter(self.workdir, tensorboard=self.config.tensorboard, resumed_step=self.step)
-        with StopRequest() as stop, make_writer as self.writer:
-            for batch in training_batches(self.config, self.splits.train, self.step, self.total):
+        tensorboard = self.config.tensorboard
+        with (
+            exclusive(self.workdir),
+            StopRequest() as stop,
+            MetricWriter(self.workdir, tensorboard=tensorboard, resumed_step=self.step) as self.writer,
+        ):
+            for batch in training_batches(self.config, self.splits, self.step, self.total):
                 self.state, metrics = self.program.train_step(self.state, devices.split(batch))
                 self.step += 1
                 if pending is not None:  # the step before: the device is busy with this one meanwhile
                     self._look(*pending)
                 pending = (self.step, metrics)
+                stopping = stop.signal_name  # read once: a signal may come at any line
                 evaluates = self.step % self.eval_every == 0 or self.step == self.total
-                saves = self.step % self.checkpoint_every == 0 or self.step == self.total or bool(stop)
+                saves = self.step % self.checkpoint_every == 0 or self.step == self.total or bool(stopping)
                 if evaluates or saves:
                     self._look(*pending)
                     pending = None
@@ -91,9 +98,9 @@ class Run:
                     saves |= self._evaluate()
                 if saves:
                     self._save()
-                if stop and self.step < self.total:
+                if stopping and self.step < self.total:
                     raise Preempted(
-                        f"{stop.signal_name}: saved step {self.step:,} of {self.total:,}; the same command continues"
+                        f"{stopping}: saved step {self.step:,} of {self.total:,}; the same command continues"
                     )
         return self._finish()
 
@@ -117,7 +124,8 @@ class Run:
             lr, rho = float(self.program.schedules.lr(step - 1)), float(self.program.schedules.rho(step - 1))
             epoch = step / self.program.schedules.steps_per_epoch
             record = {f"train/{name}": value for name, value in means.items()}
-            self.writer.write(step, {"epoch": epoch, **record, "lr": lr, "rho": rho, "peak_mib": peak_memory_mib()})
+            cost = {"images_per_second": self.progress.images_per_second(step), "peak_mib": peak_memory_mib()}
+            self.writer.write(step, {"epoch": epoch, **record, "lr": lr, "rho": rho, **cost})
             self.progress.update(step, f"loss {means['loss']:.4f}  lr {lr:.3g}  rho {rho:.3g}")
 
     def _evaluate(self) -> bool:
@@ -143,7 +151,7 @@ class Run:
 
     def _finish(self) -> dict[str, Any]:
         results = collect_results(self.workdir, self.total, self.best)
-        (self.workdir / "results.json").write_text(json.dumps(results, indent=1))
+        write_atomically(self.workdir / "results.json", json.dumps(results, indent=1))
         for name in ("last", "best"):
             report = results[name]
             self.progress.say(f"{name} (step {report['step']:,}{report['chosen_by']}): {evaluate.one_line(report)}")
@@ -180,26 +188,20 @@ def evaluate_split(
     return report
 
 
-def training_batches(config: ConfigDict, train: Images, start: int, stop: int) -> Iterator[Batch]:
+def training_batches(config: ConfigDict, splits: Splits, start: int, stop: int) -> Iterator[Batch]:
     """Yield the batches of steps `start` to `stop` - 1 from the pipeline that the config names."""
-    class_share_C = None
-    if config.data.sampling != "instance":
-        from saddle_jax.longtail import ClassStats
-
-        stats = ClassStats(np.bincount(train.labels), ())
-        class_share_C = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
     order = Order(
         seed=config.seed,
-        labels_N=train.labels,
+        labels_N=splits.train.labels,
         batch_size=config.batch_size,
         num_devices=devices.num_devices(),
         crop_padding=config.data.crop_padding,
         flip=config.data.flip,
-        class_share_C=class_share_C,
+        class_share_C=splits.stats.sampling_C(config.data.sampling, config.loss.effective_beta),
     )
     pipeline = config.data.pipeline
     if pipeline == "tfdata" or (pipeline == "auto" and importlib.util.find_spec("tensorflow")):
         from saddle_jax.data import pipeline as tf_pipeline
 
-        return tf_pipeline.training_batches(train.images, order, start, stop)
-    return feeder.training_batches(train.images, order, start, stop)
+        return tf_pipeline.training_batches(splits.train.images, order, start, stop)
+    return feeder.training_batches(splits.train.images, order, start, stop)

@@ -11,6 +11,8 @@ from typing import Any, TextIO
 
 from absl import logging
 
+from saddle_jax.files import write_atomically
+
 
 class MetricWriter:
     """Append scalars to metrics.jsonl and, where TensorFlow is installed, to TensorBoard."""
@@ -75,6 +77,10 @@ class Progress:
         """Measure speed from here: `step` steps are done and everything is compiled."""
         self._first_step, self._began = step, time.monotonic()
 
+    def images_per_second(self, step: int) -> float:
+        """Return the mean speed since `begin`, evaluations and saves included."""
+        return (step - self._first_step) * self._batch_size / max(time.monotonic() - self._began, 1e-9)
+
     def update(self, step: int, text: str) -> None:
         """Tell that `step` steps are done; `text` holds what is worth seeing."""
         now = time.monotonic()
@@ -82,8 +88,10 @@ class Progress:
         if self._quiet or not due:
             return
         self._written = now
-        rate = (step - self._first_step) / max(now - self._began, 1e-9)
-        speed = f"  {rate * self._batch_size:,.0f} img/s  ETA {duration((self._total - step) / rate)}" if rate else ""
+        speed = ""
+        if rate := self.images_per_second(step):
+            left = (self._total - step) * self._batch_size / rate
+            speed = f"  {rate:,.0f} img/s  ETA {duration(left)}"
         line = f"{time.strftime('%H:%M')}  step {step:,}/{self._total:,} {100 * step / self._total:.1f}%  {text}{speed}"
         self._stream.write(f"\r\x1b[2K{line}" if self._live else f"{line}\n")
         self._stream.flush()
@@ -116,9 +124,7 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines() if (r := _parse(line)) is not None and r["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept))
-    temporary.replace(path)
+    write_atomically(path, "".join(f"{line}\n" for line in kept))
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -8,10 +8,12 @@ import sys
 import jax
 from ml_collections import ConfigDict
 
+from configs import default
 from saddle_jax import __version__, devices
+from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
 from saddle_jax.data import sources
-from saddle_jax.errors import CheckpointError, ConfigError
+from saddle_jax.errors import ConfigError, NonFiniteError
 from saddle_jax.train import checkpoint, evaluate, loop
 from saddle_jax.train.program import Program, make_program
 
@@ -45,17 +47,28 @@ def evaluate_run(command: Command) -> int:
     config, workdir = command.config, pathlib.Path(command.workdir)
     if not (workdir / "config.json").is_file():
         raise ConfigError(f"--mode eval: {workdir} holds no run. Fix: --workdir of a run")
+    trained = config_lib.from_json((workdir / "config.json").read_text(), default.get_config())
+    differing = config_lib.differences(trained, config)
+    if differing and command.config_named:
+        raise ConfigError(
+            [f"--mode eval: {workdir} holds a run with another config. Fix: leave --config out, or the run's own"]
+            + [f"{field}: the run has {old!r}, this command {new!r}" for field, (old, new) in differing.items()]
+        )
     splits = sources.load(config.data)
     program = make_program(config, splits)
-    folder = workdir / "checkpoints"
-    found = [checkpoint.find(folder, command.checkpoint)] if command.checkpoint else [checkpoint.find(folder)]
-    names = [command.checkpoint or "latest"]
-    if command.checkpoint is None and found[0].best is not None:
-        found, names = [*found, checkpoint.find(folder, "best")], [*names, f"best on {found[0].best.split}"]
-    for name, one in zip(names, found, strict=True):
-        state = checkpoint.restore(one, program.init(config.seed))
-        report = loop.evaluate_split(config, program, splits, splits.test, state, workdir, "test")
-        print(f"{name} (step {one.step:,}): {evaluate.one_line(report)}")
+    latest = checkpoint.find(workdir / "checkpoints")
+    wanted = {"latest": "latest"}
+    if command.checkpoint is not None:
+        wanted = {command.checkpoint: command.checkpoint}
+    elif latest.best is not None:
+        wanted[f"best on {latest.best.split}"] = "best"
+    for name, which in wanted.items():
+        found = checkpoint.find(workdir / "checkpoints", which)
+        state = checkpoint.restore(found, program.init(config.seed))
+        # With other data or groups than the run's own, the result is shown but not filed among the run's.
+        folder = None if differing else workdir
+        report = loop.evaluate_split(config, program, splits, splits.test, state, folder, "test")
+        print(f"{name} (step {found.step:,}): {evaluate.one_line(report)}")
         for label, (count, accuracy) in enumerate(zip(splits.stats.counts_C, report["class_accuracy"], strict=True)):
             shown = "n/a" if accuracy is None else f"{accuracy:6.2f}"
             print(f"  class {label:4d}  {splits.stats.names[label]:20.20s} {count:6,d} training images  {shown}")
@@ -75,7 +88,7 @@ def check(command: Command) -> int:
         print(f"  class {label:4d}  {names[label]:20.20s} {counts_C[label]:6,d} training images")
     state = program.init(config.seed)
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
-    batch = devices.split(next(iter(loop.training_batches(config, splits.train, 0, 1))))
+    batch = devices.split(next(iter(loop.training_batches(config, splits, 0, 1))))
     memory = program.train_step.lower(state, batch).compile().memory_analysis()
     if memory is not None:
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -84,12 +97,12 @@ def check(command: Command) -> int:
     _, metrics = jax.device_get(program.train_step(state, batch))
     print(f"step   loss {metrics.loss:.4f}, at w + e {metrics.perturbed_loss:.4f}; nothing was written")
     if not metrics.finite:
-        raise CheckpointError("the first step is not finite")
+        raise NonFiniteError("step 1: loss or update is not finite. Fix: a lower learning rate or rho")
     return 0
 
 
 def _describe(config: ConfigDict, splits: sources.Splits, program: Program, workdir: str) -> None:
-    """Print what is about to run, in four lines."""
+    """Print what is about to run, a line each for program, directory, data, model and plan."""
     counts_C, schedules = splits.stats.counts_C, program.schedules
     held_out = 0 if splits.validation is None else len(splits.validation.labels)
     parts = devices.num_devices()
@@ -103,6 +116,10 @@ def _describe(config: ConfigDict, splits: sources.Splits, program: Program, work
     drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
     rho = [value for _, value in config.sam.rho_knots]
     sam = f"; SAM with rho {', '.join(f'{r:g}' for r in rho)}" if config.sam.enabled else "; plain SGD"
+    parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: program.init(0)).params))
+    print(
+        f"model  {config.model.name}, width {config.model.width:g}, {config.model.head} head: {parameters:,} parameters"
+    )
     print(
         f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "
         f"loss {config.loss.name}{drw}{sam}",

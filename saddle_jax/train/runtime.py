@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
+import os
 import pathlib
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -20,16 +24,17 @@ from configs import default
 from saddle_jax import __version__
 from saddle_jax import config as config_lib
 from saddle_jax.data.sources import Splits
-from saddle_jax.errors import ConfigError, DataError, SaddleError
+from saddle_jax.errors import ConfigError, DataError, WorkdirInUse
+from saddle_jax.files import write_atomically
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu", "tensorflow-cpu")
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT has asked for an orderly end; a second signal ends the process at once."""
+    """Note SIGTERM or SIGINT as a request for an orderly end; a second signal ends the process at once."""
 
     def __init__(self):
-        self.signal_name = ""
+        self.signal_name = ""  # of the signal that came
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -40,9 +45,6 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
-    def __bool__(self) -> bool:
-        return bool(self.signal_name)
-
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal_name = signal.Signals(number).name
         self._restore()
@@ -52,13 +54,34 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def exclusive(workdir: pathlib.Path) -> Iterator[None]:
+    """Keep other processes out of a run's directory; the lock goes with the process, however it ends.
+
+    Raises:
+      WorkdirInUse: another process holds the lock.
+    """
+    with (workdir / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise WorkdirInUse(
+                f"{workdir} is in use by process {lock.read() or '?'}. Fix: another --workdir"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
 def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command: list[str]) -> bool:
     """Make the run's directory, or make sure that what is there is this run; return whether it was there.
 
     Raises:
-      ConfigError: another config's run is there; the message lists every differing field.
+      ConfigError: another config's run is there, and the message lists every differing field; or the directory can't
+        be written.
       DataError: the run was trained on other images.
-      SaddleError: the directory can't be written.
     """
     stored = workdir / "config.json"
     class_stats = {
@@ -87,11 +110,9 @@ def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "class_stats.json").write_text(json.dumps(class_stats, indent=1))
         (workdir / "run.json").write_text(json.dumps(provenance(config, splits, command), indent=1))
-        temporary = workdir / ".config.json.tmp"  # config.json last and at once: it is what makes this a run
-        temporary.write_text(config_lib.to_json(config))
-        temporary.replace(stored)
+        write_atomically(stored, config_lib.to_json(config))  # the last of them: it is what makes this a run
     except OSError as error:
-        raise SaddleError(f"{workdir}: can't be written ({error}). Fix: --workdir in a place that can") from error
+        raise ConfigError(f"--workdir: {workdir} can't be written ({error}). Fix: another --workdir") from error
     return False
 
 

@@ -1,0 +1,96 @@
+"""Tables and pictures: what they say is what the numbers are."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from saddle_jax import demo
+from saddle_jax.longtail import ClassStats
+from saddle_jax.report import plots, tables
+from saddle_jax.train import evaluate
+
+
+def report(overall, tail, classes=(90.0, None, 10.0)):
+    groups = {"head": {"accuracy": 99.0}, "mid": {"accuracy": None}, "tail": {"accuracy": tail}}
+    return {"accuracy": overall, "groups": groups, "class_accuracy": list(classes)}
+
+
+def test_comparison_gives_mean_deviation_and_number():
+    text = tables.comparison({"SGD": [report(90, 70), report(92, 76)], "SAM": [report(93, 80)]})
+    lines = text.splitlines()
+    assert lines[0].split() == ["overall", "head", "mid", "tail", "n"]
+    assert lines[1].split() == ["SGD", "91.0", "±", "1.4", "99.0", "±", "0.0", "n/a", "73.0", "±", "4.2", "2"]
+    assert lines[2].split() == ["SAM", "93.0", "99.0", "n/a", "80.0", "1"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_differences_are_paired_by_seed():
+    first, second = [report(0, 70), report(0, 80), report(0, 60)], [report(0, 75), report(0, 79), report(0, 68)]
+    differences, text = tables.paired_difference(first, second, "tail")
+    np.testing.assert_array_equal(differences, [5, -1, 8])
+    assert text.startswith("+4.0 ± 4.6 points (standard error 2.6); up in 2, down in 1 of 3 seeds")
+    assert "one seed" in tables.paired_difference(first[:1], second[:1], "tail")[1]
+
+
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        ([5, 6, 4, 5], "gain is more than two"),
+        ([-5, -6, -4, -5], "loss is more than two"),
+        ([9, -8, 1, 2], "no effect"),
+        ([5], "Too few"),
+    ],
+)
+def test_the_verdict_follows_the_numbers(differences, words):
+    assert words in demo.verdict(np.array(differences, float))
+
+
+def test_evaluation_by_hand():
+    confusion = np.array([[8, 2, 0], [1, 3, 0], [0, 0, 0]])
+    result = evaluate.Evaluation(confusion, in_top=14)
+    stats = ClassStats(np.array([200, 50, 3]), ("a", "b", "c"))
+    summary = evaluate.summary(result, stats, (1, 2))
+    assert summary["accuracy"] == pytest.approx(100 * 11 / 14)
+    assert summary["class_accuracy"] == [80.0, 75.0, None]
+    assert summary["balanced_accuracy"] == 77.5
+    assert summary["top5"] is None  # three classes
+    accuracies = {name: group["accuracy"] for name, group in summary["groups"].items()}
+    assert accuracies == {"head": 80.0, "mid": 75.0, "tail": None, "many": 80.0, "medium": 75.0, "few": None}
+    assert "tail n/a (1)" in evaluate.one_line(summary)
+
+
+def test_picture_with_missing_classes_and_one_seed(tmp_path):
+    runs = {"SGD": [[90.0, None, 10.0]], "SAM": [[91.0, None, 20.0]]}
+    plots.class_accuracy(tmp_path / "a.png", runs, [5, 0, 50], "title", rank_bounds=(1, 2))
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_demo_ends_with_table_and_picture(tmp_path):
+    command = [sys.executable, "-m", "saddle_jax.demo", "--seeds", "1", "--out", str(tmp_path)]
+    for _ in range(2):  # the second time nothing is left to train
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert result.returncode == 0, result.stderr
+        assert "SGD + SAM" in result.stdout
+        assert "class_accuracy.png" in result.stdout
+    assert (tmp_path / "class_accuracy.png").is_file()
+    runs = [json.loads((tmp_path / method / "seed-0/run.json").read_text()) for method in ("ce_drw", "ce_drw_sam")]
+    assert runs[0]["split_hash"] == runs[1]["split_hash"]  # paired: the same images
+
+
+@pytest.mark.slow
+def test_the_benchmark_script_continues_where_its_budget_ended(tmp_path):
+    command = [sys.executable, "benchmarks/cifar10_lt.py", "--smoke", "--seeds", "1"]
+    command += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "results.json")]
+    first = subprocess.run([*command, "--budget", "14s"], capture_output=True, text=True, cwd=ROOT)
+    assert first.returncode == 0, first.stderr
+    second = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert second.returncode == 0, second.stderr
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert [run["cell"] for run in written["runs"]] == ["ce_drw_sam", "ce_drw", "ldam_drw_sam", "ldam_drw"]
+    assert {"last", "best"} == written["runs"][0]["results"].keys()
+    assert "ldam_drw_sam, best epoch" in second.stdout
