@@ -83,8 +83,8 @@ def train(command: list[str], budget: float) -> int:
     try:
         return process.wait(budget)
     except subprocess.TimeoutExpired:
-        process.terminate()
-        return process.wait()
+        process.terminate()  # it saves, unless it has not come to its first step
+        return PREEMPTED if process.wait() else 0
 
 
 def report(options: argparse.Namespace) -> None:

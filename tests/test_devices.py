@@ -207,3 +207,19 @@ def test_slots_are_the_same_images_on_any_number_of_devices():
             for s in (slots_at(order, step) for order in orders)
         ]
         assert seen[0] == seen[1] == seen[2]
+
+
+def test_running_statistics_are_the_mean_over_devices_with_images():
+    config = config_of("ce", enabled=False)
+    config.model.batch_norm = "per_device"
+    _, step, state = build(config, devices.AXIS)
+    batch = batch_of([0, 50, 70], num_devices=8)  # five devices get no image
+    after, _ = devices.map_step(step, 1)(state, devices.split(batch))
+    _, alone, state = build(config, None)
+    each = []
+    for slot in np.flatnonzero(batch.mask):
+        single = jax.tree.map(lambda x, slot=slot: x[slot : slot + 1], batch)
+        each.append(jax.jit(alone)(state, single)[0].batch_stats["layer2_0"]["bn1"])
+    for name in ("mean", "var"):
+        expected = np.mean([statistics[name] for statistics in each], axis=0)
+        np.testing.assert_allclose(after.batch_stats["layer2_0"]["bn1"][name], expected, rtol=1e-4, atol=1e-6)

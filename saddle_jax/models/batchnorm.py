@@ -1,7 +1,8 @@
 """Batch normalisation with a mask, PyTorch's running variance and a choice of whose statistics normalise.
 
-Differs from flax.linen.BatchNorm: padded rows enter no statistics; the running variance is the unbiased one; running
-statistics are averaged over the devices at every step, so that a replicated state is equal on all of them.
+Differs from flax.linen.BatchNorm: padded rows enter no statistics, and the running variance is the unbiased one.
+Running statistics are the device's own here; the training step averages them over the devices, all layers at once, so
+that a state called replicated is equal on all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from saddle_jax import devices
 class BatchNorm(nn.Module):
     """Normalise every channel over the rows that are not masked."""
 
-    axis_name: str | None  # axis of the devices; None outside a mapped function
+    axis_name: str | None  # axis of the devices, for synchronized; None outside a mapped function
     synchronized: bool = False  # normalise by the statistics of all devices' rows instead of the device's own
     momentum: float = 0.1  # weight of the new batch in the running statistics
     epsilon: float = 1e-5
@@ -55,8 +56,6 @@ class BatchNorm(nn.Module):
 
     def _update(self, running_mean, running_var, mean_K: jax.Array, var_K: jax.Array, count: jax.Array) -> None:
         unbiased_K = var_K * (count / jnp.maximum(count - 1, 1))
-        has_rows = (count > 0).astype(mean_K.dtype)
-        sums = devices.sum_over((mean_K * has_rows, unbiased_K * has_rows, has_rows), self.axis_name)
-        mean_K, unbiased_K = (jax.lax.stop_gradient(total / jnp.maximum(sums[2], 1)) for total in sums[:2])
-        running_mean.value = (1 - self.momentum) * running_mean.value + self.momentum * mean_K
-        running_var.value = (1 - self.momentum) * running_var.value + self.momentum * unbiased_K
+        weight = jnp.where(count > 0, self.momentum, 0.0).astype(mean_K.dtype)
+        running_mean.value = (1 - weight) * running_mean.value + weight * jax.lax.stop_gradient(mean_K)
+        running_var.value = (1 - weight) * running_var.value + weight * jax.lax.stop_gradient(unbiased_K)

@@ -89,9 +89,13 @@ def make_train_step(
                 return output.numerator / denominator, output
 
             (loss, output), grads = jax.value_and_grad(objective, has_aux=True)(params)
-            loss, sums = devices.sum_over((loss, output.metrics), axis_name)
+            # Running statistics become the mean over the devices that have an image; one sum for all there is.
+            has_images = jnp.any(batch.mask).astype(loss.dtype)
+            weighted = jax.tree.map(lambda x: x * has_images.astype(x.dtype), output.batch_stats)
+            loss, sums, weighted, parts = devices.sum_over((loss, output.metrics, weighted, has_images), axis_name)
+            batch_stats = jax.tree.map(lambda x: x / parts.astype(x.dtype), weighted)
             metrics = {name: total / images for name, total in sums.items()}
-            return grads, Pass(loss, output.batch_stats, output.method_state, metrics)
+            return grads, Pass(loss, batch_stats, output.method_state, metrics)
 
         start = Variables(state.params, state.batch_stats, state.method_state)
         grads, first = gradient(state.params, start, ASCENT)
