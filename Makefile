@@ -9,7 +9,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 .PHONY: help demo test check format install clean
 
 help:
-	@echo "make demo     train SGD and SAM on long-tailed digits, show what SAM did to the rare classes (5 minutes)"
+	@echo "make demo     train SGD and SAM on long-tailed digits, show what SAM did to the rare classes"
 	@echo "make test     run all tests"
 	@echo "make check    format, lint, types, fast tests"
 	@echo "make format   rewrite the code in the project's format"

@@ -12,7 +12,7 @@ import traceback
 from absl import app
 
 from saddle_jax import command_line
-from saddle_jax.errors import SaddleError
+from saddle_jax.errors import Preempted, SaddleError
 
 # TensorFlow only feeds images here: its start-up notes are noise, and it computes nothing that oneDNN would speed up.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,13 +21,16 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 def main(arguments: list[command_line.Command]) -> int:
     """Run the program of the chosen mode and return its exit code."""
-    from saddle_jax.train import programs
-
     try:
+        from saddle_jax.train import programs
+
         return programs.run(arguments[0])
     except SaddleError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted before the first step; the same command starts again", file=sys.stderr)
+        return Preempted.exit_code
     except Exception:
         traceback.print_exc()
         return SaddleError.exit_code

@@ -64,14 +64,18 @@ def seconds(text: str) -> float:
 
 def command_of(cell: str, seed: int, workdir: pathlib.Path, options: argparse.Namespace) -> list[str]:
     """Return the command that trains one cell."""
-    arguments = [cell, *(["smoke"] if options.smoke else []), *(["profile=as_is"] if options.data else [])]
+    arguments = [
+        cell,
+        *(["smoke"] if options.smoke else []),
+        *(["profile=as_is"] if options.data and not options.smoke else []),
+    ]
     command = [
         sys.executable,
         str(ROOT / "main.py"),
         "--config",
         f"{ROOT / 'configs/cifar10_lt.py'}:{','.join(arguments)}",
     ]
-    if options.data:
+    if options.data and not options.smoke:
         command += ["--config.data.source=arrays", f"--config.data.path={options.data}"]
     return [*command, f"--config.seed={seed}", f"--workdir={workdir}", *options.override]
 

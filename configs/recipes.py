@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from saddle_jax.config import parse_argument, rescale_to_percent
+from saddle_jax.errors import ConfigError
 
 LOSSES = {
     "ce": {"name": "ce"},
@@ -48,15 +49,25 @@ def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mappin
         config.data.ratio = options.ratio
     if options.profile is not None:
         config.data.profile = options.profile
+    if config.data.profile == "as_is":
+        config.data.largest_class = 0
+        if options.ratio is not None:
+            raise ConfigError(f"config argument: ratio={options.ratio:g} has no effect with profile=as_is; drop one")
+    if options.smoke:
+        shrink(config)
     imbalance = "" if config.data.profile == "as_is" else f"{config.data.ratio:g}"
     config.name = f"{config.name}-{method}-{config.data.profile}{imbalance}"
-    return shrink(config) if options.smoke else config
+    return config
 
 
-def shrink(config: ConfigDict) -> ConfigDict:
-    """Make `config` run in about a minute on two cores with no data at hand; loss, head, SAM and schedules stay."""
+def shrink(config: ConfigDict) -> None:
+    """Make `config` run in about a minute on two cores with no data at hand; loss, head, SAM and schedules stay.
+
+    The ratio is at most 100: the digits' classes of 114 images can't be divided further.
+    """
     rescale_to_percent(config)
     config.name = f"{config.name}-smoke"
+    config.data.ratio = min(config.data.ratio, 100.0)
     config.duration = "60 steps"
     config.batch_size = 32
     config.data.source = "digits"
@@ -69,4 +80,3 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.eval.rank_bounds = ()
     config.checkpoint_every = "30 steps"
     config.log_every = "10 steps"
-    return config

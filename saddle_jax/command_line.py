@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pathlib
+import re
+import sys
 from typing import NamedTuple
 
 from absl import flags, logging
@@ -79,6 +82,8 @@ def parse(argv: list[str]) -> Command:
     plain = [a for a in arguments if a not in named and a not in overrides]
     problems = {a: problem for a in plain if (problem := _plain_problem(a))}
     chosen = named[-1] if named else f"--config={DEFAULT_CONFIG}"
+    last = {override.lstrip("-").partition("=")[0].removeprefix("no"): override for override in overrides}
+    overrides = list(last.values())  # config_flags would put the tuples of a repeated flag together
     base, config_problems = _load(argv[0], chosen)
     if base is None:
         raise ConfigError([*problems.values(), *config_problems])
@@ -89,22 +94,25 @@ def parse(argv: list[str]) -> Command:
     if FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.WARNING)  # orbax tells of every file at the level below
     config = FLAGS.config
-    stored = pathlib.Path(FLAGS.workdir or "", "config.json")
+    stored = pathlib.Path(FLAGS.workdir or "", "config.json").expanduser()
     if FLAGS.workdir and not named and stored.is_file():
-        config = config_lib.from_json(stored.read_text(), default.get_config())
+        config = config_lib.from_json(stored.read_bytes(), default.get_config())
         config.update_from_flattened_dict(FLAGS["config"].override_values)
-    everything = [*problems.values(), *problems_of(config)]
+    everything = [*problems.values(), *problems_of(config, default.get_config())]
+    if FLAGS.checkpoint is not None and FLAGS.mode != "eval":
+        everything.append(f"--checkpoint belongs to --mode eval, found --mode {FLAGS.mode}")
     if everything:
         raise ConfigError(everything)
-    workdir = FLAGS.workdir or config_lib.default_workdir(config)
-    return Command(FLAGS.mode, workdir, FLAGS.checkpoint, config, bool(named))
+    workdir = pathlib.Path(FLAGS.workdir or config_lib.default_workdir(config)).expanduser()
+    return Command(FLAGS.mode, str(workdir), FLAGS.checkpoint, config, bool(named))
 
 
 def _join_values(arguments: list[str]) -> list[str]:
     """Write `--flag value` as `--flag=value`; there are no positional arguments it could be mistaken for."""
     joined: list[str] = []
     for argument in arguments:
-        if joined and not argument.startswith("-") and joined[-1].startswith("-") and "=" not in joined[-1]:
+        is_value = not argument.startswith("-") or re.match(r"-\.?\d", argument)
+        if joined and is_value and joined[-1].startswith("-") and "=" not in joined[-1]:
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
@@ -112,6 +120,8 @@ def _join_values(arguments: list[str]) -> list[str]:
 
 
 def _plain_problem(argument: str) -> str | None:
+    if argument in ("--config", "-config"):
+        return "--config: expected a file, e.g. --config configs/cifar10_lt.py"
     if not argument.startswith("-"):
         return f"{argument!r}: expected a flag such as --config {argument}"
     try:
@@ -124,10 +134,14 @@ def _plain_problem(argument: str) -> str | None:
 def _load(program: str, argument: str) -> tuple[ConfigDict | None, list[str]]:
     path = argument.partition("=")[2].partition(":")[0]
     if not pathlib.Path(path).is_file():
-        shipped = [f"configs/{p.name}" for p in _ROOT.glob("configs/*_lt.py")]
+        shipped = [os.path.relpath(p) for p in _ROOT.glob("configs/*_lt.py")]
         return None, [f"--config: found no file {path!r}.{config_lib.did_you_mean(path, shipped)}"]
+    sys.modules.pop("config_config", None)  # the name under which config_flags keeps every file it loads
     try:
-        return _parse_config([program, argument]), []
+        config = _parse_config([program, argument])
+        if isinstance(config, ConfigDict):
+            return config, []
+        return None, [f"--config: get_config() of {path} returned {config!r}, expected a ConfigDict"]
     except ConfigError as error:
         return None, error.problems
     except Exception as error:  # whatever a user's own file raises

@@ -117,8 +117,13 @@ def parse_argument(argument: str, methods: Sequence[str]) -> Options:
 
 
 def rescale_to_percent(config: ml_collections.ConfigDict) -> None:
-    """Write every position that `config` gives in epochs as a part of the run, so that its length can change."""
-    total = parse_duration(config.duration).amount
+    """Write every position that `config` gives in epochs as a part of the run, so that its length can change.
+
+    Does nothing to a run whose length is given in steps: how long an epoch of it is, only its data tell.
+    """
+    total, unit = parse_duration(config.duration)
+    if unit != "epochs":
+        return
 
     def percent(position: Any) -> Any:
         duration = parse_duration(position)
@@ -145,7 +150,7 @@ def to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
-def from_json(text: str, default: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def from_json(text: str | bytes, default: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Read what `to_json` wrote into the fields of `default`.
 
     Raises:
@@ -153,7 +158,7 @@ def from_json(text: str, default: ml_collections.ConfigDict) -> ml_collections.C
     """
     try:
         stored = flatten(json.loads(text))
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:
         raise ConfigError(f"the run's config.json can't be read: {error}") from error
     known = flatten(default)
     unknown = sorted(set(stored) - set(known))

@@ -51,7 +51,7 @@ def train(suffix: str, seed: int, out: pathlib.Path, programs: dict[str, Program
         splits = sources.load(config.data)
         if suffix not in programs:  # class sizes are equal for all seeds, and so is all that is compiled
             programs[suffix] = make_program(config, splits)
-        loop.Run(config, workdir, splits, programs[suffix], ["make", "demo"], quiet=True).train()
+        loop.train(config, workdir, splits, programs[suffix], ["make", "demo"], quiet=True)
     return tables.read_results(workdir)
 
 

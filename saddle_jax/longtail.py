@@ -102,7 +102,7 @@ def profile_counts(profile: str, ratio: float, available_C: np.ndarray, largest_
       profile: exp: n_i = ⌊n_max · ratio^(-i/(C-1))⌋; step: the first half n_max, the others ⌊n_max / ratio⌋;
         as_is: all that there are.
       ratio: n_max / n_min.
-      available_C: images that the set has.
+      available_C: images that the set has; a class without any stays empty.
       largest_class: n_max; 0 for the largest that every class can follow (the class size of a balanced set).
 
     Raises:
@@ -117,8 +117,8 @@ def profile_counts(profile: str, ratio: float, available_C: np.ndarray, largest_
         factors = [smallest ** (c / (num_classes - 1.0)) if num_classes > 1 else 1.0 for c in range(num_classes)]
     else:
         factors = [1.0 if c < num_classes // 2 else smallest for c in range(num_classes)]
-    fitting = int(min(int(n) / factor for n, factor in zip(available_C, factors, strict=True)) + 1e-9)
-    counts_C = np.array([int((largest_class or fitting) * factor) for factor in factors])
+    fitting = int(min(int(n) / factor for n, factor in zip(available_C, factors, strict=True) if n > 0) + 1e-9)
+    counts_C = np.array([int((largest_class or fitting) * factor) for factor in factors]) * (available_C > 0)
     short = np.flatnonzero(counts_C > available_C)
     if short.size:
         c = short[0]

@@ -29,7 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": (lambda v: 0 <= v < 2**63, "0 or more"),
+    "seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
     "batch_size": (lambda v: v >= 1, "1 or more"),
     "data.image_size": (lambda v: v >= 0, "0 or more pixels"),
     "data.ratio": (lambda v: v >= 1, "n_max / n_min, at least 1"),
@@ -55,13 +55,33 @@ _DURATIONS = ("duration", "eval.every", "checkpoint_every", "log_every", "loss.d
 _KNOTS = {"optim.lr_knots": "learning rate", "sam.rho_knots": "rho"}
 
 
-def problems_of(config: ConfigDict) -> list[str]:
-    """Return every problem that the config alone shows, each with what was found, expected and the fix."""
+def problems_of(config: ConfigDict, default: ConfigDict) -> list[str]:
+    """Return every problem that the config alone shows, each with what was found, expected and the fix.
+
+    Args:
+      default: every field there is, with a value of the right type.
+    """
     flat = flatten(config)
+    problems = list(_field_problems(flat, flatten(default)))
+    if problems:
+        return problems
     problems = list(_value_problems(flat))
     if problems:  # the checks across fields read values that must be sound
         return problems
     return list(_cross_problems(flat))
+
+
+def _field_problems(flat: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
+    for field in flat.keys() - known.keys():
+        yield f"{field}: there is no such field.{did_you_mean(field, known)}"
+    for field, example in known.items():
+        if field not in flat:
+            yield f"{field}: missing. Fix: start from configs/default.py"
+            continue
+        value, kind = flat[field], type(example)
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            yield f"{field}: found {value!r}, expected {kind.__name__} such as {example!r}"
 
 
 def _value_problems(flat: dict[str, Any]) -> Iterator[str]:
@@ -130,6 +150,8 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
     needed = {"arrays": "data.path", "tfds": "data.name"}.get(flat["data.source"])
     if needed and not flat[needed]:
         yield f"data.source={flat['data.source']!r} needs {needed}. Fix: --config.{needed}=..."
+    if flat["data.image_size"] and flat["data.source"] != "tfds":
+        yield f"data.image_size has no effect with data.source={flat['data.source']!r}. Fix: --config.data.image_size=0"
     if flat["data.profile"] == "as_is" and flat["data.largest_class"]:
         yield "data.largest_class has no effect with data.profile='as_is'. Fix: --config.data.largest_class=0"
 

@@ -25,7 +25,7 @@ def problems_with(**changes):
     for field, value in changes.items():
         with config.ignore_type():
             config.update_from_flattened_dict({field.replace("__", "."): value})
-    return "\n".join(problems_of(config))
+    return "\n".join(problems_of(config, default.get_config()))
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
@@ -104,7 +104,7 @@ def test_no_bad_value_gets_through(field, value):
             "name", "data.name", "data.path", "data.root", "data.train_split", "data.test_split",
         )  # fmt: skip
         sound = free_text or (field, value) in SOUND
-        assert bool(problems_of(config)) != sound, f"{field} = {taken!r}"
+        assert bool(problems_of(config, base)) != sound, f"{field} = {taken!r}"
 
 
 @pytest.mark.parametrize(
@@ -137,16 +137,66 @@ def test_checks_of_the_config(changes, message):
     assert message in problems_with(**changes)
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("x = 1", "has no attribute 'get_config'"),
+        ("def get_config(): pass", "returned None, expected a ConfigDict"),
+        ("def get_config():\n c = default.get_config(); c.batchsize = 3; return c", "Did you mean batch_size"),
+        ("def get_config():\n c = default.get_config(); del c['seed']; return c", "seed: missing"),
+        (
+            "def get_config():\n c = default.get_config()\n with c.ignore_type(): c.seed = 'abc'\n return c",
+            "seed: found 'abc', expected int",
+        ),
+        ("def get_config(): 1 / 0", "can't be loaded: division by zero"),
+    ],
+)
+def test_a_config_file_of_the_users_own(tmp_path, body, message):
+    path = tmp_path / "mine.py"
+    path.write_text(f"from configs import default\n{body}\n")
+    result = main("--config", str(path), cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_values_and_repetitions_of_flags(tmp_path):
+    from saddle_jax import command_line
+
+    joined = command_line._join_values(
+        ["--config", "a.py", "--config.loss.vs_tau", "-1", "--config.data.flip", "--mode=eval"]
+    )
+    assert joined == ["--config=a.py", "--config.loss.vs_tau=-1", "--config.data.flip", "--mode=eval"]
+    wrong = ("--config.data.mean=(0.1,0.2)", "--config.data.mean=(0.3,0.3,0.3)")
+    result = main(*wrong, cwd=tmp_path)  # the last one counts: it alone disagrees with data.std
+    assert "found 3 and 1 channels" in result.stderr
+    bare = main("--config", cwd=tmp_path)
+    assert "--config: expected a file" in bare.stderr
+    useless = main("--mode=check", "--checkpoint=best", cwd=tmp_path)
+    assert "--checkpoint belongs to --mode eval" in useless.stderr
+    assert {bare.returncode, useless.returncode} == {2}
+
+
+def test_smoke_fits_any_ratio():
+    from configs import cifar10_lt
+    from saddle_jax.data import sources
+
+    for argument in ("smoke,ratio=200", "smoke,ratio=1000,profile=step", "smoke,ratio=10"):
+        assert sources.load(cifar10_lt.get_config(argument).data).stats.counts_C.min() > 0
+    with pytest.raises(ConfigError, match="no effect with profile=as_is"):
+        cifar10_lt.get_config("ratio=50,profile=as_is")
+
+
 def test_every_shipped_config_is_sound_with_every_argument():
     import importlib
 
     for name in ("digits_lt", "cifar10_lt", "cifar100_lt"):
         module = importlib.import_module(f"configs.{name}")
-        assert problems_of(module.get_config()) == []
+        assert problems_of(module.get_config(), default.get_config()) == []
         for method in (*recipes.METHODS, "ce_sgd"):
-            for argument in (method, f"smoke,{method}", f"ratio=10,{method},profile=step"):
+            for argument in (method, f"smoke,{method}", f"ratio=10,{method},profile=step", f"profile=as_is,{method}"):
                 config = module.get_config(argument)
-                assert problems_of(config) == [], (name, argument)
+                assert problems_of(config, default.get_config()) == [], (name, argument)
                 assert config.sam.enabled == method.endswith("_sam")
                 assert (config.model.head == "normed") == method.startswith("ldam")
         assert module.get_config("vs,ratio=50").data.ratio == 50

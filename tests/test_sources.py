@@ -78,9 +78,11 @@ def test_validation_images_leave_the_training_images(tmp_path):
     [
         ({"test_images": None}, "lacks test_images"),
         ({"train_images": np.zeros((60, 8, 8, 3))}, "train_images: found float64"),
-        ({"train_labels": np.arange(59)}, "one for each of 60 images"),
+        ({"train_labels": np.arange(59)}, "one for each of the images"),
         ({"train_labels": np.full(60, 0.5)}, "found float64"),
         ({"train_labels": np.arange(60) - 1}, "found -1 at position 0"),
+        ({"train_labels": np.full(60, 3_000_000_000)}, "found 3000000000 at position 0"),
+        ({"train_images": np.uint8(3)}, r"found uint8 \(\)"),
         ({"test_images": np.zeros((9, 4, 4, 3), np.uint8)}, r"train images are \(8, 8, 3\), test images \(4, 4, 3\)"),
         ({"class_names": np.array(["a"])}, "labels go up to 2, but there are 1 class_names"),
         ({"train_labels": np.array([{}] * 60)}, "can't be read as an .npz of plain arrays"),
@@ -109,6 +111,19 @@ def test_files_that_are_no_archive(tmp_path, content):
         sources.load(data_config(source="arrays", path=str(path)))
     with pytest.raises(DataError, match="found no file"):
         sources.load(data_config(source="arrays", path=str(tmp_path / "none.npz")))
+    for odd in ("~nosuchuser/x.npz", "x" * 5000):
+        with pytest.raises(DataError, match=r"can't be read|found no file"):
+            sources.load(data_config(source="arrays", path=odd))
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    with pytest.raises(DataError, match="found a single array"):
+        sources.load(data_config(source="arrays", path=str(tmp_path / "single.npy")))
+
+
+def test_a_class_without_any_image_in_the_set_stays_empty(tmp_path):
+    data = write_arrays(tmp_path / "a.npz", train_labels=np.repeat([1, 2, 3], 20))
+    data.update({"ratio": 2.0, "allow_empty_classes": True})
+    assert sources.load(data).stats.counts_C[0] == 0
+    assert (sources.load(data).stats.counts_C[1:] > 0).all()
 
 
 def test_an_empty_class_is_an_error_unless_allowed(tmp_path):

@@ -36,12 +36,9 @@ def small_config(method="ce_drw_sam", **changes):
     return config
 
 
-def train(config, workdir, **settings):
+def train(config, workdir):
     splits = sources.load(config.data)
-    run = loop.Run(
-        config, pathlib.Path(workdir), splits, make_program(config, splits), ["test"], quiet=True, **settings
-    )
-    return run, run.train()
+    return loop.train(config, pathlib.Path(workdir), splits, make_program(config, splits), ["test"], quiet=True)
 
 
 def stored(workdir):
@@ -81,7 +78,7 @@ def unbroken(tmp_path_factory):
     process = start(workdir)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert "from step 0" in output
+    assert "from the first step" in output
     return workdir
 
 
@@ -122,33 +119,32 @@ def test_killed_at_any_moment_the_run_ends_as_the_unbroken_one(unbroken, tmp_pat
     assert "this run has finished" in output
 
 
-def test_resuming_in_process_is_bit_identical(tmp_path):
+def test_resuming_in_process_is_bit_identical(tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    train(small_config(), tmp_path / "whole")
     config = small_config()
-    splits = sources.load(config.data)
+    train(config, tmp_path / "whole")
+    look = loop.Run._look
     for last in (5, 9):  # between checkpoints, and after a best one
-        run = loop.Run(config, tmp_path / "parts", splits, make_program(config, splits), ["test"], quiet=True)
-        look = run._look
 
-        def stop(step, values, look=look, last=last):
-            look(step, values)
+        def stop(self, step, values, last=last):
+            look(self, step, values)
             if step == last:
                 raise Stop
 
-        run._look = stop
+        monkeypatch.setattr(loop.Run, "_look", stop)
         with pytest.raises(Stop):
-            run.train()
-    run, _ = train(config, tmp_path / "parts")
-    assert run.continued
+            train(config, tmp_path / "parts")
+    monkeypatch.setattr(loop.Run, "_look", look)
+    train(config, tmp_path / "parts")
+    assert len(json.loads((tmp_path / "parts/run.json").read_text())["starts"]) == 3
     assert stored(tmp_path / "whole") == stored(tmp_path / "parts")
 
 
 def test_a_run_directory_is_complete(tmp_path):
     config = small_config()
-    _, results = train(config, tmp_path / "run")
+    results = train(config, tmp_path / "run")
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files - {".lock"} == {
         "run.json",
@@ -159,7 +155,7 @@ def test_a_run_directory_is_complete(tmp_path):
         "eval",
         "results.json",
     }
-    provenance = json.loads((tmp_path / "run/run.json").read_text())
+    (provenance,) = json.loads((tmp_path / "run/run.json").read_text())["starts"]
     assert provenance["command"] == ["test"]
     assert provenance["packages"]["jax"] == jax.__version__
     assert provenance["split_hash"] == sources.load(config.data).split_hash
@@ -179,14 +175,14 @@ def test_a_run_directory_is_complete(tmp_path):
 
 def test_the_best_epoch_is_chosen_on_validation_where_there_is_one(tmp_path):
     config = small_config(data__validation_fraction=0.2, data__validation_floor=10)
-    _, results = train(config, tmp_path / "run")
+    results = train(config, tmp_path / "run")
     assert results["best"]["chosen_by"] == ", best on validation"
     assert (tmp_path / "run/eval/12-validation.json").is_file()
 
 
 def test_an_empty_group_is_not_a_number(tmp_path):
     config = small_config(data__profile="as_is", data__ratio=1.0)  # every class has more than 100 images
-    _, results = train(config, tmp_path / "run")
+    results = train(config, tmp_path / "run")
     assert results["last"]["groups"]["few"] == {"accuracy": None, "classes": 0}
 
 
@@ -196,7 +192,7 @@ def test_every_method_trains(method, tmp_path):
     config = cifar10_lt.get_config(f"{method},smoke")
     config.duration, config.eval.every, config.tensorboard = "8 steps", "8 steps", False
     config.checkpoint_every, config.log_every, config.data.pipeline = "8 steps", "8 steps", "numpy"
-    _, results = train(config, tmp_path / "run")
+    results = train(config, tmp_path / "run")
     assert results["last"]["step"] == 8
     (record,) = [r for r in metrics.read(tmp_path / "run") if "train/loss" in r]
     assert np.isfinite(record["train/loss"])
@@ -271,14 +267,20 @@ def test_other_images_under_the_same_config_are_refused(tmp_path):
     random = np.random.default_rng(0)
 
     def write(labels):
-        np.savez(path, train_images=random.integers(0, 256, (60, 8, 8, 1), np.uint8), train_labels=labels,
-                 test_images=random.integers(0, 256, (6, 8, 8, 1), np.uint8), test_labels=np.arange(6) % 3)  # fmt: skip
+        images = {
+            f"{split}_images": random.integers(0, 256, (n, 8, 8, 1), np.uint8)
+            for split, n in (("train", 60), ("test", 6))
+        }
+        np.savez(path, train_labels=labels, test_labels=np.arange(6) % 3, **images)
 
     config = small_config(data__source="arrays", data__path=str(path), data__ratio=4.0)
     write(np.arange(60) % 3)
     train(config, tmp_path / "run")
     write(np.repeat(np.arange(3), 20))
-    with pytest.raises(DataError, match="trained on other images"):
+    with pytest.raises(DataError, match=r"trained on other images \(split_hash, content_hash differ"):
+        train(config, tmp_path / "run")
+    write(np.arange(60) % 3)  # the same labels, other pixels
+    with pytest.raises(DataError, match=r"trained on other images \(content_hash differ"):
         train(config, tmp_path / "run")
 
 
@@ -309,7 +311,7 @@ def test_a_damaged_checkpoint_is_an_error_not_another_result(tmp_path):
             if damaged == content:
                 continue
             path.write_bytes(damaged)
-            with pytest.raises((CheckpointError, ValueError)):
+            with pytest.raises(CheckpointError, match="is damaged"):
                 checkpoint.find(tmp_path / "run/checkpoints", "12")
         path.write_bytes(content)
     assert checkpoint.find(tmp_path / "run/checkpoints").step == 12
@@ -340,7 +342,46 @@ def test_an_interrupted_save_is_no_checkpoint(tmp_path):
     (folder / ".tmp-16").mkdir()
     (folder / "16").mkdir()  # no manifest
     assert 16 not in checkpoint.available(folder)
-    assert checkpoint.find(folder).step == 12
+    found = checkpoint.find(folder)
+    assert found.step == 12
+    config = small_config()
+    state = checkpoint.restore(found, make_program(config, sources.load(config.data)).init(0))
+    checkpoint.save(folder, state, found.best, found.running_mean)
+    assert not (folder / ".tmp-16").exists()
+
+
+def test_a_save_that_fails_is_an_error_and_leaves_what_was_there(tmp_path, monkeypatch):
+    from orbax.checkpoint import v1 as ocp
+
+    config = small_config()
+    train(config, tmp_path / "run")
+    folder = tmp_path / "run/checkpoints"
+    found = checkpoint.find(folder)
+    state = checkpoint.restore(found, make_program(config, sources.load(config.data)).init(0))
+
+    def full(*_):
+        raise ValueError("OUT_OF_RANGE: Failed writing")  # what tensorstore says of a full disk
+
+    monkeypatch.setattr(ocp, "save", full)
+    with pytest.raises(CheckpointError, match="can't be written .*Failed writing"):
+        checkpoint.save(folder, state, found.best, found.running_mean)
+    assert checkpoint.find(folder) == found
+
+
+def test_a_named_checkpoint_opens_though_another_is_damaged(tmp_path):
+    config = small_config()
+    train(config, tmp_path / "run")
+    folder = tmp_path / "run/checkpoints"
+    found = checkpoint.find(folder)
+    state = checkpoint.restore(found, make_program(config, sources.load(config.data)).init(0))
+    best = checkpoint.Best(step=12, accuracy=99.0, split="test")
+    checkpoint.save(folder, state._replace(step=state.step + 2), best, found.running_mean)
+    assert checkpoint.available(folder) == [12, 14]
+    assert checkpoint.find(folder, "best").step == 12
+    (folder / "14/MANIFEST.json").write_text("")
+    assert checkpoint.find(folder, "12").step == 12
+    with pytest.raises(CheckpointError, match="14 is damaged"):
+        checkpoint.find(folder)
 
 
 def test_a_torn_last_line_of_the_metrics_is_dropped(tmp_path):

@@ -5,6 +5,7 @@ Shapes: N images, H x W pixels, K channels; images are uint8, labels int32.
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import zipfile
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from saddle_jax import longtail
 from saddle_jax.errors import DataError
 
 _DIGITS_TEST_PER_CLASS = 60
+_MAX_CLASSES = 1_000_000
 _ARRAY_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -34,6 +36,7 @@ class Splits(NamedTuple):
     test: Images
     stats: longtail.ClassStats  # of `train`
     split_hash: str  # names the choice of training images
+    content_hash: str  # names every pixel and label of all splits
 
 
 class _Source(NamedTuple):
@@ -77,7 +80,16 @@ def load(data: ConfigDict) -> Splits:
             f"{empty.size} of {num_classes} classes end with no training image: {shown}"
             f"{', ...' if empty.size > 10 else ''}. Fix: a lower data.ratio, or --config.data.allow_empty_classes=True"
         )
-    return Splits(subset, validation, source.test, stats, longtail.split_hash(positions, subset.labels))
+    split_hash = longtail.split_hash(positions, subset.labels)
+    return Splits(subset, validation, source.test, stats, split_hash, _content_hash(subset, validation, source.test))
+
+
+def _content_hash(*splits: Images | None) -> str:
+    digest = hashlib.sha256()
+    for array in (array for split in splits if split is not None for array in split):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
 
 
 def _take(images: Images, positions: np.ndarray) -> Images:
@@ -100,18 +112,22 @@ def _load_digits(data: ConfigDict) -> _Source:
 
 
 def _load_arrays(data: ConfigDict) -> _Source:
-    path = pathlib.Path(data.path).expanduser()
-    if not path.is_file():
-        raise DataError(f"data.path: found no file {data.path!r}, expected an .npz with {', '.join(_ARRAY_KEYS)}")
+    wanted = ", ".join(_ARRAY_KEYS)
     try:
-        with np.load(path, allow_pickle=False) as store:
+        path = pathlib.Path(data.path).expanduser()
+        if not path.is_file():
+            raise DataError(f"data.path: found no file {data.path!r}, expected an .npz with {wanted}")
+        with path.open("rb") as file:
+            store = np.load(file, allow_pickle=False)
+            if not isinstance(store, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: found a single array, expected an .npz with {wanted}")
             missing = [key for key in _ARRAY_KEYS if key not in store]
             if missing:
                 raise DataError(f"{path}: lacks {', '.join(missing)} (has {', '.join(store.files)})")
             train_images, train_labels, test_images, test_labels = (store[key] for key in _ARRAY_KEYS)
-            names = tuple(str(name) for name in store["class_names"]) if "class_names" in store else None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: can't be read as an .npz of plain arrays ({error})") from error
+            names = tuple(str(name) for name in store["class_names"].ravel()) if "class_names" in store else None
+    except (ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"data.path: {data.path!r} can't be read as an .npz of plain arrays ({error})") from error
     problems = [
         *_array_problems("train", train_images, train_labels),
         *_array_problems("test", test_images, test_labels),
@@ -134,14 +150,16 @@ def _array_problems(split: str, images: np.ndarray, labels: np.ndarray) -> list[
         problems.append(
             f"{split}_images: found {images.dtype} {images.shape}, expected uint8 (N, height, width[, channels]), N > 0"
         )
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or not images.ndim:
         problems.append(
-            f"{split}_labels: found {labels.dtype} {labels.shape}, expected whole numbers, one for each of "
-            f"{len(images)} images"
+            f"{split}_labels: found {labels.dtype} {labels.shape}, expected whole numbers, one for each of the images "
+            f"{images.shape}"
         )
-    elif labels.size and labels.min() < 0:
-        position = int(np.argmin(labels))
-        problems.append(f"{split}_labels: found {labels[position]} at position {position}, expected 0 or more")
+        return problems
+    for position in np.flatnonzero((labels < 0) | (labels >= _MAX_CLASSES))[:1]:
+        problems.append(
+            f"{split}_labels: found {labels[position]} at position {position}, expected 0 to {_MAX_CLASSES - 1:,}"
+        )
     return problems
 
 

@@ -35,8 +35,8 @@ def load(data: ConfigDict) -> tuple[Arrays, Arrays, tuple[str, ...]]:
     except tfds.core.DatasetNotFoundError as error:
         hint = did_you_mean(data.name, tfds.list_builders(with_community_datasets=False))
         raise DataError(f"data.name: tensorflow-datasets has no set {data.name!r}.{hint}") from error
-    except ValueError as error:  # a version or a configuration that the set does not have
-        raise DataError(f"data.name: found {data.name!r}: {error}") from error
+    except Exception as error:  # tfds has many: a version or a configuration that is not there, a missing package
+        raise DataError(f"data.name: tensorflow-datasets can't open {data.name!r}: {error}") from error
     if not builder.is_prepared():  # asked to load it anyway, tfds would retry the download for minutes
         raise DataError(_how_to_prepare(builder, data.name))
     keys = builder.info.supervised_keys
@@ -68,7 +68,7 @@ def _read(tf: Any, tfds: Any, builder: Any, split: str, image_size: int) -> Arra
     try:
         dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=read_config)
     except ValueError as error:
-        known = ", ".join(builder.info.splits)
+        known = ", ".join(sorted(builder.info.splits))
         raise DataError(f"{builder.info.name}: found split {split!r}, expected one of {known} ({error})") from error
     parts = list(tfds.as_numpy(dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(1000)))
     if not parts:

@@ -56,7 +56,8 @@ def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mea
     final, temporary = folder / str(step), folder / f".tmp-{step}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for abandoned in folder.glob(".tmp-*"):
+            shutil.rmtree(abandoned)
         temporary.mkdir()
         ocp.save((temporary / _STATE).resolve(), jax.tree.map(np.asarray, state))
         meta = {
@@ -70,7 +71,7 @@ def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mea
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         sync_folder(folder)
-    except OSError as error:
+    except Exception as error:  # tensorstore reports a full disk as one of many kinds
         raise CheckpointError(f"{final}: can't be written ({error}). Fix it and run the same command again") from error
     for other in available(folder):
         if other not in (step, best.step if best else step):
@@ -81,7 +82,7 @@ def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mea
 def available(folder: pathlib.Path) -> list[int]:
     """Return the steps that have a checkpoint, in order."""
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(path.name) for path in found if path.name.isdigit() and (path / _MANIFEST).is_file())
+    return sorted(int(path.name) for path in found if path.name.isdecimal() and (path / _MANIFEST).is_file())
 
 
 def find(folder: pathlib.Path, which: str = "latest") -> Checkpoint:
@@ -93,14 +94,14 @@ def find(folder: pathlib.Path, which: str = "latest") -> Checkpoint:
     steps = available(folder)
     if not steps:
         raise CheckpointError(f"{folder}: found no checkpoint, expected a run that has saved one")
-    latest = _open(folder / str(steps[-1]))
     if which == "latest":
-        return latest
+        return _open(folder / str(steps[-1]))
     if which == "best":
-        if latest.best is None:
+        best = _open(folder / str(steps[-1])).best
+        if best is None:
             raise CheckpointError(f"{folder}: no evaluation has chosen a best checkpoint yet. Fix: --checkpoint latest")
-        return _open(folder / str(latest.best.step))
-    if not which.isdigit() or int(which) not in steps:
+        return _open(folder / str(best.step))
+    if which not in map(str, steps):
         shown = ", ".join(map(str, steps))
         raise CheckpointError(f"--checkpoint: found {which!r}, expected latest, best or one of the steps {shown}")
     return _open(folder / which)
@@ -134,7 +135,10 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
 def _open(path: pathlib.Path) -> Checkpoint:
     if not (path / _MANIFEST).is_file():
         raise CheckpointError(f"{path}: found no checkpoint there")
-    expected = json.loads((path / _MANIFEST).read_text())
+    try:
+        expected = dict(json.loads((path / _MANIFEST).read_bytes()))
+    except (ValueError, TypeError):
+        expected = {_MANIFEST: []}
     found = _digests(path)
     damaged = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if damaged:

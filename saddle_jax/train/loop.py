@@ -18,7 +18,7 @@ from saddle_jax.data import feeder
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Order
 from saddle_jax.data.sources import Images, Splits
-from saddle_jax.errors import NonFiniteError, Preempted
+from saddle_jax.errors import DataError, NonFiniteError, Preempted
 from saddle_jax.files import write_atomically
 from saddle_jax.train import checkpoint, evaluate
 from saddle_jax.train.metrics import MetricWriter, Progress, RunningMean
@@ -26,6 +26,33 @@ from saddle_jax.train.program import Program
 from saddle_jax.train.runtime import StopRequest, exclusive, open_run, peak_memory_mib
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import StepMetrics
+
+
+def train(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    splits: Splits,
+    program: Program,
+    command: list[str],
+    *,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train the run in `workdir` from its start, or from its last checkpoint, to its end; return its reports.
+
+    The reports, {"last": ..., "best": ...}, are also in results.json. A finished run is not trained again.
+
+    Raises:
+      ConfigError, DataError: the directory holds another run.
+      WorkdirInUse: another process trains there.
+      Preempted: SIGTERM or SIGINT came; the state is saved.
+      NonFiniteError: loss or update stopped being finite; the last good checkpoint is kept.
+    """
+    with StopRequest() as stop, exclusive(workdir):
+        run = Run(config, workdir, splits, program, command, quiet=quiet)
+        tensorboard = config.tensorboard and run.step < run.total
+        with MetricWriter(workdir, tensorboard=tensorboard, resumed_step=run.step) as run.writer:
+            run.train(stop)
+        return run.finish()
 
 
 class Run:
@@ -39,7 +66,7 @@ class Run:
         program: Program,
         command: list[str],
         *,
-        quiet: bool = False,
+        quiet: bool,
     ):
         self.config, self.workdir, self.splits, self.program = config, workdir, splits, program
         schedules = program.schedules
@@ -50,7 +77,7 @@ class Run:
 
         self.eval_every, self.log_every = every(config.eval.every), every(config.log_every)
         self.checkpoint_every = every(config.checkpoint_every)
-        self.continued = open_run(workdir, config, splits, command)
+        warnings = open_run(workdir, config, splits, command)
         self.state = program.init(config.seed)
         self.best: checkpoint.Best | None = None
         self.mean = RunningMean()
@@ -61,48 +88,39 @@ class Run:
             self.best, self.saved_step = latest.best, latest.step
             self.mean = RunningMean(**latest.running_mean)
         self.step = self._started_at = self.saved_step
-        self.writer: MetricWriter  # open while `train` runs
+        self.writer: MetricWriter
         self.progress = Progress(self.total, config.batch_size, self.step, quiet=quiet)
+        for warning in warnings:
+            self.progress.say(f"note   {warning}")
+        self.progress.say(f"start  resuming at step {self.step:,}" if self.step else "start  from the first step")
 
     @property
     def checkpoints(self) -> pathlib.Path:
         return self.workdir / "checkpoints"
 
-    def train(self) -> dict[str, Any]:
-        """Train to the end and return the reports, also in results.json.
-
-        Raises:
-          Preempted: SIGTERM or SIGINT came; the state is saved.
-          NonFiniteError: loss or update stopped being finite; the last good checkpoint is kept.
-        """
+    def train(self, stop: StopRequest) -> None:
+        """Take the steps that are left."""
         pending: tuple[int, StepMetrics] | None = None
-        tensorboard = self.config.tensorboard
-        with (
-            exclusive(self.workdir),
-            StopRequest() as stop,
-            MetricWriter(self.workdir, tensorboard=tensorboard, resumed_step=self.step) as self.writer,
-        ):
-            for batch in training_batches(self.config, self.splits, self.step, self.total):
-                self.state, metrics = self.program.train_step(self.state, devices.split(batch))
-                self.step += 1
-                if pending is not None:  # the step before: the device is busy with this one meanwhile
-                    self._look(*pending)
-                pending = (self.step, metrics)
-                stopping = stop.signal_name  # read once: a signal may come at any line
-                evaluates = self.step % self.eval_every == 0 or self.step == self.total
-                saves = self.step % self.checkpoint_every == 0 or self.step == self.total or bool(stopping)
-                if evaluates or saves:
-                    self._look(*pending)
-                    pending = None
-                if evaluates:
-                    saves |= self._evaluate()
-                if saves:
-                    self._save()
-                if stopping and self.step < self.total:
-                    raise Preempted(
-                        f"{stopping}: saved step {self.step:,} of {self.total:,}; the same command continues"
-                    )
-        return self._finish()
+        for batch in training_batches(self.config, self.splits, self.step, self.total):
+            if stop.signal_name and self.step == self._started_at:
+                raise Preempted(f"{stop.signal_name}: stopped before a step was taken; the same command continues")
+            self.state, metrics = self.program.train_step(self.state, devices.split(batch))
+            self.step += 1
+            if pending is not None:  # the step before: the device is busy with this one meanwhile
+                self._look(*pending)
+            pending = (self.step, metrics)
+            stopping = stop.signal_name  # read once: a signal may come at any line
+            evaluates = self.step % self.eval_every == 0 or self.step == self.total
+            saves = self.step % self.checkpoint_every == 0 or self.step == self.total or bool(stopping)
+            if evaluates or saves:
+                self._look(*pending)
+                pending = None
+            if evaluates:
+                saves |= self._evaluate()
+            if saves:
+                self._save()
+            if stopping and self.step < self.total:
+                raise Preempted(f"{stopping}: saved step {self.step:,} of {self.total:,}; the same command continues")
 
     def _look(self, step: int, metrics: StepMetrics) -> None:
         """Read a step's metrics: stop at the first that is not finite, log when it is time."""
@@ -149,23 +167,23 @@ class Run:
         checkpoint.save(self.checkpoints, jax.device_get(self.state), self.best, self.mean.state())
         self.saved_step = self.step
 
-    def _finish(self) -> dict[str, Any]:
-        results = collect_results(self.workdir, self.total, self.best)
+    def finish(self) -> dict[str, Any]:
+        """Write and return the test reports of the last and of the best step, and which split chose the best."""
+        best = self.best or checkpoint.Best(self.total, 0.0, "test")
+
+        def report(step: int, chosen_by: str) -> dict[str, Any]:
+            path = self.workdir / "eval" / f"{step}-test.json"
+            try:
+                return {**json.loads(path.read_bytes()), "chosen_by": chosen_by}
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path} can't be read ({error}). Fix: --mode eval writes it anew") from error
+
+        results = {"last": report(self.total, ""), "best": report(best.step, f", best on {best.split}")}
         write_atomically(self.workdir / "results.json", json.dumps(results, indent=1))
-        for name in ("last", "best"):
-            report = results[name]
-            self.progress.say(f"{name} (step {report['step']:,}{report['chosen_by']}): {evaluate.one_line(report)}")
+        for name, one in results.items():
+            self.progress.say(f"{name} (step {one['step']:,}{one['chosen_by']}): {evaluate.one_line(one)}")
+        self.progress.say(f"done   this run has finished; its reports are in {self.workdir / 'results.json'}")
         return results
-
-
-def collect_results(workdir: pathlib.Path, total: int, best: checkpoint.Best | None) -> dict[str, Any]:
-    """Return the test reports of the last and of the best step; which split chose the best is named with it."""
-
-    def report(step: int, chosen_by: str) -> dict[str, Any]:
-        return {**json.loads((workdir / "eval" / f"{step}-test.json").read_text()), "chosen_by": chosen_by}
-
-    best = best or checkpoint.Best(total, 0.0, "test")
-    return {"last": report(total, ""), "best": report(best.step, f", best on {best.split}")}
 
 
 def evaluate_split(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,6 +75,8 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
     bounds, num_classes = config.eval.rank_bounds, splits.stats.num_classes
     if bounds and bounds[-1] > num_classes:
         problems.append(f"eval.rank_bounds: found {bounds}, but there are {num_classes} classes")
+    if config.data.pipeline == "tfdata" and importlib.util.find_spec("tensorflow") is None:
+        problems.append("data.pipeline='tfdata' needs TensorFlow. Fix: --config.data.pipeline=numpy")
     try:
         schedules = make_schedules(config, splits.stats, -(-len(splits.train.labels) // config.batch_size))
     except ConfigError as error:

@@ -16,6 +16,7 @@ from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError, NonFiniteError
 from saddle_jax.train import checkpoint, evaluate, loop
 from saddle_jax.train.program import Program, make_program
+from saddle_jax.train.runtime import different_config
 
 
 def run(command: Command) -> int:
@@ -26,19 +27,12 @@ def run(command: Command) -> int:
 def train(command: Command) -> int:
     """Train, or continue, the run in the command's workdir."""
     config, workdir = command.config, pathlib.Path(command.workdir)
-    if command.checkpoint is not None:
-        raise ConfigError("--checkpoint belongs to --mode eval; training continues from the latest checkpoint")
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir: {workdir} is a file, expected a directory")
     splits = sources.load(config.data)
     program = make_program(config, splits)
     _describe(config, splits, program, str(workdir))
-    this_run = loop.Run(config, workdir, splits, program, sys.argv)
-    if (workdir / "results.json").is_file() and this_run.step == this_run.total:
-        print(f"done   this run has finished; its reports are in {workdir / 'results.json'}")
-        return 0
-    print(f"start  {'resuming at step' if this_run.continued else 'from step'} {this_run.step:,}", flush=True)
-    this_run.train()
+    loop.train(config, workdir, splits, program, sys.argv)
     return 0
 
 
@@ -47,13 +41,10 @@ def evaluate_run(command: Command) -> int:
     config, workdir = command.config, pathlib.Path(command.workdir)
     if not (workdir / "config.json").is_file():
         raise ConfigError(f"--mode eval: {workdir} holds no run. Fix: --workdir of a run")
-    trained = config_lib.from_json((workdir / "config.json").read_text(), default.get_config())
+    trained = config_lib.from_json((workdir / "config.json").read_bytes(), default.get_config())
     differing = config_lib.differences(trained, config)
     if differing and command.config_named:
-        raise ConfigError(
-            [f"--mode eval: {workdir} holds a run with another config. Fix: leave --config out, or the run's own"]
-            + [f"{field}: the run has {old!r}, this command {new!r}" for field, (old, new) in differing.items()]
-        )
+        raise ConfigError(different_config(workdir, differing, "leave --config out, or the run's own"))
     splits = sources.load(config.data)
     program = make_program(config, splits)
     latest = checkpoint.find(workdir / "checkpoints")

@@ -56,12 +56,18 @@ class StopRequest:
 
 @contextlib.contextmanager
 def exclusive(workdir: pathlib.Path) -> Iterator[None]:
-    """Keep other processes out of a run's directory; the lock goes with the process, however it ends.
+    """Make a run's directory and keep other processes out of it; the lock goes with the process, however it ends.
 
     Raises:
+      ConfigError: the directory can't be written.
       WorkdirInUse: another process holds the lock.
     """
-    with (workdir / ".lock").open("a+") as lock:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"--workdir: {workdir} can't be written ({error}). Fix: another --workdir") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -75,45 +81,63 @@ def exclusive(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command: list[str]) -> bool:
-    """Make the run's directory, or make sure that what is there is this run; return whether it was there.
+def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command: list[str]) -> list[str]:
+    """Write what a run is into its directory, or make sure that what is there is this run; return what to warn of.
+
+    run.json lists every start, with the versions and devices that it had.
 
     Raises:
-      ConfigError: another config's run is there, and the message lists every differing field; or the directory can't
-        be written.
+      ConfigError: another config's run is there; the message lists every differing field.
       DataError: the run was trained on other images.
     """
-    stored = workdir / "config.json"
+    stored, starts_path = workdir / "config.json", workdir / "run.json"
     class_stats = {
         "counts": splits.stats.counts_C.tolist(),
         "names": list(splits.stats.names),
-        "split_hash": splits.split_hash,
         "train_images": len(splits.train.labels),
         "test_images": len(splits.test.labels),
+        "split_hash": splits.split_hash,
+        "content_hash": splits.content_hash,
     }
+    starts, warnings = [], []
     if stored.is_file():
-        differing = config_lib.differences(config_lib.from_json(stored.read_text(), default.get_config()), config)
+        differing = config_lib.differences(config_lib.from_json(stored.read_bytes(), default.get_config()), config)
         if differing:
-            fix = "Fix: another --workdir, or the run's own values"
-            raise ConfigError(
-                [f"{workdir} holds a run with another config. {fix}"]
-                + [f"{field}: the run has {old!r}, this command {new!r}" for field, (old, new) in differing.items()]
-            )
-        trained_on = json.loads((workdir / "class_stats.json").read_text())["split_hash"]
-        if trained_on != splits.split_hash:
-            raise DataError(
-                f"{workdir} was trained on other images: found split {splits.split_hash}, expected {trained_on}. "
-                "Fix: the data set of the first start, or another --workdir"
-            )
-        return True
+            raise ConfigError(different_config(workdir, differing, "another --workdir, or the run's own values"))
+        _same_images(workdir / "class_stats.json", class_stats)
+        starts = json.loads(starts_path.read_bytes())["starts"]
+    this_start = provenance(config, splits, command)
+    if starts and starts[-1]["devices"] != this_start["devices"]:
+        warnings.append(
+            f"this run had {len(starts[-1]['devices'])} devices and continues on {len(this_start['devices'])}: it goes "
+            "on from the same state, but not bit for bit as it would have"
+        )
+    write_atomically(workdir / "class_stats.json", json.dumps(class_stats, indent=1))
+    if not (workdir / "results.json").is_file():  # a finished run takes no further step
+        write_atomically(starts_path, json.dumps({"starts": [*starts, this_start]}, indent=1))
+    write_atomically(stored, config_lib.to_json(config))  # the last of them: it is what makes this a run
+    return warnings
+
+
+def different_config(workdir: pathlib.Path, differing: dict[str, tuple[Any, Any]], fix: str) -> list[str]:
+    """Return the problem and, a line each, the fields that differ."""
+    lines = [f"{field}: the run has {old!r}, this command {new!r}" for field, (old, new) in differing.items()]
+    return [f"{workdir} holds a run with another config. Fix: {fix}", *lines]
+
+
+def _same_images(path: pathlib.Path, class_stats: dict[str, Any]) -> None:
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "class_stats.json").write_text(json.dumps(class_stats, indent=1))
-        (workdir / "run.json").write_text(json.dumps(provenance(config, splits, command), indent=1))
-        write_atomically(stored, config_lib.to_json(config))  # the last of them: it is what makes this a run
-    except OSError as error:
-        raise ConfigError(f"--workdir: {workdir} can't be written ({error}). Fix: another --workdir") from error
-    return False
+        stored = json.loads(path.read_bytes())
+        found = {key: stored[key] for key in class_stats}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} can't be read ({error}): whether the images are the run's own is unknown") from error
+    differing = [key for key in class_stats if found[key] != class_stats[key]]
+    if differing:
+        raise DataError(
+            f"{path.parent} was trained on other images ({', '.join(differing)} differ: content "
+            f"{class_stats['content_hash']}, expected {found['content_hash']}). "
+            "Fix: the data set of the first start, or another --workdir"
+        )
 
 
 def provenance(config: ConfigDict, splits: Splits, command: list[str]) -> dict[str, Any]:
@@ -128,6 +152,7 @@ def provenance(config: ConfigDict, splits: Splits, command: list[str]) -> dict[s
         "seed": config.seed,
         "fingerprint": config_lib.fingerprint(config),
         "split_hash": splits.split_hash,
+        "content_hash": splits.content_hash,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
