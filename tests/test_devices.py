@@ -209,6 +209,17 @@ def test_slots_are_the_same_images_on_any_number_of_devices():
         assert seen[0] == seen[1] == seen[2]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_deep_network_survives_devices_without_an_image(dtype):
+    config = config_of("ce")
+    config.model.batch_norm, config.model.name, config.model.dtype = "per_device", "resnet56", dtype
+    _, step, state = build(config, devices.AXIS)
+    batch = batch_of([70], num_devices=8)  # seven devices get no image
+    after, metrics = devices.map_step(step, 1)(state, devices.split(batch))
+    assert metrics.finite
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+
+
 def test_running_statistics_are_the_mean_over_devices_with_images():
     config = config_of("ce", enabled=False)
     config.model.batch_norm = "per_device"

@@ -78,7 +78,7 @@ def test_demo_ends_with_table_and_picture(tmp_path):
         assert "SGD + SAM" in result.stdout
         assert "class_accuracy.png" in result.stdout
     assert (tmp_path / "class_accuracy.png").is_file()
-    runs = [json.loads((tmp_path / method / "seed-0/run.json").read_text()) for method in ("ce_drw", "ce_drw_sam")]
+    runs = [json.loads((tmp_path / m / "seed-0/run.json").read_text())["starts"][0] for m in ("ce_drw", "ce_drw_sam")]
     assert runs[0]["split_hash"] == runs[1]["split_hash"]  # paired: the same images
 
 

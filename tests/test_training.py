@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SHARED, shared_file
 
 from configs import cifar10_lt, digits_lt, recipes
 from saddle_jax import command_line, devices
@@ -197,6 +197,25 @@ def test_every_method_trains(method, tmp_path):
     (record,) = [r for r in metrics.read(tmp_path / "run") if "train/loss" in r]
     assert np.isfinite(record["train/loss"])
     assert (record["train/perturbed_loss"] != record["train/loss"]) == method.endswith("_sam")
+
+
+@pytest.mark.slow
+def test_the_loss_falls_on_real_cifar10(tmp_path):
+    store = tmp_path / "lt.npz"
+    shared_file("data/cifar10_lt.npz")
+    subprocess.run([sys.executable, SHARED / "data/unpack.py", "cifar10", "--ratio", "100", "--out", store], check=True)
+    config = cifar10_lt.get_config("ldam_drw_sam,profile=as_is")
+    config.update_from_flattened_dict(
+        {"data.source": "arrays", "data.path": str(store), "model.name": "resnet8", "model.width": 0.5}
+        | {"duration": "1 epoch", "loss.drw_start": "99%", "optim.lr_knots": ((0, 0.02),), "log_every": "24 steps"}
+        | {"eval.every": "100%", "batch_size": 128, "tensorboard": False}
+    )
+    results = train(config, tmp_path / "run")
+    losses = [r["train/loss"] for r in metrics.read(tmp_path / "run") if "train/loss" in r][:4]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[3] < 0.8 * losses[0]
+    assert results["last"]["images"] == 10_000
+    assert results["last"]["accuracy"] > 15
 
 
 def test_the_smoke_run_of_the_command_line(tmp_path):

@@ -38,9 +38,12 @@ class BatchNorm(nn.Module):
             mean_K, var_K, count = self._batch_statistics(x, mask_B)
             if not self.is_initializing():
                 self._update(running_mean, running_var, mean_K, var_K, count)
+            # Without a row the variance is 0: divided by its root, padding would grow to infinity from layer to layer.
+            has_rows = count > 0
+            factor_K = jnp.where(has_rows, scale_K * jax.lax.rsqrt(jnp.where(has_rows, var_K, 1) + self.epsilon), 0)
         else:
-            mean_K, var_K = running_mean.value, running_var.value
-        factor_K = scale_K * jax.lax.rsqrt(var_K + self.epsilon)
+            mean_K = running_mean.value
+            factor_K = scale_K * jax.lax.rsqrt(running_var.value + self.epsilon)
         return ((x - mean_K) * factor_K + bias_K).astype(x_BHWK.dtype)
 
     def _batch_statistics(self, x: jax.Array, mask_B: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -39,9 +39,14 @@ class Normed(nn.Module):
 
 
 def unit(x: jax.Array, axis: int) -> jax.Array:
-    """Return vectors of length 1; those shorter than 1e-12 are divided by it, and have a finite gradient at 0."""
+    """Return vectors of length 1; one that is shorter than 1e-12 has no direction and gives 0, with gradient 0.
+
+    Differs from the reference: it divides such a vector by 1e-12, and so multiplies its gradient by 10^12. A narrow
+    network does meet images whose features are all 0, and that step ends the run.
+    """
     square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+    has_direction = square > 1e-24
+    return jnp.where(has_direction, x * jax.lax.rsqrt(jnp.where(has_direction, square, 1)), 0)
 
 
 def _uniform(key: jax.Array, shape: tuple, dtype, limit: float) -> jax.Array:

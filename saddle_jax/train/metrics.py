@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -93,7 +94,9 @@ class Progress:
             left = (self._total - step) * self._batch_size / rate
             speed = f"  {rate:,.0f} img/s  ETA {duration(left)}"
         line = f"{time.strftime('%H:%M')}  step {step:,}/{self._total:,} {100 * step / self._total:.1f}%  {text}{speed}"
-        self._stream.write(f"\r\x1b[2K{line}" if self._live else f"{line}\n")
+        if self._live:  # a line that wraps could not be written over
+            line = f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}"
+        self._stream.write(line if self._live else f"{line}\n")
         self._stream.flush()
 
     def say(self, line: str) -> None:

@@ -78,31 +78,13 @@ def make_train_step(
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        weights_C = class_weights(state.step)
-        images = devices.sum_over(jnp.sum(batch.mask), axis_name)
-
-        def gradient(params, variables: Variables, pass_name: str, extra_weights_C=None) -> tuple[Any, Pass]:
-            def objective(params) -> tuple[jax.Array, LossOutput]:
-                output = method.loss(variables._replace(params=params), batch, weights_C, pass_name, extra_weights_C)
-                # The whole batch's denominator, but this device's numerator: gradients are summed, not averaged.
-                denominator = devices.sum_over(jax.lax.stop_gradient(output.denominator), axis_name)
-                return output.numerator / denominator, output
-
-            (loss, output), grads = jax.value_and_grad(objective, has_aux=True)(params)
-            # Running statistics become the mean over the devices that have an image; one sum for all there is.
-            has_images = jnp.any(batch.mask).astype(loss.dtype)
-            weighted = jax.tree.map(lambda x: x * has_images.astype(x.dtype), output.batch_stats)
-            loss, sums, weighted, parts = devices.sum_over((loss, output.metrics, weighted, has_images), axis_name)
-            batch_stats = jax.tree.map(lambda x: x / parts.astype(x.dtype), weighted)
-            metrics = {name: total / images for name, total in sums.items()}
-            return grads, Pass(loss, batch_stats, output.method_state, metrics)
-
+        gradient = make_gradient(method, batch, class_weights(state.step), axis_name)
         start = Variables(state.params, state.batch_stats, state.method_state)
-        grads, first = gradient(state.params, start, ASCENT)
+        grads, first = gradient(start, ASCENT)
         second_start = start._replace(batch_stats=first.batch_stats) if batch_stats_policy == "both" else start
 
         def grad_fn(params, class_weights_C=None) -> tuple[Any, Pass]:
-            grads, second = gradient(params, second_start, DESCENT, class_weights_C)
+            grads, second = gradient(second_start._replace(params=params), DESCENT, class_weights_C)
             return grads, second._replace(metrics={})
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params, grad_fn=grad_fn)
@@ -111,9 +93,10 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         batch_stats = {"first": first, "frozen": start}.get(batch_stats_policy, last).batch_stats
         method_state = method.after_update(Variables(params, batch_stats, last.method_state))
+        new = TrainState(state.step + 1, params, batch_stats, opt_state, method_state)
+
         update_norm = optax.tree.norm(updates)
         finite = jnp.isfinite(first.loss) & jnp.isfinite(last.loss) & jnp.isfinite(update_norm)
-        new = TrainState(state.step + 1, params, batch_stats, opt_state, method_state)
         metrics = StepMetrics(
             loss=first.loss,
             perturbed_loss=last.loss,
@@ -122,9 +105,38 @@ def make_train_step(
             finite=finite,
             method=first.metrics,
         )
-        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state), metrics
+        return jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state), metrics
 
     return step
+
+
+def make_gradient(
+    method: Method, batch: Batch, weights_C: jax.Array, axis_name: str | None
+) -> Callable[..., tuple[Any, Pass]]:
+    """Return (variables, pass_name, extra_weights_C=None) -> this device's part of the batch's gradient, and the pass.
+
+    Each device differentiates its own numerator over the denominator of all: gradients add up to the batch's.
+    """
+
+    def gradient(variables: Variables, pass_name: str, extra_weights_C=None) -> tuple[Any, Pass]:
+        def objective(params) -> tuple[jax.Array, LossOutput]:
+            output = method.loss(variables._replace(params=params), batch, weights_C, pass_name, extra_weights_C)
+            denominator = devices.sum_over(jax.lax.stop_gradient(output.denominator), axis_name)
+            return output.numerator / denominator, output
+
+        (loss, output), grads = jax.value_and_grad(objective, has_aux=True)(variables.params)
+        # Running statistics become the mean over the devices that have an image. One sum over devices for everything.
+        images = jnp.sum(batch.mask)
+        has_images = (images > 0).astype(loss.dtype)
+        weighted = jax.tree.map(lambda x: x * has_images.astype(x.dtype), output.batch_stats)
+        loss, sums, images, weighted, parts = devices.sum_over(
+            (loss, output.metrics, images, weighted, has_images), axis_name
+        )
+        batch_stats = jax.tree.map(lambda x: x / parts.astype(x.dtype), weighted)
+        metrics = {name: total / images for name, total in sums.items()}
+        return grads, Pass(loss, batch_stats, output.method_state, metrics)
+
+    return gradient
 
 
 def make_eval_step(method: Method) -> Callable[[Any, Any, Batch], EvalOutput]:
