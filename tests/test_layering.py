@@ -13,7 +13,7 @@ ORDER = [
     *("data.order", "data.images", "data.feeder", "data.pipeline", "data.tfds_source", "data.sources"),
     *("models.batchnorm", "models.heads", "models.resnet_cifar", "methods.base", "optim.sam", "optim.chain"),
     *("train.state", "train.steps", "train.evaluate", "train.checkpoint", "train.metrics", "train.program"),
-    *("train.runtime", "train.loop", "train.programs", "report.tables", "report.plots", "demo"),
+    *("train.runtime", "train.directory", "train.loop", "train.programs", "report.tables", "report.plots", "demo"),
 ]
 RANK = {name: rank for rank, name in enumerate(ORDER)}
 

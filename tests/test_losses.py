@@ -12,7 +12,12 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import make_loss, weighted_sums
 
 STORE = np.load(GOLDEN / "losses.npz")
-CASES = sorted({tuple(key.split("/")[:3]) for key in STORE if key.endswith("/grad")})
+# With class weights the reference's focal loss puts the weight inside the exponent; ours multiplies (docs/parity.md).
+CASES = sorted(
+    case
+    for case in {tuple(key.split("/")[:3]) for key in STORE if key.endswith("/grad")}
+    if not case[1].startswith("focal") or case[2] == "none"
+)
 NAMES = ("ce", "focal", "ldam", "la", "cdt", "vs")
 
 
@@ -31,8 +36,6 @@ def loss_config(name: str) -> ConfigDict:
 
 @pytest.mark.parametrize(("case", "name", "weighting"), CASES)
 def test_loss_and_gradient_equal_the_reference(case, name, weighting, x64):
-    if name.startswith("focal") and weighting != "none":
-        pytest.skip("the reference puts the class weight inside the exponent; ours multiplies (docs/parity.md)")
     stats = ClassStats(STORE[f"{case}/counts"], ())
     config = loss_config(name)
     loss_fn = make_loss(config, stats, config.logit_scale if config.name == "ldam" else 1.0)

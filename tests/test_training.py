@@ -17,7 +17,7 @@ from configs import cifar10_lt, digits_lt, recipes
 from saddle_jax import command_line, devices
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
-from saddle_jax.train import checkpoint, loop, metrics, programs, runtime
+from saddle_jax.train import checkpoint, directory, loop, metrics, programs
 from saddle_jax.train.program import make_program
 
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
@@ -415,7 +415,7 @@ def test_two_processes_do_not_share_a_directory(tmp_path):
     config = small_config()
     train(config, tmp_path / "run")
     (tmp_path / "run/results.json").unlink()
-    with runtime.exclusive(tmp_path / "run"), pytest.raises(WorkdirInUse, match=f"in use by process {os.getpid()}"):
+    with directory.exclusive(tmp_path / "run"), pytest.raises(WorkdirInUse, match=f"in use by process {os.getpid()}"):
         train(config, tmp_path / "run")
     train(config, tmp_path / "run")
 
@@ -434,6 +434,9 @@ def test_evaluation_under_another_config_is_refused_or_not_filed(tmp_path):
     assert (tmp_path / "run/eval/12-test.json").read_text() == report
     with pytest.raises(CheckpointError, match="expected latest, best or one of the steps"):
         evaluate("13", config, False)
+    (tmp_path / "run/eval/12-test.json").unlink()
+    assert evaluate("12", config, True) == 0
+    assert json.loads((tmp_path / "run/eval/12-test.json").read_text()) == json.loads(report)
     with pytest.raises(ConfigError, match="holds no run"):
         programs.evaluate_run(command_line.Command("eval", str(tmp_path / "none"), None, config, True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import pathlib
@@ -21,9 +22,10 @@ from saddle_jax.data.sources import Images, Splits
 from saddle_jax.errors import DataError, NonFiniteError, Preempted
 from saddle_jax.files import write_atomically
 from saddle_jax.train import checkpoint, evaluate
+from saddle_jax.train.directory import exclusive, open_run
 from saddle_jax.train.metrics import MetricWriter, Progress, RunningMean
 from saddle_jax.train.program import Program
-from saddle_jax.train.runtime import StopRequest, exclusive, open_run, peak_memory_mib
+from saddle_jax.train.runtime import StopRequest, peak_memory_mib
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import StepMetrics
 
@@ -36,10 +38,16 @@ def train(
     command: list[str],
     *,
     quiet: bool = False,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Train the run in `workdir` from its start, or from its last checkpoint, to its end; return its reports.
 
     The reports, {"last": ..., "best": ...}, are also in results.json. A finished run is not trained again.
+
+    Args:
+      command: what was typed, for run.json.
+      quiet: print nothing.
+      stop: the caller's watch for signals, if it has begun one.
 
     Raises:
       ConfigError, DataError: the directory holds another run.
@@ -47,7 +55,9 @@ def train(
       Preempted: SIGTERM or SIGINT came; the state is saved.
       NonFiniteError: loss or update stopped being finite; the last good checkpoint is kept.
     """
-    with StopRequest() as stop, exclusive(workdir):
+    with contextlib.ExitStack() as stack:
+        stop = stop or stack.enter_context(StopRequest())
+        stack.enter_context(exclusive(workdir))
         run = Run(config, workdir, splits, program, command, quiet=quiet)
         tensorboard = config.tensorboard and run.step < run.total
         with MetricWriter(workdir, tensorboard=tensorboard, resumed_step=run.step) as run.writer:

@@ -15,8 +15,9 @@ from saddle_jax.command_line import Command
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError, NonFiniteError
 from saddle_jax.train import checkpoint, evaluate, loop
+from saddle_jax.train.directory import different_config, has_same_images
 from saddle_jax.train.program import Program, make_program
-from saddle_jax.train.runtime import different_config
+from saddle_jax.train.runtime import StopRequest
 
 
 def run(command: Command) -> int:
@@ -29,10 +30,11 @@ def train(command: Command) -> int:
     config, workdir = command.config, pathlib.Path(command.workdir)
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir: {workdir} is a file, expected a directory")
-    splits = sources.load(config.data)
-    program = make_program(config, splits)
-    _describe(config, splits, program, str(workdir))
-    loop.train(config, workdir, splits, program, sys.argv)
+    with StopRequest() as stop:  # a signal while data are read or code is compiled is answered before the first step
+        splits = sources.load(config.data)
+        program = make_program(config, splits)
+        _describe(config, splits, program, str(workdir))
+        loop.train(config, workdir, splits, program, sys.argv, stop=stop)
     return 0
 
 
@@ -47,17 +49,16 @@ def evaluate_run(command: Command) -> int:
         raise ConfigError(different_config(workdir, differing, "leave --config out, or the run's own"))
     splits = sources.load(config.data)
     program = make_program(config, splits)
-    latest = checkpoint.find(workdir / "checkpoints")
-    wanted = {"latest": "latest"}
+    # With other images or groups than the run's own, the result is shown but not filed among the run's.
+    folder = None if differing or not has_same_images(workdir, splits) else workdir
     if command.checkpoint is not None:
         wanted = {command.checkpoint: command.checkpoint}
-    elif latest.best is not None:
-        wanted[f"best on {latest.best.split}"] = "best"
+    else:
+        best = checkpoint.find(workdir / "checkpoints").best
+        wanted = {"latest": "latest"} | ({f"best on {best.split}": "best"} if best else {})
     for name, which in wanted.items():
         found = checkpoint.find(workdir / "checkpoints", which)
         state = checkpoint.restore(found, program.init(config.seed))
-        # With other data or groups than the run's own, the result is shown but not filed among the run's.
-        folder = None if differing else workdir
         report = loop.evaluate_split(config, program, splits, splits.test, state, folder, "test")
         print(f"{name} (step {found.step:,}): {evaluate.one_line(report)}")
         for label, (count, accuracy) in enumerate(zip(splits.stats.counts_C, report["class_accuracy"], strict=True)):

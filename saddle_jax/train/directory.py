@@ -1,0 +1,169 @@
+"""A run is a directory: one process at a time, one config, one set of images; and a record of where it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from configs import default
+from saddle_jax import __version__
+from saddle_jax import config as config_lib
+from saddle_jax.data.sources import Splits
+from saddle_jax.errors import ConfigError, DataError, WorkdirInUse
+from saddle_jax.files import write_atomically
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu", "tensorflow-cpu")
+
+
+@contextlib.contextmanager
+def exclusive(workdir: pathlib.Path) -> Iterator[None]:
+    """Make a run's directory and keep other processes out of it; the lock goes with the process, however it ends.
+
+    Raises:
+      ConfigError: the directory can't be written.
+      WorkdirInUse: another process holds the lock.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"--workdir: {workdir} can't be written ({error}). Fix: another --workdir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise WorkdirInUse(
+                f"{workdir} is in use by process {lock.read() or '?'}. Fix: another --workdir"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command: list[str]) -> list[str]:
+    """Write what a run is into its directory, or make sure that what is there is this run; return what to warn of.
+
+    run.json lists every start, with the versions and devices that it had.
+
+    Raises:
+      ConfigError: another config's run is there; the message lists every differing field.
+      DataError: the run was trained on other images.
+    """
+    stored, starts_path = workdir / "config.json", workdir / "run.json"
+    class_stats = _class_stats(splits)
+    starts, warnings = [], []
+    if stored.is_file():
+        differing = config_lib.differences(config_lib.from_json(stored.read_bytes(), default.get_config()), config)
+        if differing:
+            raise ConfigError(different_config(workdir, differing, "another --workdir, or the run's own values"))
+        _require_same_images(workdir, splits)
+        starts = _earlier_starts(starts_path)
+    this_start = provenance(config, splits, command)
+    if starts and starts[-1]["devices"] != this_start["devices"]:
+        warnings.append(
+            f"this run had {len(starts[-1]['devices'])} devices and continues on {len(this_start['devices'])}: it goes "
+            "on from the same state, but not bit for bit as it would have"
+        )
+    write_atomically(workdir / "class_stats.json", json.dumps(class_stats, indent=1))
+    if not (workdir / "results.json").is_file():  # a finished run takes no further step
+        write_atomically(starts_path, json.dumps({"starts": [*starts, this_start]}, indent=1))
+    write_atomically(stored, config_lib.to_json(config))  # the last of them: it is what makes this a run
+    return warnings
+
+
+def different_config(workdir: pathlib.Path, differing: dict[str, tuple[Any, Any]], fix: str) -> list[str]:
+    """Return the problem and, a line each, the fields that differ."""
+    lines = [f"{field}: the run has {old!r}, this command {new!r}" for field, (old, new) in differing.items()]
+    return [f"{workdir} holds a run with another config. Fix: {fix}", *lines]
+
+
+def _earlier_starts(path: pathlib.Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(path.read_bytes())["starts"])
+    except (OSError, ValueError, TypeError, KeyError):  # a record for people; the run can do without
+        return []
+
+
+def has_same_images(workdir: pathlib.Path, splits: Splits) -> bool:
+    """Return whether `splits` are the images that the run in `workdir` was trained and evaluated on.
+
+    Raises:
+      DataError: the run's record of them can't be read.
+    """
+    return _recorded(workdir / "class_stats.json") == _class_stats(splits)
+
+
+def _class_stats(splits: Splits) -> dict[str, Any]:
+    return {
+        "counts": splits.stats.counts_C.tolist(),
+        "names": list(splits.stats.names),
+        "train_images": len(splits.train.labels),
+        "test_images": len(splits.test.labels),
+        "split_hash": splits.split_hash,
+        "content_hash": splits.content_hash,
+    }
+
+
+def _recorded(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} can't be read ({error}): whether the images are the run's own is unknown") from error
+
+
+def _require_same_images(workdir: pathlib.Path, splits: Splits) -> None:
+    stored, found = _recorded(workdir / "class_stats.json"), _class_stats(splits)
+    differing = [key for key in found if stored.get(key) != found[key]]
+    if differing:
+        raise DataError(
+            f"{workdir} was trained on other images ({', '.join(differing)} differ: content {found['content_hash']}, "
+            f"expected {stored.get('content_hash')}). Fix: the data set of the first start, or another --workdir"
+        )
+
+
+def provenance(config: ConfigDict, splits: Splits, command: list[str]) -> dict[str, Any]:
+    """Return what it takes to make the run again."""
+    return {
+        "command": command,
+        "saddle_jax": __version__,
+        "git": _git_revision(),
+        "python": sys.version.split()[0],
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "seed": config.seed,
+        "fingerprint": config_lib.fingerprint(config),
+        "split_hash": splits.split_hash,
+        "content_hash": splits.content_hash,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """Return the commit of the code, with "-dirty" where files differ from it; None outside a checkout."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        folder = pathlib.Path(__file__).parent
+        return subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
