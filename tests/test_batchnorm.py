@@ -64,7 +64,7 @@ def test_a_device_without_images_keeps_its_statistics_and_normalises_nobody_else
     step = jax.pmap(
         lambda x, mask: BatchNorm("d").apply(VARIABLES, x, mask, True, mutable=["batch_stats"]), axis_name="d"
     )
-    y, updated = step(x, mask)
+    y, updated = jax.device_get(step(x, mask))
     np.testing.assert_allclose(y[0], apply(x[0], mask[0])[0], rtol=1e-4, atol=1e-5)
     means = updated["batch_stats"]["mean"]
     np.testing.assert_allclose(means[0], 0.1 * x[0].mean((0, 1, 2)), rtol=1e-5)

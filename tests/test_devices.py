@@ -96,7 +96,8 @@ def test_a_replicated_state_is_equal_on_all_devices(perturbation, batch_norm):
     _, step, state = build(config, devices.AXIS)
     gathered = jax.pmap(step, axis_name=devices.AXIS, in_axes=(None, 0), out_axes=0)
     for batch in batches(8):
-        states, metrics = gathered(state, devices.split(batch))
+        # To the host at once: slicing an array that lies on several devices is a collective for every leaf.
+        states, metrics = jax.device_get(gathered(state, devices.split(batch)))
         for leaf in jax.tree.leaves((states, metrics)):
             np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
         assert metrics.finite.all()
@@ -185,7 +186,7 @@ def test_evaluation_counts_every_image_once_on_eight_devices():
         for index in range(-(-total // 32)):
             positions, mask = deal(index, total, 32, 8)
             batch = make_batch(IMAGES, LABELS, Slots(positions, mask, np.zeros((32, 3), np.int32)), 0)
-            output = mapped(state.params, state.batch_stats, devices.split(batch))
+            output = jax.device_get(mapped(state.params, state.batch_stats, devices.split(batch)))
             assert output.predictions.reshape(-1).shape == (32,)
             counted += int(mask.sum())
         assert counted == total
