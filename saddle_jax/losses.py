@@ -26,12 +26,17 @@ def make_loss(loss: ConfigDict, stats: ClassStats, logit_scale: float = 1.0) -> 
     """
     delta_C = stats.multiplicative_factors_C(loss.vs_gamma)
     iota_C = loss.vs_tau * np.log(stats.priors_C())
+    one_C, zero_C = np.ones_like(delta_C), np.zeros_like(iota_C)  # LA and CDT are VS with one of its parts left out
+
+    def adjusted(delta_C: np.ndarray, iota_C: np.ndarray) -> Loss:
+        return lambda logits_BC, labels_B: vector_scaling(logits_BC, labels_B, delta_C, iota_C)
+
     per_example: dict[str, Loss] = {
         "ce": cross_entropy,
         "focal": lambda logits_BC, labels_B: focal(logits_BC, labels_B, loss.focal_gamma),
-        "la": lambda logits_BC, labels_B: cross_entropy(logits_BC + iota_C.astype(logits_BC.dtype), labels_B),
-        "cdt": lambda logits_BC, labels_B: cross_entropy(logits_BC / delta_C.astype(logits_BC.dtype), labels_B),
-        "vs": lambda logits_BC, labels_B: vector_scaling(logits_BC, labels_B, delta_C, iota_C),
+        "la": adjusted(one_C, iota_C),
+        "cdt": adjusted(delta_C, zero_C),
+        "vs": adjusted(delta_C, iota_C),
     }
     if loss.name == "ldam":
         margins_C = stats.ldam_margins_C(loss.ldam_max_margin)

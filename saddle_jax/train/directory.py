@@ -64,7 +64,6 @@ def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command:
       DataError: the run was trained on other images.
     """
     stored, starts_path = workdir / "config.json", workdir / "run.json"
-    class_stats = _class_stats(splits)
     starts, warnings = [], []
     if stored.is_file():
         differing = config_lib.differences(config_lib.from_json(stored.read_bytes(), default.get_config()), config)
@@ -78,7 +77,7 @@ def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command:
             f"this run had {len(starts[-1]['devices'])} devices and continues on {len(this_start['devices'])}: it goes "
             "on from the same state, but not bit for bit as it would have"
         )
-    write_atomically(workdir / "class_stats.json", json.dumps(class_stats, indent=1))
+    write_atomically(workdir / "class_stats.json", json.dumps(_class_stats(splits), indent=1))
     if not (workdir / "results.json").is_file():  # a finished run takes no further step
         write_atomically(starts_path, json.dumps({"starts": [*starts, this_start]}, indent=1))
     write_atomically(stored, config_lib.to_json(config))  # the last of them: it is what makes this a run
@@ -98,13 +97,14 @@ def _earlier_starts(path: pathlib.Path) -> list[dict[str, Any]]:
         return []
 
 
-def has_same_images(workdir: pathlib.Path, splits: Splits) -> bool:
-    """Return whether `splits` are the images that the run in `workdir` was trained and evaluated on.
+def differing_images(workdir: pathlib.Path, splits: Splits) -> dict[str, tuple[Any, Any]]:
+    """Return {what: (recorded, found)} where `splits` are not the images that the run was trained and evaluated on.
 
     Raises:
       DataError: the run's record of them can't be read.
     """
-    return _recorded(workdir / "class_stats.json") == _class_stats(splits)
+    recorded, found = _recorded(workdir / "class_stats.json"), _class_stats(splits)
+    return {key: (recorded.get(key), value) for key, value in found.items() if recorded.get(key) != value}
 
 
 def _class_stats(splits: Splits) -> dict[str, Any]:
@@ -126,12 +126,12 @@ def _recorded(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _require_same_images(workdir: pathlib.Path, splits: Splits) -> None:
-    stored, found = _recorded(workdir / "class_stats.json"), _class_stats(splits)
-    differing = [key for key in found if stored.get(key) != found[key]]
-    if differing:
+    if differing := differing_images(workdir, splits):
+        # Any difference shows in the content too, unless the record is damaged.
+        expected, found = differing.get("content_hash", ("?", splits.content_hash))
         raise DataError(
-            f"{workdir} was trained on other images ({', '.join(differing)} differ: content {found['content_hash']}, "
-            f"expected {stored.get('content_hash')}). Fix: the data set of the first start, or another --workdir"
+            f"{workdir} was trained on other images ({', '.join(differing)} differ: content {found}, "
+            f"expected {expected}). Fix: the data set of the first start, or another --workdir"
         )
 
 

@@ -15,7 +15,7 @@ from saddle_jax.command_line import Command
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError, NonFiniteError
 from saddle_jax.train import checkpoint, evaluate, loop
-from saddle_jax.train.directory import different_config, has_same_images
+from saddle_jax.train.directory import different_config, differing_images
 from saddle_jax.train.program import Program, make_program
 from saddle_jax.train.runtime import StopRequest
 
@@ -50,14 +50,13 @@ def evaluate_run(command: Command) -> int:
     splits = sources.load(config.data)
     program = make_program(config, splits)
     # With other images or groups than the run's own, the result is shown but not filed among the run's.
-    folder = None if differing or not has_same_images(workdir, splits) else workdir
-    if command.checkpoint is not None:
-        wanted = {command.checkpoint: command.checkpoint}
-    else:
-        best = checkpoint.find(workdir / "checkpoints").best
-        wanted = {"latest": "latest"} | ({f"best on {best.split}": "best"} if best else {})
-    for name, which in wanted.items():
-        found = checkpoint.find(workdir / "checkpoints", which)
+    folder = None if differing or differing_images(workdir, splits) else workdir
+    checkpoints = workdir / "checkpoints"
+    chosen = {command.checkpoint or "latest": checkpoint.find(checkpoints, command.checkpoint or "latest")}
+    if command.checkpoint is None and (best := chosen["latest"].best):
+        is_latest = best.step == chosen["latest"].step
+        chosen[f"best on {best.split}"] = chosen["latest"] if is_latest else checkpoint.find(checkpoints, "best")
+    for name, found in chosen.items():
         state = checkpoint.restore(found, program.init(config.seed))
         report = loop.evaluate_split(config, program, splits, splits.test, state, folder, "test")
         print(f"{name} (step {found.step:,}): {evaluate.one_line(report)}")
