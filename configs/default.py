@@ -77,6 +77,31 @@ def get_config() -> ConfigDict:
     config.eval.batch_size = 500  # images, over all devices together; rounded up to what the devices divide
     config.eval.rank_bounds = ()  # head is classes [0, a), mid [a, b), tail [b, C); () is 30 % and 70 % of C
 
+    config.spectra = ConfigDict()  # --mode spectra, and during training; changes nothing about the training
+    config.spectra.every = ""  # during training: a duration such as "20 epochs"; "" is never
+    config.spectra.at = ()  # during training: further positions, e.g. (10, 50, "80%"); a bare number counts epochs
+    config.spectra.classes = "auto"  # comma-separated: class indices or names, head mid tail many medium few,
+    # whole (the training set), each (every class); auto is every class, or ten evenly spaced in size of more than ten
+    config.spectra.loss = "ce"  # ce | training (loss.name) | focal | ldam | la | cdt | vs
+    config.spectra.class_weights = "none"  # none | training (those of the step); one class alone has no use for them
+    config.spectra.logit_scale = 0.0  # factor on a normed head's logits; 0 is as trained, 1 the reference's analysis
+    config.spectra.batch_norm = "eval"  # eval (running statistics) | train (each chunk's own, on each device)
+    config.spectra.dtype = "float32"  # float32 (products at highest precision) | float64
+    config.spectra.steps = 100  # of Lanczos, a probe
+    config.spectra.probes = 10  # random start vectors; 2 or more give the density a spread
+    config.spectra.seed = 0  # draws the probes
+    config.spectra.basis = "auto"  # auto | device | host | none: where Lanczos keeps steps x parameters numbers
+    config.spectra.linearize = "auto"  # auto | always | never: keep each chunk's linearisation between products
+    config.spectra.memory_gib = 0.0  # a device, for basis and linearisation; 0 is half of what is free
+    config.spectra.chunk_size = 0  # images a product takes at once, all devices together; 0: 8 a device on CPUs
+    config.spectra.probes_at_once = 0  # vectors that a product takes at once; 0: 1 on CPUs, what fits on others
+    config.spectra.density_variance = 1e-5  # of the Gaussian at each Ritz value, times max(1, largest - smallest)
+    config.spectra.eigenvectors = False  # keep those of the largest and the smallest eigenvalue
+    config.spectra.escape_batches = 32  # minibatches for what SAM does along the most negative direction; 0 is none
+    config.spectra.escape_batch_size = 16  # images of each, drawn from the class
+    config.spectra.rho = 0.0  # SAM's radius there; 0 is that of sam.rho_knots at the step
+    config.spectra.slice_radius = 0.0  # how far the loss is followed along it, in units of the weights; 0 is twice rho
+
     config.checkpoint_every = "10 epochs"
     config.log_every = "50 steps"
     config.precision = "default"  # default | high | highest: of float32 products on accelerators

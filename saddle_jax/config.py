@@ -14,7 +14,7 @@ import ml_collections
 
 from saddle_jax.errors import ConfigError
 
-# What may differ when a run is continued: none of it changes what is computed.
+# What may differ when a run is continued: none of it changes what is trained. A name that ends in a dot is a group.
 MAY_CHANGE_ON_RESUME = (
     "name",
     "checkpoint_every",
@@ -25,6 +25,7 @@ MAY_CHANGE_ON_RESUME = (
     "data.root",
     "data.pipeline",
     "tensorboard",
+    "spectra.",
 )
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|steps?|epochs?)\s*$")
@@ -176,19 +177,23 @@ def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) 
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
-        if key not in MAY_CHANGE_ON_RESUME and before.get(key) != after.get(key)
+        if not _may_change(key) and before.get(key) != after.get(key)
     }
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> str:
     """Return eight hex digits that are equal for runs that differ in the seed only."""
-    fields = {k: v for k, v in flatten(config).items() if k != "seed" and k not in MAY_CHANGE_ON_RESUME}
+    fields = {k: v for k, v in flatten(config).items() if k != "seed" and not _may_change(k)}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:
     """Return the directory that the same config and seed always get."""
     return f"runs/{config.name}-{fingerprint(config)}-s{config.seed}"
+
+
+def _may_change(field: str) -> bool:
+    return field in MAY_CHANGE_ON_RESUME or field.partition(".")[0] + "." in MAY_CHANGE_ON_RESUME
 
 
 def _as_tuples(value: Any) -> Any:

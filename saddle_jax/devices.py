@@ -7,12 +7,13 @@ place to go to should pmap ever go.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
 
@@ -53,6 +54,22 @@ def split(batch: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), batch)
 
 
+def replicate(tree: Any) -> Any:
+    """Return a tree of arrays with a copy on every device."""
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def local(tree: Any) -> Any:
+    """Return this process's first device's copy of a tree of arrays that are equal on all devices."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def settle(tree: Any) -> Any:
+    """Return the tree, on several CPU devices when it is there: queued collectives of theirs can wait for ever."""
+    return jax.block_until_ready(tree) if num_devices() > 1 and jax.default_backend() == "cpu" else tree
+
+
 def sum_over(tree: Any, axis_name: str | None) -> Any:
     """Return the sum over devices; without an axis, the tree itself."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
@@ -66,3 +83,10 @@ def mean_over(tree: Any, axis_name: str | None) -> Any:
 def set_precision(name: str) -> None:
     """Choose how float32 products are computed on accelerators: default (TF32 or bfloat16 passes), high, highest."""
     jax.config.update("jax_default_matmul_precision", name)
+
+
+@contextlib.contextmanager
+def exact_arithmetic(dtype: str) -> Iterator[None]:
+    """Compute in float32 with products at the highest precision, or in float64, whatever the run's own precision is."""
+    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
+        yield

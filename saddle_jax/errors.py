@@ -42,6 +42,10 @@ class NonFiniteError(SaddleError):
     exit_code = 5
 
 
+class OperatorError(SaddleError):
+    """What should be a Hessian is not fixed or not symmetric; no spectrum of it would mean anything."""
+
+
 class WorkdirInUse(SaddleError):
     """Another process trains in the same directory."""
 

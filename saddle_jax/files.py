@@ -6,11 +6,11 @@ import os
 import pathlib
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Write a text file and put it in its place, or leave what was there."""
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Write a file and put it in its place, or leave what was there."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -25,6 +25,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "sam.rho_interpolation": ("constant", "linear", "cosine"),
     "sam.perturbation": ("shared", "per_device"),
     "sam.batch_stats": ("first", "second", "both", "frozen"),
+    "spectra.loss": ("ce", "training", "focal", "ldam", "la", "cdt", "vs"),
+    "spectra.class_weights": ("none", "training"),
+    "spectra.batch_norm": ("eval", "train"),
+    "spectra.dtype": ("float32", "float64"),
+    "spectra.basis": ("auto", "device", "host", "none"),
+    "spectra.linearize": ("auto", "always", "never"),
     "precision": ("default", "high", "highest"),
 }
 
@@ -49,9 +55,21 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.weight_decay": (lambda v: v >= 0, "0 or more"),
     "sam.adaptive_eta": (lambda v: v >= 0, "0 or more"),
     "eval.batch_size": (lambda v: v >= 1, "1 or more"),
+    "spectra.logit_scale": (lambda v: v >= 0, "more than 0, or 0 for as trained"),
+    "spectra.steps": (lambda v: v >= 1, "1 or more"),
+    "spectra.probes": (lambda v: v >= 1, "1 or more"),
+    "spectra.seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
+    "spectra.memory_gib": (lambda v: v >= 0, "more than 0, or 0 for half of what is free"),
+    "spectra.chunk_size": (lambda v: v >= 0, "1 or more images, or 0 to choose"),
+    "spectra.probes_at_once": (lambda v: v >= 0, "1 or more, or 0 to choose"),
+    "spectra.density_variance": (lambda v: v > 0, "more than 0"),
+    "spectra.escape_batches": (lambda v: v >= 0, "0 or more"),
+    "spectra.escape_batch_size": (lambda v: v >= 1, "1 or more images"),
+    "spectra.rho": (lambda v: v >= 0, "more than 0, or 0 for that of sam.rho_knots"),
+    "spectra.slice_radius": (lambda v: v >= 0, "more than 0, or 0 for twice rho"),
 }
 
-_DURATIONS = ("duration", "eval.every", "checkpoint_every", "log_every", "loss.drw_start")
+_DURATIONS = ("duration", "eval.every", "checkpoint_every", "log_every", "loss.drw_start", "spectra.every")
 _KNOTS = {"optim.lr_knots": "learning rate", "sam.rho_knots": "rho"}
 
 
@@ -95,6 +113,8 @@ def _value_problems(flat: dict[str, Any]) -> Iterator[str]:
         elif field in _BOUNDS and not _BOUNDS[field][0](value):
             yield f"{field}: found {value!r}, expected {_BOUNDS[field][1]}"
     for field in _DURATIONS:
+        if field == "spectra.every" and not flat[field]:
+            continue
         try:
             duration = parse_duration(flat[field])
         except ValueError as error:
@@ -118,6 +138,13 @@ def _tuple_problems(flat: dict[str, Any]) -> Iterator[str]:
             yield f"data.std: found {value!r}, expected numbers above 0"
     if len(flat["data.mean"]) != len(flat["data.std"]):
         yield f"data.mean and data.std: found {len(flat['data.mean'])} and {len(flat['data.std'])} channels"
+    for position in flat["spectra.at"]:
+        try:
+            parse_duration(position)
+        except ValueError as error:
+            yield f"spectra.at: {error}"
+    if not flat["spectra.classes"].strip(" ,"):
+        yield "spectra.classes: found nothing, expected auto, each, whole, or classes and groups such as 0,7,tail"
     bounds = flat["eval.rank_bounds"]
     sound = (
         len(bounds) in (0, 2) and all(isinstance(b, int) and b > 0 for b in bounds) and list(bounds) == sorted(bounds)
@@ -141,6 +168,10 @@ def _knot_problems(field: str, meaning: str, knots: Any) -> Iterator[str]:
 
 
 def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
+    if flat["spectra.loss"] == "ldam" and flat["model.head"] != "normed":
+        yield f"spectra.loss='ldam' needs model.head='normed' (found {flat['model.head']!r}). Fix: another spectra.loss"
+    if flat["spectra.logit_scale"] and flat["model.head"] != "normed":
+        yield "spectra.logit_scale has no effect with model.head='linear'. Fix: --config.spectra.logit_scale=0"
     if flat["loss.name"] == "ldam" and flat["model.head"] != "normed":
         yield (
             f"loss.name='ldam' needs model.head='normed' (found {flat['model.head']!r}): LDAM scales logits by "
@@ -163,6 +194,10 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
         if positions[0].amount != 0:
             yield f"{field}: the first knot is at {flat[field][0][0]!r}, expected 0, where the {meaning} starts"
         yield from _order_problems(field, positions, total)
+    for position in map(parse_duration, flat["spectra.at"]):
+        part = _fraction(position, total)
+        if part is not None and part > 1:
+            yield f"spectra.at: {position.amount:g} {position.unit} is past the end ({flat['duration']})"
     if flat["loss.class_weights"] == "drw":
         start = _fraction(parse_duration(flat["loss.drw_start"]), total)
         if start is not None and start >= 1:

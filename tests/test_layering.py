@@ -5,15 +5,18 @@ import ast
 import pytest
 from conftest import ROOT
 
-# A module may import those before it. Later rooms (spectra, more methods) join here.
+# A module may import those before it. Later rooms (more methods) join here.
 ORDER = [
     *("errors", "files", "config", "validation", "longtail", "schedules", "losses", "devices"),
     *("configs.recipes", "configs.default", "configs.cifar10_lt", "configs.cifar100_lt", "configs.digits_lt"),
     "command_line",
     *("data.order", "data.images", "data.feeder", "data.pipeline", "data.tfds_source", "data.sources"),
     *("models.batchnorm", "models.heads", "models.resnet_cifar", "methods.base", "optim.sam", "optim.chain"),
-    *("train.state", "train.steps", "train.evaluate", "train.checkpoint", "train.metrics", "train.program"),
-    *("train.runtime", "train.directory", "train.loop", "train.programs", "report.tables", "report.plots", "demo"),
+    *("train.runtime", "train.state", "train.steps", "train.evaluate", "train.checkpoint", "train.metrics"),
+    *("train.program", "train.directory", "train.loop"),
+    *("spectra.lanczos", "spectra.density", "spectra.checks", "spectra.hvp", "spectra.plan", "spectra.targets"),
+    *("spectra.results", "spectra.classwise", "spectra.escape", "spectra.record", "spectra.spectrometer"),
+    *("report.tables", "report.plots", "report.spectra", "spectra.along", "programs", "demo"),
 ]
 RANK = {name: rank for rank, name in enumerate(ORDER)}
 
@@ -49,13 +52,14 @@ def test_imports_point_downwards(name, path):
 def test_each_library_has_its_place():
     assert users_of("tensorflow", "tensorflow_datasets") == {"data.pipeline", "data.tfds_source", "train.metrics"}
     assert users_of("orbax") == {"train.checkpoint"}
-    assert users_of("clu") == {"train.metrics", "train.programs"}
-    assert users_of("matplotlib") == {"report.plots"}
+    assert users_of("clu") == {"train.metrics", "programs"}
+    assert users_of("matplotlib") == {"report.plots", "report.spectra"}
 
 
 def test_what_runs_before_jax_does_not_import_it():
     assert not users_of("jax", "flax", "optax") & {
         "errors", "config", "validation", "longtail", "command_line", "report.tables", "report.plots",
+        "report.spectra", "spectra.results", "spectra.targets",
         *(name for name in RANK if name.startswith(("configs.", "data."))),
     }  # fmt: skip
 

@@ -46,7 +46,7 @@ class Method(NamedTuple):
     init: Callable[[jax.Array], Variables]  # random key -> variables
     loss: Callable[..., LossOutput]  # (variables, batch, class_weights_C, pass_name, extra_weights_C=None)
     after_update: Callable[[Variables], Any]  # once a step, with the new parameters -> method state
-    predict: Callable[[Any, Any, Batch], jax.Array]  # (params, batch_stats, batch) -> logits, in evaluation mode
+    predict: Callable[..., jax.Array]  # (params, batch_stats, batch, train=False) -> logits; train: BatchNorm's mode
 
 
 def make_plain(config: ConfigDict, stats: ClassStats, image_shape: tuple[int, ...], axis_name: str | None) -> Method:
@@ -90,9 +90,10 @@ def make_plain(config: ConfigDict, stats: ClassStats, image_shape: tuple[int, ..
         metrics = {"accuracy": jnp.sum(correct_B)}
         return LossOutput(numerator, denominator, updated["batch_stats"], variables.method_state, metrics)
 
-    def predict(params: Any, batch_stats: Any, batch: Batch) -> jax.Array:
+    def predict(params: Any, batch_stats: Any, batch: Batch, *, train: bool = False) -> jax.Array:
         variables = {"params": params, "batch_stats": batch_stats}
-        logits_BC: Any = model.apply(variables, normalise(batch.images), batch.mask, train=False)
+        images = normalise(batch.images)
+        logits_BC, _ = model.apply(variables, images, batch.mask, train=train, mutable=["batch_stats"])
         return logits_BC
 
     return Method(init, loss, lambda variables: variables.method_state, predict)

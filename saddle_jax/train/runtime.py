@@ -1,7 +1,11 @@
-"""What the process is asked and what it uses: requests to stop, peak memory."""
+"""What the process is asked and what it uses: requests to stop, memory."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pathlib
+import re
 import resource
 import signal
 import sys
@@ -42,3 +46,25 @@ def peak_memory_mib() -> float:
         return stats["peak_bytes_in_use"] / 2**20
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def free_memory() -> tuple[int, int]:
+    """Return the free bytes of the first device and of the host beside it: 0 where the device is the host."""
+    host = _free_host_memory()
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"], host
+    return host // len(jax.local_devices()), 0
+
+
+def _free_host_memory() -> int:
+    """Return what the system says is available, within the limit of a container."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = [total]
+    for path, pattern in (("/proc/meminfo", r"MemAvailable:\s+(\d+) kB"), ("/sys/fs/cgroup/memory.max", r"(\d+)$")):
+        with contextlib.suppress(OSError):
+            if match := re.search(pattern, pathlib.Path(path).read_text(), re.MULTILINE):
+                found.append(int(match[1]) * (1024 if "meminfo" in path else 1))
+    if len(found) == 1:  # no Linux: what is free is not told in one way
+        found.append(total // 2)
+    return min(found)

@@ -1,0 +1,93 @@
+"""What SAM does along the direction of most negative curvature, measured; and the loss along it.
+
+The paper's theorem: with v the eigenvector of the smallest eigenvalue λ, SAM multiplies the second moment of the
+stochastic gradient along v, E⟨g,v⟩², by (1 + ρλ)². Three things that it leaves open are therefore measured. For λ < 0
+the factor exceeds 1 only where ρ|λ| > 2. SAM's radius is ρ/|g|, another one for every minibatch. The gradient's mean
+along v is multiplied by 1 + ρλ, which is negative where ρ|λ| > 1: there the saddle attracts (Kim et al., 2023,
+arXiv:2301.06308).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from saddle_jax.optim.sam import perturbation
+from saddle_jax.spectra.hvp import MeanLoss
+
+_SLICE_POINTS = 41
+
+
+class Escape(NamedTuple):
+    """Shapes: M minibatches, T places along v."""
+
+    rho: float
+    norms_M: np.ndarray  # |g|
+    along_M: np.ndarray  # ⟨g, v⟩
+    sam_along_M: np.ndarray  # ⟨g at w + ρ g/|g|, v⟩
+    drift: float  # ⟨gradient of all images, v⟩
+    sam_drift: float  # likewise after SAM's perturbation by it
+    places_T: np.ndarray  # t
+    losses_T: np.ndarray  # at w + t v
+    quadratic_T: np.ndarray  # loss + t ⟨gradient, v⟩ + t²λ/2
+
+    def summary(self, curvature: float) -> dict[str, float]:
+        """Return second moments, their ratio and the theorem's, for the eigenvalue λ of v."""
+        # A minibatch whose gradient is 0 is not perturbed.
+        radii_M = np.divide(self.rho, self.norms_M, out=np.zeros_like(self.norms_M), where=self.norms_M > 0)
+        factors_M = 1 + radii_M * curvature
+        moment, sam_moment = float(np.mean(self.along_M**2)), float(np.mean(self.sam_along_M**2))
+        predicted = float(np.mean((factors_M * self.along_M) ** 2))
+        return {
+            "rho": self.rho,
+            "rho_effective": float(radii_M.mean()),
+            "rho_effective_times_curvature": float(radii_M.mean() * abs(curvature)),
+            "batches": len(self.norms_M),
+            "second_moment": moment,
+            "second_moment_sam": sam_moment,
+            "ratio": sam_moment / moment if moment else float("nan"),
+            "ratio_predicted": predicted / moment if moment else float("nan"),
+            "batches_predicted_to_grow": float(np.mean(np.abs(factors_M) > 1)),
+            "drift": self.drift,
+            "drift_sam": self.sam_drift,
+        }
+
+
+def measure_escape(
+    whole: MeanLoss,
+    minibatch: Callable[[int], MeanLoss],
+    vector_P: jax.Array,
+    curvature: float,
+    *,
+    rho: float,
+    batches: int,
+    radius: float,
+) -> Escape:
+    """Measure gradients with and without SAM along an eigenvector, and the loss along it.
+
+    Args:
+      whole: loss of all images.
+      minibatch: number -> loss of a random minibatch of them.
+      vector_P: the eigenvector, of length 1.
+      curvature: its eigenvalue.
+      rho: SAM's radius.
+      batches: how many minibatches.
+      radius: the slice goes from -radius to radius.
+    """
+
+    def along(mean_loss: MeanLoss) -> tuple[float, float, float]:
+        gradient_P = mean_loss.gradient()
+        shift_P, norm = perturbation(gradient_P, mean_loss.params_P, rho)
+        perturbed_P = mean_loss.gradient(mean_loss.params_P + shift_P)
+        return float(norm), float(jnp.vdot(gradient_P, vector_P)), float(jnp.vdot(perturbed_P, vector_P))
+
+    norms_M, along_M, sam_along_M = np.array([along(minibatch(number)) for number in range(batches)]).T
+    _, drift, sam_drift = along(whole)
+    places_T = np.linspace(-radius, radius, _SLICE_POINTS)
+    losses_T = np.array([whole.loss(whole.params_P + place * vector_P) for place in places_T])
+    quadratic_T = losses_T[_SLICE_POINTS // 2] + places_T * drift + 0.5 * curvature * places_T**2
+    return Escape(rho, norms_M, along_M, sam_along_M, drift, sam_drift, places_T, losses_T, quadratic_T)

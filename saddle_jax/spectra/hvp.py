@@ -1,0 +1,172 @@
+"""The mean loss of a set of images as a fixed function of the parameters: its value, gradient and Hessian products.
+
+The images come in chunks of one shape, un-augmented, always the same: all sets share one compilation, and every
+product is of the same matrix. The loop over chunks is the host's: on CPUs the kernel gradient of a convolution is 30
+times slower inside `scan`, and a product takes long enough to hide the loop anywhere else.
+
+Shapes: P parameters as one flat vector, S vectors at once, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from saddle_jax import devices
+from saddle_jax.data.images import Batch
+from saddle_jax.losses import weighted_sums
+from saddle_jax.methods.base import Method
+
+
+class Point(NamedTuple):
+    """Where the curvature is measured; a copy on every device."""
+
+    params_P: jax.Array
+    batch_stats: Any
+    class_weights_C: jax.Array
+
+
+class Pieces(NamedTuple):
+    """Functions of one chunk, mapped over devices, adding to a total; all sets and steps share their compilation."""
+
+    loss: Callable[..., jax.Array]  # (total, point, chunk)
+    gradient: Callable[..., jax.Array]  # (total_P, point, chunk)
+    product: Callable[..., jax.Array]  # (total_SP, vectors_SP, point, chunk)
+    linearize: Callable[..., Any]  # (point, chunk) -> the Hessian as a linear map, a part on each device
+    apply: Callable[..., jax.Array]  # (total_SP, vectors_SP, linear map)
+
+
+def flat_point(params: Any, batch_stats: Any, class_weights_C: np.ndarray, dtype: str) -> tuple[Point, Callable]:
+    """Return the parameters as a `Point` in `dtype`, and the function that gives a flat vector its structure."""
+    cast = jax.tree.map(lambda x: np.asarray(x, dtype), (params, batch_stats, class_weights_C))
+    params_P, unravel = ravel_pytree(cast[0])
+    return devices.replicate(Point(params_P, *cast[1:])), unravel
+
+
+def make_pieces(method: Method, loss_fn: Callable, unravel: Callable, *, train_mode: bool) -> Pieces:
+    """Return the pieces for a loss of the method's logits.
+
+    Args:
+      method: built for steps mapped over `devices.AXIS`.
+      loss_fn: (logits_BC, labels_B) -> losses_B.
+      unravel: flat vector -> parameters.
+      train_mode: BatchNorm normalises by the statistics of each device's part of a chunk, not by the running ones.
+    """
+
+    def numerator(params_P: jax.Array, point: Point, chunk: Batch) -> jax.Array:
+        logits_BC = method.predict(unravel(params_P), point.batch_stats, chunk, train=train_mode)
+        return weighted_sums(loss_fn(logits_BC, chunk.labels), chunk.labels, chunk.mask, point.class_weights_C)[0]
+
+    def gradient_of(point: Point, chunk: Batch) -> Callable[[jax.Array], jax.Array]:
+        return lambda params_P: jax.grad(numerator)(params_P, point, chunk)
+
+    def loss(total: jax.Array, point: Point, chunk: Batch) -> jax.Array:
+        return total + devices.sum_over(numerator(point.params_P, point, chunk), devices.AXIS)
+
+    def gradient(total_P: jax.Array, point: Point, chunk: Batch) -> jax.Array:
+        return total_P + devices.sum_over(gradient_of(point, chunk)(point.params_P), devices.AXIS)
+
+    def product(total_SP: jax.Array, vectors_SP: jax.Array, point: Point, chunk: Batch) -> jax.Array:
+        def forward_over_reverse(vector_P: jax.Array) -> jax.Array:
+            return jax.jvp(gradient_of(point, chunk), (point.params_P,), (vector_P,))[1]
+
+        return total_SP + devices.sum_over(_for_each(forward_over_reverse, vectors_SP), devices.AXIS)
+
+    def linearize(point: Point, chunk: Batch) -> Any:
+        return jax.linearize(gradient_of(point, chunk), point.params_P)[1]
+
+    def apply(total_SP: jax.Array, vectors_SP: jax.Array, linear_map: Any) -> jax.Array:
+        return total_SP + devices.sum_over(_for_each(linear_map, vectors_SP), devices.AXIS)
+
+    return Pieces(
+        loss=devices.map_step(loss, 2, donate=True),
+        gradient=devices.map_step(gradient, 2, donate=True),
+        product=devices.map_step(product, 3, donate=True),
+        linearize=devices.map_step(linearize, 1, gather=True),
+        apply=devices.map_step(apply, 2, donate=True),
+    )
+
+
+class MeanLoss:
+    """Σ w·l / Σ w over a set of images. Call it with vectors for the products of its Hessian."""
+
+    def __init__(self, pieces: Pieces, point: Point, chunks: Sequence[Batch], *, width: int = 1):
+        """Take the chunks of all images.
+
+        Args:
+          chunks: of one shape; padded slots have mask False.
+          width: vectors that a product takes at once.
+        """
+        self.point, self.width = point, width
+        self._pieces, self._chunks = pieces, chunks
+        self._linear_maps: list[Any] | None = None
+        self._weight = sum_of_weights(jax.device_get(devices.local(point.class_weights_C)), chunks)
+        self.images = sum(int(chunk.mask.sum()) for chunk in chunks)
+        self.products = 0  # Hessian-vector products so far
+
+    @property
+    def params_P(self) -> jax.Array:
+        return devices.local(self.point.params_P)
+
+    @property
+    def num_parameters(self) -> int:
+        return self.point.params_P.size
+
+    def linearize(self) -> None:
+        """Keep the linear map of every chunk; products become cheaper by what does not depend on the vector."""
+        self._linear_maps = [
+            devices.settle(self._pieces.linearize(self.point, devices.split(chunk))) for chunk in self._chunks
+        ]
+
+    def __call__(self, vectors_SP: jax.Array) -> jax.Array:
+        """Return the Hessian's product with each vector."""
+        parts = [self._product(vectors_SP[i : i + self.width]) for i in range(0, len(vectors_SP), self.width)]
+        self.products += len(vectors_SP)
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+    def loss(self, params_P: jax.Array | None = None) -> float:
+        """Return the loss at the point, or at other parameters."""
+        return float(self._sum(self._pieces.loss, jnp.zeros((), self.point.params_P.dtype), params_P))
+
+    def gradient(self, params_P: jax.Array | None = None) -> jax.Array:
+        """Return the gradient at the point, or at other parameters."""
+        return self._sum(self._pieces.gradient, jnp.zeros_like(self.params_P), params_P)
+
+    def _product(self, vectors_SP: jax.Array) -> jax.Array:
+        missing = self.width - len(vectors_SP)
+        padded = devices.replicate(jnp.pad(vectors_SP, ((0, missing), (0, 0))))
+        total = devices.replicate(jnp.zeros_like(padded))
+        if self._linear_maps is not None:
+            for linear_map in self._linear_maps:
+                total = devices.settle(self._pieces.apply(total, padded, linear_map))
+        else:
+            for chunk in self._chunks:
+                total = devices.settle(self._pieces.product(total, padded, self.point, devices.split(chunk)))
+        return devices.local(total)[: len(vectors_SP)] / self._weight
+
+    def _sum(self, piece: Callable, zero: jax.Array, params_P: jax.Array | None) -> jax.Array:
+        point = self.point if params_P is None else self.point._replace(params_P=devices.replicate(params_P))
+        total = devices.replicate(zero)
+        for chunk in self._chunks:
+            total = devices.settle(piece(total, point, devices.split(chunk)))
+        return devices.local(total) / self._weight
+
+
+def sum_of_weights(class_weights_C: np.ndarray, chunks: Sequence[Batch]) -> float:
+    """Return Σ w over the images of the chunks."""
+    return float(sum(class_weights_C[chunk.labels[chunk.mask]].astype(float).sum() for chunk in chunks))
+
+
+def linear_map_bytes(pieces: Pieces, point: Point, chunk: Batch) -> int:
+    """Return the memory that the linear map of one chunk takes on each device."""
+    shapes = jax.eval_shape(pieces.linearize, point, devices.split(chunk))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) // devices.num_devices()
+
+
+def _for_each(linear: Callable[[jax.Array], jax.Array], vectors_SP: jax.Array) -> jax.Array:
+    return linear(vectors_SP[0])[None] if len(vectors_SP) == 1 else jax.vmap(linear)(vectors_SP)

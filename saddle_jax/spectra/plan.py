@@ -1,0 +1,105 @@
+"""What fits into memory: where Lanczos keeps its basis, how many probes run at once, whether chunks stay linearised."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from saddle_jax.errors import ConfigError
+
+_CPU_CHUNK = 8  # images a device; the fastest size measured, for ResNet-32 (benchmarks/README.md)
+_ACCELERATOR_PIXELS = 2**19  # a chunk and device: 512 images of 32 x 32
+
+
+class Memory(NamedTuple):
+    """Bytes that may be used."""
+
+    device: int  # on each device
+    host: int  # on the host beside the devices; 0 where the device is the host
+
+
+class Plan(NamedTuple):
+    """How a target's spectrum is computed."""
+
+    basis: str  # device | host | none
+    probes_at_once: int
+    linearize: bool
+    line: str  # for people: what it takes, what would fit
+
+
+def chunk_size(spectra: ConfigDict, image_shape: tuple[int, ...], num_devices: int, *, on_cpu: bool) -> int:
+    """Return how many images a product takes at once, all devices together; a multiple of their number."""
+    if spectra.chunk_size:
+        return -(-spectra.chunk_size // num_devices) * num_devices
+    pixels = image_shape[0] * image_shape[1]
+    return num_devices * (_CPU_CHUNK if on_cpu else max(1, _ACCELERATOR_PIXELS // pixels))
+
+
+def make_plan(
+    spectra: ConfigDict,
+    memory: Memory,
+    *,
+    num_parameters: int,
+    num_chunks: int,
+    linear_map_bytes: int,
+    on_cpu: bool,
+) -> Plan:
+    """Return what fits.
+
+    Args:
+      linear_map_bytes: what the linear map of one chunk takes on each device.
+
+    Raises:
+      ConfigError: the config asks for what does not fit; the message says what would.
+    """
+    steps, probes = min(spectra.steps, num_parameters), spectra.probes
+    width = 8 if spectra.dtype == "float64" else 4
+    vector, basis_bytes = num_parameters * width, steps * num_parameters * width
+    working = 8 * vector  # the vectors of a step
+    basis = spectra.basis
+    fits = (memory.device - working) // vector
+    if basis == "auto":
+        basis = "device" if steps <= fits else "host" if basis_bytes <= memory.host else "none"
+    at_once = spectra.probes_at_once or 1
+    if not spectra.probes_at_once and not on_cpu:
+        # A product of several vectors takes about half a linear map's memory for each.
+        a_probe = working + linear_map_bytes // 2 + (basis_bytes if basis == "device" else 0)
+        at_once = max(1, min(probes, (memory.device // 2) // a_probe))
+        if basis == "host":
+            at_once = max(1, min(at_once, memory.host // basis_bytes))
+    at_once = min(at_once, probes)
+    taken = at_once * (working + (basis_bytes if basis == "device" else 0))
+    linearize = spectra.linearize == "always" or (
+        spectra.linearize == "auto" and num_chunks * linear_map_bytes <= memory.device - taken
+    )
+    problems = []
+    if taken > memory.device:
+        problems.append(
+            f"spectra: {at_once} x {steps} steps x {num_parameters:,} parameters x {width} bytes = {_gib(taken)} do "
+            f"not fit into {_gib(memory.device)}; {max(fits, 0):,} steps of one probe would. "
+            "Fix: --config.spectra.basis=auto"
+        )
+    if spectra.linearize == "always" and num_chunks * linear_map_bytes > memory.device:
+        problems.append(
+            f"spectra.linearize='always': {num_chunks} chunks x {_gib(linear_map_bytes)} do not fit into "
+            f"{_gib(memory.device)}. Fix: --config.spectra.linearize=auto"
+        )
+    host = memory.host or memory.device
+    if basis == "host" and at_once * basis_bytes > host:
+        problems.append(
+            f"spectra.basis='host': {_gib(at_once * basis_bytes)} do not fit into {_gib(host)}. "
+            f"Fix: --config.spectra.steps={host // (at_once * vector)}, or --config.spectra.basis=none"
+        )
+    if problems:
+        raise ConfigError(problems)
+    loss = {"device": "", "host": "", "none": " (kept nowhere: eigenvalues repeat, their vectors take a second run)"}
+    line = (
+        f"basis on {basis}{loss[basis]}: {steps} steps x {num_parameters:,} parameters x {width} bytes = "
+        f"{_gib(basis_bytes)} a probe; {max(fits, 0):,} steps fit into {_gib(memory.device)}"
+    )
+    return Plan(basis, at_once, linearize, line)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB"

@@ -1,0 +1,81 @@
+"""Whose loss is measured: one class, a group of classes, the whole training set. Needs no JAX."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from saddle_jax.config import did_you_mean
+from saddle_jax.errors import ConfigError
+from saddle_jax.longtail import ClassStats, count_groups, rank_groups
+
+_MOST_BY_DEFAULT = 10
+_WORDS = ("auto", "each", "whole")
+
+
+class Target(NamedTuple):
+    """A set of classes whose images' mean loss is measured."""
+
+    name: str  # of its files: class-7, tail, whole
+    title: str  # for people: class 7 (horse)
+    classes: np.ndarray
+
+
+def find_targets(text: str, stats: ClassStats, rank_bounds: tuple[int, ...]) -> list[Target]:
+    """Return the targets that a comma-separated list names, each once.
+
+    Args:
+      text: class indices, class names, groups, or the words auto, each, whole; an index goes before a name, a word or
+        a group before a class of that name.
+      rank_bounds: where head and mid end.
+
+    Raises:
+      ConfigError: every part that names nothing, or classes without training images.
+    """
+    groups = {g.name: g.classes for g in (*rank_groups(stats.num_classes, rank_bounds), *count_groups(stats.counts_C))}
+    with_images = np.flatnonzero(stats.counts_C > 0)
+    found: dict[str, Target] = {}
+    problems = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if part == "whole":
+            targets = [Target("whole", "whole training set", with_images)]
+        elif part in ("auto", "each"):
+            targets = [_class(label, stats) for label in (with_images if part == "each" else _spread(stats))]
+        elif part in groups:
+            targets = [Target(part, f"{part} ({len(groups[part])} classes)", groups[part])]
+        elif part.isdecimal() and int(part) < stats.num_classes:
+            targets = [_class(int(part), stats)]
+        elif part in stats.names:
+            targets = [_class(stats.names.index(part), stats)]
+        else:
+            known = [*_WORDS, *groups, *stats.names]
+            hint = did_you_mean(part, known) or f" Groups: {', '.join(groups)}"
+            problems.append(
+                f"spectra.classes: {part!r} is neither a class index (0 to {stats.num_classes - 1}) nor the name of a "
+                f"class or a group.{hint}"
+            )
+            continue
+        for target in targets:
+            if stats.counts_C[target.classes].sum() == 0:
+                problems.append(
+                    f"spectra.classes: {target.title} has no training image, so it has no loss. Fix: leave it out"
+                )
+            found[target.name] = target
+    if problems:
+        raise ConfigError(problems)
+    return list(found.values())
+
+
+def _class(label: int, stats: ClassStats) -> Target:
+    name = stats.names[label] if len(stats.names) > label else str(label)
+    title = f"class {label}" if name == str(label) else f"class {label} ({name})"
+    return Target(f"class-{label}", title, np.array([label]))
+
+
+def _spread(stats: ClassStats) -> list[int]:
+    """Return every class that has images, or ten from the largest to the smallest where there are more."""
+    by_size = np.argsort(-stats.counts_C, kind="stable")[: np.count_nonzero(stats.counts_C)]
+    if len(by_size) <= _MOST_BY_DEFAULT:
+        return np.sort(by_size).tolist()
+    return by_size[np.linspace(0, len(by_size) - 1, _MOST_BY_DEFAULT).round().astype(int)].tolist()

@@ -1,0 +1,339 @@
+"""Class-wise curvature: equal to the reference's products and to jax.hessian; whatever the chunks and the devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_resnet import HEADS, batch, config_of, leaf, load, method_of, our_name, our_value, variables
+from jax.flatten_util import ravel_pytree
+
+from configs import digits_lt
+from saddle_jax import devices
+from saddle_jax.data import feeder, sources
+from saddle_jax.data.images import Batch
+from saddle_jax.errors import ConfigError, NonFiniteError, OperatorError
+from saddle_jax.longtail import ClassStats
+from saddle_jax.losses import cross_entropy, make_loss
+from saddle_jax.methods.base import make_plain
+from saddle_jax.spectra import classwise, plan
+from saddle_jax.spectra.checks import check_operator
+from saddle_jax.spectra.hvp import MeanLoss, flat_point, make_pieces
+from saddle_jax.spectra.targets import find_targets
+
+
+def tree_of_vector(store, head, like):
+    """Return the reference's hvp/v as a tree of ours."""
+    tree = jax.tree.map(np.zeros_like, like)
+    for key in store:
+        if key.startswith("hvp/v/"):
+            name = key.removeprefix("hvp/v/")
+            leaf(tree, name)[...] = our_value(name, store[key], head == "normed")
+    return tree
+
+
+@pytest.mark.parametrize("linearized", [False, True])
+@pytest.mark.parametrize("head", HEADS)
+def test_products_are_the_references(x64, head, linearized):
+    store = load(head)
+    method = method_of(config_of(head), store, devices.AXIS)
+    start = variables(store, head)
+    images = np.concatenate([batch(store, i).images for i in range(4)])
+    chunks = list(feeder.evaluation_batches(images[:, :, :, :], np.full(32, 9), 16, 8))
+    chunks = [c._replace(images=np.where(c.mask[:, None, None, None], images[c.ids], 0)) for c in chunks]  # not uint8
+    point, unravel = flat_point(start.params, start.batch_stats, np.ones(10), "float64")
+    mean_loss = MeanLoss(make_pieces(method, cross_entropy, unravel, train_mode=False), point, chunks)
+    if linearized:
+        mean_loss.linearize()
+    vector_P, _ = ravel_pytree(tree_of_vector(store, head, jax.device_get(start.params)))
+    product_P = mean_loss(jnp.asarray(vector_P)[None])[0]
+    assert float(vector_P @ product_P) == pytest.approx(float(store["hvp/vHv"]), rel=1e-10)
+    assert float(jnp.linalg.norm(product_P)) == pytest.approx(float(store["hvp/Hv_norm"]), rel=1e-10)
+    assert float(jnp.linalg.norm(mean_loss.gradient())) == pytest.approx(float(store["hvp/grad_norm"]), rel=1e-10)
+    product = jax.device_get(unravel(product_P))
+    names = [key for key in store if key.startswith("hvp/Hv/")]
+    assert len(names) == 6
+    for key in names:
+        name = key.removeprefix("hvp/Hv/")
+        assert our_name(name)[0] == "params"
+        np.testing.assert_allclose(
+            leaf(product, name), our_value(name, store[key], head == "normed"), rtol=1e-8, atol=1e-10
+        )
+
+
+class Small:
+    """A network of 1,000 parameters on a few digits of three classes."""
+
+    def __init__(self, loss="ce", head="linear", train_mode=False, dtype="float64", batch_norm="per_device"):
+        config = digits_lt.get_config(f"{'ldam_drw' if loss == 'ldam' else 'ce'},smoke")
+        config.model.width, config.model.head = 0.125, head
+        config.model.batch_norm = batch_norm
+        config.loss.name = loss
+        images = sources.load(config.data).train
+        chosen = np.concatenate([np.flatnonzero(images.labels == c)[:n] for c, n in ((0, 11), (1, 6), (2, 1))])
+        self.images, self.labels = images.images[chosen], images.labels[chosen]
+        stats = ClassStats(np.array([11, 6, 1]), ("a", "b", "c"))
+        self.loss_fn = make_loss(config.loss, stats, 30.0 if head == "normed" else 1.0)
+        self.dtype, self.train_mode = dtype, train_mode
+        self.method = make_plain(config, stats, self.images.shape[1:], devices.AXIS)
+        start = self.method.init(jax.random.key(0))
+        # Running statistics that are not those of an untrained network, biases that are not 0.
+        self.params = jax.tree.map(
+            lambda x: np.asarray(x) + 0.1 * np.arange(x.size).reshape(x.shape) / x.size, start.params
+        )
+        self.stats = jax.tree.map(lambda x: np.asarray(x) + 0.2, start.batch_stats)
+        self.point, self.unravel = flat_point(self.params, self.stats, np.array([1.0, 2.0, 3.0]), dtype)
+        self.pieces = make_pieces(self.method, self.loss_fn, self.unravel, train_mode=train_mode)
+
+    def mean_loss(self, classes=(0, 1, 2), chunk=8, width=1, **changes):
+        of = np.flatnonzero(np.isin(self.labels, classes))
+        chunks = list(feeder.evaluation_batches(self.images[of], self.labels[of], chunk, 8))
+        return MeanLoss(self.pieces, self.point._replace(**changes), chunks, width=width)
+
+    def hessian(self, classes=(0, 1, 2), weights=(1.0, 2.0, 3.0)):
+        of = np.flatnonzero(np.isin(self.labels, classes))
+        labels, weights = self.labels[of].astype(np.int32), np.array(weights)
+        everything = Batch(self.images[of], labels, np.ones(len(of), bool), labels, labels)
+
+        def loss(params_P):
+            logits = self.method.predict(self.unravel(params_P), jax.device_get(self.stats), everything)
+            return jnp.sum(self.loss_fn(logits, labels) * weights[labels]) / weights[labels].sum()
+
+        return jax.jit(jax.hessian(loss))(devices.local(self.point.params_P))
+
+
+def vectors(number, size, dtype=jnp.float64):
+    return jax.random.normal(jax.random.key(7), (number, size), dtype)
+
+
+@pytest.mark.parametrize(
+    ("loss", "head"), [("ce", "linear"), ("ldam", "normed"), ("vs", "linear"), ("focal", "normed")]
+)
+def test_a_small_network_against_jax_hessian_class_by_class(x64, loss, head):
+    small = Small(loss, head)
+    for classes in ((0,), (1,), (2,), (0, 1, 2)):
+        mean_loss = small.mean_loss(classes)
+        h_PP = np.asarray(small.hessian(classes))
+        v_SP = vectors(2, len(h_PP))
+        np.testing.assert_allclose(mean_loss(v_SP), v_SP @ h_PP, rtol=1e-9, atol=1e-11 * np.abs(h_PP).max())
+
+
+def test_a_whole_spectrum_against_jax_hessian(x64):
+    small = Small()
+    mean_loss = small.mean_loss((1,), width=3)
+    mean_loss.linearize()
+    eigenvalues = np.linalg.eigvalsh(np.asarray(small.hessian((1,))))
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+
+    spectrum = classwise.measure(
+        mean_loss, steps=80, probes=7, seed=0, basis="device", variance=1e-5, what="it", on_step=count
+    )
+    assert spectrum.largest.value == pytest.approx(eigenvalues[-1], rel=1e-10)
+    assert spectrum.smallest.value == pytest.approx(eigenvalues[0], rel=1e-8)
+    for end in (spectrum.largest, spectrum.smallest):
+        assert np.abs(eigenvalues - end.value).min() <= end.residual + 1e-12
+        assert end.residual < 1e-6
+        v_P = end.vector_P
+        np.testing.assert_allclose(mean_loss(v_P[None])[0], end.value * v_P, atol=2e-6)
+    assert abs(spectrum.trace - eigenvalues.sum()) < 4 * spectrum.trace_error
+    assert spectrum.ratio == pytest.approx(abs(eigenvalues[0] / eigenvalues[-1]), rel=1e-8)
+    assert spectrum.check.repeat == 0
+    assert steps == 3 * 80  # three probes, three, one
+    assert mean_loss.products == 7 * 80 + 4 + 2 + 2
+
+
+@pytest.mark.parametrize("basis", ["host", "none"])
+def test_where_the_basis_lies_changes_no_extreme(x64, basis):
+    small = Small()
+    arguments = {"steps": 60, "probes": 3, "seed": 0, "variance": 1e-5, "what": "it"}
+    expected = classwise.measure(small.mean_loss((0,), width=2), basis="device", **arguments)
+    found = classwise.measure(small.mean_loss((0,), width=2), basis=basis, **arguments)
+    for name in ("largest", "smallest"):
+        assert getattr(found, name).value == pytest.approx(getattr(expected, name).value, rel=1e-9)
+        along = float(jnp.vdot(getattr(found, name).vector_P, getattr(expected, name).vector_P))
+        assert abs(along) == pytest.approx(1, abs=1e-6)
+    assert found.trace == pytest.approx(expected.trace, rel=1e-12)
+
+
+def test_classes_add_up_to_the_whole(x64):
+    """Σ_c (n_c / N) H_c v = H v, and likewise with class weights."""
+    small = Small()
+    v_SP = vectors(2, small.point.params_P.size)
+    for weights_C in ((1.0, 1.0, 1.0), (1.0, 2.0, 3.0)):
+        changes = {"class_weights_C": devices.replicate(jnp.array(weights_C))}
+        parts = [(small.mean_loss((c,), **changes), n * weights_C[c]) for c, n in enumerate((11, 6, 1))]
+        total = sum(weight for _, weight in parts)
+        summed = sum(weight / total * part(v_SP) for part, weight in parts)
+        np.testing.assert_allclose(summed, small.mean_loss(**changes)(v_SP), rtol=1e-11, atol=1e-13)
+
+
+def test_chunks_padding_and_vectors_at_once_change_nothing(x64):
+    small = Small()
+    v_SP = vectors(5, small.point.params_P.size)
+    expected = small.mean_loss(chunk=24)
+    for chunk, width, linearized in ((8, 1, False), (16, 2, True), (40, 5, False), (8, 3, True), (24, 4, True)):
+        mean_loss = small.mean_loss(chunk=chunk, width=width)
+        if linearized:
+            mean_loss.linearize()
+        scale = float(jnp.abs(expected(v_SP)).max())
+        np.testing.assert_allclose(mean_loss(v_SP), expected(v_SP), rtol=1e-10, atol=1e-12 * scale)
+        assert mean_loss.loss() == pytest.approx(expected.loss(), rel=1e-12)
+        np.testing.assert_allclose(mean_loss.gradient(), expected.gradient(), rtol=1e-9, atol=1e-13)
+        assert mean_loss.images == 18
+
+
+def test_all_class_sizes_share_one_compilation():
+    small = Small(dtype="float32")
+    v_SP = vectors(1, small.point.params_P.size, jnp.float32)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    try:
+        for linearized in (False, True):
+            for number, classes in enumerate(((0,), (1,), (2,), (0, 1), (0, 1, 2))):
+                mean_loss = small.mean_loss(classes)
+                if linearized:
+                    mean_loss.linearize()
+                mean_loss(v_SP), mean_loss.loss(), mean_loss.gradient()
+                if number == 0:
+                    assert compiled
+                    compiled.clear()
+                assert not compiled, classes
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+def test_batch_norm_in_training_mode_is_another_fixed_symmetric_operator(x64):
+    for batch_norm in ("per_device", "synchronized"):
+        running, own = Small(), Small(train_mode=True, batch_norm=batch_norm)
+        v_SP = classwise.signs(0, (0, 1), own.point.params_P.size, jnp.float64)
+        check = check_operator(own.mean_loss(chunk=24, width=2), v_SP, "it")
+        assert check.repeat == 0
+        assert check.asymmetry < 1e-12
+        difference = own.mean_loss(chunk=24)(v_SP) - running.mean_loss(chunk=24)(v_SP)
+        assert float(jnp.abs(difference).max()) > 1e-3
+
+
+def test_float32_products_are_near_float64():
+    single = Small(dtype="float32")
+    v_SP = vectors(1, single.point.params_P.size, jnp.float32)
+    with devices.exact_arithmetic("float32"):
+        found = single.mean_loss()(v_SP)
+    with devices.exact_arithmetic("float64"):
+        small = Small()  # it starts from other random weights: take the first's
+        small.point, _ = flat_point(single.params, single.stats, np.array([1.0, 2.0, 3.0]), "float64")
+        expected = np.asarray(small.mean_loss()(jnp.asarray(v_SP, jnp.float64)))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_an_operator_that_is_not_fixed_or_not_symmetric_is_refused(x64):
+    u_v = classwise.signs(0, (0, 1), 50, jnp.float64)
+    h_PP = jnp.asarray(np.random.default_rng(0).normal(size=(50, 50)))
+    calls = []
+
+    def noisy(v_SP):
+        calls.append(0)
+        return v_SP @ (h_PP + h_PP.T) + 1e-12 * len(calls)
+
+    with pytest.raises(OperatorError, match="random augmentation"):
+        check_operator(noisy, u_v, "it")
+    with pytest.raises(OperatorError, match="not symmetric. Likely causes"):
+        check_operator(lambda v_SP: v_SP @ h_PP, u_v, "it")
+    with pytest.raises(NonFiniteError):
+        check_operator(lambda v_SP: v_SP * jnp.inf, u_v, "it")
+    assert check_operator(lambda v_SP: v_SP @ (h_PP + h_PP.T), u_v, "it").asymmetry < 1e-14
+    assert check_operator(jnp.zeros_like, u_v, "it") == (0, 0)
+
+
+def test_weights_that_have_diverged_are_told(x64):
+    small = Small()
+    broken = small.point._replace(params_P=devices.replicate(jnp.full(small.point.params_P.size, jnp.nan)))
+    small.point = broken
+    with pytest.raises(NonFiniteError, match="class 1: the loss is nan.*have diverged"):
+        classwise.measure(small.mean_loss(), steps=3, probes=1, seed=0, basis="device", variance=1e-5, what="class 1")
+
+
+STATS = ClassStats(np.array([500, 90, 30, 0, 5]), ("cat", "dog", "tail", "fox", "7"))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("auto", ["class-0", "class-1", "class-2", "class-4"]),
+        ("each", ["class-0", "class-1", "class-2", "class-4"]),
+        ("4,dog , 0", ["class-4", "class-1", "class-0"]),
+        ("7", ["class-4"]),  # no index, but a name
+        ("tail,whole,many,tail", ["tail", "whole", "many"]),
+    ],
+)
+def test_what_the_user_names_is_measured(text, names):
+    assert [target.name for target in find_targets(text, STATS, (1, 3))] == names
+
+
+def test_groups_and_many_classes():
+    tail, whole = find_targets("tail,whole", STATS, (1, 3))
+    assert tail.classes.tolist() == [3, 4]
+    assert whole.classes.tolist() == [0, 1, 2, 4]
+    many = ClassStats(np.arange(1000, 0, -1), tuple(map(str, range(1000))))
+    chosen = [int(target.classes[0]) for target in find_targets("auto", many, ())]
+    assert chosen == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
+
+
+def test_all_wrong_names_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        find_targets("0,5,dgo,3,-1", STATS, (1, 3))
+    assert len(caught.value.problems) == 4
+    text = str(caught.value)
+    assert "'5' is neither a class index (0 to 4)" in text
+    assert "Did you mean dog" in text
+    assert "class 3 (fox) has no training image" in text
+
+
+def spectra_config(**changes):
+    config = digits_lt.get_config("ce,smoke").spectra
+    config.update(changes)
+    return config
+
+
+def make_plan(config, device_gib=8, host_gib=32, num_parameters=25_557_032, on_cpu=False, chunks=10, linear_map=2**31):
+    return plan.make_plan(
+        config,
+        plan.Memory(int(device_gib * 2**30), int(host_gib * 2**30)),
+        num_parameters=num_parameters,
+        num_chunks=chunks,
+        linear_map_bytes=linear_map,
+        on_cpu=on_cpu,
+    )
+
+
+def test_a_resnet50_on_a_16_gib_card_has_a_plan():
+    """Half of the card is spoken for; 100 steps take 9.5 GiB, so the basis goes to the host, or nowhere."""
+    chosen = make_plan(spectra_config())
+    assert (chosen.basis, chosen.probes_at_once, chosen.linearize) == ("host", 2, False)
+    assert "100 steps x 25,557,032 parameters x 4 bytes = 9.52 GiB a probe; 76 steps fit into 8.00 GiB" in chosen.line
+    assert make_plan(spectra_config(), host_gib=4).basis == "none"
+    assert make_plan(spectra_config(steps=30)).basis == "device"
+    assert make_plan(spectra_config(), device_gib=40).basis == "device"
+    with pytest.raises(ConfigError, match="do not fit into 8.00 GiB; 76 steps of one probe would"):
+        make_plan(spectra_config(basis="device"))
+    with pytest.raises(ConfigError, match="basis='host'.*Fix: --config.spectra.steps=42"):
+        make_plan(spectra_config(basis="host"), host_gib=4)
+    with pytest.raises(ConfigError, match="linearize='always'"):
+        make_plan(spectra_config(linearize="always", steps=10))
+
+
+def test_small_networks_are_linearized_and_probed_together_on_accelerators():
+    small = {"num_parameters": 464_154, "chunks": 1, "linear_map": 400 * 2**20, "device_gib": 60}
+    chosen = make_plan(spectra_config(), **small)
+    assert (chosen.basis, chosen.probes_at_once, chosen.linearize) == ("device", 10, True)
+    chosen = make_plan(spectra_config(), on_cpu=True, **small)
+    assert (chosen.probes_at_once, chosen.linearize) == (1, True)
+    assert make_plan(spectra_config(probes_at_once=4), on_cpu=True, **small).probes_at_once == 4
+    assert not make_plan(spectra_config(linearize="never"), **small).linearize
+    assert plan.chunk_size(spectra_config(), (32, 32, 3), 2, on_cpu=True) == 16
+    assert plan.chunk_size(spectra_config(), (224, 224, 3), 2, on_cpu=False) == 20
+    assert plan.chunk_size(spectra_config(chunk_size=5), (32, 32, 3), 4, on_cpu=True) == 8
