@@ -1,4 +1,4 @@
-"""Train, evaluate or check a long-tailed experiment: `python main.py --config configs/cifar10_lt.py`.
+"""Train, evaluate, check or look into a long-tailed experiment: `python main.py --config configs/cifar10_lt.py`.
 
 Kept short: flags, dispatch, exit codes. JAX and TensorFlow are imported by the program that a mode names.
 """
@@ -22,7 +22,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 def main(arguments: list[command_line.Command]) -> int:
     """Run the program of the chosen mode and return its exit code."""
     try:
-        from saddle_jax.train import programs
+        from saddle_jax import programs
 
         return programs.run(arguments[0])
     except SaddleError as error:

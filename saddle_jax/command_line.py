@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from absl import flags, logging
@@ -20,12 +21,13 @@ from saddle_jax.validation import problems_of
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
-MODES = ("train", "eval", "check")
+MODES = ("train", "eval", "spectra", "check")
 _ARGV: list[str] = []  # what config_flags reads overrides from; filled by `parse`
 
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_string("workdir", None, "Directory of the run; made from config and seed if not given.")
-flags.DEFINE_string("checkpoint", None, "eval: latest, best or a step; both latest and best if not given.")
+flags.DEFINE_string("checkpoint", None, "latest, best or a step; eval: both latest and best if not given.")
+flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
 _PLAIN_FLAGS = copy.deepcopy(FLAGS)  # before --config, whose overrides are flags of their own
 config_flags.DEFINE_config_file("config", DEFAULT_CONFIG, "Experiment file, with :arguments.", sys_argv=_ARGV)
 
@@ -34,6 +36,7 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
   python main.py --config configs/cifar10_lt.py:ldam_drw_sam,ratio=100 --workdir runs/ldam
   python main.py --config configs/digits_lt.py --config.seed=1 --config.sam.rho_knots='((0,0.2),)'
   python main.py --mode eval --workdir runs/ldam
+  python main.py --mode spectra --workdir runs/ldam --config.spectra.classes=0,7,8,9
 
   --config FILE[:ARGUMENTS]  experiment (default configs/digits_lt.py; with a --workdir that holds a run, its own
                              config); arguments, comma-separated in any order: a method, ratio=, profile=, smoke
@@ -42,6 +45,8 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
                              The same command continues an unfinished run
   --mode train               train, evaluating and saving on the way
          eval                evaluate a run's latest and best checkpoint (--checkpoint latest | best | STEP)
+         spectra             measure the Hessian spectrum of each class's loss at a run's latest checkpoint (or
+                             --checkpoint); with --compare RUN RUN ... draw what was measured side by side
          check               build everything, print classes, counts, steps, sizes, run one step, write nothing
 
   methods   {" ".join(recipes.LOSSES)}; each also with _sam
@@ -59,6 +64,7 @@ class Command(NamedTuple):
     mode: str
     workdir: str
     checkpoint: str | None
+    compare: list[str]  # runs
     config: ConfigDict
     config_named: bool  # --config was given
 
@@ -99,21 +105,37 @@ def parse(argv: list[str]) -> Command:
         config = config_lib.from_json(stored.read_bytes(), default.get_config())
         config.update_from_flattened_dict(FLAGS["config"].override_values)
     everything = [*problems.values(), *problems_of(config, default.get_config())]
-    if FLAGS.checkpoint is not None and FLAGS.mode != "eval":
-        everything.append(f"--checkpoint belongs to --mode eval, found --mode {FLAGS.mode}")
+    everything += _mode_problems()
     if everything:
         raise ConfigError(everything)
-    workdir = pathlib.Path(FLAGS.workdir or config_lib.default_workdir(config)).expanduser()
-    return Command(FLAGS.mode, str(workdir), FLAGS.checkpoint, config, bool(named))
+    by_default = "comparison" if FLAGS.compare else config_lib.default_workdir(config)
+    workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
+    return Command(FLAGS.mode, str(workdir), FLAGS.checkpoint, FLAGS.compare, config, bool(named))
+
+
+def _mode_problems() -> Iterator[str]:
+    if FLAGS.checkpoint is not None and FLAGS.mode not in ("eval", "spectra"):
+        yield f"--checkpoint belongs to --mode eval and --mode spectra, found --mode {FLAGS.mode}"
+    if FLAGS["compare"].present and FLAGS.mode != "spectra":
+        yield f"--compare belongs to --mode spectra, found --mode {FLAGS.mode}"
+    if FLAGS["compare"].present and len(FLAGS.compare) < 2:
+        yield f"--compare: found {len(FLAGS.compare)} run, expected two or more, e.g. --compare runs/sgd runs/sam"
+    for run in FLAGS.compare:
+        if not pathlib.Path(run).is_dir():
+            yield f"--compare: found no directory {run!r}, expected a run whose spectra were measured"
+    if FLAGS.compare and FLAGS.checkpoint and not FLAGS.checkpoint.isdecimal():
+        yield f"--compare: found --checkpoint {FLAGS.checkpoint!r}, expected a step"
 
 
 def _join_values(arguments: list[str]) -> list[str]:
-    """Write `--flag value` as `--flag=value`; there are no positional arguments it could be mistaken for."""
+    """Write `--flag value` as `--flag=value`, and `--compare a b` as `--compare=a,b`; there is no other positional."""
     joined: list[str] = []
     for argument in arguments:
         is_value = not argument.startswith("-") or re.match(r"-\.?\d", argument)
         if joined and is_value and joined[-1].startswith("-") and "=" not in joined[-1]:
             joined[-1] += f"={argument}"
+        elif joined and is_value and re.match(r"--?compare=", joined[-1]):
+            joined[-1] += f",{argument}"
         else:
             joined.append(argument)
     return joined

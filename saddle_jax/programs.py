@@ -1,9 +1,10 @@
-"""What main.py can run: train, eval, check. Each takes the parsed command and returns an exit code."""
+"""What main.py can run: train, eval, spectra, check. Each takes the parsed command and returns an exit code."""
 
 from __future__ import annotations
 
 import pathlib
 import sys
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -13,7 +14,9 @@ from saddle_jax import __version__, devices
 from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
 from saddle_jax.data import sources
-from saddle_jax.errors import ConfigError, NonFiniteError
+from saddle_jax.errors import ConfigError, DataError, NonFiniteError
+from saddle_jax.spectra.along import make_observer
+from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.train import checkpoint, evaluate, loop
 from saddle_jax.train.directory import different_config, differing_images
 from saddle_jax.train.program import Program, make_program
@@ -22,7 +25,9 @@ from saddle_jax.train.runtime import StopRequest
 
 def run(command: Command) -> int:
     """Run the program of the command's mode."""
-    return {"train": train, "eval": evaluate_run, "check": check}[command.mode](command)
+    if command.compare:
+        return compare_spectra(command)
+    return {"train": train, "eval": evaluate_run, "spectra": spectra, "check": check}[command.mode](command)
 
 
 def train(command: Command) -> int:
@@ -33,18 +38,16 @@ def train(command: Command) -> int:
     with StopRequest() as stop:  # a signal while data are read or code is compiled is answered before the first step
         splits = sources.load(config.data)
         program = make_program(config, splits)
+        observer = make_observer(config, splits, program.schedules)
         _describe(config, splits, program, str(workdir))
-        loop.train(config, workdir, splits, program, sys.argv, stop=stop)
+        loop.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
     return 0
 
 
 def evaluate_run(command: Command) -> int:
     """Evaluate a run's checkpoints on the test set."""
     config, workdir = command.config, pathlib.Path(command.workdir)
-    if not (workdir / "config.json").is_file():
-        raise ConfigError(f"--mode eval: {workdir} holds no run. Fix: --workdir of a run")
-    trained = config_lib.from_json((workdir / "config.json").read_bytes(), default.get_config())
-    differing = config_lib.differences(trained, config)
+    differing = _differences(command)
     if differing and command.config_named:
         raise ConfigError(different_config(workdir, differing, "leave --config out, or the run's own"))
     splits = sources.load(config.data)
@@ -63,6 +66,39 @@ def evaluate_run(command: Command) -> int:
         for label, (count, accuracy) in enumerate(zip(splits.stats.counts_C, report["class_accuracy"], strict=True)):
             shown = "n/a" if accuracy is None else f"{accuracy:6.2f}"
             print(f"  class {label:4d}  {splits.stats.names[label]:20.20s} {count:6,d} training images  {shown}")
+    return 0
+
+
+def spectra(command: Command) -> int:
+    """Measure class-wise Hessian spectra at one of a run's checkpoints."""
+    from saddle_jax.report import spectra as plots
+
+    config, workdir = command.config, pathlib.Path(command.workdir)
+    if differing := _differences(command):
+        raise ConfigError(different_config(workdir, differing, "only fields of config.spectra may change here"))
+    with StopRequest() as stop:
+        splits = sources.load(config.data)
+        if differing := differing_images(workdir, splits):
+            raise DataError(f"{workdir} was trained on other images ({', '.join(differing)} differ). Fix: its data set")
+        spectrometer = Spectrometer(config, splits)
+        found = checkpoint.find(workdir / "checkpoints", command.checkpoint or "latest")
+        state = jax.device_get(checkpoint.restore(found, make_program(config, splits).init(config.seed)))
+        print(f"saddle_jax {__version__}  spectra of {workdir} at step {found.step:,}")
+        print(f"loss   {spectrometer.describe()}", flush=True)
+        folder = spectrometer.measure(state, workdir, stop=stop)
+    pictures = [*plots.draw_folder(folder), plots.draw_ratio(workdir)]
+    print(f"done   {folder}: summary.json, {len([p for p in pictures if p])} pictures as PNG and PDF")
+    return 0
+
+
+def compare_spectra(command: Command) -> int:
+    """Draw the measured spectra of several runs side by side."""
+    from saddle_jax.report import spectra as plots
+
+    runs = [pathlib.Path(run) for run in command.compare]
+    step = int(command.checkpoint) if command.checkpoint else None
+    out = pathlib.Path(command.workdir) / "_".join(run.name for run in runs)
+    print(f"done   {plots.draw_comparison(runs, out, step)}, and as PDF")
     return 0
 
 
@@ -90,6 +126,19 @@ def check(command: Command) -> int:
     if not metrics.finite:
         raise NonFiniteError("step 1: loss or update is not finite. Fix: a lower learning rate or rho")
     return 0
+
+
+def _differences(command: Command) -> dict[str, tuple[Any, Any]]:
+    """Return the fields in which the command's config is not its run's.
+
+    Raises:
+      ConfigError: there is no run.
+    """
+    path = pathlib.Path(command.workdir, "config.json")
+    if not path.is_file():
+        raise ConfigError(f"--mode {command.mode}: {command.workdir} holds no run. Fix: --workdir of a run")
+    trained = config_lib.from_json(path.read_bytes(), default.get_config())
+    return config_lib.differences(trained, command.config)
 
 
 def _describe(config: ConfigDict, splits: sources.Splits, program: Program, workdir: str) -> None:

@@ -12,7 +12,7 @@ from saddle_jax import config as config_lib
 from saddle_jax.errors import ConfigError
 from saddle_jax.validation import problems_of
 
-SOUND = {("loss.vs_tau", "-1"), ("data.mean", "-1"), ("eval.rank_bounds", "[]")}
+SOUND = {("loss.vs_tau", "-1"), ("data.mean", "-1"), ("eval.rank_bounds", "[]"), ("spectra.at", "[]")}
 FIELDS = config_lib.flatten(default.get_config())
 
 
@@ -49,7 +49,7 @@ def test_all_problems_at_once_without_leaving_a_file(tmp_path):
     assert result.returncode == 2
     assert "6 problems" in result.stderr
     for part in (
-        "no such field. Did you mean batch_size", "found 'abc', expected float", "train|eval|check",
+        "no such field. Did you mean batch_size", "found 'abc', expected float", "train|eval|spectra|check",
         "Did you mean: workdir", "Did you mean digits?", "'stray': expected a flag",
     ):  # fmt: skip
         assert part in result.stderr
@@ -102,6 +102,7 @@ def test_no_bad_value_gets_through(field, value):
         taken = config_lib.flatten(config)[field]
         free_text = isinstance(FIELDS[field], str) and field in (
             "name", "data.name", "data.path", "data.root", "data.train_split", "data.test_split",
+            "spectra.classes",
         )  # fmt: skip
         sound = free_text or (field, value) in SOUND
         assert bool(problems_of(config, base)) != sound, f"{field} = {taken!r}"
@@ -131,6 +132,13 @@ def test_no_bad_value_gets_through(field, value):
         ({"model__name": "resnet33"}, "Did you mean resnet32"),
         ({"sam__batch_stats": "bth"}, "Did you mean both?"),
         ({"data__ratio": 0.01}, "at least 1"),
+        ({"spectra__loss": "ldam"}, "spectra.loss='ldam' needs model.head='normed'"),
+        ({"spectra__logit_scale": 1.0}, "no effect with model.head='linear'"),
+        ({"spectra__at": (10, "later")}, "spectra.at: found 'later', expected a duration"),
+        ({"spectra__at": (10, 201)}, "spectra.at: 201 epochs is past the end"),
+        ({"spectra__every": "often"}, "spectra.every: found 'often', expected a duration"),
+        ({"spectra__every": "0 steps"}, "expected more than 0"),
+        ({"spectra__classes": " ,"}, "spectra.classes: found nothing"),
     ],
 )
 def test_checks_of_the_config(changes, message):
@@ -167,6 +175,7 @@ def test_values_and_repetitions_of_flags(tmp_path):
         ["--config", "a.py", "--config.loss.vs_tau", "-1", "--config.data.flip", "--mode=eval"]
     )
     assert joined == ["--config=a.py", "--config.loss.vs_tau=-1", "--config.data.flip", "--mode=eval"]
+    assert command_line._join_values(["--compare", "a", "b", "--mode", "x"]) == ["--compare=a,b", "--mode=x"]
     wrong = ("--config.data.mean=(0.1,0.2)", "--config.data.mean=(0.3,0.3,0.3)")
     result = main(*wrong, cwd=tmp_path)  # the last one counts: it alone disagrees with data.std
     assert "found 3 and 1 channels" in result.stderr
@@ -174,7 +183,11 @@ def test_values_and_repetitions_of_flags(tmp_path):
     assert "--config: expected a file" in bare.stderr
     useless = main("--mode=check", "--checkpoint=best", cwd=tmp_path)
     assert "--checkpoint belongs to --mode eval" in useless.stderr
-    assert {bare.returncode, useless.returncode} == {2}
+    compared = main("--mode=spectra", "--compare", "one", "--checkpoint=best", cwd=tmp_path)
+    for part in ("3 problems", "found 1 run, expected two or more", "found no directory 'one'", "expected a step"):
+        assert part in compared.stderr
+    assert "--compare belongs to --mode spectra" in main("--compare", "a", "b", cwd=tmp_path).stderr
+    assert {compared.returncode, bare.returncode, useless.returncode} == {2}
 
 
 def test_smoke_fits_any_ratio():

@@ -14,10 +14,10 @@ import pytest
 from conftest import ROOT, SHARED, shared_file
 
 from configs import cifar10_lt, digits_lt, recipes
-from saddle_jax import command_line, devices
+from saddle_jax import command_line, devices, programs
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
-from saddle_jax.train import checkpoint, directory, loop, metrics, programs
+from saddle_jax.train import checkpoint, directory, loop, metrics
 from saddle_jax.train.program import make_program
 
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}

@@ -26,7 +26,7 @@ from saddle_jax.train.directory import exclusive, open_run
 from saddle_jax.train.metrics import MetricWriter, Progress, RunningMean
 from saddle_jax.train.program import Program
 from saddle_jax.train.runtime import StopRequest, peak_memory_mib
-from saddle_jax.train.state import TrainState
+from saddle_jax.train.state import Observer, TrainState
 from saddle_jax.train.steps import StepMetrics
 
 
@@ -39,6 +39,7 @@ def train(
     *,
     quiet: bool = False,
     stop: StopRequest | None = None,
+    observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Train the run in `workdir` from its start, or from its last checkpoint, to its end; return its reports.
 
@@ -48,6 +49,7 @@ def train(
       command: what was typed, for run.json.
       quiet: print nothing.
       stop: the caller's watch for signals, if it has begun one.
+      observer: looks at the state at its steps.
 
     Raises:
       ConfigError, DataError: the directory holds another run.
@@ -58,7 +60,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
         stack.enter_context(exclusive(workdir))
-        run = Run(config, workdir, splits, program, command, quiet=quiet)
+        run = Run(config, workdir, splits, program, command, quiet=quiet, observer=observer)
         tensorboard = config.tensorboard and run.step < run.total
         with MetricWriter(workdir, tensorboard=tensorboard, resumed_step=run.step) as run.writer:
             run.train(stop)
@@ -77,7 +79,9 @@ class Run:
         command: list[str],
         *,
         quiet: bool,
+        observer: Observer | None,
     ):
+        self._quiet, self._observer = quiet, observer
         self.config, self.workdir, self.splits, self.program = config, workdir, splits, program
         schedules = program.schedules
         self.total = schedules.total_steps
@@ -110,6 +114,7 @@ class Run:
 
     def train(self, stop: StopRequest) -> None:
         """Take the steps that are left."""
+        self._observe(stop)  # what was cut short when this step was reached, or the first weights
         pending: tuple[int, StepMetrics] | None = None
         for batch in training_batches(self.config, self.splits, self.step, self.total):
             if stop.signal_name and self.step == self._started_at:
@@ -119,10 +124,14 @@ class Run:
             if pending is not None:  # the step before: the device is busy with this one meanwhile
                 self._look(*pending)
             pending = (self.step, metrics)
+            if self._observer is not None and self.step in self._observer.steps:
+                self._look(*pending)
+                pending = None
+                self._observe(stop)
             stopping = stop.signal_name  # read once: a signal may come at any line
             evaluates = self.step % self.eval_every == 0 or self.step == self.total
             saves = self.step % self.checkpoint_every == 0 or self.step == self.total or bool(stopping)
-            if evaluates or saves:
+            if pending is not None and (evaluates or saves):
                 self._look(*pending)
                 pending = None
             if evaluates:
@@ -131,6 +140,12 @@ class Run:
                 self._save()
             if stopping and self.step < self.total:
                 raise Preempted(f"{stopping}: saved step {self.step:,} of {self.total:,}; the same command continues")
+
+    def _observe(self, stop: StopRequest) -> None:
+        if self._observer is not None and self.step in self._observer.steps:
+            state = jax.device_get(self.state)
+            if said := self._observer.look(state, self.workdir, stop, self._quiet):
+                self.progress.say(said)
 
     def _look(self, step: int, metrics: StepMetrics) -> None:
         """Read a step's metrics: stop at the first that is not finite, log when it is time."""

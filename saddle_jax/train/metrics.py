@@ -66,10 +66,18 @@ class Progress:
     """One live line on a terminal; in a log one plain line a minute, and the first and the last."""
 
     def __init__(
-        self, total_steps: int, batch_size: int, start: int, *, quiet: bool = False, stream: TextIO | None = None
+        self,
+        total_steps: int,
+        batch_size: int,
+        start: int,
+        *,
+        unit: str = "step",
+        quiet: bool = False,
+        stream: TextIO | None = None,
     ):
+        """Take the length of the work; with unit "" only the part that is done is shown, with no count and no speed."""
         self._stream = stream or sys.stdout
-        self._total, self._batch_size = total_steps, batch_size
+        self._total, self._batch_size, self._unit = total_steps, batch_size, unit
         self._quiet, self._live = quiet, self._stream.isatty()
         self._first_step, self._began = start, time.monotonic()
         self._written: float | None = None
@@ -89,11 +97,12 @@ class Progress:
         if self._quiet or not due:
             return
         self._written = now
+        count = f"{self._unit} {step:,}/{self._total:,} " if self._unit else ""
         speed = ""
         if rate := self.images_per_second(step):
             left = (self._total - step) * self._batch_size / rate
-            speed = f"  {rate:,.0f} img/s  ETA {duration(left)}"
-        line = f"{time.strftime('%H:%M')}  step {step:,}/{self._total:,} {100 * step / self._total:.1f}%  {text}{speed}"
+            speed = f"  {rate:,.0f} img/s" * bool(self._unit) + f"  ETA {duration(left)}"
+        line = f"{time.strftime('%H:%M')}  {count}{100 * step / self._total:.1f}%  {text}{speed}"
         if self._live:  # a line that wraps could not be written over
             line = f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}"
         self._stream.write(line if self._live else f"{line}\n")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+
+from saddle_jax.train.runtime import StopRequest
 
 
 class TrainState(NamedTuple):
@@ -15,3 +19,10 @@ class TrainState(NamedTuple):
     batch_stats: Any
     opt_state: Any
     method_state: Any
+
+
+class Observer(NamedTuple):
+    """What looks at a run at some of its steps; the run does not depend on it."""
+
+    steps: frozenset[int]
+    look: Callable[[TrainState, pathlib.Path, StopRequest, bool], str]  # (state, workdir, stop, quiet) -> what to say

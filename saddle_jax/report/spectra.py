@@ -1,0 +1,201 @@
+"""Pictures of measured spectra, each as PNG and PDF. Reads spectra/<step>/; needs no JAX."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from saddle_jax.errors import DataError
+from saddle_jax.spectra import results
+
+# Told apart by the colour-blind (Okabe and Ito, 2008), and in print by line and marker.
+_STYLES = (
+    ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"), ("#000000", "v", "-"),
+    ("#56B4E9", "P", "--"), ("#E69F00", "X", "-."), ("#999999", "*", ":"),
+)  # fmt: skip
+_SMALLEST, _LARGEST = "#D55E00", "#0072B2"
+_FLOOR = 1e-7  # of the drawn density, as in the reference
+
+
+def draw_folder(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Draw every target's density and slice, and all densities in one picture; return the PNGs."""
+    targets = results.read_summary(folder)["targets"]
+    drawn = []
+    for name in targets:
+        stored = _load(folder, name)
+        figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+        _density(axes, stored, _limits([stored]))
+        axes.set(xlabel="eigenvalue", ylabel="spectral density")
+        drawn.append(_save(figure, folder / name))
+        if "escape_places" in stored:
+            drawn.append(_save(_slice(stored), folder / f"{name}-slice"))
+    if len(targets) > 1:
+        columns = math.ceil(math.sqrt(len(targets)))
+        rows = [list(targets)[i : i + columns] for i in range(0, len(targets), columns)]
+        cells = [[_load(folder, name) for name in row] for row in rows]
+        drawn.append(_save(_grid(cells), folder / "all"))
+    return drawn
+
+
+def draw_comparison(runs: Sequence[pathlib.Path], out: pathlib.Path, step: int | None = None) -> pathlib.Path:
+    """Draw the densities of several runs side by side, a row for each target that all of them have; return the PNG.
+
+    Args:
+      out: the picture's path, without its ending.
+      step: of the spectra; None for each run's last.
+
+    Raises:
+      DataError: a run has no spectra there, or the runs have no target in common.
+    """
+    chosen = {run: _folder(run, step) for run in runs}
+    targets = [results.read_summary(folder)["targets"] for folder in chosen.values()]
+    common = [name for name in targets[0] if all(name in other for other in targets[1:])]
+    if not common:
+        found = "; ".join(f"{run}: {', '.join(t) or 'none'}" for run, t in zip(runs, targets, strict=True))
+        raise DataError(f"--compare: the runs have no class in common ({found}). Fix: measure the same classes")
+    cells = [[_load(folder, name) for folder in chosen.values()] for name in common]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    heads = [f"{run.name}, step {results.read_summary(folder)['step']:,}" for run, folder in chosen.items()]
+    return _save(_grid(cells, heads), out)
+
+
+def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
+    """Draw |λmin/λmax| of every target over epochs; return the PNG, or None where there are no two steps."""
+    summaries = [results.read_summary(folder) for folder in results.folders(workdir).values()]
+    names = list(dict.fromkeys(name for summary in summaries for name in summary["targets"]))
+    if len(summaries) < 2:
+        return None
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for place, name in enumerate(names):
+        colour, marker, line = _STYLES[place % len(_STYLES)]
+        points = [(s["epoch"], s["targets"][name]) for s in summaries if name in s["targets"]]
+        epochs, ratios = [epoch for epoch, _ in points], [t["ratio"] for _, t in points]
+        label = f"{points[-1][1]['title']}, n = {points[-1][1]['images']:,}"
+        axes.plot(epochs, np.array(ratios, float), color=colour, marker=marker, linestyle=line, label=label)
+    axes.set(xlabel="epoch", ylabel="|λmin / λmax|", title="How far from convex each loss is")
+    axes.set_ylim(bottom=0)
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return _save(figure, workdir / "spectra" / "ratio")
+
+
+def _grid(cells: Sequence[Sequence[Mapping[str, Any]]], heads: Sequence[str] = ()) -> Figure:
+    columns = max(len(row) for row in cells)
+    size = (4.2 * columns, 2.9 * len(cells) + 0.3 * bool(heads))
+    figure, grid = plt.subplots(len(cells), columns, figsize=size, squeeze=False, layout="constrained")
+    everything = _limits([stored for row in cells for stored in row])
+    for row, axes_row in zip(cells, grid, strict=True):
+        # Runs are compared within a row, classes of one run over all of them.
+        limits = _limits(row) if heads else everything
+        for axes in axes_row[len(row) :]:
+            axes.set_visible(False)
+        for stored, axes in zip(row, axes_row, strict=False):
+            _density(axes, stored, limits, small=True)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("spectral density")
+    for axes, above in zip(grid.T.flat, np.roll(grid, -1, axis=0).T.flat, strict=True):
+        if axes.get_visible() and (not above.get_visible() or above in grid[0]):
+            axes.set_xlabel("eigenvalue")
+    for axes, head in zip(grid[0], heads, strict=False):
+        axes.annotate(head, (0.5, 1.38), xycoords="axes fraction", ha="center", weight="bold")
+    return figure
+
+
+def _density(axes: Axes, stored: Mapping[str, Any], limits: tuple[float, float, float], *, small: bool = False) -> None:
+    """Draw log density over a symmetric-log eigenvalue axis, the mean over probes with its spread."""
+    summary, grid, mean, spread = stored["summary"], stored["grid"], stored["density"], stored["density_sd"]
+    axes.set_xscale("symlog", linthresh=limits[2])
+    axes.set_yscale("log")
+    drawn = np.maximum(mean, _FLOOR)
+    axes.fill_between(grid, np.maximum(mean - spread, _FLOOR), np.maximum(mean + spread, _FLOOR), color="0.8", lw=0)
+    axes.plot(grid, drawn, color="black", lw=0.9)
+    for name, colour, marker in (("min", _SMALLEST, "<"), ("max", _LARGEST, ">")):
+        value = summary[f"lambda_{name}"]
+        axes.axvline(value, color=colour, lw=1, linestyle="--")
+        axes.plot(value, _FLOOR * 3, color=colour, marker=marker, clip_on=False)
+        text = f"λ{name} {value:.3g} (residual {summary[f'residual_{name}']:.0e})"
+        place = {"x": 0.0 if name == "min" else 1.0, "ha": "left" if name == "min" else "right"}
+        axes.text(y=1.01, s=text, transform=axes.transAxes, va="bottom", color=colour, fontsize="small", **place)
+    axes.set_xlim(limits[0], limits[1])
+    axes.set_ylim(_FLOOR, max(1e3, 20 * float(mean.max())))
+    _thin_ticks(axes, limits)
+    details = f"n = {summary['images']:,}, {summary['probes']} probes x {summary['steps']} steps"
+    axes.set_title(
+        f"{summary['title']}\n{details}" if small else f"{summary['title']}: {details}", fontsize="medium", pad=18
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _thin_ticks(axes: Axes, limits: tuple[float, float, float]) -> None:
+    low, high, threshold = limits
+    decades = [threshold * 10**k for k in range(12) if threshold * 10**k <= max(-low, high)]
+    decades = decades[:: max(1, math.ceil(len(decades) / 4))]
+    ticks = [-d for d in reversed(decades) if -d >= low] + [0.0] + [d for d in decades if d <= high]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize="small")
+    axes.minorticks_off()
+
+
+def _limits(stored: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
+    """Return where the eigenvalue axis begins, ends, and turns from linear to logarithmic."""
+    low = min(0.0, *(s["summary"]["lambda_min"] for s in stored))
+    high = max(0.0, *(s["summary"]["lambda_max"] for s in stored))
+    widest = max(-low, high, 1e-12)
+    threshold = 10.0 ** (math.floor(math.log10(widest)) - 2)
+    return min(1.6 * low, -2 * threshold), max(1.6 * high, 2 * threshold), threshold
+
+
+def _slice(stored: Mapping[str, Any]) -> Figure:
+    """Draw the loss along the most negative direction, with the parabola of its slope and curvature."""
+    summary, along = stored["summary"], stored["summary"]["escape"]
+    figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    places, losses = stored["escape_places"], stored["escape_losses"]
+    axes.plot(places, losses, color="black", label="loss at w + t v")
+    axes.plot(places, stored["escape_quadratic"], color=_SMALLEST, linestyle="--", label="slope and curvature at w")
+    axes.plot(0, losses[len(losses) // 2], "ko")
+    spread = float(losses.max() - losses.min()) or 1.0
+    axes.set_ylim(losses.min() - 0.1 * spread, losses.max() + 0.1 * spread)
+    axes.set(
+        xlabel="t, along the eigenvector of the smallest eigenvalue",
+        ylabel="loss",
+        title=f"{summary['title']}: λmin {summary['lambda_min']:.3g}\nSAM with ρ = {along['rho']:g} multiplies E⟨g,v⟩² "
+        f"by {along['ratio']:.3g}; (1 + ρλ/|g|)² says {along['ratio_predicted']:.3g}",
+    )
+    axes.title.set_fontsize("medium")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _folder(run: pathlib.Path, step: int | None) -> pathlib.Path:
+    found = results.folders(run)
+    if not found or (step is not None and step not in found):
+        where = f"at step {step} (found steps {', '.join(map(str, found))})" if found else "yet"
+        raise DataError(f"{run} has no spectra {where}. Fix: python main.py --mode spectra --workdir {run}")
+    return found[max(found) if step is None else step]
+
+
+def _load(folder: pathlib.Path, name: str) -> dict[str, Any]:
+    summary = results.stored_summary(folder, name)
+    if summary is None:
+        raise DataError(f"{folder / name}.npz can't be read. Fix: --mode spectra measures it again")
+    with np.load(folder / f"{name}.npz") as stored:
+        return {"summary": summary, **{key: stored[key] for key in stored if key != "summary"}}
+
+
+def _save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
+    for ending in (".png", ".pdf"):
+        figure.savefig(path.with_name(path.name + ending), dpi=150)
+    plt.close(figure)
+    return path.with_name(path.name + ".png")

@@ -1,0 +1,51 @@
+"""Spectra along training: what the loop calls at the steps that config.spectra names."""
+
+from __future__ import annotations
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from saddle_jax.config import parse_duration
+from saddle_jax.data.sources import Splits
+from saddle_jax.errors import ConfigError, Preempted, SaddleError
+from saddle_jax.schedules import Schedules
+from saddle_jax.spectra.spectrometer import Spectrometer
+from saddle_jax.train.runtime import StopRequest
+from saddle_jax.train.state import Observer, TrainState
+
+
+def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> Observer | None:
+    """Return what measures spectra at the steps of `config.spectra`, or None where it names none.
+
+    Raises:
+      ConfigError: a position is past the end, or what is to be measured does not exist.
+    """
+    total, spectra = schedules.total_steps, config.spectra
+
+    def steps(duration: str) -> int:
+        return parse_duration(duration).steps(schedules.steps_per_epoch, total)
+
+    chosen = {steps(position) for position in spectra.at}
+    if spectra.every:
+        chosen.update(range((every := max(1, steps(spectra.every))), total + 1, every))
+    if not chosen:
+        return None
+    if max(chosen) > total:
+        raise ConfigError(f"spectra.at: step {max(chosen):,} is past the end of the run (step {total:,})")
+    spectrometer = Spectrometer(config, splits)
+
+    def look(state: TrainState, workdir: pathlib.Path, stop: StopRequest, quiet: bool) -> str:
+        from saddle_jax.report import spectra as plots
+
+        try:
+            folder = spectrometer.measure(state, workdir, stop=stop, quiet=quiet)
+        except Preempted:
+            return ""  # the loop answers the signal; the run's next start measures the rest
+        except SaddleError as error:  # training does not depend on it
+            return f"no spectra at step {int(state.step):,}: {error}"
+        plots.draw_folder(folder)
+        plots.draw_ratio(workdir)
+        return f"spectra at step {int(state.step):,}: {folder}"
+
+    return Observer(frozenset(chosen), look)

@@ -1,0 +1,99 @@
+"""Measured spectra on disk: spectra/<step>/<target>.npz and summary.json. Needs no JAX.
+
+What a spectrum was measured with is part of it. The first settings at a step own spectra/<step>/; others get
+spectra/<step>-<fingerprint>/, so that no result is mixed with another's or lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from saddle_jax.errors import DataError
+from saddle_jax.files import write_atomically
+
+SUMMARY = "summary.json"
+
+
+def open_folder(workdir: pathlib.Path, step: int, epoch: float, settings: Mapping[str, Any]) -> pathlib.Path:
+    """Return the folder of these settings at a step, making it if it is not there."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    for name in (str(step), f"{step}-{digest}"):
+        folder = workdir / "spectra" / name
+        stored = read_summary(folder) if (folder / SUMMARY).is_file() else None
+        if stored is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(
+                folder / SUMMARY, _json({"step": step, "epoch": epoch, "settings": settings, "targets": {}})
+            )
+            return folder
+        if stored["settings"] == settings:
+            return folder
+    raise DataError(f"{folder}: its summary has other settings than its name. Fix: move that folder away")
+
+
+def stored_summary(folder: pathlib.Path, target: str) -> dict[str, Any] | None:
+    """Return a finished target's summary, or None where it is not finished or can't be read."""
+    try:
+        with np.load(folder / f"{target}.npz") as stored:
+            return json.loads(str(stored["summary"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def save(folder: pathlib.Path, target: str, summary: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a target's file, whole or not at all, and add it to the folder's summary."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, summary=np.array(_json(summary)), **arrays)
+    write_atomically(folder / f"{target}.npz", buffer.getvalue())
+    list_target(folder, target, summary)
+
+
+def list_target(folder: pathlib.Path, target: str, summary: Mapping[str, Any]) -> None:
+    """Enter a finished target into the folder's summary."""
+    stored = read_summary(folder)
+    stored["targets"][target] = summary
+    write_atomically(folder / SUMMARY, _json(stored))
+
+
+def read_summary(folder: pathlib.Path) -> dict[str, Any]:
+    """Return a folder's summary.
+
+    Raises:
+      DataError: it is not there or can't be read.
+    """
+    try:
+        stored = json.loads((folder / SUMMARY).read_bytes())
+        return {key: stored[key] for key in ("step", "epoch", "settings", "targets")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / SUMMARY} can't be read ({error!r}). Fix: move that folder away, measure again"
+        ) from error
+
+
+def folders(workdir: pathlib.Path) -> dict[int, pathlib.Path]:
+    """Return {step: folder} of the first settings of every step that was measured, in order."""
+    found = (workdir / "spectra").iterdir() if (workdir / "spectra").is_dir() else ()
+    steps = {int(path.name): path for path in found if path.name.isdecimal() and (path / SUMMARY).is_file()}
+    return dict(sorted(steps.items()))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), indent=1, sort_keys=False)
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with null for what is no number: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

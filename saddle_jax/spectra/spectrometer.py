@@ -1,0 +1,265 @@
+"""Spectra of a run's classes at a step: what is measured, in what order, and what goes to disk."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax import config as config_lib
+from saddle_jax import devices
+from saddle_jax.data import feeder
+from saddle_jax.data.images import Batch
+from saddle_jax.data.sources import Splits
+from saddle_jax.errors import Preempted
+from saddle_jax.losses import make_loss
+from saddle_jax.methods.base import make_plain
+from saddle_jax.schedules import make_schedules
+from saddle_jax.spectra import classwise, escape, plan, record, results
+from saddle_jax.spectra.hvp import MeanLoss, Pieces, Point, flat_point, linear_map_bytes, make_pieces
+from saddle_jax.spectra.targets import Target, find_targets
+from saddle_jax.train.directory import exclusive
+from saddle_jax.train.metrics import Progress
+from saddle_jax.train.runtime import StopRequest, free_memory
+from saddle_jax.train.state import TrainState
+
+# Fields of config.spectra that change no number, or only its rounding.
+_NO_SETTING = ("every", "at", "classes", "memory_gib", "probes_at_once", "linearize", "chunk_size")
+
+
+class Spectrometer:
+    """Measures the spectra that a config asks for, at any step of its run; compiles once."""
+
+    def __init__(self, config: ConfigDict, splits: Splits):
+        """Check what is to be measured.
+
+        Raises:
+          ConfigError: spectra.classes names what does not exist or has no images.
+        """
+        self._config, self._splits = config, splits
+        self.targets = find_targets(config.spectra.classes, splits.stats, config.eval.rank_bounds)
+        with_sam = config.copy_and_resolve_references()
+        with_sam.sam.enabled = True
+        with_sam.model.dtype = "float32"  # the layers compute in spectra.dtype
+        self._steps_per_epoch = -(-len(splits.train.labels) // config.batch_size)
+        self._schedules = make_schedules(with_sam, splits.stats, self._steps_per_epoch)
+        image_shape = splits.train.images.shape[1:]
+        self._method = make_plain(with_sam, splits.stats, image_shape, devices.AXIS)
+        self._on_cpu = jax.default_backend() == "cpu"
+        parts = devices.num_devices()
+        self._chunk_size = plan.chunk_size(config.spectra, image_shape, parts, on_cpu=self._on_cpu)
+        self._loss = config.loss.copy_and_resolve_references()
+        if config.spectra.loss != "training":
+            self._loss.name = config.spectra.loss
+        self.logit_scale = 1.0
+        if config.model.head == "normed":
+            self.logit_scale = config.spectra.logit_scale or config.loss.logit_scale
+        self._pieces: Pieces | None = None
+
+    def describe(self) -> str:
+        """Return in a line what is measured."""
+        spectra, loss = self._config.spectra, self._loss.name
+        weights = ", the step's class weights" if spectra.class_weights == "training" else ""
+        return (
+            f"{'plain cross-entropy' if loss == 'ce' else loss} of un-augmented training images{weights}; logit scale "
+            f"{self.logit_scale:g}; BatchNorm in {spectra.batch_norm} mode; {spectra.dtype}; {spectra.probes} probes "
+            f"x {spectra.steps} steps"
+        )
+
+    def settings(self, state: TrainState) -> dict[str, Any]:
+        """Return what the numbers depend on."""
+        fields = {k: v for k, v in config_lib.flatten(self._config.spectra).items() if k not in _NO_SETTING}
+        if self._config.spectra.batch_norm == "train":
+            fields["chunk_size"] = [self._chunk_size, devices.num_devices()]
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves((state.params, state.batch_stats)):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return {
+            **fields,
+            "loss": self._loss.name,
+            "logit_scale": self.logit_scale,
+            "rho": self._rho(int(state.step)),
+            "weights": digest.hexdigest()[:16],
+            "content_hash": self._splits.content_hash,
+        }
+
+    def measure(
+        self, state: TrainState, workdir: pathlib.Path, *, stop: StopRequest | None = None, quiet: bool = False
+    ) -> pathlib.Path:
+        """Measure every target that is not on disk yet; return the folder.
+
+        Args:
+          state: on the host.
+
+        Raises:
+          WorkdirInUse: another process measures this step.
+          Preempted: a signal came; finished targets are kept.
+          ConfigError: what the config asks for does not fit into memory.
+          NonFiniteError, OperatorError: see `classwise.measure`.
+        """
+        step = int(state.step)
+        with exclusive(workdir / "spectra" / str(step)):
+            return self._measure(state, step, workdir, stop, quiet=quiet)
+
+    def _measure(
+        self, state: TrainState, step: int, workdir: pathlib.Path, stop: StopRequest | None, *, quiet: bool
+    ) -> pathlib.Path:
+        settings = self.settings(state)
+        folder = results.open_folder(workdir, step, step / self._steps_per_epoch, settings)
+        finished = {t.name: s for t in self.targets if (s := results.stored_summary(folder, t.name)) is not None}
+        listed = results.read_summary(folder)["targets"]
+        for name in finished.keys() - listed.keys():  # a kill came between the two files
+            results.list_target(folder, name, finished[name])
+        missing = [target for target in self.targets if target.name not in finished]
+        if not missing:
+            return folder
+        with devices.exact_arithmetic(self._config.spectra.dtype):
+            weights_C = np.ones(self._splits.stats.num_classes)
+            if self._config.spectra.class_weights == "training":
+                weights_C = np.asarray(self._schedules.class_weights(step))
+            point, self._unravel = flat_point(state.params, state.batch_stats, weights_C, self._config.spectra.dtype)
+            if self._pieces is None:
+                loss_fn = make_loss(self._loss, self._splits.stats, self.logit_scale)
+                train_mode = self._config.spectra.batch_norm == "train"
+                self._pieces = make_pieces(self._method, loss_fn, self._unravel, train_mode=train_mode)
+            chunks = {target.name: self._chunks(self._images_of(target)) for target in missing}
+            work = sum(len(chunks[target.name]) for target in missing) * self._products(point)
+            progress = _Work(Progress(work, 1, 0, unit="", quiet=quiet), stop)
+            memory = self._memory()  # once: nothing of one target is left when the next begins
+            for name, summary in finished.items():
+                progress.say(record.one_line(name, summary) + "  (measured before)")
+            for target in missing:
+                self._measure_target(target, chunks[target.name], point, settings["rho"], memory, folder, progress)
+        return folder
+
+    def _products(self, point: Point) -> int:
+        return self._config.spectra.probes * min(self._config.spectra.steps, point.params_P.size)
+
+    def _measure_target(
+        self,
+        target: Target,
+        chunks: list[Batch],
+        point: Point,
+        rho: float,
+        memory: plan.Memory,
+        folder: pathlib.Path,
+        progress: _Work,
+    ) -> None:
+        assert self._pieces is not None
+        spectra, began = self._config.spectra, time.monotonic()
+        chosen = plan.make_plan(
+            spectra,
+            memory,
+            num_parameters=point.params_P.size,
+            num_chunks=len(chunks),
+            linear_map_bytes=linear_map_bytes(self._pieces, point, chunks[0]),
+            on_cpu=self._on_cpu,
+        )
+        progress.start(target, chunks, chosen)
+        mean_loss = MeanLoss(self._pieces, point, chunks, width=chosen.probes_at_once)
+        if chosen.linearize:
+            mean_loss.linearize()
+        spectrum = classwise.measure(
+            mean_loss,
+            steps=spectra.steps,
+            probes=spectra.probes,
+            seed=spectra.seed,
+            basis=chosen.basis,
+            variance=spectra.density_variance,
+            what=f"spectrum of {target.title}",
+            on_step=progress.step,
+        )
+        along = self._escape(target, mean_loss, spectrum, rho) if spectrum.smallest.value < 0 else None
+        summary = {
+            "title": target.title,
+            "classes": target.classes.tolist(),
+            "images": mean_loss.images,
+            **record.numbers(spectrum),
+            "escape": along.summary(spectrum.smallest.value) if along else None,
+            "probes": spectra.probes,
+            "steps": int(spectrum.tridiagonal.lengths_S.max()),
+            "products": mean_loss.products,
+            "linearized": chosen.linearize,
+            "basis": chosen.basis,
+            "seconds": round(time.monotonic() - began, 2),
+        }
+        results.save(
+            folder,
+            target.name,
+            summary,
+            record.arrays(spectrum, along, self._unravel if spectra.eigenvectors else None),
+        )
+        progress.say(record.one_line(target.name, summary))
+
+    def _escape(
+        self, target: Target, whole: MeanLoss, spectrum: classwise.Spectrum, rho: float
+    ) -> escape.Escape | None:
+        spectra, images = self._config.spectra, self._images_of(target)
+        if not spectra.escape_batches or not rho:
+            return None
+        pieces = self._pieces
+        assert pieces is not None
+
+        def minibatch(number: int) -> MeanLoss:
+            drawn = np.random.default_rng([spectra.seed, number]).choice(images, spectra.escape_batch_size)
+            return MeanLoss(pieces, whole.point, self._chunks(drawn))
+
+        return escape.measure_escape(
+            whole,
+            minibatch,
+            spectrum.smallest.vector_P,
+            spectrum.smallest.value,
+            rho=rho,
+            batches=spectra.escape_batches,
+            radius=spectra.slice_radius or 2 * rho,
+        )
+
+    def _rho(self, step: int) -> float:
+        last = self._schedules.total_steps - 1
+        return self._config.spectra.rho or float(self._schedules.rho(min(step, last)))
+
+    def _images_of(self, target: Target) -> np.ndarray:
+        return np.flatnonzero(np.isin(self._splits.train.labels, target.classes))
+
+    def _chunks(self, positions: np.ndarray) -> list[Batch]:
+        train = self._splits.train
+        batches = feeder.evaluation_batches(
+            train.images[positions], train.labels[positions], self._chunk_size, devices.num_devices()
+        )
+        return list(batches)
+
+    def _memory(self) -> plan.Memory:
+        device, host = free_memory()
+        asked = round(self._config.spectra.memory_gib * 2**30)
+        return plan.Memory(asked or device // 2, host // 2)
+
+
+class _Work:
+    """Progress over all targets, and the place where a signal is answered."""
+
+    def __init__(self, progress: Progress, stop: StopRequest | None):
+        self._progress, self._stop = progress, stop
+        self._done, self._chunks, self._width, self._title, self._plan = 0, 0, 1, "", ""
+        self.say = progress.say
+
+    def start(self, target: Target, chunks: list[Batch], chosen: plan.Plan) -> None:
+        self._chunks, self._width, self._title = len(chunks), chosen.probes_at_once, target.title
+        if chosen.line != self._plan:
+            self._plan = chosen.line
+            self.say(f"memory {chosen.line}")
+
+    def step(self) -> None:
+        if self._stop is not None and self._stop.signal_name:
+            raise Preempted(
+                f"{self._stop.signal_name}: stopped within {self._title}; finished ones are kept, the same command "
+                "goes on with it"
+            )
+        if not self._done:
+            self._progress.begin(0)
+        self._done += self._width * self._chunks
+        self._progress.update(self._done, self._title)

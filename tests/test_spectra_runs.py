@@ -1,0 +1,261 @@
+"""Spectra of whole runs: in their own mode, along training, killed and started again, on one device and eight."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from configs import default
+from saddle_jax import command_line, programs
+from saddle_jax import config as config_lib
+from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
+from saddle_jax.report import spectra as plots
+from saddle_jax.spectra import results
+from saddle_jax.train import directory
+
+ONE_DEVICE = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+EIGHT_DEVICES = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+QUICK = ("--config.spectra.steps=8", "--config.spectra.probes=2", "--config.spectra.escape_batches=2")
+QUICK_FIELDS = {"steps": 8, "probes": 2, "escape_batches": 2}
+SMALL = (
+    "--config=configs/digits_lt.py:ce_drw_sam,smoke", "--config.duration=12 steps", "--config.eval.every=6 steps",
+    "--config.checkpoint_every=6 steps", "--config.model.width=0.125",
+)  # fmt: skip
+
+
+def main(*arguments, environment=ONE_DEVICE):
+    command = [sys.executable, ROOT / "main.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+
+
+def run(workdir, checkpoint=None, compare=(), **fields):
+    """Run the mode in this process on a run's own config, with fields of config.spectra changed."""
+    config = default.get_config()
+    if (workdir / "config.json").is_file():
+        config = config_lib.from_json((workdir / "config.json").read_bytes(), config)
+    spectra = {f"spectra.{key}": value for key, value in {**QUICK_FIELDS, **fields}.items() if "__" not in key}
+    others = {key.replace("__", "."): value for key, value in fields.items() if "__" in key}
+    config.update_from_flattened_dict({**spectra, **others})
+    command = command_line.Command("spectra", str(workdir), checkpoint, list(map(str, compare)), config, False)
+    return programs.run(command)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained")
+    result = main(*SMALL, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    return pathlib.Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def numbers(folder):
+    """Return all that must not depend on interruptions, a dictionary for each target."""
+    summary = results.read_summary(folder)
+    for target in summary["targets"].values():
+        target.pop("seconds")
+    arrays = {}
+    for name in summary["targets"]:
+        with np.load(folder / f"{name}.npz") as stored:
+            arrays[name] = {key: stored[key].tobytes() for key in stored if key != "summary"}
+    return summary, arrays
+
+
+def test_a_finished_run_is_measured_and_drawn(copy, capsys):
+    code = run(copy, classes="0,9,tail,whole")
+    assert code == 0
+    folder = copy / "spectra" / "12"
+    printed = capsys.readouterr().out
+    for part in ("plain cross-entropy", "logit scale 1", "BatchNorm in eval mode", "a probe;", "class-9", "whole"):
+        assert part in printed
+    summary = json.loads((folder / "summary.json").read_text())
+    assert list(summary["targets"]) == ["class-0", "class-9", "tail", "whole"]
+    assert summary["epoch"] == pytest.approx(12 / summary_steps_per_epoch(copy))
+    for name, target in summary["targets"].items():
+        assert target["lambda_min"] < target["lambda_max"]
+        assert target["residual_max"] >= 0
+        assert target["products"] == 2 * 8 + 4 + 2
+        assert target["repeat"] == 0
+        if target["lambda_min"] < 0:
+            assert target["escape"]["rho"] == pytest.approx(0.1)
+            assert (folder / f"{name}-slice.png").stat().st_size > 5000
+        for ending in ("png", "pdf"):
+            assert (folder / f"{name}.{ending}").stat().st_size > 5000
+    assert (folder / "all.png").is_file()
+    counts = json.loads((copy / "class_stats.json").read_text())["counts"]
+    assert [summary["targets"][n]["images"] for n in summary["targets"]] == [
+        counts[0], counts[9], sum(counts[7:]), sum(counts),
+    ]  # fmt: skip
+
+    # Finished targets are not measured again, further ones join them.
+    before = numbers(folder)
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+    run(copy, classes="9,3")
+    assert "class-9" in (said := capsys.readouterr().out)
+    assert "(measured before)" in said
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    after = numbers(folder)
+    assert after[1].pop("class-3")
+    assert after[1] == before[1]
+
+    # Other settings get a folder of their own.
+    run(copy, "latest", classes="9", probes=1, eigenvectors=True, dtype="float64")
+    (other,) = [p for p in folder.parent.iterdir() if p.is_dir() and p.name.startswith("12-")]
+    with np.load(other / "class-9.npz") as stored:
+        vector = np.concatenate([stored[k].ravel() for k in stored if k.startswith("eigenvector_min/")])
+        assert "eigenvector_max/layer1_0/conv1/kernel" in stored
+        assert vector.dtype == np.float64
+        assert np.linalg.norm(vector) == pytest.approx(1)
+    assert numbers(folder)[1] == {**before[1], "class-3": numbers(folder)[1]["class-3"]}
+
+
+def summary_steps_per_epoch(workdir):
+    stats = json.loads((workdir / "class_stats.json").read_text())
+    return -(-stats["train_images"] // json.loads((workdir / "config.json").read_text())["batch_size"])
+
+
+@pytest.mark.slow
+def test_one_device_and_eight_measure_the_same(trained, tmp_path):
+    found = {}
+    for name, environment in (("one", ONE_DEVICE), ("eight", EIGHT_DEVICES)):
+        workdir = pathlib.Path(shutil.copytree(trained, tmp_path / name))
+        result = main("--mode=spectra", f"--workdir={workdir}", "--config.spectra.classes=1,9,tail", *QUICK,
+                      "--config.spectra.dtype=float64", environment=environment)  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        found[name] = {}
+        for target in ("class-1", "class-9", "tail"):
+            with np.load(workdir / "spectra" / "12" / f"{target}.npz") as stored:
+                found[name][target] = {key: stored[key] for key in stored if key != "summary"}
+                summary = json.loads(str(stored["summary"]))
+                found[name][target]["summary"] = [summary[k] for k in ("loss", "lambda_max", "lambda_min", "trace")]
+    for target, arrays in found["one"].items():
+        for key, value in arrays.items():
+            other = found["eight"][target][key]
+            np.testing.assert_allclose(other, value, rtol=1e-8, atol=1e-10 * np.nanmax(np.abs(value)), err_msg=key)
+
+
+@pytest.mark.slow
+def test_killed_between_classes_it_goes_on_where_it_stopped(trained, tmp_path):
+    arguments = ("--mode=spectra", "--config.spectra.classes=each", "--config.spectra.steps=30")
+    expected = pathlib.Path(shutil.copytree(trained, tmp_path / "unbroken"))
+    assert main(*arguments, f"--workdir={expected}").returncode == 0
+    workdir = pathlib.Path(shutil.copytree(trained, tmp_path / "killed"))
+    folder = workdir / "spectra" / "12"
+    for finished, number in ((1, signal.SIGKILL), (3, signal.SIGTERM), (5, signal.SIGKILL), (7, signal.SIGINT)):
+        command = [sys.executable, ROOT / "main.py", *arguments, f"--workdir={workdir}"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_DEVICE)
+        while len(list(folder.glob("*.npz"))) < finished and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == (-9 if number == signal.SIGKILL else 75), error
+        if number != signal.SIGKILL:
+            assert "finished ones are kept" in error
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+    assert 7 <= len(kept) < 10
+    assert main(*arguments, f"--workdir={workdir}").returncode == 0
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
+    assert numbers(folder) == numbers(expected / "spectra" / "12")
+
+
+@pytest.mark.slow
+def test_along_training_it_measures_the_same_and_changes_nothing(trained, tmp_path):
+    along = ("--config.spectra.every=4 steps", "--config.spectra.at=(0, '50%')", "--config.spectra.classes=0,9", *QUICK)
+    workdir = tmp_path / "along"
+    result = main(*SMALL, *along, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert list(results.folders(workdir)) == [0, 4, 6, 8, 12]
+    assert (workdir / "spectra" / "ratio.pdf").is_file()
+    assert (workdir / "results.json").read_bytes() == (trained / "results.json").read_bytes()
+    mode = pathlib.Path(shutil.copytree(trained, tmp_path / "mode"))
+    assert main("--mode=spectra", f"--workdir={mode}", *along).returncode == 0
+    assert numbers(workdir / "spectra" / "12") == numbers(mode / "spectra" / "12")
+    # A later command of the same run may ask for other spectra.
+    assert main(*SMALL, f"--workdir={workdir}").returncode == 0
+
+
+@pytest.mark.slow
+def test_stopped_while_it_measures_training_goes_on_with_the_rest(tmp_path):
+    along = ("--config.spectra.at=('8 steps',)", "--config.spectra.classes=each", "--config.spectra.steps=40")
+    workdir = tmp_path / "stopped"
+    command = [sys.executable, ROOT / "main.py", *SMALL, *along, f"--workdir={workdir}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_DEVICE)
+    while not list(workdir.glob("spectra/8/*.npz")) and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 75, error
+    assert "saved step 8 of 12" in error
+    assert len(list(workdir.glob("spectra/8/*.npz"))) < 10
+    assert main(*SMALL, *along, f"--workdir={workdir}").returncode == 0
+    assert len(list(workdir.glob("spectra/8/*.npz"))) == 10
+    assert (workdir / "results.json").is_file()
+
+
+def test_runs_are_compared_side_by_side(copy, tmp_path):
+    with pytest.raises(DataError, match="has no spectra yet. Fix: python main.py --mode spectra"):
+        run(tmp_path, compare=(copy, copy))
+    run(copy, classes="0,9")
+    other = pathlib.Path(shutil.copytree(copy, tmp_path / "other"))
+    assert run(tmp_path / "out", compare=(copy, other)) == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"run_other.png", "run_other.pdf"}
+    with pytest.raises(DataError, match="no spectra at step 7 .found steps 12"):
+        run(tmp_path / "out", "7", (copy, other))
+    (other / "spectra" / "12" / "class-0.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match="class-0.npz can't be read"):
+        plots.draw_comparison([copy, other], tmp_path / "out" / "x")
+    run(other, classes="0,9")  # measures it again
+    assert plots.draw_comparison([copy, other], tmp_path / "out" / "x").is_file()
+
+
+def test_bad_input_gets_one_clear_error(copy, tmp_path):
+    with pytest.raises(ConfigError, match="'12' is neither a class index .0 to 9"):
+        run(copy, classes="12")
+    with pytest.raises(ConfigError, match="model.width: the run has 0.125, this command 1.0"):
+        run(copy, model__width=1.0)
+    with pytest.raises(ConfigError, match="holds no run"):
+        run(tmp_path)
+    with pytest.raises(CheckpointError, match="expected latest, best or one of the steps"):
+        run(copy, "11")
+    assert not (copy / "spectra").exists()
+    with directory.exclusive(copy / "spectra" / "12"), pytest.raises(WorkdirInUse, match="in use"):
+        run(copy, classes="9")
+    with pytest.raises(ConfigError, match="do not fit into"):
+        run(copy, classes="9", basis="device", memory_gib=1e-6)
+    (copy / "spectra" / "12" / "summary.json").write_text("{")
+    with pytest.raises(DataError, match="summary.json can't be read"):
+        run(copy, classes="9")
+
+
+def test_a_checkpoint_of_another_model_or_a_diverged_one(copy, tmp_path, monkeypatch):
+    wider = tmp_path / "wider"
+    assert main(*SMALL, "--config.model.width=0.25", f"--workdir={wider}").returncode == 0
+    theirs = pathlib.Path(shutil.copytree(copy, tmp_path / "mixed"))
+    shutil.rmtree(theirs / "checkpoints")
+    shutil.copytree(wider / "checkpoints", theirs / "checkpoints")
+    with pytest.raises(CheckpointError, match="another model, optimizer or precision"):
+        run(theirs)
+
+    from saddle_jax.train import checkpoint
+
+    restore = checkpoint.restore
+    diverged = lambda found, like: jax.tree.map(  # noqa: E731
+        lambda x: np.asarray(x) * np.float32(1e30) if x.dtype == np.float32 else x, restore(found, like)
+    )
+    monkeypatch.setattr(checkpoint, "restore", diverged)
+    with pytest.raises(NonFiniteError, match="class 9: the loss is nan.*have diverged"):
+        run(copy, classes="9")
+    assert not list((copy / "spectra").glob("*/*.npz"))
