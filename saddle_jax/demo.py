@@ -1,5 +1,7 @@
 """`make demo`: SGD and SAM on long-tailed handwritten digits, the same seeds and epochs for both, side by side.
 
+Then the smallest Hessian eigenvalue of the tail's classes in every run, and one seed's spectra as a picture.
+
 Each run is a complete run directory under demo/; what is finished is not run again.
 """
 
@@ -9,17 +11,24 @@ import argparse
 import pathlib
 import sys
 import time
+from typing import Any
 
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from configs import digits_lt
 from saddle_jax.data import sources
 from saddle_jax.errors import SaddleError
 from saddle_jax.report import plots, tables
-from saddle_jax.train import loop
+from saddle_jax.report import spectra as spectra_plots
+from saddle_jax.spectra import results
+from saddle_jax.spectra.spectrometer import Spectrometer
+from saddle_jax.train import checkpoint, loop
 from saddle_jax.train.program import Program, make_program
 
 METHOD = "ce_drw"  # cross-entropy with deferred re-weighting
+TAIL = (7, 8, 9)
 NAMES = {"": "SGD", "_sam": "SGD + SAM"}
 
 
@@ -38,21 +47,38 @@ def main(arguments: list[str] | None = None) -> None:
         for suffix in NAMES:
             reports[suffix].append(train(suffix, seed, options.out, programs))
         print(f"seed {seed:2d}: " + ", ".join(tail(NAMES[s], reports[s][-1]) for s in NAMES), flush=True)
-    show(reports, options.out, time.monotonic() - began)
+    show(reports, options.out)
+    show_spectra(options.seeds, options.out, programs)
+    print(f"\nRuns: {options.out}/{METHOD}/, {options.out}/{METHOD}_sam/   ({time.monotonic() - began:.0f} s)")
 
 
 def train(suffix: str, seed: int, out: pathlib.Path, programs: dict[str, Program]) -> dict:
     """Return the last test report of one run, training it unless it is finished."""
+    config, workdir = config_of(suffix, seed), workdir_of(suffix, seed, out)
+    if not (workdir / "results.json").is_file():
+        splits = sources.load(config.data)
+        loop.train(config, workdir, splits, program_for(suffix, config, splits, programs), ["make", "demo"], quiet=True)
+    return tables.read_results(workdir)
+
+
+def program_for(suffix: str, config: ConfigDict, splits: sources.Splits, programs: dict[str, Program]) -> Program:
+    """Return the program of a method; class sizes are equal for all seeds, and so is all that is compiled."""
+    if suffix not in programs:
+        programs[suffix] = make_program(config, splits)
+    return programs[suffix]
+
+
+def config_of(suffix: str, seed: int) -> ConfigDict:
+    """Return the config of one run."""
     config = digits_lt.get_config(METHOD + suffix)
     config.seed = config.data.subset_seed = seed
     config.eval.every = config.checkpoint_every = config.duration
-    workdir = out / (METHOD + suffix) / f"seed-{seed}"
-    if not (workdir / "results.json").is_file():
-        splits = sources.load(config.data)
-        if suffix not in programs:  # class sizes are equal for all seeds, and so is all that is compiled
-            programs[suffix] = make_program(config, splits)
-        loop.train(config, workdir, splits, programs[suffix], ["make", "demo"], quiet=True)
-    return tables.read_results(workdir)
+    return config
+
+
+def workdir_of(suffix: str, seed: int, out: pathlib.Path) -> pathlib.Path:
+    """Return the directory of one run."""
+    return out / (METHOD + suffix) / f"seed-{seed}"
 
 
 def tail(name: str, report: dict) -> str:
@@ -60,10 +86,9 @@ def tail(name: str, report: dict) -> str:
     return f"{name} overall {report['accuracy']:.1f} tail {tables.accuracy(report, 'tail'):.1f}"
 
 
-def show(reports: dict[str, list[dict]], out: pathlib.Path, seconds: float) -> None:
+def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
     """Print the table and what it says, and draw accuracy by class size."""
     counts_C = sources.load(digits_lt.get_config(METHOD).data).stats.counts_C
-    number = len(reports[""])
     print(
         f"\nHandwritten digits made long-tailed: {counts_C.max()} training images of the largest class down to "
         f"{counts_C.min()} of the smallest.\nResNet-8, cross-entropy with deferred re-weighting, 100 epochs; test "
@@ -80,7 +105,41 @@ def show(reports: dict[str, list[dict]], out: pathlib.Path, seconds: float) -> N
     classes = {NAMES[suffix]: [report["class_accuracy"] for report in reports[suffix]] for suffix in NAMES}
     title = "Long-tailed digits: what SAM does to the rare classes"
     plots.class_accuracy(picture, classes, counts_C.tolist(), title, rank_bounds=(3, 7))
-    print(f"\nPicture: {picture}   Runs: {out}/{METHOD}/, {out}/{METHOD}_sam/   ({number} seeds, {seconds:.0f} s)")
+    print(f"Picture: {picture}")
+
+
+def show_spectra(seeds: int, out: pathlib.Path, programs: dict[str, Program]) -> None:
+    """Measure what is missing of the tail's spectra, say what SAM did to them, and draw one seed's."""
+    smallest = {suffix: np.zeros(seeds) for suffix in NAMES}
+    spectrometer: Spectrometer | None = None
+
+    def measure(suffix: str, seed: int, **spectra: Any) -> pathlib.Path:
+        nonlocal spectrometer
+        config, workdir = config_of(suffix, seed), workdir_of(suffix, seed, out)
+        config.spectra.update(classes=",".join(map(str, TAIL)), steps=40, probes=2, escape_batches=0)
+        config.spectra.update(spectra)
+        splits = sources.load(config.data)
+        spectrometer = (spectrometer.another if spectrometer else Spectrometer)(config, splits)
+        like = program_for(suffix, config, splits, programs).init(0)
+        state = checkpoint.restore(checkpoint.find(workdir / "checkpoints"), like)
+        return spectrometer.measure(jax.device_get(state), workdir, quiet=True)
+
+    for suffix in NAMES:
+        for seed in range(seeds):
+            found = results.read_summary(measure(suffix, seed))["targets"]
+            smallest[suffix][seed] = min(found[f"class-{c}"]["lambda_min"] for c in TAIL)
+    print("\nThe most negative Hessian eigenvalue of any tail class's loss after training (at a minimum: none):")
+    for suffix, name in NAMES.items():
+        print(f"  {name:10s} {tables.spread(smallest[suffix], digits=3)}")
+    change = smallest["_sam"] - smallest[""]
+    print(f"  nearer to 0 with SAM in {(change > 0).sum()} of {seeds} seeds")
+    typical = int(np.argsort(change)[(seeds - 1) // 2])
+    drawn = {"classes": "0," + ",".join(map(str, TAIL)), "probes": 10, "escape_batches": 32}
+    folders = {name: measure(suffix, typical, **drawn) for suffix, name in NAMES.items()}
+    for folder in folders.values():
+        spectra_plots.draw_folder(folder)
+    picture = spectra_plots.draw_comparison(folders, out / "spectra")
+    print(f"Picture: {picture} (seed {typical}, whose change is the median; more in its runs' spectra/)")
 
 
 def verdict(differences: np.ndarray) -> str:

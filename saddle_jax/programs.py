@@ -15,6 +15,7 @@ from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError, DataError, NonFiniteError
+from saddle_jax.spectra import results
 from saddle_jax.spectra.along import make_observer
 from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.train import checkpoint, evaluate, loop
@@ -95,10 +96,12 @@ def compare_spectra(command: Command) -> int:
     """Draw the measured spectra of several runs side by side."""
     from saddle_jax.report import spectra as plots
 
-    runs = [pathlib.Path(run) for run in command.compare]
     step = int(command.checkpoint) if command.checkpoint else None
-    out = pathlib.Path(command.workdir) / "_".join(run.name for run in runs)
-    print(f"done   {plots.draw_comparison(runs, out, step)}, and as PDF")
+    runs = [pathlib.Path(run) for run in command.compare]
+    unique = len({run.name for run in runs}) == len(runs)
+    folders = {run.name if unique else str(run): results.folder_at(run, step) for run in runs}
+    out = pathlib.Path(command.workdir) / "_".join(folders).replace("/", "-")
+    print(f"done   {plots.draw_comparison(folders, out)}, and as PDF")
     return 0
 
 

@@ -69,6 +69,36 @@ def test_picture_with_missing_classes_and_one_seed(tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("smallest", [-40.0, -1e-9, 0.0, 1e-3])
+def test_pictures_of_any_spectrum_without_jax(tmp_path, smallest):
+    """Drawn from files alone: also spectra without a negative eigenvalue, of one probe, of a zero Hessian."""
+    script = """
+import pathlib, sys
+import numpy as np
+from saddle_jax.report import spectra
+from saddle_jax.spectra import results
+folder, smallest = results.open_folder(pathlib.Path(sys.argv[1]), 5, 0.5, {"a": 1}), float(sys.argv[2])
+for number, name in enumerate(("class-0", "tail", "whole")):
+    largest = 30.0 * number * (smallest != 0)
+    summary = {
+        "title": name, "images": 3, "probes": 1, "steps": 2, "sigma": 0.01, "ratio": None if not largest else 0.1,
+        "lambda_min": smallest, "lambda_max": largest, "residual_min": 0.0, "residual_max": 1e-5, "escape": None,
+    }
+    grid = np.linspace(smallest - 0.06, largest + 0.06, 1000)
+    density = np.exp(-((grid - largest) ** 2) / 2e-4) + np.exp(-((grid - smallest) ** 2) / 2e-4)
+    results.save(folder, name, summary, {"grid": grid, "density": density, "density_sd": np.zeros(1000)})
+drawn = spectra.draw_folder(folder)
+drawn.append(spectra.draw_comparison({"one": folder, "two": folder}, folder / "both"))
+results.open_folder(pathlib.Path(sys.argv[1]), 7, 0.7, {"a": 1})
+drawn.append(spectra.draw_ratio(pathlib.Path(sys.argv[1])))
+assert len(drawn) == 6 and all(path.stat().st_size > 5000 for path in drawn)
+assert not any(module in sys.modules for module in ("jax", "tensorflow"))
+"""
+    command = [sys.executable, "-W", "error", "-c", script, str(tmp_path), str(smallest)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.slow
 def test_demo_ends_with_table_and_picture(tmp_path):
     command = [sys.executable, "-m", "saddle_jax.demo", "--seeds", "1", "--out", str(tmp_path)]
@@ -77,7 +107,9 @@ def test_demo_ends_with_table_and_picture(tmp_path):
         assert result.returncode == 0, result.stderr
         assert "SGD + SAM" in result.stdout
         assert "class_accuracy.png" in result.stdout
+        assert "nearer to 0 with SAM in" in result.stdout
     assert (tmp_path / "class_accuracy.png").is_file()
+    assert (tmp_path / "spectra.pdf").is_file()
     runs = [json.loads((tmp_path / m / "seed-0/run.json").read_text())["starts"][0] for m in ("ce_drw", "ce_drw_sam")]
     assert runs[0]["split_hash"] == runs[1]["split_hash"]  # paired: the same images
 

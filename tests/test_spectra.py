@@ -15,7 +15,7 @@ from saddle_jax.errors import ConfigError, NonFiniteError, OperatorError
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy, make_loss
 from saddle_jax.methods.base import make_plain
-from saddle_jax.spectra import classwise, plan
+from saddle_jax.spectra import classwise, escape, plan
 from saddle_jax.spectra.checks import check_operator
 from saddle_jax.spectra.hvp import MeanLoss, flat_point, make_pieces
 from saddle_jax.spectra.targets import find_targets
@@ -255,6 +255,55 @@ def test_weights_that_have_diverged_are_told(x64):
     small.point = broken
     with pytest.raises(NonFiniteError, match="class 1: the loss is nan.*have diverged"):
         classwise.measure(small.mean_loss(), steps=3, probes=1, seed=0, basis="device", variance=1e-5, what="class 1")
+
+
+class Quadratic:
+    """wᵀHw / 2 + b·w, as a MeanLoss."""
+
+    def __init__(self, h_PP, b_P, params_P):
+        self.h_PP, self.b_P, self.params_P = h_PP, b_P, params_P
+
+    def gradient(self, params_P=None):
+        return self.h_PP @ (self.params_P if params_P is None else params_P) + self.b_P
+
+    def loss(self, params_P):
+        return float(params_P @ self.h_PP @ params_P / 2 + self.b_P @ params_P)
+
+
+@pytest.mark.parametrize(("rho", "grows"), [(0.05, False), (0.5, False), (50.0, True)])
+def test_on_a_quadratic_loss_the_theorem_holds_exactly(x64, rho, grows):
+    """SAM multiplies ⟨g,v⟩ by 1 + ρλ/|g|: for λ < 0 that shrinks it until ρ|λ|/|g| exceeds 2."""
+    values_P = np.array([-2.0, -0.5, 0.1, 1, 3, 10])
+    random_PP, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))
+    h_PP, w_P = jnp.asarray((random_PP * values_P) @ random_PP.T), jnp.ones(6)
+
+    def minibatch(number):
+        return Quadratic(h_PP, jnp.asarray(np.random.default_rng(number).normal(size=6)), w_P)
+
+    along = escape.measure_escape(
+        Quadratic(h_PP, jnp.zeros(6), w_P), minibatch, jnp.asarray(random_PP[:, 0]), -2.0,
+        rho=rho, batches=20, radius=1.5,
+    )  # fmt: skip
+    found = along.summary(-2.0)
+    norms = [np.linalg.norm(minibatch(number).gradient()) for number in range(20)]
+    np.testing.assert_allclose(along.norms_M, norms, rtol=1e-12)
+    np.testing.assert_allclose(along.sam_along_M, (1 - 2 * rho / along.norms_M) * along.along_M, rtol=1e-9)
+    assert found["ratio"] == pytest.approx(found["ratio_predicted"], rel=1e-9)
+    assert (found["ratio"] > 1) == grows
+    assert found["batches_predicted_to_grow"] == np.mean(2 * rho / along.norms_M > 2) == grows
+    assert found["rho_effective"] == pytest.approx(np.mean(rho / along.norms_M))
+    factor = 1 - 2 * rho / np.linalg.norm(h_PP @ w_P)
+    assert found["drift_sam"] == pytest.approx(factor * found["drift"], rel=1e-9)
+    np.testing.assert_allclose(along.losses_T, along.quadratic_T, rtol=1e-12)
+    assert (along.places_T[0], along.places_T[20], along.places_T[40]) == (-1.5, 0, 1.5)
+
+
+def test_a_gradient_of_zero_predicts_nothing_and_breaks_nothing(x64):
+    flat = Quadratic(jnp.zeros((3, 3)), jnp.zeros(3), jnp.ones(3))
+    along = escape.measure_escape(flat, lambda _: flat, jnp.ones(3) / 3**0.5, -1.0, rho=0.1, batches=2, radius=1.0)
+    found = along.summary(-1.0)
+    assert np.isnan(found["ratio"])
+    assert found["rho_effective"] == found["drift_sam"] == 0
 
 
 STATS = ClassStats(np.array([500, 90, 30, 0, 5]), ("cat", "dog", "tail", "fox", "7"))

@@ -18,7 +18,6 @@ from configs import default
 from saddle_jax import command_line, programs
 from saddle_jax import config as config_lib
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
-from saddle_jax.report import spectra as plots
 from saddle_jax.spectra import results
 from saddle_jax.train import directory
 
@@ -216,9 +215,9 @@ def test_runs_are_compared_side_by_side(copy, tmp_path):
         run(tmp_path / "out", "7", (copy, other))
     (other / "spectra" / "12" / "class-0.npz").write_bytes(b"PK")
     with pytest.raises(DataError, match="class-0.npz can't be read"):
-        plots.draw_comparison([copy, other], tmp_path / "out" / "x")
+        run(tmp_path / "out", compare=(copy, other))
     run(other, classes="0,9")  # measures it again
-    assert plots.draw_comparison([copy, other], tmp_path / "out" / "x").is_file()
+    assert run(tmp_path / "out", compare=(copy, other)) == 0
 
 
 def test_bad_input_gets_one_clear_error(copy, tmp_path):

@@ -19,11 +19,9 @@ from matplotlib.figure import Figure
 from saddle_jax.errors import DataError
 from saddle_jax.spectra import results
 
-# Told apart by the colour-blind (Okabe and Ito, 2008), and in print by line and marker.
-_STYLES = (
-    ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"), ("#000000", "v", "-"),
-    ("#56B4E9", "P", "--"), ("#E69F00", "X", "-."), ("#999999", "*", ":"),
-)  # fmt: skip
+# Told apart by the colour-blind (Okabe and Ito, 2008), and in print by marker and line.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#999999")
+_MARKERS, _LINES = "os^DvPX*<>", ("-", "--", "-.", ":")
 _SMALLEST, _LARGEST = "#D55E00", "#0072B2"
 _FLOOR = 1e-7  # of the drawn density, as in the reference
 
@@ -48,26 +46,25 @@ def draw_folder(folder: pathlib.Path) -> list[pathlib.Path]:
     return drawn
 
 
-def draw_comparison(runs: Sequence[pathlib.Path], out: pathlib.Path, step: int | None = None) -> pathlib.Path:
+def draw_comparison(folders: Mapping[str, pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     """Draw the densities of several runs side by side, a row for each target that all of them have; return the PNG.
 
     Args:
+      folders: name of the run -> folder of its spectra.
       out: the picture's path, without its ending.
-      step: of the spectra; None for each run's last.
 
     Raises:
-      DataError: a run has no spectra there, or the runs have no target in common.
+      DataError: the runs have no target in common.
     """
-    chosen = {run: _folder(run, step) for run in runs}
-    targets = [results.read_summary(folder)["targets"] for folder in chosen.values()]
-    common = [name for name in targets[0] if all(name in other for other in targets[1:])]
+    summaries = {name: results.read_summary(folder) for name, folder in folders.items()}
+    targets = [summary["targets"] for summary in summaries.values()]
+    common = [target for target in targets[0] if all(target in other for other in targets[1:])]
     if not common:
-        found = "; ".join(f"{run}: {', '.join(t) or 'none'}" for run, t in zip(runs, targets, strict=True))
+        found = "; ".join(f"{name}: {', '.join(t) or 'none'}" for name, t in zip(folders, targets, strict=True))
         raise DataError(f"--compare: the runs have no class in common ({found}). Fix: measure the same classes")
-    cells = [[_load(folder, name) for folder in chosen.values()] for name in common]
     out.parent.mkdir(parents=True, exist_ok=True)
-    heads = [f"{run.name}, step {results.read_summary(folder)['step']:,}" for run, folder in chosen.items()]
-    return _save(_grid(cells, heads), out)
+    cells = [[_load(folder, target) for folder in folders.values()] for target in common]
+    return _save(_grid(cells, [f"{name}, step {summary['step']:,}" for name, summary in summaries.items()]), out)
 
 
 def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
@@ -78,11 +75,11 @@ def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
         return None
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for place, name in enumerate(names):
-        colour, marker, line = _STYLES[place % len(_STYLES)]
+        style = {"color": _COLOURS[place % 8], "marker": _MARKERS[place % 10], "linestyle": _LINES[place % 4]}
         points = [(s["epoch"], s["targets"][name]) for s in summaries if name in s["targets"]]
         epochs, ratios = [epoch for epoch, _ in points], [t["ratio"] for _, t in points]
         label = f"{points[-1][1]['title']}, n = {points[-1][1]['images']:,}"
-        axes.plot(epochs, np.array(ratios, float), color=colour, marker=marker, linestyle=line, label=label)
+        axes.plot(epochs, np.array(ratios, float), label=label, **style)
     axes.set(xlabel="epoch", ylabel="|λmin / λmax|", title="How far from convex each loss is")
     axes.set_ylim(bottom=0)
     axes.grid(color="0.92")
@@ -105,9 +102,8 @@ def _grid(cells: Sequence[Sequence[Mapping[str, Any]]], heads: Sequence[str] = (
             _density(axes, stored, limits, small=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("spectral density")
-    for axes, above in zip(grid.T.flat, np.roll(grid, -1, axis=0).T.flat, strict=True):
-        if axes.get_visible() and (not above.get_visible() or above in grid[0]):
-            axes.set_xlabel("eigenvalue")
+    for column in grid.T:
+        [axes for axes in column if axes.get_visible()][-1].set_xlabel("eigenvalue")
     for axes, head in zip(grid[0], heads, strict=False):
         axes.annotate(head, (0.5, 1.38), xycoords="axes fraction", ha="center", weight="bold")
     return figure
@@ -149,10 +145,12 @@ def _thin_ticks(axes: Axes, limits: tuple[float, float, float]) -> None:
 
 def _limits(stored: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
     """Return where the eigenvalue axis begins, ends, and turns from linear to logarithmic."""
-    low = min(0.0, *(s["summary"]["lambda_min"] for s in stored))
-    high = max(0.0, *(s["summary"]["lambda_max"] for s in stored))
-    widest = max(-low, high, 1e-12)
-    threshold = 10.0 ** (math.floor(math.log10(widest)) - 2)
+    low = min(s["grid"][0] for s in stored)  # some widths of the Gaussian beyond the smallest eigenvalue
+    high = max(s["grid"][-1] for s in stored)
+    widest = max(max(abs(s["summary"][key]) for key in ("lambda_min", "lambda_max", "sigma")) for s in stored)
+    sigma = max(s["summary"]["sigma"] for s in stored)
+    # A hundredth of the widest, but the Gaussian itself is drawn on the linear part.
+    threshold = 10.0 ** max(math.floor(math.log10(widest)) - 2, math.ceil(math.log10(2 * sigma)))
     return min(1.6 * low, -2 * threshold), max(1.6 * high, 2 * threshold), threshold
 
 
@@ -176,14 +174,6 @@ def _slice(stored: Mapping[str, Any]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
-
-
-def _folder(run: pathlib.Path, step: int | None) -> pathlib.Path:
-    found = results.folders(run)
-    if not found or (step is not None and step not in found):
-        where = f"at step {step} (found steps {', '.join(map(str, found))})" if found else "yet"
-        raise DataError(f"{run} has no spectra {where}. Fix: python main.py --mode spectra --workdir {run}")
-    return found[max(found) if step is None else step]
 
 
 def _load(folder: pathlib.Path, name: str) -> dict[str, Any]:

@@ -23,12 +23,12 @@ def accuracy(report: Mapping[str, Any], column: str) -> float:
     return float("nan") if value is None else value
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float] | np.ndarray, digits: int = 1) -> str:
     """Return "75.0 ± 4.3", "75.0" for a single value and "n/a" for none."""
     if np.isnan(values).any() or not len(values):
         return "n/a"
-    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{deviation}"
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
 
 
 def comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

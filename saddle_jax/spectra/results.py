@@ -86,6 +86,19 @@ def folders(workdir: pathlib.Path) -> dict[int, pathlib.Path]:
     return dict(sorted(steps.items()))
 
 
+def folder_at(workdir: pathlib.Path, step: int | None) -> pathlib.Path:
+    """Return the folder of a run's spectra at a step, or at the last one measured.
+
+    Raises:
+      DataError: nothing was measured there.
+    """
+    found = folders(workdir)
+    if not found or (step is not None and step not in found):
+        where = f"at step {step} (found steps {', '.join(map(str, found))})" if found else "yet"
+        raise DataError(f"{workdir} has no spectra {where}. Fix: python main.py --mode spectra --workdir {workdir}")
+    return found[max(found) if step is None else step]
+
+
 def _json(value: Any) -> str:
     return json.dumps(_finite(value), indent=1, sort_keys=False)
 

@@ -61,6 +61,12 @@ class Spectrometer:
             self.logit_scale = config.spectra.logit_scale or config.loss.logit_scale
         self._pieces: Pieces | None = None
 
+    def another(self, config: ConfigDict, splits: Splits) -> Spectrometer:
+        """Return one for a run with the same model, loss and class sizes, which shares what is compiled."""
+        other = Spectrometer(config, splits)
+        other._pieces = self._pieces
+        return other
+
     def describe(self) -> str:
         """Return in a line what is measured."""
         spectra, loss = self._config.spectra, self._loss.name

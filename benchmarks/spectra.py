@@ -1,0 +1,255 @@
+"""What a Hessian-vector product and a whole spectrum cost, against PyTorch's double backward, side by side in one run.
+
+    pip install torch==2.13.0         # for this benchmark only
+    python benchmarks/spectra.py
+
+ResNet-32 on CIFAR-sized images, evaluation-mode BatchNorm, plain cross-entropy, float32 at highest precision. Times do
+not depend on weights and pixels, so both are random. PyTorch's side is what the reference does: batches of 128, forward
+and backward with a graph, backward through it, for every product anew; Lanczos with full re-orthogonalisation, a vector
+at a time. Writes benchmarks/results/spectra-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch.nn import functional
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from configs import cifar10_lt  # noqa: E402 (needs the path above)
+from saddle_jax import devices  # noqa: E402
+from saddle_jax.data import feeder
+from saddle_jax.longtail import ClassStats
+from saddle_jax.losses import cross_entropy
+from saddle_jax.methods.base import make_plain
+from saddle_jax.spectra import classwise, plan
+from saddle_jax.spectra.hvp import MeanLoss, flat_point, linear_map_bytes, make_pieces
+from saddle_jax.spectra.lanczos import lanczos
+from saddle_jax.train.runtime import free_memory
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+CUDA = torch.cuda.is_available()
+
+
+class TorchBlock(torch.nn.Module):
+    """Two convolutions beside a parameter-free shortcut."""
+
+    def __init__(self, width_in: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.conv2 = torch.nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn1, self.bn2 = torch.nn.BatchNorm2d(width), torch.nn.BatchNorm2d(width)
+        self.stride, self.missing = stride, width - width_in
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return relu(convolutions(x) + shortcut(x))."""
+        y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        half = self.missing // 2
+        return functional.relu(
+            y + functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.missing - half))
+        )
+
+
+class TorchResNet32(torch.nn.Module):
+    """The reference's network."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(16)
+        shapes = [(16, 16, 1)] * 5 + [(16, 32, 2)] + [(32, 32, 1)] * 4 + [(32, 64, 2)] + [(64, 64, 1)] * 4
+        self.blocks = torch.nn.Sequential(*(TorchBlock(*shape) for shape in shapes))
+        self.linear = torch.nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        return self.linear(self.blocks(functional.relu(self.bn1(self.conv1(x)))).mean((2, 3)))
+
+
+class Torch:
+    """The reference's way."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        place = torch.device("cuda" if CUDA else "cpu")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self.net = TorchResNet32().eval().to(place)
+        self.images = torch.tensor(images.transpose(0, 3, 1, 2) / 255, dtype=torch.float32, device=place)
+        self.labels = torch.tensor(labels, device=place).long()
+        self.params = list(self.net.parameters())
+
+    def product(self, vector: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the Hessian's product with a vector."""
+        total = [torch.zeros_like(p) for p in self.params]
+        for start in range(0, len(self.labels), 128):
+            images, labels = self.images[start : start + 128], self.labels[start : start + 128]
+            loss = functional.cross_entropy(self.net(images), labels) * len(labels) / len(self.labels)
+            grads = torch.autograd.grad(loss, self.params, create_graph=True)
+            parts = torch.autograd.grad(grads, self.params, grad_outputs=vector)
+            total = [t + p for t, p in zip(total, parts, strict=True)]
+        if CUDA:
+            torch.cuda.synchronize()
+        return total
+
+    def random_vector(self) -> list[torch.Tensor]:
+        """Return a vector of length 1 with entries of one size."""
+        signs = [torch.randint_like(p, 2) * 2 - 1 for p in self.params]
+        return self._scaled(signs, 1 / self._dot(signs, signs).sqrt())
+
+    def lanczos(self, steps: int) -> np.ndarray:
+        """Return the Ritz values."""
+        basis, alphas, betas = [self.random_vector()], [], []
+        for _ in range(steps):
+            w = self.product(basis[-1])
+            alphas.append(float(self._dot(w, basis[-1])))
+            for q in basis:
+                overlap = self._dot(w, q)
+                w = [a - overlap * b for a, b in zip(w, q, strict=True)]
+            betas.append(float(self._dot(w, w).sqrt()))
+            basis.append(self._scaled(w, 1 / betas[-1]))
+        return np.linalg.eigvalsh(np.diag(alphas) + np.diag(betas[:-1], 1) + np.diag(betas[:-1], -1))
+
+    @staticmethod
+    def _dot(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
+
+    @staticmethod
+    def _scaled(a: list[torch.Tensor], factor) -> list[torch.Tensor]:
+        return [factor * x for x in a]
+
+
+class Ours:
+    """saddle_jax, with the settings that it chooses by itself."""
+
+    def __init__(self):
+        config = cifar10_lt.get_config("ce_drw")
+        self.spectra = config.spectra
+        self.method = make_plain(config, ClassStats(np.full(10, 5000), ()), (32, 32, 3), devices.AXIS)
+        start = self.method.init(jax.random.key(0))
+        self.point, unravel = flat_point(start.params, start.batch_stats, np.ones(10), "float32")
+        self.pieces = make_pieces(self.method, cross_entropy, unravel, train_mode=False)
+        self.on_cpu = jax.default_backend() == "cpu"
+        self.chunk = plan.chunk_size(self.spectra, (32, 32, 3), devices.num_devices(), on_cpu=self.on_cpu)
+
+    def mean_loss(self, images: np.ndarray, labels: np.ndarray) -> tuple[MeanLoss, plan.Plan]:
+        """Return the loss of all images, not linearised, and the plan for it."""
+        chunks = list(feeder.evaluation_batches(images, labels, self.chunk, devices.num_devices()))
+        device, host = free_memory()
+        chosen = plan.make_plan(
+            self.spectra,
+            plan.Memory(device // 2, host // 2),
+            num_parameters=self.point.params_P.size,
+            num_chunks=len(chunks),
+            linear_map_bytes=linear_map_bytes(self.pieces, self.point, chunks[0]),
+            on_cpu=self.on_cpu,
+        )
+        return MeanLoss(self.pieces, self.point, chunks, width=chosen.probes_at_once), chosen
+
+    def spectrum(self, images: np.ndarray, labels: np.ndarray, steps: int) -> int:
+        """Linearise if the plan says so, run Lanczos with as many probes as go at once; return their number."""
+        mean_loss, chosen = self.mean_loss(images, labels)
+        if chosen.linearize:
+            mean_loss.linearize()
+        starts = classwise.signs(0, range(chosen.probes_at_once), mean_loss.num_parameters, jnp.float32)
+        lanczos(mean_loss, starts, steps, chosen.basis)
+        return chosen.probes_at_once
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5, 50, 500, 5000], help="images of a class")
+    parser.add_argument("--spectrum-sizes", type=int, nargs="+", default=[5, 50, 500], help="for whole spectra")
+    parser.add_argument("--steps", type=int, default=100, help="of Lanczos")
+    parser.add_argument("--repeats", type=int, default=5, help="of a product; medians are reported")
+    options = parser.parse_args()
+    kind = torch.cuda.get_device_name() if CUDA else "cpu"
+    with devices.exact_arithmetic("float32"):
+        ours = Ours()
+        products = [product_row(ours, size, options.repeats) for size in options.sizes]
+        spectra = [spectrum_row(ours, size, options.steps) for size in options.spectrum_sizes]
+    packages = ("jax", "jaxlib", "flax", "torch", "numpy")
+    record = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "device": kind,
+        "torch_threads": torch.get_num_threads(),
+        "products": products,
+        "spectra": spectra,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"spectra-{kind.replace(' ', '_')}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written {path.relative_to(pathlib.Path.cwd()) if path.is_relative_to(pathlib.Path.cwd()) else path}")
+
+
+def random_class(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return images of one class."""
+    images = np.random.default_rng(size).integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)
+    return images, np.full(size, 7, np.int32)
+
+
+def product_row(ours: Ours, size: int, repeats: int) -> dict:
+    """Time single products, PyTorch's and ours in turn."""
+    images, labels = random_class(size)
+    theirs = Torch(images, labels)
+    vector = theirs.random_vector()
+    recomputed, chosen = ours.mean_loss(images, labels)
+    ways = {"torch": lambda: theirs.product(vector)}
+    starts = classwise.signs(0, range(chosen.probes_at_once), recomputed.num_parameters, jnp.float32)
+    ways["forward over reverse"] = lambda: jax.block_until_ready(recomputed(starts))
+    if chosen.linearize:
+        linearized, _ = ours.mean_loss(images, labels)
+        linearized.linearize()
+        ways["linearized"] = lambda: jax.block_until_ready(linearized(starts))
+    for way in ways.values():
+        way()
+    times = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            times[name].append((time.perf_counter() - began) / (1 if name == "torch" else len(starts)))
+    row = {"images": size, "vectors at once": len(starts), **{k: float(np.median(v)) for k, v in times.items()}}
+    shown = "  ".join(f"{k} {1e3 * row[k]:,.1f} ms ({row[k] / row['torch']:.2f})" for k in ways)
+    print(f"product, {size:5,d} images: {shown}", flush=True)
+    return row
+
+
+def spectrum_row(ours: Ours, size: int, steps: int) -> dict:
+    """Time whole spectra: PyTorch's of one probe, ours of as many as go at once, divided by their number."""
+    images, labels = random_class(size)
+    theirs = Torch(images, labels)
+    ours.spectrum(images, labels, 2)  # compile
+    seconds = {"torch": 0.0, "saddle_jax": 0.0}
+    # Ours, theirs, ours again: another load on the machine would show.
+    began = time.perf_counter()
+    probes = ours.spectrum(images, labels, steps)
+    seconds["saddle_jax"] = (time.perf_counter() - began) / probes
+    began = time.perf_counter()
+    theirs.lanczos(steps)
+    seconds["torch"] = time.perf_counter() - began
+    began = time.perf_counter()
+    ours.spectrum(images, labels, steps)
+    again = (time.perf_counter() - began) / probes
+    ratio = (seconds["saddle_jax"] + again) / 2 / seconds["torch"]
+    row = {"images": size, "steps": steps, "probes": probes, **seconds, "saddle_jax again": again, "ratio": ratio}
+    print(
+        f"spectrum, {size:5,d} images, {steps} steps: torch {seconds['torch']:.1f} s, saddle_jax "
+        f"{seconds['saddle_jax']:.1f} and {again:.1f} s a probe ({probes} at once), ratio {ratio:.2f}",
+        flush=True,
+    )
+    return row
+
+
+if __name__ == "__main__":
+    main()
