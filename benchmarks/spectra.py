@@ -158,7 +158,7 @@ class Ours:
         mean_loss, chosen = self.mean_loss(images, labels)
         if chosen.linearize:
             mean_loss.linearize()
-        starts = classwise.signs(0, range(chosen.probes_at_once), mean_loss.num_parameters, jnp.float32)
+        starts = classwise.signs(0, range(chosen.probes_at_once), mean_loss.params_P.size, jnp.float32)
         lanczos(mean_loss, starts, steps, chosen.basis)
         return chosen.probes_at_once
 
@@ -205,7 +205,7 @@ def product_row(ours: Ours, size: int, repeats: int) -> dict:
     vector = theirs.random_vector()
     recomputed, chosen = ours.mean_loss(images, labels)
     ways = {"torch": lambda: theirs.product(vector)}
-    starts = classwise.signs(0, range(chosen.probes_at_once), recomputed.num_parameters, jnp.float32)
+    starts = classwise.signs(0, range(chosen.probes_at_once), recomputed.params_P.size, jnp.float32)
     ways["forward over reverse"] = lambda: jax.block_until_ready(recomputed(starts))
     if chosen.linearize:
         linearized, _ = ours.mean_loss(images, labels)

@@ -77,7 +77,9 @@ import pathlib, sys
 import numpy as np
 from saddle_jax.report import spectra
 from saddle_jax.spectra import results
-folder, smallest = results.open_folder(pathlib.Path(sys.argv[1]), 5, 0.5, {"a": 1}), float(sys.argv[2])
+workdir, smallest = pathlib.Path(sys.argv[1]), float(sys.argv[2])
+header = results.Header(5, 0.5, {"a": 1})
+folder = results.folder_for(workdir, header)
 for number, name in enumerate(("class-0", "tail", "whole")):
     largest = 30.0 * number * (smallest != 0)
     summary = {
@@ -86,11 +88,12 @@ for number, name in enumerate(("class-0", "tail", "whole")):
     }
     grid = np.linspace(smallest - 0.06, largest + 0.06, 1000)
     density = np.exp(-((grid - largest) ** 2) / 2e-4) + np.exp(-((grid - smallest) ** 2) / 2e-4)
-    results.save(folder, name, summary, {"grid": grid, "density": density, "density_sd": np.zeros(1000)})
+    results.save(folder, header, name, summary, {"grid": grid, "density": density, "density_sd": np.zeros(1000)})
 drawn = spectra.draw_folder(folder)
 drawn.append(spectra.draw_comparison({"one": folder, "two": folder}, folder / "both"))
-results.open_folder(pathlib.Path(sys.argv[1]), 7, 0.7, {"a": 1})
-drawn.append(spectra.draw_ratio(pathlib.Path(sys.argv[1])))
+assert results.folder_for(workdir, header) == folder != results.folder_for(workdir, header._replace(settings={}))
+results.save(workdir / "spectra" / "7", header._replace(step=7, epoch=0.7), name, summary, {})
+drawn.append(spectra.draw_ratio(workdir))
 assert len(drawn) == 6 and all(path.stat().st_size > 5000 for path in drawn)
 assert not any(module in sys.modules for module in ("jax", "tensorflow"))
 """

@@ -17,7 +17,7 @@ from saddle_jax.losses import cross_entropy, make_loss
 from saddle_jax.methods.base import make_plain
 from saddle_jax.spectra import classwise, escape, plan
 from saddle_jax.spectra.checks import check_operator
-from saddle_jax.spectra.hvp import MeanLoss, flat_point, make_pieces
+from saddle_jax.spectra.hvp import FunctionLoss, MeanLoss, flat_point, make_pieces
 from saddle_jax.spectra.targets import find_targets
 
 
@@ -257,17 +257,24 @@ def test_weights_that_have_diverged_are_told(x64):
         classwise.measure(small.mean_loss(), steps=3, probes=1, seed=0, basis="device", variance=1e-5, what="class 1")
 
 
-class Quadratic:
-    """wᵀHw / 2 + b·w, as a MeanLoss."""
+def test_any_function_of_a_tree_can_be_measured(x64):
+    x, y = jax.random.normal(jax.random.key(0), (2, 20))
 
-    def __init__(self, h_PP, b_P, params_P):
-        self.h_PP, self.b_P, self.params_P = h_PP, b_P, params_P
+    def loss(params):
+        return jnp.mean((params["b"] + jnp.tanh(x[:, None] @ params["w"]) @ params["v"] - y) ** 2)
 
-    def gradient(self, params_P=None):
-        return self.h_PP @ (self.params_P if params_P is None else params_P) + self.b_P
+    params = {"w": jnp.ones((1, 4)) * jnp.arange(4), "v": jnp.linspace(-1, 1, 4), "b": jnp.array(0.3)}
+    flat, unravel = ravel_pytree(params)
+    eigenvalues = np.linalg.eigvalsh(jax.hessian(lambda w: loss(unravel(w)))(flat))
+    spectrum = classwise.measure(FunctionLoss(loss, params, width=4), probes=6)
+    assert spectrum.largest.value == pytest.approx(eigenvalues[-1], rel=1e-10)
+    assert spectrum.smallest.value == pytest.approx(eigenvalues[0], rel=1e-9)
+    assert spectrum.loss == pytest.approx(float(loss(params)))
+    assert abs(spectrum.trace - eigenvalues.sum()) < 4 * spectrum.trace_error
 
-    def loss(self, params_P):
-        return float(params_P @ self.h_PP @ params_P / 2 + self.b_P @ params_P)
+
+def quadratic(h_PP, b_P, w_P):
+    return FunctionLoss(lambda w: w @ h_PP @ w / 2 + b_P @ w, w_P)
 
 
 @pytest.mark.parametrize(("rho", "grows"), [(0.05, False), (0.5, False), (50.0, True)])
@@ -278,10 +285,10 @@ def test_on_a_quadratic_loss_the_theorem_holds_exactly(x64, rho, grows):
     h_PP, w_P = jnp.asarray((random_PP * values_P) @ random_PP.T), jnp.ones(6)
 
     def minibatch(number):
-        return Quadratic(h_PP, jnp.asarray(np.random.default_rng(number).normal(size=6)), w_P)
+        return quadratic(h_PP, jnp.asarray(np.random.default_rng(number).normal(size=6)), w_P)
 
     along = escape.measure_escape(
-        Quadratic(h_PP, jnp.zeros(6), w_P), minibatch, jnp.asarray(random_PP[:, 0]), -2.0,
+        quadratic(h_PP, jnp.zeros(6), w_P), minibatch, jnp.asarray(random_PP[:, 0]), -2.0,
         rho=rho, batches=20, radius=1.5,
     )  # fmt: skip
     found = along.summary(-2.0)
@@ -299,7 +306,7 @@ def test_on_a_quadratic_loss_the_theorem_holds_exactly(x64, rho, grows):
 
 
 def test_a_gradient_of_zero_predicts_nothing_and_breaks_nothing(x64):
-    flat = Quadratic(jnp.zeros((3, 3)), jnp.zeros(3), jnp.ones(3))
+    flat = quadratic(jnp.zeros((3, 3)), jnp.zeros(3), jnp.ones(3))
     along = escape.measure_escape(flat, lambda _: flat, jnp.ones(3) / 3**0.5, -1.0, rho=0.1, batches=2, radius=1.0)
     found = along.summary(-1.0)
     assert np.isnan(found["ratio"])

@@ -234,6 +234,8 @@ def test_bad_input_gets_one_clear_error(copy, tmp_path):
         run(copy, classes="9")
     with pytest.raises(ConfigError, match="do not fit into"):
         run(copy, classes="9", basis="device", memory_gib=1e-6)
+    assert [path.name for path in (copy / "spectra" / "12").iterdir()] == [".lock"]
+    run(copy, classes="9")
     (copy / "spectra" / "12" / "summary.json").write_text("{")
     with pytest.raises(DataError, match="summary.json can't be read"):
         run(copy, classes="9")

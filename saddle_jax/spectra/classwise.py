@@ -16,7 +16,7 @@ import numpy as np
 from saddle_jax.errors import NonFiniteError
 from saddle_jax.spectra.checks import OperatorCheck, check_operator
 from saddle_jax.spectra.density import Density, Quadrature, density, quadrature, ritz
-from saddle_jax.spectra.hvp import MeanLoss
+from saddle_jax.spectra.hvp import DifferentiableLoss
 from saddle_jax.spectra.lanczos import Basis, Tridiagonal, lanczos
 
 
@@ -49,14 +49,14 @@ class Spectrum(NamedTuple):
 
 
 def measure(
-    mean_loss: MeanLoss,
+    mean_loss: DifferentiableLoss,
     *,
-    steps: int,
-    probes: int,
-    seed: int,
-    basis: str,
-    variance: float,
-    what: str,
+    steps: int = 100,
+    probes: int = 10,
+    seed: int = 0,
+    basis: str = "device",
+    variance: float = 1e-5,
+    what: str = "spectrum",
     on_step: Callable[[], Any] = lambda: None,
 ) -> Spectrum:
     """Check the operator, then measure its spectrum.
@@ -78,7 +78,7 @@ def measure(
             f"{what}: the loss is {loss}, the length of its gradient {gradient_norm}: these weights have diverged. "
             "Fix: an earlier --checkpoint"
         )
-    size, dtype = mean_loss.num_parameters, mean_loss.point.params_P.dtype
+    size, dtype = mean_loss.params_P.size, mean_loss.params_P.dtype
     check = check_operator(mean_loss, signs(seed, (probes, probes + 1), size, dtype), what)
     ends = {name: _End(np.argmax if name == "largest" else np.argmin) for name in ("largest", "smallest")}
     parts = []
@@ -113,7 +113,7 @@ def signs(seed: int, numbers: Any, size: int, dtype: Any) -> jax.Array:
     return jnp.stack([2 * (jax.random.bits(key, (size,), np.uint8) & 1).astype(dtype) - 1 for key in keys])
 
 
-def extreme(mean_loss: MeanLoss, vector_P: jax.Array) -> Extreme:
+def extreme(mean_loss: DifferentiableLoss, vector_P: jax.Array) -> Extreme:
     """Return the Rayleigh quotient of a Ritz vector, and how far that is from an eigenvalue."""
     vector_P = vector_P / jnp.linalg.norm(vector_P)
     product_P = mean_loss(vector_P[None])[0]

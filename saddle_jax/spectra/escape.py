@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from saddle_jax.optim.sam import perturbation
-from saddle_jax.spectra.hvp import MeanLoss
+from saddle_jax.spectra.hvp import DifferentiableLoss
 
 _SLICE_POINTS = 41
 
@@ -58,8 +58,8 @@ class Escape(NamedTuple):
 
 
 def measure_escape(
-    whole: MeanLoss,
-    minibatch: Callable[[int], MeanLoss],
+    whole: DifferentiableLoss,
+    minibatch: Callable[[int], DifferentiableLoss],
     vector_P: jax.Array,
     curvature: float,
     *,
@@ -79,7 +79,7 @@ def measure_escape(
       radius: the slice goes from -radius to radius.
     """
 
-    def along(mean_loss: MeanLoss) -> tuple[float, float, float]:
+    def along(mean_loss: DifferentiableLoss) -> tuple[float, float, float]:
         gradient_P = mean_loss.gradient()
         shift_P, norm = perturbation(gradient_P, mean_loss.params_P, rho)
         perturbed_P = mean_loss.gradient(mean_loss.params_P + shift_P)

@@ -10,7 +10,7 @@ Shapes: P parameters as one flat vector, S vectors at once, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,53 @@ class Point(NamedTuple):
     params_P: jax.Array
     batch_stats: Any
     class_weights_C: jax.Array
+
+
+class DifferentiableLoss(Protocol):
+    """What a spectrum is measured of. Called with vectors it returns the products of its Hessian."""
+
+    params_P: jax.Array
+    width: int  # vectors that a product takes best at once
+
+    def __call__(self, vectors_SP: jax.Array) -> jax.Array:
+        """Return the Hessian's product with each vector."""
+        ...
+
+    def loss(self, params_P: jax.Array | None = None) -> float:
+        """Return the loss at the point, or at other parameters."""
+        ...
+
+    def gradient(self, params_P: jax.Array | None = None) -> jax.Array:
+        """Return the gradient at the point, or at other parameters."""
+        ...
+
+
+class FunctionLoss:
+    """Any scalar function of a tree of parameters: for models and loops that are not this package's."""
+
+    def __init__(self, loss_fn: Callable[[Any], jax.Array], params: Any, *, width: int = 1):
+        """Take a function without random draws, that jit can compile, and where its curvature is measured."""
+        self.params_P, unravel = ravel_pytree(params)
+        self.width = width
+
+        def flat_loss(params_P: jax.Array) -> jax.Array:
+            return loss_fn(unravel(params_P))
+
+        gradient = jax.grad(flat_loss)
+        self._loss, self._gradient = jax.jit(flat_loss), jax.jit(gradient)
+        self._product = jax.jit(jax.vmap(lambda w_P, v_P: jax.jvp(gradient, (w_P,), (v_P,))[1], in_axes=(None, 0)))
+
+    def __call__(self, vectors_SP: jax.Array) -> jax.Array:
+        """Return the Hessian's product with each vector."""
+        return self._product(self.params_P, vectors_SP)
+
+    def loss(self, params_P: jax.Array | None = None) -> float:
+        """Return the loss at the point, or at other parameters."""
+        return float(self._loss(self.params_P if params_P is None else params_P))
+
+    def gradient(self, params_P: jax.Array | None = None) -> jax.Array:
+        """Return the gradient at the point, or at other parameters."""
+        return self._gradient(self.params_P if params_P is None else params_P)
 
 
 class Pieces(NamedTuple):
@@ -102,20 +149,12 @@ class MeanLoss:
           chunks: of one shape; padded slots have mask False.
           width: vectors that a product takes at once.
         """
-        self.point, self.width = point, width
+        self.point, self.params_P, self.width = point, devices.local(point.params_P), width
         self._pieces, self._chunks = pieces, chunks
         self._linear_maps: list[Any] | None = None
         self._weight = sum_of_weights(jax.device_get(devices.local(point.class_weights_C)), chunks)
         self.images = sum(int(chunk.mask.sum()) for chunk in chunks)
         self.products = 0  # Hessian-vector products so far
-
-    @property
-    def params_P(self) -> jax.Array:
-        return devices.local(self.point.params_P)
-
-    @property
-    def num_parameters(self) -> int:
-        return self.point.params_P.size
 
     def linearize(self) -> None:
         """Keep the linear map of every chunk; products become cheaper by what does not depend on the vector."""
@@ -131,7 +170,7 @@ class MeanLoss:
 
     def loss(self, params_P: jax.Array | None = None) -> float:
         """Return the loss at the point, or at other parameters."""
-        return float(self._sum(self._pieces.loss, jnp.zeros((), self.point.params_P.dtype), params_P))
+        return float(self._sum(self._pieces.loss, jnp.zeros((), self.params_P.dtype), params_P))
 
     def gradient(self, params_P: jax.Array | None = None) -> jax.Array:
         """Return the gradient at the point, or at other parameters."""

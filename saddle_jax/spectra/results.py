@@ -13,7 +13,7 @@ import math
 import pathlib
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,21 +23,21 @@ from saddle_jax.files import write_atomically
 SUMMARY = "summary.json"
 
 
-def open_folder(workdir: pathlib.Path, step: int, epoch: float, settings: Mapping[str, Any]) -> pathlib.Path:
-    """Return the folder of these settings at a step, making it if it is not there."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    for name in (str(step), f"{step}-{digest}"):
-        folder = workdir / "spectra" / name
-        stored = read_summary(folder) if (folder / SUMMARY).is_file() else None
-        if stored is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(
-                folder / SUMMARY, _json({"step": step, "epoch": epoch, "settings": settings, "targets": {}})
-            )
-            return folder
-        if stored["settings"] == settings:
-            return folder
-    raise DataError(f"{folder}: its summary has other settings than its name. Fix: move that folder away")
+class Header(NamedTuple):
+    """What all of a folder's spectra share."""
+
+    step: int
+    epoch: float
+    settings: dict[str, Any]  # what the numbers depend on
+
+
+def folder_for(workdir: pathlib.Path, header: Header) -> pathlib.Path:
+    """Return the folder of these settings at a step; it may not be there yet."""
+    digest = hashlib.sha256(json.dumps(header.settings, sort_keys=True).encode()).hexdigest()[:8]
+    first, other = workdir / "spectra" / str(header.step), workdir / "spectra" / f"{header.step}-{digest}"
+    if not (first / SUMMARY).is_file() or read_summary(first)["settings"] == header.settings:
+        return first
+    return other
 
 
 def stored_summary(folder: pathlib.Path, target: str) -> dict[str, Any] | None:
@@ -49,18 +49,23 @@ def stored_summary(folder: pathlib.Path, target: str) -> dict[str, Any] | None:
         return None
 
 
-def save(folder: pathlib.Path, target: str, summary: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a target's file, whole or not at all, and add it to the folder's summary."""
+def save(
+    folder: pathlib.Path, header: Header, target: str, summary: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Write a target's file, whole or not at all, and enter it into the folder's summary."""
+    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, summary=np.array(_json(summary)), **arrays)
     write_atomically(folder / f"{target}.npz", buffer.getvalue())
-    list_target(folder, target, summary)
+    enter(folder, header, {target: summary})
 
 
-def list_target(folder: pathlib.Path, target: str, summary: Mapping[str, Any]) -> None:
-    """Enter a finished target into the folder's summary."""
-    stored = read_summary(folder)
-    stored["targets"][target] = summary
+def enter(folder: pathlib.Path, header: Header, summaries: Mapping[str, Any]) -> None:
+    """Enter finished targets into the folder's summary, making it if it is not there."""
+    stored = {**header._asdict(), "targets": {}}
+    if (folder / SUMMARY).is_file():
+        stored = read_summary(folder)
+    stored["targets"] |= summaries
     write_atomically(folder / SUMMARY, _json(stored))
 
 

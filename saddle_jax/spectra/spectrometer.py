@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -115,59 +115,59 @@ class Spectrometer:
     def _measure(
         self, state: TrainState, step: int, workdir: pathlib.Path, stop: StopRequest | None, *, quiet: bool
     ) -> pathlib.Path:
-        settings = self.settings(state)
-        folder = results.open_folder(workdir, step, step / self._steps_per_epoch, settings)
-        finished = {t.name: s for t in self.targets if (s := results.stored_summary(folder, t.name)) is not None}
-        listed = results.read_summary(folder)["targets"]
-        for name in finished.keys() - listed.keys():  # a kill came between the two files
-            results.list_target(folder, name, finished[name])
+        header = results.Header(step, step / self._steps_per_epoch, self.settings(state))
+        folder = results.folder_for(workdir, header)
+        stored = {target.name: results.stored_summary(folder, target.name) for target in self.targets}
+        finished = {name: summary for name, summary in stored.items() if summary is not None}
+        if finished:  # a kill may have come between a target's file and the summary
+            results.enter(folder, header, finished)
         missing = [target for target in self.targets if target.name not in finished]
         if not missing:
             return folder
         with devices.exact_arithmetic(self._config.spectra.dtype):
-            weights_C = np.ones(self._splits.stats.num_classes)
-            if self._config.spectra.class_weights == "training":
-                weights_C = np.asarray(self._schedules.class_weights(step))
-            point, self._unravel = flat_point(state.params, state.batch_stats, weights_C, self._config.spectra.dtype)
-            if self._pieces is None:
-                loss_fn = make_loss(self._loss, self._splits.stats, self.logit_scale)
-                train_mode = self._config.spectra.batch_norm == "train"
-                self._pieces = make_pieces(self._method, loss_fn, self._unravel, train_mode=train_mode)
-            chunks = {target.name: self._chunks(self._images_of(target)) for target in missing}
-            work = sum(len(chunks[target.name]) for target in missing) * self._products(point)
-            progress = _Work(Progress(work, 1, 0, unit="", quiet=quiet), stop)
-            memory = self._memory()  # once: nothing of one target is left when the next begins
+            point = self._prepare(state)
+            jobs = [self._job(target, point) for target in missing]
+            progress = _Work(Progress(sum(job.work for job in jobs), 1, 0, unit="", quiet=quiet), stop)
             for name, summary in finished.items():
                 progress.say(record.one_line(name, summary) + "  (measured before)")
-            for target in missing:
-                self._measure_target(target, chunks[target.name], point, settings["rho"], memory, folder, progress)
+            for job in jobs:
+                progress.start(job)
+                self._measure_target(job, point, folder, header, progress)
         return folder
 
-    def _products(self, point: Point) -> int:
-        return self._config.spectra.probes * min(self._config.spectra.steps, point.params_P.size)
+    def _prepare(self, state: TrainState) -> Point:
+        """Put the weights on the devices, and make the pieces unless they have been made."""
+        weights_C = np.ones(self._splits.stats.num_classes)
+        if self._config.spectra.class_weights == "training":
+            weights_C = np.asarray(self._schedules.class_weights(int(state.step)))
+        point, self._unravel = flat_point(state.params, state.batch_stats, weights_C, self._config.spectra.dtype)
+        if self._pieces is None:
+            loss_fn = make_loss(self._loss, self._splits.stats, self.logit_scale)
+            train_mode = self._config.spectra.batch_norm == "train"
+            self._pieces = make_pieces(self._method, loss_fn, self._unravel, train_mode=train_mode)
+        return point
 
-    def _measure_target(
-        self,
-        target: Target,
-        chunks: list[Batch],
-        point: Point,
-        rho: float,
-        memory: plan.Memory,
-        folder: pathlib.Path,
-        progress: _Work,
-    ) -> None:
+    def _job(self, target: Target, point: Point) -> _Job:
         assert self._pieces is not None
-        spectra, began = self._config.spectra, time.monotonic()
+        spectra, chunks = self._config.spectra, self._chunks(self._images_of(target))
+        device, host = free_memory()  # nothing of one target is left when the next begins
+        asked = round(spectra.memory_gib * 2**30)
         chosen = plan.make_plan(
             spectra,
-            memory,
+            plan.Memory(asked or device // 2, host // 2),
             num_parameters=point.params_P.size,
             num_chunks=len(chunks),
             linear_map_bytes=linear_map_bytes(self._pieces, point, chunks[0]),
             on_cpu=self._on_cpu,
         )
-        progress.start(target, chunks, chosen)
-        mean_loss = MeanLoss(self._pieces, point, chunks, width=chosen.probes_at_once)
+        return _Job(target, chunks, chosen, len(chunks) * spectra.probes * min(spectra.steps, point.params_P.size))
+
+    def _measure_target(
+        self, job: _Job, point: Point, folder: pathlib.Path, header: results.Header, progress: _Work
+    ) -> None:
+        assert self._pieces is not None
+        spectra, target, chosen, began = self._config.spectra, job.target, job.plan, time.monotonic()
+        mean_loss = MeanLoss(self._pieces, point, job.chunks, width=chosen.probes_at_once)
         if chosen.linearize:
             mean_loss.linearize()
         spectrum = classwise.measure(
@@ -180,7 +180,7 @@ class Spectrometer:
             what=f"spectrum of {target.title}",
             on_step=progress.step,
         )
-        along = self._escape(target, mean_loss, spectrum, rho) if spectrum.smallest.value < 0 else None
+        along = self._escape(target, mean_loss, spectrum, header.settings["rho"])
         summary = {
             "title": target.title,
             "classes": target.classes.tolist(),
@@ -194,19 +194,15 @@ class Spectrometer:
             "basis": chosen.basis,
             "seconds": round(time.monotonic() - began, 2),
         }
-        results.save(
-            folder,
-            target.name,
-            summary,
-            record.arrays(spectrum, along, self._unravel if spectra.eigenvectors else None),
-        )
+        arrays = record.arrays(spectrum, along, self._unravel if spectra.eigenvectors else None)
+        results.save(folder, header, target.name, summary, arrays)
         progress.say(record.one_line(target.name, summary))
 
     def _escape(
         self, target: Target, whole: MeanLoss, spectrum: classwise.Spectrum, rho: float
     ) -> escape.Escape | None:
         spectra, images = self._config.spectra, self._images_of(target)
-        if not spectra.escape_batches or not rho:
+        if spectrum.smallest.value >= 0 or not spectra.escape_batches or not rho:
             return None
         pieces = self._pieces
         assert pieces is not None
@@ -239,10 +235,14 @@ class Spectrometer:
         )
         return list(batches)
 
-    def _memory(self) -> plan.Memory:
-        device, host = free_memory()
-        asked = round(self._config.spectra.memory_gib * 2**30)
-        return plan.Memory(asked or device // 2, host // 2)
+
+class _Job(NamedTuple):
+    """A target that is to be measured."""
+
+    target: Target
+    chunks: list[Batch]
+    plan: plan.Plan
+    work: int  # chunks x products
 
 
 class _Work:
@@ -250,14 +250,14 @@ class _Work:
 
     def __init__(self, progress: Progress, stop: StopRequest | None):
         self._progress, self._stop = progress, stop
-        self._done, self._chunks, self._width, self._title, self._plan = 0, 0, 1, "", ""
+        self._done, self._step, self._title, self._line = 0, 0, "", ""
         self.say = progress.say
 
-    def start(self, target: Target, chunks: list[Batch], chosen: plan.Plan) -> None:
-        self._chunks, self._width, self._title = len(chunks), chosen.probes_at_once, target.title
-        if chosen.line != self._plan:
-            self._plan = chosen.line
-            self.say(f"memory {chosen.line}")
+    def start(self, job: _Job) -> None:
+        self._step, self._title = job.plan.probes_at_once * len(job.chunks), job.target.title
+        if job.plan.line != self._line:
+            self._line = job.plan.line
+            self.say(f"memory {self._line}")
 
     def step(self) -> None:
         if self._stop is not None and self._stop.signal_name:
@@ -265,7 +265,7 @@ class _Work:
                 f"{self._stop.signal_name}: stopped within {self._title}; finished ones are kept, the same command "
                 "goes on with it"
             )
-        if not self._done:
-            self._progress.begin(0)
-        self._done += self._width * self._chunks
+        if not self._done:  # everything is compiled
+            self._progress.begin(self._step)
+        self._done += self._step
         self._progress.update(self._done, self._title)
