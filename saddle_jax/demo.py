@@ -110,7 +110,7 @@ def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
 
 def show_spectra(seeds: int, out: pathlib.Path, programs: dict[str, Program]) -> None:
     """Measure what is missing of the tail's spectra, say what SAM did to them, and draw one seed's."""
-    smallest = {suffix: np.zeros(seeds) for suffix in NAMES}
+    smallest, residual = {suffix: np.zeros(seeds) for suffix in NAMES}, 0.0
     spectrometer: Spectrometer | None = None
 
     def measure(suffix: str, seed: int, **spectra: Any) -> pathlib.Path:
@@ -127,10 +127,12 @@ def show_spectra(seeds: int, out: pathlib.Path, programs: dict[str, Program]) ->
     for suffix in NAMES:
         for seed in range(seeds):
             found = results.read_summary(measure(suffix, seed))["targets"]
-            smallest[suffix][seed] = min(found[f"class-{c}"]["lambda_min"] for c in TAIL)
+            value, error = min((found[f"class-{c}"]["lambda_min"], found[f"class-{c}"]["residual_min"]) for c in TAIL)
+            smallest[suffix][seed], residual = value, max(residual, error)
     print("\nThe most negative Hessian eigenvalue of any tail class's loss after training (at a minimum: none):")
     for suffix, name in NAMES.items():
         print(f"  {name:10s} {tables.spread(smallest[suffix], digits=3)}")
+    print(f"  largest residual |Hv - λv| of any: {residual:.1g}")
     change = smallest["_sam"] - smallest[""]
     print(f"  nearer to 0 with SAM in {(change > 0).sum()} of {seeds} seeds")
     typical = int(np.argsort(change)[(seeds - 1) // 2])

@@ -14,14 +14,15 @@ from saddle_jax import __version__, devices
 from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
 from saddle_jax.data import sources
-from saddle_jax.errors import ConfigError, DataError, NonFiniteError
+from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from saddle_jax.observer import make_observer
 from saddle_jax.spectra import results
-from saddle_jax.spectra.along import make_observer
 from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.train import checkpoint, evaluate, loop
 from saddle_jax.train.directory import different_config, differing_images
 from saddle_jax.train.program import Program, make_program
 from saddle_jax.train.runtime import StopRequest
+from saddle_jax.train.state import TrainState
 
 
 def run(command: Command) -> int:
@@ -82,9 +83,9 @@ def spectra(command: Command) -> int:
         if differing := differing_images(workdir, splits):
             raise DataError(f"{workdir} was trained on other images ({', '.join(differing)} differ). Fix: its data set")
         spectrometer = Spectrometer(config, splits)
-        found = checkpoint.find(workdir / "checkpoints", command.checkpoint or "latest")
-        state = jax.device_get(checkpoint.restore(found, make_program(config, splits).init(config.seed)))
-        print(f"saddle_jax {__version__}  spectra of {workdir} at step {found.step:,}")
+        like = make_program(config, splits).init(config.seed)
+        state = _restore_from_a_running_run(workdir / "checkpoints", command.checkpoint or "latest", like)
+        print(f"saddle_jax {__version__}  spectra of {workdir} at step {int(state.step):,}")
         print(f"loss   {spectrometer.describe()}", flush=True)
         folder = spectrometer.measure(state, workdir, stop=stop)
     pictures = [*plots.draw_folder(folder), plots.draw_ratio(workdir)]
@@ -97,10 +98,11 @@ def compare_spectra(command: Command) -> int:
     from saddle_jax.report import spectra as plots
 
     step = int(command.checkpoint) if command.checkpoint else None
-    runs = [pathlib.Path(run) for run in command.compare]
+    runs = [pathlib.Path(run).resolve() for run in command.compare]
     unique = len({run.name for run in runs}) == len(runs)
     folders = {run.name if unique else str(run): results.folder_at(run, step) for run in runs}
-    out = pathlib.Path(command.workdir) / "_".join(folders).replace("/", "-")
+    steps = sorted({folder.name for folder in folders.values()}, key=int)
+    out = pathlib.Path(command.workdir) / "_".join([*folders, *steps]).replace("/", "-")
     print(f"done   {plots.draw_comparison(folders, out)}, and as PDF")
     return 0
 
@@ -129,6 +131,19 @@ def check(command: Command) -> int:
     if not metrics.finite:
         raise NonFiniteError("step 1: loss or update is not finite. Fix: a lower learning rate or rho")
     return 0
+
+
+def _restore_from_a_running_run(checkpoints: pathlib.Path, which: str, like: TrainState) -> TrainState:
+    """Return a checkpoint's state on the host; the run may delete the checkpoint for a newer one meanwhile."""
+    for last_try in (False, True):
+        try:
+            return jax.device_get(checkpoint.restore(checkpoint.find(checkpoints, which), like))
+        except CheckpointError:
+            raise
+        except Exception as error:  # orbax and the file system have many names for a file that has gone
+            if last_try:
+                raise CheckpointError(f"{checkpoints}: {which} can't be read ({error}). Fix: try again") from error
+    raise AssertionError
 
 
 def _differences(command: Command) -> dict[str, tuple[Any, Any]]:

@@ -7,7 +7,7 @@ import pytest
 
 from saddle_jax.errors import NonFiniteError
 from saddle_jax.spectra import classwise
-from saddle_jax.spectra.density import density, quadrature, ritz
+from saddle_jax.spectra.density import Quadrature, density, quadrature, ritz
 from saddle_jax.spectra.lanczos import lanczos
 
 SPECTRA = {
@@ -131,6 +131,18 @@ def test_moments_of_the_density_and_the_trace(x64):
     assert smooth.sd_G.max() > 0
     single = density(type(nodes)(nodes.nodes_SK[:1], nodes.weights_SK[:1]), 1e-5)
     assert not single.sd_G.any()
+
+
+@pytest.mark.parametrize("widest", [1e-3, 200.0, 1e6])
+@pytest.mark.parametrize("variance", [1e-3, 1e-5, 1e-9])
+def test_the_density_integrates_to_one_however_narrow_its_peaks(widest, variance):
+    nodes = Quadrature(
+        np.array([[-0.3 * widest, 1e-4, widest], [0.1, 0.2, np.nan]]), np.array([[0.2, 0.5, 0.3], [1, 0, 0]])
+    )
+    smooth = density(nodes, variance)
+    assert smooth.sigma == pytest.approx((variance * max(1, 1.3 * widest)) ** 0.5, rel=0.2)
+    assert np.trapezoid(smooth.mean_G, smooth.grid_G) == pytest.approx(1, abs=1e-6)
+    assert len(smooth.grid_G) < 300
 
 
 def test_hutchinson_trace_is_right_within_its_error_and_as_matfree_says(x64):

@@ -16,7 +16,7 @@ ORDER = [
     *("train.program", "train.directory", "train.loop"),
     *("spectra.lanczos", "spectra.density", "spectra.checks", "spectra.hvp", "spectra.plan", "spectra.targets"),
     *("spectra.results", "spectra.classwise", "spectra.escape", "spectra.record", "spectra.spectrometer"),
-    *("report.tables", "report.plots", "report.spectra", "spectra.along", "programs", "demo"),
+    *("report.tables", "report.plots", "report.spectra", "observer", "programs", "demo"),
 ]
 RANK = {name: rank for rank, name in enumerate(ORDER)}
 

@@ -11,6 +11,7 @@ from conftest import ROOT
 from saddle_jax import demo
 from saddle_jax.longtail import ClassStats
 from saddle_jax.report import plots, tables
+from saddle_jax.spectra import results
 from saddle_jax.train import evaluate
 
 
@@ -78,28 +79,61 @@ import numpy as np
 from saddle_jax.report import spectra
 from saddle_jax.spectra import results
 workdir, smallest = pathlib.Path(sys.argv[1]), float(sys.argv[2])
-header = results.Header(5, 0.5, {"a": 1})
-folder = results.folder_for(workdir, header)
+settings = {"loss": "ce", "logit_scale": 30.0, "class_weights": "training"}
+settings |= {"batch_norm": "eval", "dtype": "float32"}
+header = results.Header(5, 0.5, settings)
+folder, finished = results.open_folder(workdir, header)
+assert not finished and not folder.exists()
+along = {"rho": 0.1, "batches": 2, "ratio": None, "ratio_predicted": 0.5}
+slices = {f"escape_{name}": np.linspace(0, 1, 41) for name in ("places", "losses", "quadratic")}
 for number, name in enumerate(("class-0", "tail", "whole")):
     largest = 30.0 * number * (smallest != 0)
     summary = {
-        "title": name, "images": 3, "probes": 1, "steps": 2, "sigma": 0.01, "ratio": None if not largest else 0.1,
-        "lambda_min": smallest, "lambda_max": largest, "residual_min": 0.0, "residual_max": 1e-5, "escape": None,
+        "title": f"class $\\\\x$ {name}", "images": 3, "probes": 1, "steps": 2, "basis": "none", "sigma": 0.01,
+        "lambda_min": smallest, "lambda_max": largest, "residual_min": 0.0, "residual_max": 1e-5,
+        "ratio": None if not largest else 0.1, "escape": [None, along, {"batches": 0}][number],
     }
     grid = np.linspace(smallest - 0.06, largest + 0.06, 1000)
     density = np.exp(-((grid - largest) ** 2) / 2e-4) + np.exp(-((grid - smallest) ** 2) / 2e-4)
-    results.save(folder, header, name, summary, {"grid": grid, "density": density, "density_sd": np.zeros(1000)})
+    results.save(folder, header, name, summary, {
+        "grid": grid, "density": density, "density_sd": np.zeros(1000), **(slices if number else {}),
+    })
 drawn = spectra.draw_folder(folder)
 drawn.append(spectra.draw_comparison({"one": folder, "two": folder}, folder / "both"))
-assert results.folder_for(workdir, header) == folder != results.folder_for(workdir, header._replace(settings={}))
 results.save(workdir / "spectra" / "7", header._replace(step=7, epoch=0.7), name, summary, {})
 drawn.append(spectra.draw_ratio(workdir))
-assert len(drawn) == 6 and all(path.stat().st_size > 5000 for path in drawn)
+assert len(drawn) == 8 and all(path.stat().st_size > 5000 for path in drawn)
 assert not any(module in sys.modules for module in ("jax", "tensorflow"))
 """
     command = [sys.executable, "-W", "error", "-c", script, str(tmp_path), str(smallest)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
+
+
+def test_results_of_other_settings_are_kept_aside_and_come_back(tmp_path):
+    def header(**settings):
+        return results.Header(12, 1.0, settings)
+
+    def measure(settings, *names):
+        folder, finished = results.open_folder(tmp_path, header(**settings))
+        for name in names:
+            results.save(folder, header(**settings), name, {"images": 1, **settings}, {"x": np.arange(3)})
+        return folder, sorted(finished)
+
+    folder, finished = measure({"probes": 1}, "class-0", "class-1")
+    assert (folder, finished) == (tmp_path / "spectra" / "12", [])
+    assert measure({"probes": 2}, "class-0") == (folder, [])
+    assert results.stored_summary(folder, "class-0")["probes"] == 2
+    assert len(list(folder.parent.iterdir())) == 2
+    assert measure({"probes": 1}, "class-2") == (folder, ["class-0", "class-1"])
+    assert list(results.read_summary(folder)["targets"]) == ["class-0", "class-1", "class-2"]
+    assert results.folders(tmp_path) == {12: folder}
+    # A file that is damaged, or that the summary does not list, is seen.
+    (folder / "class-1.npz").write_bytes(b"PK")
+    results._write_summary(folder, header(probes=1), {})
+    assert measure({"probes": 1}) == (folder, ["class-0", "class-2"])
+    assert list(results.read_summary(folder)["targets"]) == ["class-0", "class-2"]
+    assert measure({"probes": 2}) == (folder, ["class-0"])
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Class-wise curvature: equal to the reference's products and to jax.hessian; whatever the chunks and the devices."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +13,13 @@ from configs import digits_lt
 from saddle_jax import devices
 from saddle_jax.data import feeder, sources
 from saddle_jax.data.images import Batch
-from saddle_jax.errors import ConfigError, NonFiniteError, OperatorError
+from saddle_jax.errors import NonFiniteError, OperatorError
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy, make_loss
 from saddle_jax.methods.base import make_plain
-from saddle_jax.spectra import classwise, escape, plan
+from saddle_jax.spectra import classwise, escape, lanczos
 from saddle_jax.spectra.checks import check_operator
 from saddle_jax.spectra.hvp import FunctionLoss, MeanLoss, flat_point, make_pieces
-from saddle_jax.spectra.targets import find_targets
 
 
 def tree_of_vector(store, head, like):
@@ -89,10 +90,14 @@ class Small:
         chunks = list(feeder.evaluation_batches(self.images[of], self.labels[of], chunk, 8))
         return MeanLoss(self.pieces, self.point._replace(**changes), chunks, width=width)
 
-    def hessian(self, classes=(0, 1, 2), weights=(1.0, 2.0, 3.0)):
+    def batch(self, classes):
         of = np.flatnonzero(np.isin(self.labels, classes))
-        labels, weights = self.labels[of].astype(np.int32), np.array(weights)
-        everything = Batch(self.images[of], labels, np.ones(len(of), bool), labels, labels)
+        labels = self.labels[of].astype(np.int32)
+        return Batch(self.images[of], labels, np.ones(len(of), bool), labels, labels)
+
+    def hessian(self, classes=(0, 1, 2), weights=(1.0, 2.0, 3.0)):
+        everything, weights = self.batch(classes), np.array(weights)
+        labels = everything.labels
 
         def loss(params_P):
             logits = self.method.predict(self.unravel(params_P), jax.device_get(self.stats), everything)
@@ -117,6 +122,22 @@ def test_a_small_network_against_jax_hessian_class_by_class(x64, loss, head):
         np.testing.assert_allclose(mean_loss(v_SP), v_SP @ h_PP, rtol=1e-9, atol=1e-11 * np.abs(h_PP).max())
 
 
+def test_training_mode_over_all_devices_against_jax_hessian(x64):
+    """Synchronised over the devices, one chunk is one batch: the derivative goes through its statistics."""
+    small = Small(train_mode=True, batch_norm="synchronized")
+    alone = Small(train_mode=True)
+    v_SP = vectors(2, small.point.params_P.size)
+    everything = alone.batch((0, 1, 2))
+    weights = np.array([1.0, 2.0, 3.0])[everything.labels]
+
+    def loss(params_P):
+        logits = alone.method.predict(alone.unravel(params_P), jax.device_get(alone.stats), everything, train=True)
+        return jnp.sum(alone.loss_fn(logits, everything.labels) * weights) / weights.sum()
+
+    expected = v_SP @ np.asarray(jax.jit(jax.hessian(loss))(small.mean_loss().params_P))
+    np.testing.assert_allclose(small.mean_loss(chunk=24)(v_SP), expected, rtol=1e-8, atol=1e-10)
+
+
 def test_a_whole_spectrum_against_jax_hessian(x64):
     small = Small()
     mean_loss = small.mean_loss((1,), width=3)
@@ -124,9 +145,9 @@ def test_a_whole_spectrum_against_jax_hessian(x64):
     eigenvalues = np.linalg.eigvalsh(np.asarray(small.hessian((1,))))
     steps = 0
 
-    def count():
+    def count(vectors):
         nonlocal steps
-        steps += 1
+        steps += vectors
 
     spectrum = classwise.measure(
         mean_loss, steps=80, probes=7, seed=0, basis="device", variance=1e-5, what="it", on_step=count
@@ -141,7 +162,7 @@ def test_a_whole_spectrum_against_jax_hessian(x64):
     assert abs(spectrum.trace - eigenvalues.sum()) < 4 * spectrum.trace_error
     assert spectrum.ratio == pytest.approx(abs(eigenvalues[0] / eigenvalues[-1]), rel=1e-8)
     assert spectrum.check.repeat == 0
-    assert steps == 3 * 80  # three probes, three, one
+    assert steps == 7 * 80
     assert mean_loss.products == 7 * 80 + 4 + 2 + 2
 
 
@@ -257,6 +278,20 @@ def test_weights_that_have_diverged_are_told(x64):
         classwise.measure(small.mean_loss(), steps=3, probes=1, seed=0, basis="device", variance=1e-5, what="class 1")
 
 
+@pytest.mark.parametrize("basis", ["device", "host"])
+def test_one_basis_is_held_at_a_time(basis):
+    kind = {"device": lanczos._OnDevice, "host": lanczos._OnHost}[basis]
+    most = 0
+
+    def count(_):
+        nonlocal most
+        most = max(most, sum(isinstance(thing, kind) for thing in gc.get_objects()))
+
+    loss = FunctionLoss(lambda w: jnp.sum(jnp.sin(w) * w), jnp.linspace(0, 1, 50))
+    classwise.measure(loss, steps=5, probes=3, basis=basis, on_step=count)
+    assert most == 1
+
+
 def test_any_function_of_a_tree_can_be_measured(x64):
     x, y = jax.random.normal(jax.random.key(0), (2, 20))
 
@@ -311,85 +346,3 @@ def test_a_gradient_of_zero_predicts_nothing_and_breaks_nothing(x64):
     found = along.summary(-1.0)
     assert np.isnan(found["ratio"])
     assert found["rho_effective"] == found["drift_sam"] == 0
-
-
-STATS = ClassStats(np.array([500, 90, 30, 0, 5]), ("cat", "dog", "tail", "fox", "7"))
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("auto", ["class-0", "class-1", "class-2", "class-4"]),
-        ("each", ["class-0", "class-1", "class-2", "class-4"]),
-        ("4,dog , 0", ["class-4", "class-1", "class-0"]),
-        ("7", ["class-4"]),  # no index, but a name
-        ("tail,whole,many,tail", ["tail", "whole", "many"]),
-    ],
-)
-def test_what_the_user_names_is_measured(text, names):
-    assert [target.name for target in find_targets(text, STATS, (1, 3))] == names
-
-
-def test_groups_and_many_classes():
-    tail, whole = find_targets("tail,whole", STATS, (1, 3))
-    assert tail.classes.tolist() == [3, 4]
-    assert whole.classes.tolist() == [0, 1, 2, 4]
-    many = ClassStats(np.arange(1000, 0, -1), tuple(map(str, range(1000))))
-    chosen = [int(target.classes[0]) for target in find_targets("auto", many, ())]
-    assert chosen == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
-
-
-def test_all_wrong_names_are_told_at_once():
-    with pytest.raises(ConfigError) as caught:
-        find_targets("0,5,dgo,3,-1", STATS, (1, 3))
-    assert len(caught.value.problems) == 4
-    text = str(caught.value)
-    assert "'5' is neither a class index (0 to 4)" in text
-    assert "Did you mean dog" in text
-    assert "class 3 (fox) has no training image" in text
-
-
-def spectra_config(**changes):
-    config = digits_lt.get_config("ce,smoke").spectra
-    config.update(changes)
-    return config
-
-
-def make_plan(config, device_gib=8, host_gib=32, num_parameters=25_557_032, on_cpu=False, chunks=10, linear_map=2**31):
-    return plan.make_plan(
-        config,
-        plan.Memory(int(device_gib * 2**30), int(host_gib * 2**30)),
-        num_parameters=num_parameters,
-        num_chunks=chunks,
-        linear_map_bytes=linear_map,
-        on_cpu=on_cpu,
-    )
-
-
-def test_a_resnet50_on_a_16_gib_card_has_a_plan():
-    """Half of the card is spoken for; 100 steps take 9.5 GiB, so the basis goes to the host, or nowhere."""
-    chosen = make_plan(spectra_config())
-    assert (chosen.basis, chosen.probes_at_once, chosen.linearize) == ("host", 2, False)
-    assert "100 steps x 25,557,032 parameters x 4 bytes = 9.52 GiB a probe; 76 steps fit into 8.00 GiB" in chosen.line
-    assert make_plan(spectra_config(), host_gib=4).basis == "none"
-    assert make_plan(spectra_config(steps=30)).basis == "device"
-    assert make_plan(spectra_config(), device_gib=40).basis == "device"
-    with pytest.raises(ConfigError, match="do not fit into 8.00 GiB; 76 steps of one probe would"):
-        make_plan(spectra_config(basis="device"))
-    with pytest.raises(ConfigError, match="basis='host'.*Fix: --config.spectra.steps=42"):
-        make_plan(spectra_config(basis="host"), host_gib=4)
-    with pytest.raises(ConfigError, match="linearize='always'"):
-        make_plan(spectra_config(linearize="always", steps=10))
-
-
-def test_small_networks_are_linearized_and_probed_together_on_accelerators():
-    small = {"num_parameters": 464_154, "chunks": 1, "linear_map": 400 * 2**20, "device_gib": 60}
-    chosen = make_plan(spectra_config(), **small)
-    assert (chosen.basis, chosen.probes_at_once, chosen.linearize) == ("device", 10, True)
-    chosen = make_plan(spectra_config(), on_cpu=True, **small)
-    assert (chosen.probes_at_once, chosen.linearize) == (1, True)
-    assert make_plan(spectra_config(probes_at_once=4), on_cpu=True, **small).probes_at_once == 4
-    assert not make_plan(spectra_config(linearize="never"), **small).linearize
-    assert plan.chunk_size(spectra_config(), (32, 32, 3), 2, on_cpu=True) == 16
-    assert plan.chunk_size(spectra_config(), (224, 224, 3), 2, on_cpu=False) == 20
-    assert plan.chunk_size(spectra_config(chunk_size=5), (32, 32, 3), 4, on_cpu=True) == 8

@@ -17,9 +17,13 @@ from conftest import ROOT
 from configs import default
 from saddle_jax import command_line, programs
 from saddle_jax import config as config_lib
+from saddle_jax.data import sources
+from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
+from saddle_jax.methods.base import make_plain
 from saddle_jax.spectra import results
-from saddle_jax.train import directory
+from saddle_jax.train import checkpoint, directory
+from saddle_jax.train.program import make_program
 
 ONE_DEVICE = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 EIGHT_DEVICES = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
@@ -78,7 +82,7 @@ def test_a_finished_run_is_measured_and_drawn(copy, capsys):
     assert code == 0
     folder = copy / "spectra" / "12"
     printed = capsys.readouterr().out
-    for part in ("plain cross-entropy", "logit scale 1", "BatchNorm in eval mode", "a probe;", "class-9", "whole"):
+    for part in ("ce loss, logit scale 1, BatchNorm in eval mode, float32", "a probe;", "class-9", "whole"):
         assert part in printed
     summary = json.loads((folder / "summary.json").read_text())
     assert list(summary["targets"]) == ["class-0", "class-9", "tail", "whole"]
@@ -110,20 +114,94 @@ def test_a_finished_run_is_measured_and_drawn(copy, capsys):
     assert after[1].pop("class-3")
     assert after[1] == before[1]
 
-    # Other settings get a folder of their own.
+    # Other settings take the folder; what was there is kept aside.
     run(copy, "latest", classes="9", probes=1, eigenvectors=True, dtype="float64")
-    (other,) = [p for p in folder.parent.iterdir() if p.is_dir() and p.name.startswith("12-")]
-    with np.load(other / "class-9.npz") as stored:
+    (aside,) = folder.parent.glob("12-*")
+    with np.load(folder / "class-9.npz") as stored:
         vector = np.concatenate([stored[k].ravel() for k in stored if k.startswith("eigenvector_min/")])
         assert "eigenvector_max/layer1_0/conv1/kernel" in stored
         assert vector.dtype == np.float64
         assert np.linalg.norm(vector) == pytest.approx(1)
-    assert numbers(folder)[1] == {**before[1], "class-3": numbers(folder)[1]["class-3"]}
+    kept = numbers(aside)[1]
+    assert kept.pop("class-3")
+    assert kept == before[1]
 
 
 def summary_steps_per_epoch(workdir):
     stats = json.loads((workdir / "class_stats.json").read_text())
     return -(-stats["train_images"] // json.loads((workdir / "config.json").read_text())["batch_size"])
+
+
+FIELDS = {
+    "loss": "training", "logit_scale": 1.0, "class_weights": "training", "batch_norm": "train", "steps": 9, "probes": 3,
+    "seed": 1, "density_variance": 1e-3, "escape_batches": 3, "escape_batch_size": 5, "rho": 0.3, "slice_radius": 0.4,
+    "dtype": "float64",
+}  # fmt: skip
+CHANGES = {  # what a field must change, and what it must not
+    "loss": ("loss", ""), "logit_scale": ("loss", ""), "class_weights": ("loss", ""), "batch_norm": ("loss", ""),
+    "steps": ("nodes", "loss"), "probes": ("trace", "loss"), "seed": ("trace", "loss"),
+    "density_variance": ("density", "nodes"), "escape_batches": ("escape_along", "nodes"),
+    "escape_batch_size": ("escape_along", "nodes"), "rho": ("escape_sam_along", "escape_along"),
+    "slice_radius": ("escape_losses", "escape_sam_along"), "dtype": ("loss", ""),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ldam(tmp_path_factory):
+    """A run with a cosine head and re-weighting, and the spectrum of its tail as by default."""
+    workdir = tmp_path_factory.mktemp("ldam")
+    small = [argument.replace("ce_drw_sam", "ldam_drw_sam") for argument in SMALL]
+    result = main(*small, "--config.loss.drw_start=1 step", f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    run(workdir, classes="tail")
+    return workdir, numbers_of(workdir, "tail")
+
+
+def numbers_of(workdir, target):
+    with np.load(workdir / "spectra" / "12" / f"{target}.npz") as stored:
+        arrays = {key: stored[key] for key in stored}
+    return {**json.loads(str(arrays.pop("summary"))), **arrays}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_does_what_it_says(ldam, tmp_path, field):
+    trained, expected = ldam
+    workdir = pathlib.Path(shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("spectra")))
+    run(workdir, classes="tail", **{field: FIELDS[field]})
+    found = numbers_of(workdir, "tail")
+    changed, kept = CHANGES[field]
+    assert found["lambda_min"] < 0
+    assert not np.array_equal(found[changed], expected[changed])
+    if kept:
+        np.testing.assert_array_equal(found[kept], expected[kept])
+
+
+@pytest.mark.parametrize(
+    ("loss", "scale", "weights"), [("ce", 30.0, "none"), ("training", 0.0, "training"), ("ce", 1.0, "none")]
+)
+def test_the_loss_of_a_run_is_what_its_name_says(ldam, tmp_path, loss, scale, weights):
+    """Loss and gradient of the tail, from the checkpoint's logits and the formulas written out."""
+    workdir = pathlib.Path(shutil.copytree(ldam[0], tmp_path / "run", ignore=shutil.ignore_patterns("spectra")))
+    run(workdir, classes="tail", loss=loss, logit_scale=scale, class_weights=weights, dtype="float64")
+    found = numbers_of(workdir, "tail")
+    config = config_lib.from_json((workdir / "config.json").read_bytes(), default.get_config())
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+    state = checkpoint.restore(checkpoint.find(workdir / "checkpoints"), program.init(0))
+    chosen = np.isin(splits.train.labels, (7, 8, 9))
+    images, labels = splits.train.images[chosen], splits.train.labels[chosen]
+    method = make_plain(config, splits.stats, images.shape[1:], None)
+    batch = Batch(images, labels, np.ones(len(labels), bool), labels, labels)
+    cosines = np.asarray(method.predict(state.params, state.batch_stats, batch), np.float64)
+    logits, counts = cosines * (scale or 30.0), splits.stats.counts_C
+    class_weights = np.ones(10)
+    if loss == "training":
+        margins = counts**-0.25 * (0.5 / (counts**-0.25).max())
+        logits = 30.0 * (cosines - np.eye(10)[labels] * margins)
+        class_weights = (1 - 0.9999) / (1 - 0.9999**counts)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+    expected = np.average(losses, weights=class_weights[labels])
+    assert found["loss"] == pytest.approx(expected, rel=1e-4)  # the logits here are float32
 
 
 @pytest.mark.slow
@@ -204,13 +282,59 @@ def test_stopped_while_it_measures_training_goes_on_with_the_rest(tmp_path):
     assert (workdir / "results.json").is_file()
 
 
+@pytest.mark.slow
+def test_a_signal_or_a_failure_at_the_last_step_is_no_silent_success(tmp_path):
+    along = (
+        "--config.spectra.at=('8 steps', '12 steps')",
+        "--config.spectra.classes=each",
+        "--config.spectra.steps=40",
+    )
+    workdir = tmp_path / "last"
+    (workdir / "spectra" / "8").mkdir(parents=True)
+    (workdir / "spectra" / "8" / "summary.json").write_text("{")  # measuring fails there; training goes on
+    command = [sys.executable, ROOT / "main.py", *SMALL, *along, f"--workdir={workdir}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_DEVICE)
+    while not list(workdir.glob("spectra/12/*.npz")) and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    output, error = process.communicate(timeout=120)
+    assert process.returncode == 75, error
+    assert "note   spectra at step 8 are not complete: DataError" in output
+    assert not (workdir / "results.json").exists()
+    shutil.rmtree(workdir / "spectra" / "8")  # the fix that the message names
+    assert main(*SMALL, *along, f"--workdir={workdir}").returncode == 0
+    assert len(list(workdir.glob("spectra/12/*.npz"))) == 10
+    assert (workdir / "results.json").is_file()
+
+
+def test_a_checkpoint_that_vanishes_is_looked_for_once_more(copy, monkeypatch):
+    find, calls = checkpoint.find, []
+
+    def vanishing(folder, which="latest"):
+        calls.append(which)
+        if len(calls) == 1:
+            raise FileNotFoundError("pruned")
+        return find(folder, which)
+
+    monkeypatch.setattr(checkpoint, "find", vanishing)
+    assert run(copy, classes="9") == 0
+    assert len(calls) == 2
+
+    def gone(folder, which="latest"):
+        raise FileNotFoundError("pruned")
+
+    monkeypatch.setattr(checkpoint, "find", gone)
+    with pytest.raises(CheckpointError, match="latest can't be read"):
+        run(copy, classes="9")
+
+
 def test_runs_are_compared_side_by_side(copy, tmp_path):
     with pytest.raises(DataError, match="has no spectra yet. Fix: python main.py --mode spectra"):
         run(tmp_path, compare=(copy, copy))
     run(copy, classes="0,9")
     other = pathlib.Path(shutil.copytree(copy, tmp_path / "other"))
     assert run(tmp_path / "out", compare=(copy, other)) == 0
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"run_other.png", "run_other.pdf"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"run_other_12.png", "run_other_12.pdf"}
     with pytest.raises(DataError, match="no spectra at step 7 .found steps 12"):
         run(tmp_path / "out", "7", (copy, other))
     (other / "spectra" / "12" / "class-0.npz").write_bytes(b"PK")
@@ -230,11 +354,14 @@ def test_bad_input_gets_one_clear_error(copy, tmp_path):
     with pytest.raises(CheckpointError, match="expected latest, best or one of the steps"):
         run(copy, "11")
     assert not (copy / "spectra").exists()
-    with directory.exclusive(copy / "spectra" / "12"), pytest.raises(WorkdirInUse, match="in use"):
+    with (
+        directory.exclusive(copy / "spectra" / ".locks" / "12"),
+        pytest.raises(WorkdirInUse, match="in use.*Fix: wait for it"),
+    ):
         run(copy, classes="9")
-    with pytest.raises(ConfigError, match="do not fit into"):
-        run(copy, classes="9", basis="device", memory_gib=1e-6)
-    assert [path.name for path in (copy / "spectra" / "12").iterdir()] == [".lock"]
+    with pytest.raises(ConfigError, match="more --config.spectra.memory_gib"):
+        run(copy, classes="9", memory_gib=1e-6)
+    assert not (copy / "spectra" / "12").exists()
     run(copy, classes="9")
     (copy / "spectra" / "12" / "summary.json").write_text("{")
     with pytest.raises(DataError, match="summary.json can't be read"):
@@ -249,8 +376,6 @@ def test_a_checkpoint_of_another_model_or_a_diverged_one(copy, tmp_path, monkeyp
     shutil.copytree(wider / "checkpoints", theirs / "checkpoints")
     with pytest.raises(CheckpointError, match="another model, optimizer or precision"):
         run(theirs)
-
-    from saddle_jax.train import checkpoint
 
     restore = checkpoint.restore
     diverged = lambda found, like: jax.tree.map(  # noqa: E731

@@ -28,13 +28,15 @@ _FLOOR = 1e-7  # of the drawn density, as in the reference
 
 def draw_folder(folder: pathlib.Path) -> list[pathlib.Path]:
     """Draw every target's density and slice, and all densities in one picture; return the PNGs."""
-    targets = results.read_summary(folder)["targets"]
+    stored_folder = results.read_summary(folder)
+    targets, conditions = stored_folder["targets"], results.conditions(stored_folder["settings"])
     drawn = []
     for name in targets:
         stored = _load(folder, name)
         figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
         _density(axes, stored, _limits([stored]))
         axes.set(xlabel="eigenvalue", ylabel="spectral density")
+        _caption(figure, f"step {stored_folder['step']:,}: {conditions}")
         drawn.append(_save(figure, folder / name))
         if "escape_places" in stored:
             drawn.append(_save(_slice(stored), folder / f"{name}-slice"))
@@ -42,7 +44,9 @@ def draw_folder(folder: pathlib.Path) -> list[pathlib.Path]:
         columns = math.ceil(math.sqrt(len(targets)))
         rows = [list(targets)[i : i + columns] for i in range(0, len(targets), columns)]
         cells = [[_load(folder, name) for name in row] for row in rows]
-        drawn.append(_save(_grid(cells), folder / "all"))
+        figure = _grid(cells)
+        _caption(figure, f"step {stored_folder['step']:,}: {conditions}")
+        drawn.append(_save(figure, folder / "all"))
     return drawn
 
 
@@ -64,12 +68,23 @@ def draw_comparison(folders: Mapping[str, pathlib.Path], out: pathlib.Path) -> p
         raise DataError(f"--compare: the runs have no class in common ({found}). Fix: measure the same classes")
     out.parent.mkdir(parents=True, exist_ok=True)
     cells = [[_load(folder, target) for folder in folders.values()] for target in common]
-    return _save(_grid(cells, [f"{name}, step {summary['step']:,}" for name, summary in summaries.items()]), out)
+    figure = _grid(cells, [_plain(f"{name}, step {summary['step']:,}") for name, summary in summaries.items()])
+    conditions = {name: results.conditions(summary["settings"]) for name, summary in summaries.items()}
+    if len(set(conditions.values())) == 1:
+        _caption(figure, next(iter(conditions.values())))
+    else:  # the comparison is the user's; that the losses differ is said
+        _caption(figure, "\n".join(f"{name}: {what}" for name, what in conditions.items()))
+    return _save(figure, out)
 
 
 def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
-    """Draw |λmin/λmax| of every target over epochs; return the PNG, or None where there are no two steps."""
-    summaries = [results.read_summary(folder) for folder in results.folders(workdir).values()]
+    """Draw |λmin/λmax| of every target over epochs; return the PNG, or None where there are no two steps.
+
+    Steps that were measured with another loss, scale, mode or dtype than the last one are left out.
+    """
+    everything = [results.read_summary(folder) for folder in results.folders(workdir).values()]
+    conditions = results.conditions(everything[-1]["settings"]) if everything else ""
+    summaries = [summary for summary in everything if results.conditions(summary["settings"]) == conditions]
     names = list(dict.fromkeys(name for summary in summaries for name in summary["targets"]))
     if len(summaries) < 2:
         return None
@@ -78,13 +93,14 @@ def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
         style = {"color": _COLOURS[place % 8], "marker": _MARKERS[place % 10], "linestyle": _LINES[place % 4]}
         points = [(s["epoch"], s["targets"][name]) for s in summaries if name in s["targets"]]
         epochs, ratios = [epoch for epoch, _ in points], [t["ratio"] for _, t in points]
-        label = f"{points[-1][1]['title']}, n = {points[-1][1]['images']:,}"
+        label = f"{_plain(points[-1][1]['title'])}, n = {points[-1][1]['images']:,}"
         axes.plot(epochs, np.array(ratios, float), label=label, **style)
     axes.set(xlabel="epoch", ylabel="|λmin / λmax|", title="How far from convex each loss is")
     axes.set_ylim(bottom=0)
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    _caption(figure, conditions)
     return _save(figure, workdir / "spectra" / "ratio")
 
 
@@ -127,10 +143,10 @@ def _density(axes: Axes, stored: Mapping[str, Any], limits: tuple[float, float, 
     axes.set_xlim(limits[0], limits[1])
     axes.set_ylim(_FLOOR, max(1e3, 20 * float(mean.max())))
     _thin_ticks(axes, limits)
-    details = f"n = {summary['images']:,}, {summary['probes']} probes x {summary['steps']} steps"
-    axes.set_title(
-        f"{summary['title']}\n{details}" if small else f"{summary['title']}: {details}", fontsize="medium", pad=18
-    )
+    basis = " without a basis" if summary["basis"] == "none" else ""
+    details = f"n = {summary['images']:,}, {summary['probes']} probes x {summary['steps']} steps{basis}"
+    title = _plain(summary["title"])
+    axes.set_title(f"{title}\n{details}" if small else f"{title}: {details}", fontsize="medium", pad=18)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -164,16 +180,25 @@ def _slice(stored: Mapping[str, Any]) -> Figure:
     axes.plot(0, losses[len(losses) // 2], "ko")
     spread = float(losses.max() - losses.min()) or 1.0
     axes.set_ylim(losses.min() - 0.1 * spread, losses.max() + 0.1 * spread)
-    axes.set(
-        xlabel="t, along the eigenvector of the smallest eigenvalue",
-        ylabel="loss",
-        title=f"{summary['title']}: λmin {summary['lambda_min']:.3g}\nSAM with ρ = {along['rho']:g} multiplies E⟨g,v⟩² "
-        f"by {along['ratio']:.3g}; (1 + ρλ/|g|)² says {along['ratio_predicted']:.3g}",
-    )
+    sam = ""
+    if along["batches"]:
+        ratio, predicted = (f"{along[k]:.3g}" if along[k] is not None else "n/a" for k in ("ratio", "ratio_predicted"))
+        sam = f"\nSAM with ρ = {along['rho']:g} multiplies E⟨g,v⟩² by {ratio}; (1 + ρλ/|g|)² says {predicted}"
+    title = f"{_plain(summary['title'])}: λmin {summary['lambda_min']:.3g}{sam}"
+    axes.set(xlabel="t, along the eigenvector of the smallest eigenvalue", ylabel="loss", title=title)
     axes.title.set_fontsize("medium")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
+
+
+def _caption(figure: Figure, text: str) -> None:
+    figure.supxlabel(_plain(text), fontsize="small", color="0.4")
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _load(folder: pathlib.Path, name: str) -> dict[str, Any]:

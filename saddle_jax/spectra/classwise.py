@@ -44,8 +44,10 @@ class Spectrum(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """|λmin / λmax|: how far from convex."""
-        return abs(self.smallest.value / self.largest.value) if self.largest.value else float("nan")
+        """|λmin / λmax|, how far from convex: 0 where no eigenvalue is negative, NaN for a Hessian of 0."""
+        if self.smallest.value >= 0:
+            return 0.0 if self.largest.value else float("nan")
+        return abs(self.smallest.value / self.largest.value) if self.largest.value else float("inf")
 
 
 def measure(
@@ -57,7 +59,7 @@ def measure(
     basis: str = "device",
     variance: float = 1e-5,
     what: str = "spectrum",
-    on_step: Callable[[], Any] = lambda: None,
+    on_step: Callable[[int], Any] = lambda _: None,
 ) -> Spectrum:
     """Check the operator, then measure its spectrum.
 
@@ -67,7 +69,7 @@ def measure(
       basis: see `lanczos`.
       variance: see `density`.
       what: names the loss in a message.
-      on_step: called after each step of Lanczos.
+      on_step: called after each step of Lanczos, with the number of vectors that it took.
 
     Raises:
       NonFiniteError, OperatorError: see `check_operator`; also if loss or gradient are not finite.
@@ -80,14 +82,16 @@ def measure(
         )
     size, dtype = mean_loss.params_P.size, mean_loss.params_P.dtype
     check = check_operator(mean_loss, signs(seed, (probes, probes + 1), size, dtype), what)
-    ends = {name: _End(np.argmax if name == "largest" else np.argmin) for name in ("largest", "smallest")}
-    parts = []
+    ends = {"largest": _End(np.argmax), "smallest": _End(np.argmin)}
+    parts: list[Tridiagonal] = []
     for first in range(0, probes, mean_loss.width):
         starts_SP = signs(seed, range(first, min(first + mean_loss.width, probes)), size, dtype)
-        tridiagonal, store = lanczos(mean_loss, starts_SP, min(steps, size), basis, on_step)
+        told = functools.partial(on_step, len(starts_SP))
+        tridiagonal, store = lanczos(mean_loss, starts_SP, min(steps, size), basis, told)
         for end in ends.values():
-            end.consider(tridiagonal, store, keeps_basis=basis != "none")
+            end.consider(tridiagonal, store, keep=basis == "none")
         parts.append(tridiagonal)
+        del store  # before the next one is made: there is room for one
     tridiagonal = parts[0]
     for part in parts[1:]:
         tridiagonal = tridiagonal.extended(part)
@@ -96,8 +100,8 @@ def measure(
     return Spectrum(
         loss=loss,
         gradient_norm=gradient_norm,
-        largest=extreme(mean_loss, ends["largest"].vector_P()),
-        smallest=extreme(mean_loss, ends["smallest"].vector_P()),
+        largest=extreme(mean_loss, ends["largest"].ritz_vector()),
+        smallest=extreme(mean_loss, ends["smallest"].ritz_vector()),
         trace=float(samples_S.mean()),
         trace_error=float(samples_S.std(ddof=1) / probes**0.5) if probes > 1 else float("nan"),
         tridiagonal=tridiagonal,
@@ -127,10 +131,11 @@ class _End:
     def __init__(self, choose: Callable[[Any], Any]):
         self._choose = choose
         self._value: float | None = None
-        self.vector_P: Callable[[], jax.Array]
+        self._vector_P: jax.Array | None = None
+        self._later: tuple[Basis, np.ndarray, Tridiagonal, int]
 
-    def consider(self, tridiagonal: Tridiagonal, store: Basis, *, keeps_basis: bool) -> None:
-        """Look at further probes. Without a stored basis their vector is made at the very end, by a second run."""
+    def consider(self, tridiagonal: Tridiagonal, store: Basis, *, keep: bool) -> None:
+        """Look at further probes; `keep` their basis, which takes no memory, and make the vector at the very end."""
         for probe in range(len(tridiagonal.lengths_S)):
             values, vectors = ritz(tridiagonal, probe)
             place = self._choose(values)
@@ -139,13 +144,14 @@ class _End:
             self._value = values[place]
             coefficients_SK = np.zeros_like(tridiagonal.diagonal_SK)
             coefficients_SK[probe, : len(values)] = vectors[:, place]
-            make = functools.partial(_combine, store, coefficients_SK, tridiagonal, probe)
-            self.vector_P = functools.partial(_same, make()) if keeps_basis else make
+            if keep:
+                self._later = (store, coefficients_SK, tridiagonal, probe)
+            else:
+                self._vector_P = store.combine(coefficients_SK, tridiagonal)[probe]
 
-
-def _combine(store: Basis, coefficients_SK: np.ndarray, tridiagonal: Tridiagonal, probe: int) -> jax.Array:
-    return store.combine(coefficients_SK, tridiagonal)[probe]
-
-
-def _same(vector_P: jax.Array) -> jax.Array:
-    return vector_P
+    def ritz_vector(self) -> jax.Array:
+        """Return the vector."""
+        if self._vector_P is not None:
+            return self._vector_P
+        store, coefficients_SK, tridiagonal, probe = self._later
+        return store.combine(coefficients_SK, tridiagonal)[probe]

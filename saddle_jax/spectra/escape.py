@@ -10,7 +10,7 @@ arXiv:2301.06308).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ _SLICE_POINTS = 41
 
 
 class Escape(NamedTuple):
-    """Shapes: M minibatches, T places along v."""
+    """Shapes: M minibatches, T places along v. Without a radius only the slice is measured: M is 0, drifts are NaN."""
 
     rho: float
     norms_M: np.ndarray  # |g|
@@ -37,6 +37,8 @@ class Escape(NamedTuple):
 
     def summary(self, curvature: float) -> dict[str, float]:
         """Return second moments, their ratio and the theorem's, for the eigenvalue λ of v."""
+        if not len(self.norms_M):
+            return {"rho": self.rho, "batches": 0}
         # A minibatch whose gradient is 0 is not perturbed.
         radii_M = np.divide(self.rho, self.norms_M, out=np.zeros_like(self.norms_M), where=self.norms_M > 0)
         factors_M = 1 + radii_M * curvature
@@ -66,6 +68,7 @@ def measure_escape(
     rho: float,
     batches: int,
     radius: float,
+    on_step: Callable[[], Any] = lambda: None,
 ) -> Escape:
     """Measure gradients with and without SAM along an eigenvector, and the loss along it.
 
@@ -74,20 +77,30 @@ def measure_escape(
       minibatch: number -> loss of a random minibatch of them.
       vector_P: the eigenvector, of length 1.
       curvature: its eigenvalue.
-      rho: SAM's radius.
-      batches: how many minibatches.
+      rho: SAM's radius; 0 measures the slice only.
+      batches: how many minibatches; 0 likewise.
       radius: the slice goes from -radius to radius.
+      on_step: called between gradients and losses.
     """
 
+    def loss_at(place: float) -> float:
+        on_step()
+        return whole.loss(whole.params_P + place * vector_P)
+
     def along(mean_loss: DifferentiableLoss) -> tuple[float, float, float]:
+        on_step()
         gradient_P = mean_loss.gradient()
         shift_P, norm = perturbation(gradient_P, mean_loss.params_P, rho)
         perturbed_P = mean_loss.gradient(mean_loss.params_P + shift_P)
         return float(norm), float(jnp.vdot(gradient_P, vector_P)), float(jnp.vdot(perturbed_P, vector_P))
 
-    norms_M, along_M, sam_along_M = np.array([along(minibatch(number)) for number in range(batches)]).T
-    _, drift, sam_drift = along(whole)
+    measured = np.zeros((0, 3))
+    slope, sam_drift = float(jnp.vdot(whole.gradient(), vector_P)), float("nan")
+    if rho and batches:
+        measured = np.array([along(minibatch(number)) for number in range(batches)])
+        sam_drift = along(whole)[2]
     places_T = np.linspace(-radius, radius, _SLICE_POINTS)
-    losses_T = np.array([whole.loss(whole.params_P + place * vector_P) for place in places_T])
-    quadratic_T = losses_T[_SLICE_POINTS // 2] + places_T * drift + 0.5 * curvature * places_T**2
-    return Escape(rho, norms_M, along_M, sam_along_M, drift, sam_drift, places_T, losses_T, quadratic_T)
+    losses_T = np.array([loss_at(place) for place in places_T])
+    quadratic_T = losses_T[_SLICE_POINTS // 2] + places_T * slope + 0.5 * curvature * places_T**2
+    norms_M, along_M, sam_along_M = measured.T
+    return Escape(rho, norms_M, along_M, sam_along_M, slope, sam_drift, places_T, losses_T, quadratic_T)

@@ -156,11 +156,12 @@ class MeanLoss:
         self.images = sum(int(chunk.mask.sum()) for chunk in chunks)
         self.products = 0  # Hessian-vector products so far
 
-    def linearize(self) -> None:
+    def linearize(self, on_chunk: Callable[[], Any] = lambda: None) -> None:
         """Keep the linear map of every chunk; products become cheaper by what does not depend on the vector."""
-        self._linear_maps = [
-            devices.settle(self._pieces.linearize(self.point, devices.split(chunk))) for chunk in self._chunks
-        ]
+        self._linear_maps = []
+        for chunk in self._chunks:
+            self._linear_maps.append(devices.settle(self._pieces.linearize(self.point, devices.split(chunk))))
+            on_chunk()
 
     def __call__(self, vectors_SP: jax.Array) -> jax.Array:
         """Return the Hessian's product with each vector."""

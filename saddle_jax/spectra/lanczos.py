@@ -18,7 +18,7 @@ import numpy as np
 from saddle_jax.errors import NonFiniteError
 
 Product = Callable[[jax.Array], jax.Array]
-_ROWS = 16  # basis vectors in one array: re-orthogonalising reads no row that is not filled yet, but for these
+ROWS = 16  # basis vectors in one array: re-orthogonalising reads no row that is not filled yet, but for these
 
 
 class Tridiagonal(NamedTuple):
@@ -121,14 +121,14 @@ class _OnDevice:
 
     def __init__(self, product: Product, q_SP: jax.Array, num_steps: int):
         del product, num_steps
-        self._empty = jnp.zeros((len(q_SP), _ROWS, q_SP.shape[1]), q_SP.dtype)
+        self._shape, self._dtype = (len(q_SP), ROWS, q_SP.shape[1]), q_SP.dtype
         self._blocks: list[jax.Array] = []
         self._count = 0
 
     def append(self, vectors_SP: jax.Array) -> None:
-        row = self._count % _ROWS
+        row = self._count % ROWS
         if row == 0:
-            self._blocks.append(jnp.copy(self._empty))
+            self._blocks.append(jnp.zeros(self._shape, self._dtype))
         self._blocks[-1] = _set_row(self._blocks[-1], vectors_SP, row)
         self._count += 1
 
@@ -139,9 +139,9 @@ class _OnDevice:
 
     def combine(self, coefficients_SK: np.ndarray, tridiagonal: Tridiagonal) -> jax.Array:
         del tridiagonal
-        missing = len(self._blocks) * _ROWS - coefficients_SK.shape[1]
-        padded = np.pad(coefficients_SK, ((0, 0), (0, max(0, missing)))).astype(self._empty.dtype)
-        parts = [_weigh(block, padded[:, i * _ROWS : (i + 1) * _ROWS]) for i, block in enumerate(self._blocks)]
+        missing = len(self._blocks) * ROWS - coefficients_SK.shape[1]
+        padded = np.pad(coefficients_SK, ((0, 0), (0, max(0, missing)))).astype(self._dtype)
+        parts = [_weigh(block, padded[:, i * ROWS : (i + 1) * ROWS]) for i, block in enumerate(self._blocks)]
         return sum(parts[1:], parts[0])
 
 
@@ -206,7 +206,8 @@ class _Nowhere:
         coefficients_KS1 = coefficients_SK.T[..., None].astype(q_SP.dtype)
         off_diagonal_KS = tridiagonal.off_diagonal_SK.T.astype(q_SP.dtype)
         total_SP, beta_S = coefficients_KS1[0] * q_SP, np.zeros_like(off_diagonal_KS[0])
-        for k in range(len(coefficients_KS1) - 1):
+        used = np.flatnonzero(coefficients_SK.any(0))
+        for k in range(used[-1] if used.size else 0):
             _, w_SP = _recurrence(self._product(q_SP), q_SP, previous_SP, jnp.asarray(beta_S))
             beta_S = off_diagonal_KS[k]
             previous_SP, q_SP = q_SP, _normalize(w_SP, jnp.asarray(beta_S))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from saddle_jax.errors import ConfigError
+from saddle_jax.spectra.lanczos import ROWS
 
 _CPU_CHUNK = 8  # images a device; the fastest size measured, for ResNet-32 (benchmarks/README.md)
 _ACCELERATOR_PIXELS = 2**19  # a chunk and device: 512 images of 32 x 32
@@ -55,51 +56,52 @@ def make_plan(
     """
     steps, probes = min(spectra.steps, num_parameters), spectra.probes
     width = 8 if spectra.dtype == "float64" else 4
-    vector, basis_bytes = num_parameters * width, steps * num_parameters * width
-    working = 8 * vector  # the vectors of a step
+    vector, rows = num_parameters * width, -(-steps // ROWS) * ROWS
+    basis_bytes, working = rows * vector, 8 * vector  # the vectors of a step
+    least = min(probes, spectra.probes_at_once or 1)
+    fits = max(0, (memory.device // least - working) // vector // ROWS * ROWS)
     basis = spectra.basis
-    fits = (memory.device - working) // vector
     if basis == "auto":
-        basis = "device" if steps <= fits else "host" if basis_bytes <= memory.host else "none"
-    at_once = spectra.probes_at_once or 1
+        basis = "device" if steps <= fits else "host" if least * basis_bytes <= memory.host else "none"
+    at_once = least
     if not spectra.probes_at_once and not on_cpu:
         # A product of several vectors takes about half a linear map's memory for each.
         a_probe = working + linear_map_bytes // 2 + (basis_bytes if basis == "device" else 0)
         at_once = max(1, min(probes, (memory.device // 2) // a_probe))
         if basis == "host":
             at_once = max(1, min(at_once, memory.host // basis_bytes))
-    at_once = min(at_once, probes)
     taken = at_once * (working + (basis_bytes if basis == "device" else 0))
     linearize = spectra.linearize == "always" or (
         spectra.linearize == "auto" and num_chunks * linear_map_bytes <= memory.device - taken
     )
     problems = []
     if taken > memory.device:
+        fewer = "--config.spectra.probes_at_once=1" if at_once > 1 else "more --config.spectra.memory_gib"
         problems.append(
-            f"spectra: {at_once} x {steps} steps x {num_parameters:,} parameters x {width} bytes = {_gib(taken)} do "
-            f"not fit into {_gib(memory.device)}; {max(fits, 0):,} steps of one probe would. "
-            "Fix: --config.spectra.basis=auto"
+            f"spectra: {at_once} probes at once take {_size(taken)} (basis on {basis}, {steps} steps x "
+            f"{num_parameters:,} parameters x {width} bytes), expected at most {_size(memory.device)}, where {fits:,} "
+            f"steps would fit. Fix: {'--config.spectra.basis=auto' if spectra.basis == 'device' else fewer}"
         )
     if spectra.linearize == "always" and num_chunks * linear_map_bytes > memory.device:
         problems.append(
-            f"spectra.linearize='always': {num_chunks} chunks x {_gib(linear_map_bytes)} do not fit into "
-            f"{_gib(memory.device)}. Fix: --config.spectra.linearize=auto"
+            f"spectra.linearize='always': {num_chunks} chunks x {_size(linear_map_bytes)} do not fit into "
+            f"{_size(memory.device)}. Fix: --config.spectra.linearize=auto"
         )
     host = memory.host or memory.device
     if basis == "host" and at_once * basis_bytes > host:
         problems.append(
-            f"spectra.basis='host': {_gib(at_once * basis_bytes)} do not fit into {_gib(host)}. "
-            f"Fix: --config.spectra.steps={host // (at_once * vector)}, or --config.spectra.basis=none"
+            f"spectra.basis='host': {_size(at_once * basis_bytes)} do not fit into {_size(host)}. "
+            f"Fix: --config.spectra.steps={host // (at_once * vector) // ROWS * ROWS}, or --config.spectra.basis=none"
         )
     if problems:
         raise ConfigError(problems)
     loss = {"device": "", "host": "", "none": " (kept nowhere: eigenvalues repeat, their vectors take a second run)"}
     line = (
         f"basis on {basis}{loss[basis]}: {steps} steps x {num_parameters:,} parameters x {width} bytes = "
-        f"{_gib(basis_bytes)} a probe; {max(fits, 0):,} steps fit into {_gib(memory.device)}"
+        f"{_size(steps * vector)} a probe; {fits:,} steps fit into {_size(memory.device)}"
     )
     return Plan(basis, at_once, linearize, line)
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.2f} GiB"
+def _size(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**27 else f"{size / 2**20:,.2f} MiB"

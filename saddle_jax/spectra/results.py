@@ -1,7 +1,7 @@
 """Measured spectra on disk: spectra/<step>/<target>.npz and summary.json. Needs no JAX.
 
-What a spectrum was measured with is part of it. The first settings at a step own spectra/<step>/; others get
-spectra/<step>-<fingerprint>/, so that no result is mixed with another's or lost.
+What a spectrum was measured with is part of it. spectra/<step>/ holds the settings that were asked for last; what was
+measured with others is kept in spectra/<step>-<fingerprint>/, so that no result is mixed with another's or lost.
 """
 
 from __future__ import annotations
@@ -31,13 +31,47 @@ class Header(NamedTuple):
     settings: dict[str, Any]  # what the numbers depend on
 
 
-def folder_for(workdir: pathlib.Path, header: Header) -> pathlib.Path:
-    """Return the folder of these settings at a step; it may not be there yet."""
-    digest = hashlib.sha256(json.dumps(header.settings, sort_keys=True).encode()).hexdigest()[:8]
-    first, other = workdir / "spectra" / str(header.step), workdir / "spectra" / f"{header.step}-{digest}"
-    if not (first / SUMMARY).is_file() or read_summary(first)["settings"] == header.settings:
-        return first
-    return other
+def open_folder(workdir: pathlib.Path, header: Header) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Return the folder of a step, with what was measured with these settings in it, and the summaries of that.
+
+    Results of other settings are moved aside first, and earlier ones of these settings back.
+    """
+    folder = workdir / "spectra" / str(header.step)
+    stored = read_summary(folder)["settings"] if (folder / SUMMARY).is_file() else None
+    if stored != header.settings:
+        if stored is not None:
+            _replace(folder, folder.with_name(f"{header.step}-{_fingerprint(stored)}"))
+        earlier = folder.with_name(f"{header.step}-{_fingerprint(header.settings)}")
+        if (earlier / SUMMARY).is_file() and not folder.exists():
+            earlier.rename(folder)
+    if not (folder / SUMMARY).is_file():
+        return folder, {}
+    finished = {path.stem: stored_summary(folder, path.stem) for path in folder.glob("*.npz")}
+    readable = {name: summary for name, summary in finished.items() if summary is not None}
+    # A kill may have come between a target's file and the summary, and a file may be damaged.
+    listed = read_summary(folder)["targets"]
+    order = [*(name for name in listed if name in readable), *sorted(readable.keys() - listed.keys())]
+    _write_summary(folder, header, {name: readable[name] for name in order})
+    return folder, readable
+
+
+def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Rename a folder; what stands there under the same settings is its own older half."""
+    if target.exists():
+        for path in source.iterdir():
+            path.replace(target / path.name)
+        source.rmdir()
+    else:
+        source.rename(target)
+
+
+def conditions(settings: Mapping[str, Any]) -> str:
+    """Return in a line what the loss was."""
+    weights = ", class weights of the step" if settings["class_weights"] == "training" else ""
+    return (
+        f"{settings['loss']} loss, logit scale {settings['logit_scale']:g}{weights}, BatchNorm in "
+        f"{settings['batch_norm']} mode, {settings['dtype']}"
+    )
 
 
 def stored_summary(folder: pathlib.Path, target: str) -> dict[str, Any] | None:
@@ -54,19 +88,20 @@ def save(
 ) -> None:
     """Write a target's file, whole or not at all, and enter it into the folder's summary."""
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / SUMMARY).is_file():  # first of all, whose settings these are
+        _write_summary(folder, header, {})
     buffer = io.BytesIO()
     np.savez_compressed(buffer, summary=np.array(_json(summary)), **arrays)
     write_atomically(folder / f"{target}.npz", buffer.getvalue())
-    enter(folder, header, {target: summary})
+    _write_summary(folder, header, {**read_summary(folder)["targets"], target: summary})
 
 
-def enter(folder: pathlib.Path, header: Header, summaries: Mapping[str, Any]) -> None:
-    """Enter finished targets into the folder's summary, making it if it is not there."""
-    stored = {**header._asdict(), "targets": {}}
-    if (folder / SUMMARY).is_file():
-        stored = read_summary(folder)
-    stored["targets"] |= summaries
-    write_atomically(folder / SUMMARY, _json(stored))
+def _write_summary(folder: pathlib.Path, header: Header, targets: Mapping[str, Any]) -> None:
+    write_atomically(folder / SUMMARY, _json({**header._asdict(), "targets": targets}))
+
+
+def _fingerprint(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def read_summary(folder: pathlib.Path) -> dict[str, Any]:
@@ -85,7 +120,7 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def folders(workdir: pathlib.Path) -> dict[int, pathlib.Path]:
-    """Return {step: folder} of the first settings of every step that was measured, in order."""
+    """Return {step: folder} of every step that was measured, in order."""
     found = (workdir / "spectra").iterdir() if (workdir / "spectra").is_dir() else ()
     steps = {int(path.name): path for path in found if path.name.isdecimal() and (path / SUMMARY).is_file()}
     return dict(sorted(steps.items()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ from saddle_jax.train.metrics import Progress
 from saddle_jax.train.runtime import StopRequest, free_memory
 from saddle_jax.train.state import TrainState
 
-# Fields of config.spectra that change no number, or only its rounding.
+# Fields of config.spectra that say what to measure or where to compute, not what comes out.
 _NO_SETTING = ("every", "at", "classes", "memory_gib", "probes_at_once", "linearize", "chunk_size")
 
 
@@ -60,6 +61,7 @@ class Spectrometer:
         if config.model.head == "normed":
             self.logit_scale = config.spectra.logit_scale or config.loss.logit_scale
         self._pieces: Pieces | None = None
+        self._unravel: Callable[[jax.Array], Any]
 
     def another(self, config: ConfigDict, splits: Splits) -> Spectrometer:
         """Return one for a run with the same model, loss and class sizes, which shares what is compiled."""
@@ -69,17 +71,17 @@ class Spectrometer:
 
     def describe(self) -> str:
         """Return in a line what is measured."""
-        spectra, loss = self._config.spectra, self._loss.name
-        weights = ", the step's class weights" if spectra.class_weights == "training" else ""
-        return (
-            f"{'plain cross-entropy' if loss == 'ce' else loss} of un-augmented training images{weights}; logit scale "
-            f"{self.logit_scale:g}; BatchNorm in {spectra.batch_norm} mode; {spectra.dtype}; {spectra.probes} probes "
-            f"x {spectra.steps} steps"
-        )
+        spectra = self._config.spectra
+        measured = results.conditions(self._loss_settings())
+        return f"{measured}; un-augmented training images; {spectra.probes} probes x {spectra.steps} steps"
+
+    def _loss_settings(self) -> dict[str, Any]:
+        fields = {k: v for k, v in config_lib.flatten(self._config.spectra).items() if k not in _NO_SETTING}
+        return {**fields, "loss": self._loss.name, "logit_scale": self.logit_scale}
 
     def settings(self, state: TrainState) -> dict[str, Any]:
         """Return what the numbers depend on."""
-        fields = {k: v for k, v in config_lib.flatten(self._config.spectra).items() if k not in _NO_SETTING}
+        fields = self._loss_settings()
         if self._config.spectra.batch_norm == "train":
             fields["chunk_size"] = [self._chunk_size, devices.num_devices()]
         digest = hashlib.sha256()
@@ -87,8 +89,6 @@ class Spectrometer:
             digest.update(np.ascontiguousarray(leaf).tobytes())
         return {
             **fields,
-            "loss": self._loss.name,
-            "logit_scale": self.logit_scale,
             "rho": self._rho(int(state.step)),
             "weights": digest.hexdigest()[:16],
             "content_hash": self._splits.content_hash,
@@ -109,27 +109,26 @@ class Spectrometer:
           NonFiniteError, OperatorError: see `classwise.measure`.
         """
         step = int(state.step)
-        with exclusive(workdir / "spectra" / str(step)):
+        with exclusive(workdir / "spectra" / ".locks" / str(step), "wait for it, or measure another --checkpoint"):
             return self._measure(state, step, workdir, stop, quiet=quiet)
 
     def _measure(
         self, state: TrainState, step: int, workdir: pathlib.Path, stop: StopRequest | None, *, quiet: bool
     ) -> pathlib.Path:
         header = results.Header(step, step / self._steps_per_epoch, self.settings(state))
-        folder = results.folder_for(workdir, header)
-        stored = {target.name: results.stored_summary(folder, target.name) for target in self.targets}
-        finished = {name: summary for name, summary in stored.items() if summary is not None}
-        if finished:  # a kill may have come between a target's file and the summary
-            results.enter(folder, header, finished)
+        folder, finished = results.open_folder(workdir, header)
         missing = [target for target in self.targets if target.name not in finished]
         if not missing:
             return folder
         with devices.exact_arithmetic(self._config.spectra.dtype):
             point = self._prepare(state)
             jobs = [self._job(target, point) for target in missing]
-            progress = _Work(Progress(sum(job.work for job in jobs), 1, 0, unit="", quiet=quiet), stop)
-            for name, summary in finished.items():
-                progress.say(record.one_line(name, summary) + "  (measured before)")
+            progress = _Work(
+                Progress(sum(job.num_chunks * job.num_products for job in jobs), 1, 0, unit="", quiet=quiet), stop
+            )
+            for target in self.targets:
+                if target.name in finished:
+                    progress.say(record.one_line(target.name, finished[target.name]) + "  (measured before)")
             for job in jobs:
                 progress.start(job)
                 self._measure_target(job, point, folder, header, progress)
@@ -149,27 +148,28 @@ class Spectrometer:
 
     def _job(self, target: Target, point: Point) -> _Job:
         assert self._pieces is not None
-        spectra, chunks = self._config.spectra, self._chunks(self._images_of(target))
+        spectra, positions = self._config.spectra, self._images_of(target)
+        num_chunks = -(-len(positions) // self._chunk_size)
         device, host = free_memory()  # nothing of one target is left when the next begins
         asked = round(spectra.memory_gib * 2**30)
         chosen = plan.make_plan(
             spectra,
             plan.Memory(asked or device // 2, host // 2),
             num_parameters=point.params_P.size,
-            num_chunks=len(chunks),
-            linear_map_bytes=linear_map_bytes(self._pieces, point, chunks[0]),
+            num_chunks=num_chunks,
+            linear_map_bytes=linear_map_bytes(self._pieces, point, next(iter(self._chunks(positions)))),
             on_cpu=self._on_cpu,
         )
-        return _Job(target, chunks, chosen, len(chunks) * spectra.probes * min(spectra.steps, point.params_P.size))
+        return _Job(target, positions, chosen, num_chunks, spectra.probes * min(spectra.steps, point.params_P.size))
 
     def _measure_target(
         self, job: _Job, point: Point, folder: pathlib.Path, header: results.Header, progress: _Work
     ) -> None:
         assert self._pieces is not None
         spectra, target, chosen, began = self._config.spectra, job.target, job.plan, time.monotonic()
-        mean_loss = MeanLoss(self._pieces, point, job.chunks, width=chosen.probes_at_once)
+        mean_loss = MeanLoss(self._pieces, point, list(self._chunks(job.positions)), width=chosen.probes_at_once)
         if chosen.linearize:
-            mean_loss.linearize()
+            mean_loss.linearize(progress.poll)
         spectrum = classwise.measure(
             mean_loss,
             steps=spectra.steps,
@@ -180,7 +180,7 @@ class Spectrometer:
             what=f"spectrum of {target.title}",
             on_step=progress.step,
         )
-        along = self._escape(target, mean_loss, spectrum, header.settings["rho"])
+        along = self._escape(job.positions, mean_loss, spectrum, header.settings["rho"], progress)
         summary = {
             "title": target.title,
             "classes": target.classes.tolist(),
@@ -199,17 +199,17 @@ class Spectrometer:
         progress.say(record.one_line(target.name, summary))
 
     def _escape(
-        self, target: Target, whole: MeanLoss, spectrum: classwise.Spectrum, rho: float
+        self, positions: np.ndarray, whole: MeanLoss, spectrum: classwise.Spectrum, rho: float, progress: _Work
     ) -> escape.Escape | None:
-        spectra, images = self._config.spectra, self._images_of(target)
-        if spectrum.smallest.value >= 0 or not spectra.escape_batches or not rho:
+        spectra = self._config.spectra
+        if spectrum.smallest.value >= 0:
             return None
         pieces = self._pieces
         assert pieces is not None
 
         def minibatch(number: int) -> MeanLoss:
-            drawn = np.random.default_rng([spectra.seed, number]).choice(images, spectra.escape_batch_size)
-            return MeanLoss(pieces, whole.point, self._chunks(drawn))
+            drawn = np.random.default_rng([spectra.seed, number]).choice(positions, spectra.escape_batch_size)
+            return MeanLoss(pieces, whole.point, list(self._chunks(drawn)))
 
         return escape.measure_escape(
             whole,
@@ -218,31 +218,33 @@ class Spectrometer:
             spectrum.smallest.value,
             rho=rho,
             batches=spectra.escape_batches,
-            radius=spectra.slice_radius or 2 * rho,
+            radius=spectra.slice_radius or 2 * rho or 1.0,
+            on_step=progress.poll,
         )
 
     def _rho(self, step: int) -> float:
+        """Return the radius that the theorem is measured with; 0 for ASAM, whose radius means something else."""
         last = self._schedules.total_steps - 1
+        if self._config.sam.adaptive:
+            return self._config.spectra.rho
         return self._config.spectra.rho or float(self._schedules.rho(min(step, last)))
 
     def _images_of(self, target: Target) -> np.ndarray:
         return np.flatnonzero(np.isin(self._splits.train.labels, target.classes))
 
-    def _chunks(self, positions: np.ndarray) -> list[Batch]:
-        train = self._splits.train
-        batches = feeder.evaluation_batches(
-            train.images[positions], train.labels[positions], self._chunk_size, devices.num_devices()
-        )
-        return list(batches)
+    def _chunks(self, positions: np.ndarray) -> Iterator[Batch]:
+        images, labels = self._splits.train.images[positions], self._splits.train.labels[positions]
+        return feeder.evaluation_batches(images, labels, self._chunk_size, devices.num_devices())
 
 
 class _Job(NamedTuple):
     """A target that is to be measured."""
 
     target: Target
-    chunks: list[Batch]
+    positions: np.ndarray  # of its images
     plan: plan.Plan
-    work: int  # chunks x products
+    num_chunks: int
+    num_products: int
 
 
 class _Work:
@@ -250,22 +252,32 @@ class _Work:
 
     def __init__(self, progress: Progress, stop: StopRequest | None):
         self._progress, self._stop = progress, stop
-        self._done, self._step, self._title, self._line = 0, 0, "", ""
+        self._began, self._done, self._end = False, 0, 0
+        self._num_chunks, self._title, self._line = 0, "", ""
         self.say = progress.say
 
     def start(self, job: _Job) -> None:
-        self._step, self._title = job.plan.probes_at_once * len(job.chunks), job.target.title
+        """Count from where the job begins, even if the one before had an early end."""
+        self._done, self._end = self._end, self._end + job.num_chunks * job.num_products
+        self._num_chunks, self._title = job.num_chunks, job.target.title
         if job.plan.line != self._line:
             self._line = job.plan.line
             self.say(f"memory {self._line}")
+        self.poll()
 
-    def step(self) -> None:
+    def poll(self) -> None:
+        """Raise Preempted if a signal has come."""
         if self._stop is not None and self._stop.signal_name:
             raise Preempted(
                 f"{self._stop.signal_name}: stopped within {self._title}; finished ones are kept, the same command "
                 "goes on with it"
             )
-        if not self._done:  # everything is compiled
-            self._progress.begin(self._step)
-        self._done += self._step
+
+    def step(self, vectors: int) -> None:
+        """Count products of so many vectors."""
+        self.poll()
+        self._done += vectors * self._num_chunks
+        if not self._began:  # everything is compiled
+            self._began = True
+            self._progress.begin(self._done)
         self._progress.update(self._done, self._title)

@@ -28,8 +28,11 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-
 
 
 @contextlib.contextmanager
-def exclusive(workdir: pathlib.Path) -> Iterator[None]:
+def exclusive(workdir: pathlib.Path, fix: str = "another --workdir") -> Iterator[None]:
     """Make a run's directory and keep other processes out of it; the lock goes with the process, however it ends.
+
+    Args:
+      fix: what to do where that can't be.
 
     Raises:
       ConfigError: the directory can't be written.
@@ -39,15 +42,13 @@ def exclusive(workdir: pathlib.Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("a+")
     except OSError as error:
-        raise ConfigError(f"--workdir: {workdir} can't be written ({error}). Fix: another --workdir") from error
+        raise ConfigError(f"--workdir: {workdir} can't be written ({error}). Fix: {fix}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.seek(0)
-            raise WorkdirInUse(
-                f"{workdir} is in use by process {lock.read() or '?'}. Fix: another --workdir"
-            ) from error
+            raise WorkdirInUse(f"{workdir} is in use by process {lock.read() or '?'}. Fix: {fix}") from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -114,7 +114,8 @@ class Run:
 
     def train(self, stop: StopRequest) -> None:
         """Take the steps that are left."""
-        self._observe(stop)  # what was cut short when this step was reached, or the first weights
+        if not self._observe(stop):  # the first weights, or what was cut short when this step was reached
+            raise Preempted(f"{stop.signal_name}: stopped before a step was taken; the same command continues")
         pending: tuple[int, StepMetrics] | None = None
         for batch in training_batches(self.config, self.splits, self.step, self.total):
             if stop.signal_name and self.step == self._started_at:
@@ -127,7 +128,7 @@ class Run:
             if self._observer is not None and self.step in self._observer.steps:
                 self._look(*pending)
                 pending = None
-                self._observe(stop)
+            observed = self._observe(stop)
             stopping = stop.signal_name  # read once: a signal may come at any line
             evaluates = self.step % self.eval_every == 0 or self.step == self.total
             saves = self.step % self.checkpoint_every == 0 or self.step == self.total or bool(stopping)
@@ -138,14 +139,18 @@ class Run:
                 saves |= self._evaluate()
             if saves:
                 self._save()
-            if stopping and self.step < self.total:
+            if stopping and (self.step < self.total or not observed):
                 raise Preempted(f"{stopping}: saved step {self.step:,} of {self.total:,}; the same command continues")
 
-    def _observe(self, stop: StopRequest) -> None:
-        if self._observer is not None and self.step in self._observer.steps:
-            state = jax.device_get(self.state)
-            if said := self._observer.look(state, self.workdir, stop, self._quiet):
-                self.progress.say(said)
+    def _observe(self, stop: StopRequest) -> bool:
+        """Let the observer look if this is a step of its; return whether it is done, and no signal cut it short."""
+        if self._observer is None or self.step not in self._observer.steps:
+            return True
+        try:
+            self.progress.say(self._observer.look(jax.device_get(self.state), self.workdir, stop, self._quiet))
+        except Preempted:
+            return False
+        return True
 
     def _look(self, step: int, metrics: StepMetrics) -> None:
         """Read a step's metrics: stop at the first that is not finite, log when it is time."""

@@ -25,4 +25,5 @@ class Observer(NamedTuple):
     """What looks at a run at some of its steps; the run does not depend on it."""
 
     steps: frozenset[int]
-    look: Callable[[TrainState, pathlib.Path, StopRequest, bool], str]  # (state, workdir, stop, quiet) -> what to say
+    # (state, workdir, stop, quiet) -> what to say; raises Preempted where a signal cut it short
+    look: Callable[[TrainState, pathlib.Path, StopRequest, bool], str]

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.config import parse_duration
 from saddle_jax.data.sources import Splits
-from saddle_jax.errors import ConfigError, Preempted, SaddleError
+from saddle_jax.errors import ConfigError, Preempted
 from saddle_jax.schedules import Schedules
 from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.train.runtime import StopRequest
@@ -38,14 +38,15 @@ def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> O
     def look(state: TrainState, workdir: pathlib.Path, stop: StopRequest, quiet: bool) -> str:
         from saddle_jax.report import spectra as plots
 
+        step = int(state.step)
         try:
             folder = spectrometer.measure(state, workdir, stop=stop, quiet=quiet)
+            plots.draw_folder(folder)
+            plots.draw_ratio(workdir)
         except Preempted:
-            return ""  # the loop answers the signal; the run's next start measures the rest
-        except SaddleError as error:  # training does not depend on it
-            return f"no spectra at step {int(state.step):,}: {error}"
-        plots.draw_folder(folder)
-        plots.draw_ratio(workdir)
-        return f"spectra at step {int(state.step):,}: {folder}"
+            raise
+        except Exception as error:  # a full disk, memory, a picture: training does not depend on it
+            return f"note   spectra at step {step:,} are not complete: {type(error).__name__}: {error}"
+        return f"spectra at step {step:,}: {folder}"
 
     return Observer(frozenset(chosen), look)
