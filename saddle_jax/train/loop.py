@@ -120,7 +120,7 @@ class Run:
         for batch in training_batches(self.config, self.splits, self.step, self.total):
             if stop.signal_name and self.step == self._started_at:
                 raise Preempted(f"{stop.signal_name}: stopped before a step was taken; the same command continues")
-            self.state, metrics = self.program.train_step(self.state, devices.split(batch))
+            self.state, metrics = devices.settle(self.program.train_step(self.state, devices.split(batch)))
             self.step += 1
             if pending is not None:  # the step before: the device is busy with this one meanwhile
                 self._look(*pending)
