@@ -1,5 +1,6 @@
 """What all tests share: eight forced host devices, real data where it is at hand."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -28,6 +29,14 @@ def shared_file(name: str) -> pathlib.Path:
     if not path.exists():
         pytest.skip(f"needs {name} of the project's shared material")
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_code():
+    """Forget it after each file: a process that keeps all dies at the kernel's limit of 65,530 memory maps."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
