@@ -13,6 +13,8 @@ def get_config() -> ConfigDict:
 
     config.name = "experiment"  # first part of the default workdir's name
     config.seed = 0  # initialisation, order, augmentation, re-sampling: all that is random but the subset
+    config.num_seeds = 1  # seed, seed + 1, ...: that many runs, each in a seed-<n>/ of the workdir if more than one
+    config.seeds_at_once = 0  # runs that share a step; 0: all of them, on CPUs 1
     config.batch_size = 128  # images a step, over all devices together
     config.duration = "200 epochs"  # length of training
 
@@ -32,7 +34,8 @@ def get_config() -> ConfigDict:
     config.data.validation_fraction = 0.0  # part of every class's training images that is held out, 0 to 0.5
     config.data.validation_floor = 20  # images that a class keeps for training before it gives any to validation
     config.data.sampling = "instance"  # instance | balanced | effective: how often a class is drawn
-    config.data.pipeline = "auto"  # auto | tfdata | numpy; auto is tf.data where TensorFlow is installed
+    config.data.pipeline = "auto"  # auto | resident (images stay on the devices) | tfdata | numpy
+    # auto is resident where all images fit into a quarter of a device's memory, else tf.data where it is installed
     config.data.crop_padding = 4  # pixels of zero padding on each side before the random crop; 0 is no crop
     config.data.flip = True  # mirror half of the training images left to right
     config.data.mean = (0.5,)  # per channel, in units of 255; subtracted inside the step
@@ -102,8 +105,10 @@ def get_config() -> ConfigDict:
     config.spectra.rho = 0.0  # SAM's radius there; 0 is that of sam.rho_knots at the step
     config.spectra.slice_radius = 0.0  # how far the loss is followed along it, in units of the weights; 0 is twice rho
 
+    config.steps_at_once = 0  # that a device takes without coming back; resident only; 0: an epoch, on CPUs 1
     config.checkpoint_every = "10 epochs"
     config.log_every = "50 steps"
     config.precision = "default"  # default | high | highest: of float32 products on accelerators
+    config.compilation_cache = ""  # folder that keeps what was compiled for later processes on this machine; "" is none
     config.tensorboard = True  # write TensorBoard events where TensorFlow is installed
     return config

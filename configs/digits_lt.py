@@ -21,7 +21,6 @@ def get_config(argument: str = ""):
     config.duration = "100 epochs"
     config.data.ratio = 50.0
     config.data.largest_class = 114
-    config.data.pipeline = "numpy"
     config.data.crop_padding = 1
     config.data.flip = False
     config.data.mean, config.data.std = (0.3,), (0.35,)

@@ -19,6 +19,10 @@ MAY_CHANGE_ON_RESUME = (
     "name",
     "checkpoint_every",
     "log_every",
+    "steps_at_once",
+    "compilation_cache",
+    "num_seeds",
+    "seeds_at_once",
     "eval.every",
     "eval.batch_size",
     "data.path",
@@ -188,8 +192,9 @@ def fingerprint(config: ml_collections.ConfigDict) -> str:
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:
-    """Return the directory that the same config and seed always get."""
-    return f"runs/{config.name}-{fingerprint(config)}-s{config.seed}"
+    """Return the directory that the same config and seed always get; several seeds share one."""
+    seed = f"-s{config.seed}" if config.num_seeds == 1 else ""
+    return f"runs/{config.name}-{fingerprint(config)}{seed}"
 
 
 def _may_change(field: str) -> bool:

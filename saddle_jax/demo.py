@@ -11,6 +11,7 @@ import argparse
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import digits_lt
+from saddle_jax import seeds
 from saddle_jax.data import sources
 from saddle_jax.errors import SaddleError
 from saddle_jax.report import plots, tables
@@ -26,6 +28,7 @@ from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.train import checkpoint, loop
 from saddle_jax.train.program import Program, make_program
+from saddle_jax.train.run import Member
 
 METHOD = "ce_drw"  # cross-entropy with deferred re-weighting
 TAIL = (7, 8, 9)
@@ -43,22 +46,28 @@ def main(arguments: list[str] | None = None) -> None:
     began = time.monotonic()
     reports = {suffix: [] for suffix in NAMES}
     programs: dict[str, Program] = {}
-    for seed in range(options.seeds):
+    at_once = 1 if jax.default_backend() == "cpu" else options.seeds
+    for group in seeds.groups(range(options.seeds), at_once):
         for suffix in NAMES:
-            reports[suffix].append(train(suffix, seed, options.out, programs))
-        print(f"seed {seed:2d}: " + ", ".join(tail(NAMES[s], reports[s][-1]) for s in NAMES), flush=True)
+            reports[suffix] += train(suffix, group, options.out, programs)
+        for seed in group:
+            print(f"seed {seed:2d}: " + ", ".join(tail(NAMES[s], reports[s][seed]) for s in NAMES), flush=True)
     show(reports, options.out)
     show_spectra(options.seeds, options.out, programs)
     print(f"\nRuns: {options.out}/{METHOD}/, {options.out}/{METHOD}_sam/   ({time.monotonic() - began:.0f} s)")
 
 
-def train(suffix: str, seed: int, out: pathlib.Path, programs: dict[str, Program]) -> dict:
-    """Return the last test report of one run, training it unless it is finished."""
-    config, workdir = config_of(suffix, seed), workdir_of(suffix, seed, out)
-    if not (workdir / "results.json").is_file():
-        splits = sources.load(config.data)
-        loop.train(config, workdir, splits, program_for(suffix, config, splits, programs), ["make", "demo"], quiet=True)
-    return tables.read_results(workdir)
+def train(suffix: str, group: Sequence[int], out: pathlib.Path, programs: dict[str, Program]) -> list[dict]:
+    """Return the last test report of some seeds' runs, training at once those that are not finished."""
+    members = []
+    for seed in group:
+        config, workdir = config_of(suffix, seed), workdir_of(suffix, seed, out)
+        if not (workdir / "results.json").is_file():
+            members.append(Member(config, workdir, sources.load(config.data)))
+    if members:
+        program = program_for(suffix, members[0].config, members[0].splits, programs)
+        loop.train_at_once(members, program, ["make", "demo"], quiet=True)
+    return [tables.read_results(workdir_of(suffix, seed, out)) for seed in group]
 
 
 def program_for(suffix: str, config: ConfigDict, splits: sources.Splits, programs: dict[str, Program]) -> Program:
@@ -108,9 +117,9 @@ def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
     print(f"Picture: {picture}")
 
 
-def show_spectra(seeds: int, out: pathlib.Path, programs: dict[str, Program]) -> None:
+def show_spectra(number: int, out: pathlib.Path, programs: dict[str, Program]) -> None:
     """Measure what is missing of the tail's spectra, say what SAM did to them, and draw one seed's."""
-    smallest, residual = {suffix: np.zeros(seeds) for suffix in NAMES}, 0.0
+    smallest, residual = {suffix: np.zeros(number) for suffix in NAMES}, 0.0
     spectrometer: Spectrometer | None = None
 
     def measure(suffix: str, seed: int, **spectra: Any) -> pathlib.Path:
@@ -125,7 +134,7 @@ def show_spectra(seeds: int, out: pathlib.Path, programs: dict[str, Program]) ->
         return spectrometer.measure(jax.device_get(state), workdir, quiet=True)
 
     for suffix in NAMES:
-        for seed in range(seeds):
+        for seed in range(number):
             found = results.read_summary(measure(suffix, seed))["targets"]
             value, error = min((found[f"class-{c}"]["lambda_min"], found[f"class-{c}"]["residual_min"]) for c in TAIL)
             smallest[suffix][seed], residual = value, max(residual, error)
@@ -134,8 +143,8 @@ def show_spectra(seeds: int, out: pathlib.Path, programs: dict[str, Program]) ->
         print(f"  {name:10s} {tables.spread(smallest[suffix], digits=3)}")
     print(f"  largest residual |Hv - λv| of any: {residual:.1g}")
     change = smallest["_sam"] - smallest[""]
-    print(f"  nearer to 0 with SAM in {(change > 0).sum()} of {seeds} seeds")
-    typical = int(np.argsort(change)[(seeds - 1) // 2])
+    print(f"  nearer to 0 with SAM in {(change > 0).sum()} of {number} seeds")
+    typical = int(np.argsort(change)[(number - 1) // 2])
     drawn = {"classes": "0," + ",".join(map(str, TAIL)), "probes": 10, "escape_batches": 32}
     folders = {name: measure(suffix, typical, **drawn) for suffix, name in NAMES.items()}
     for folder in folders.values():

@@ -43,9 +43,12 @@ def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gathe
 
 def map_step_shard_map(step: Callable, num_replicated: int) -> Callable:
     """Return what `map_step` does, as jit(shard_map): for batches without a leading device axis."""
-    mesh = Mesh(np.array(jax.devices()), (AXIS,))
     specs = (PartitionSpec(),) * num_replicated + (PartitionSpec(AXIS),)
-    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False))
+    return jax.jit(jax.shard_map(step, mesh=_mesh(), in_specs=specs, out_specs=PartitionSpec(), check_vma=False))
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.devices()), (AXIS,))
 
 
 def split(batch: Any) -> Any:
@@ -54,10 +57,14 @@ def split(batch: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), batch)
 
 
+def put(tree: Any) -> Any:
+    """Return a tree of (D, ...) host arrays on the devices, a part on each; the copy does not wait for them."""
+    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec(AXIS)))
+
+
 def replicate(tree: Any) -> Any:
     """Return a tree of arrays with a copy on every device."""
-    mesh = Mesh(np.array(jax.devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
 
 
 def local(tree: Any) -> Any:
@@ -83,6 +90,12 @@ def mean_over(tree: Any, axis_name: str | None) -> Any:
 def set_precision(name: str) -> None:
     """Choose how float32 products are computed on accelerators: default (TF32 or bfloat16 passes), high, highest."""
     jax.config.update("jax_default_matmul_precision", name)
+
+
+def keep_compiled(folder: str) -> None:
+    """Keep what is compiled in a folder, for later processes on the same machine."""
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @contextlib.contextmanager

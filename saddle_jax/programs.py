@@ -7,10 +7,11 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from configs import default
-from saddle_jax import __version__, devices
+from saddle_jax import __version__, devices, seeds
 from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
 from saddle_jax.data import sources
@@ -20,13 +21,16 @@ from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.train import checkpoint, evaluate, loop
 from saddle_jax.train.directory import different_config, differing_images
+from saddle_jax.train.feed import Feed, pipeline_of
 from saddle_jax.train.program import Program, make_program
 from saddle_jax.train.runtime import StopRequest
-from saddle_jax.train.state import TrainState
+from saddle_jax.train.state import TrainState, stack
 
 
 def run(command: Command) -> int:
     """Run the program of the command's mode."""
+    if command.config.compilation_cache:
+        devices.keep_compiled(command.config.compilation_cache)
     if command.compare:
         return compare_spectra(command)
     return {"train": train, "eval": evaluate_run, "spectra": spectra, "check": check}[command.mode](command)
@@ -42,7 +46,13 @@ def train(command: Command) -> int:
         program = make_program(config, splits)
         observer = make_observer(config, splits, program.schedules)
         _describe(config, splits, program, str(workdir))
-        loop.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
+        if config.num_seeds == 1:
+            loop.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
+            return 0
+        summary = seeds.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
+    print("\nTest accuracy in percent, mean ± sd over the seeds:\n")
+    print(seeds.table([workdir / run for run in summary["runs"]]))
+    print(f"\ndone   all seeds have finished; their summary is {workdir / 'summary.json'}")
     return 0
 
 
@@ -61,9 +71,10 @@ def evaluate_run(command: Command) -> int:
     if command.checkpoint is None and (best := chosen["latest"].best):
         is_latest = best.step == chosen["latest"].step
         chosen[f"best on {best.split}"] = chosen["latest"] if is_latest else checkpoint.find(checkpoints, "best")
+    evaluator = evaluate.Evaluator(config, program, splits.test, splits.stats, pipeline_of(config, [splits]))
     for name, found in chosen.items():
         state = checkpoint.restore(found, program.init(config.seed))
-        report = loop.evaluate_split(config, program, splits, splits.test, state, folder, "test")
+        report = evaluator.report(state, folder, "test")
         print(f"{name} (step {found.step:,}): {evaluate.one_line(report)}")
         for label, (count, accuracy) in enumerate(zip(splits.stats.counts_C, report["class_accuracy"], strict=True)):
             shown = "n/a" if accuracy is None else f"{accuracy:6.2f}"
@@ -120,15 +131,20 @@ def check(command: Command) -> int:
         print(f"  class {label:4d}  {names[label]:20.20s} {counts_C[label]:6,d} training images")
     state = program.init(config.seed)
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
-    batch = devices.split(next(iter(loop.training_batches(config, splits, 0, 1))))
-    memory = program.train_step.lower(state, batch).compile().memory_analysis()
+    at_once = min(config.num_seeds, seeds.seeds_at_once(config))
+    configs = [seeds.member_config(config, seed) for seed in seeds.seeds_of(config)[:at_once]]
+    feed = Feed(configs, [splits] * at_once, program)
+    segment = next(feed.segments(0, 1, lambda _: True))
+    states = stack([jax.device_get(program.init(config.seed)) for config in configs])
+    memory = feed.lower(states, segment).compile().memory_analysis()
     if memory is not None:
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
         used -= memory.alias_size_in_bytes
         print(f"memory a step needs about {used / 2**20:,.0f} MiB on each device, by the compiler's count")
-    _, metrics = jax.device_get(program.train_step(state, batch))
-    print(f"step   loss {metrics.loss:.4f}, at w + e {metrics.perturbed_loss:.4f}; nothing was written")
-    if not metrics.finite:
+    metrics = jax.device_get(feed.advance(states, segment)[1])
+    loss, perturbed = np.mean(metrics.loss), np.mean(metrics.perturbed_loss)
+    print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; nothing was written")
+    if not np.all(metrics.finite):
         raise NonFiniteError("step 1: loss or update is not finite. Fix: a lower learning rate or rho")
     return 0
 
@@ -154,7 +170,9 @@ def _differences(command: Command) -> dict[str, tuple[Any, Any]]:
     """
     path = pathlib.Path(command.workdir, "config.json")
     if not path.is_file():
-        raise ConfigError(f"--mode {command.mode}: {command.workdir} holds no run. Fix: --workdir of a run")
+        runs = sorted(map(str, pathlib.Path(command.workdir).glob("seed-*")))
+        fix = f"one of its seeds, e.g. --workdir {runs[0]}" if runs else "--workdir of a run"
+        raise ConfigError(f"--mode {command.mode}: {command.workdir} holds no run. Fix: {fix}")
     trained = config_lib.from_json(path.read_bytes(), default.get_config())
     return config_lib.differences(trained, command.config)
 
@@ -164,7 +182,9 @@ def _describe(config: ConfigDict, splits: sources.Splits, program: Program, work
     counts_C, schedules = splits.stats.counts_C, program.schedules
     held_out = 0 if splits.validation is None else len(splits.validation.labels)
     parts = devices.num_devices()
-    print(f"saddle_jax {__version__}  {config.name}  seed {config.seed}  {parts} x {jax.devices()[0].device_kind}")
+    several = f"s {config.seed} to {seeds.seeds_of(config)[-1]}, {seeds.seeds_at_once(config)} at once"
+    seed = several if config.num_seeds > 1 else f" {config.seed}"
+    print(f"saddle_jax {__version__}  {config.name}  seed{seed}  {parts} x {jax.devices()[0].device_kind}")
     print(f"run    {workdir}")
     print(
         f"data   {len(splits.train.labels):,} training images ({held_out:,} held out), {splits.stats.num_classes} "

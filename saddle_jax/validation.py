@@ -14,7 +14,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.source": ("digits", "arrays", "tfds"),
     "data.profile": ("exp", "step", "as_is"),
     "data.sampling": ("instance", "balanced", "effective"),
-    "data.pipeline": ("auto", "tfdata", "numpy"),
+    "data.pipeline": ("auto", "resident", "tfdata", "numpy"),
     "model.name": ("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
     "model.head": ("linear", "normed"),
     "model.dtype": ("float32", "bfloat16"),
@@ -36,7 +36,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
+    "num_seeds": (lambda v: 1 <= v < 2**16, "1 to 65535"),
+    "seeds_at_once": (lambda v: v >= 0, "1 or more, or 0 to choose"),
     "batch_size": (lambda v: v >= 1, "1 or more"),
+    "steps_at_once": (lambda v: v >= 0, "1 or more, or 0 to choose"),
     "data.image_size": (lambda v: v >= 0, "0 or more pixels"),
     "data.ratio": (lambda v: v >= 1, "n_max / n_min, at least 1"),
     "data.largest_class": (lambda v: v >= 0, "0 or more images"),
@@ -183,6 +186,11 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
         yield f"data.source={flat['data.source']!r} needs {needed}. Fix: --config.{needed}=..."
     if flat["data.image_size"] and flat["data.source"] != "tfds":
         yield f"data.image_size has no effect with data.source={flat['data.source']!r}. Fix: --config.data.image_size=0"
+    if flat["steps_at_once"] > 1 and flat["data.pipeline"] in ("tfdata", "numpy"):
+        yield (
+            f"steps_at_once={flat['steps_at_once']} needs images that stay on the devices (data.pipeline is "
+            f"{flat['data.pipeline']!r}). Fix: --config.data.pipeline=resident"
+        )
     if flat["data.profile"] == "as_is" and flat["data.largest_class"]:
         yield "data.largest_class has no effect with data.profile='as_is'. Fix: --config.data.largest_class=0"
 

@@ -153,13 +153,21 @@ def test_demo_ends_with_table_and_picture(tmp_path):
 
 @pytest.mark.slow
 def test_the_benchmark_script_continues_where_its_budget_ended(tmp_path):
-    command = [sys.executable, "benchmarks/cifar10_lt.py", "--smoke", "--seeds", "1"]
+    command = [sys.executable, "benchmarks/reproduce.py", "--smoke", "--seeds", "2", "--cells", "cifar10_lt-100-ce_drw"]
     command += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "results.json")]
+    command += ["--page", str(tmp_path / "results.md")]
     first = subprocess.run([*command, "--budget", "14s"], capture_output=True, text=True, cwd=ROOT)
     assert first.returncode == 0, first.stderr
     second = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert second.returncode == 0, second.stderr
     written = json.loads((tmp_path / "results.json").read_text())
-    assert [run["cell"] for run in written["runs"]] == ["ce_drw_sam", "ce_drw", "ldam_drw_sam", "ldam_drw"]
-    assert {"last", "best"} == written["runs"][0]["results"].keys()
-    assert "ldam_drw_sam, best epoch" in second.stdout
+    assert list(written) == ["cifar10_lt-100-ce_drw_sam", "cifar10_lt-100-ce_drw"]
+    page = (tmp_path / "results.md").read_text()
+    assert "Of a smoke test" in page
+    row = written["cifar10_lt-100-ce_drw"]
+    accuracies = [report["accuracy"] for report in row["best"]]
+    assert len(accuracies) == row["n"] == 2
+    assert f"| ours, best | {tables.spread(accuracies)} |" in page
+    assert f"| difference | {np.mean(accuracies) - 75.5:+.1f} |" in page
+    assert "| LDAM+DRW | paper | 77.5±0.5 | 91.1±0.8 | 75.7±0.7 | 66.4±0.2 |  |" in page
+    assert row["command"] in page

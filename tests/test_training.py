@@ -12,12 +12,13 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT, SHARED, shared_file
+from small_runs import small_config, train
 
-from configs import cifar10_lt, digits_lt, recipes
+from configs import cifar10_lt, recipes
 from saddle_jax import command_line, devices, programs
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
-from saddle_jax.train import checkpoint, directory, loop, metrics
+from saddle_jax.train import checkpoint, directory, metrics, run
 from saddle_jax.train.program import make_program
 
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
@@ -25,20 +26,6 @@ LONG = (
     "--config=configs/digits_lt.py:ce_drw_sam,smoke", "--config.duration=400 steps",
     "--config.checkpoint_every=20 steps", "--config.eval.every=50 steps", "--config.log_every=7 steps",
 )  # fmt: skip
-
-
-def small_config(method="ce_drw_sam", **changes):
-    config = digits_lt.get_config(f"{method},smoke")
-    config.duration, config.eval.every, config.checkpoint_every = "12 steps", "6 steps", "4 steps"
-    config.log_every = "3 steps"
-    config.tensorboard = False
-    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    return config
-
-
-def train(config, workdir):
-    splits = sources.load(config.data)
-    return loop.train(config, pathlib.Path(workdir), splits, make_program(config, splits), ["test"], quiet=True)
 
 
 def stored(workdir):
@@ -125,18 +112,18 @@ def test_resuming_in_process_is_bit_identical(tmp_path, monkeypatch):
 
     config = small_config()
     train(config, tmp_path / "whole")
-    look = loop.Run._look
+    look = run.Run.look
     for last in (5, 9):  # between checkpoints, and after a best one
 
-        def stop(self, step, values, last=last):
-            look(self, step, values)
+        def stop(self, step, values, done, last=last):
+            look(self, step, values, done)
             if step == last:
                 raise Stop
 
-        monkeypatch.setattr(loop.Run, "_look", stop)
+        monkeypatch.setattr(run.Run, "look", stop)
         with pytest.raises(Stop):
             train(config, tmp_path / "parts")
-    monkeypatch.setattr(loop.Run, "_look", look)
+    monkeypatch.setattr(run.Run, "look", look)
     train(config, tmp_path / "parts")
     assert len(json.loads((tmp_path / "parts/run.json").read_text())["starts"]) == 3
     assert stored(tmp_path / "whole") == stored(tmp_path / "parts")

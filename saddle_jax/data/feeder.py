@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from saddle_jax.data.images import Batch, make_batch
-from saddle_jax.data.order import Order, Slots, deal, slots_at
+from saddle_jax.data.order import Order, evaluation_slots, slots_at
 
 
 def training_batches(images_NHWK: np.ndarray, order: Order, start: int, stop: int) -> Iterator[Batch]:
@@ -20,8 +20,5 @@ def evaluation_batches(
     images_NHWK: np.ndarray, labels_N: np.ndarray, batch_size: int, num_devices: int
 ) -> Iterator[Batch]:
     """Yield all images once, in their order and as they are; the last batch is padded and masked."""
-    total = len(labels_N)
-    for batch in range(-(-total // batch_size)):
-        positions_B, mask_B = deal(batch, total, batch_size, num_devices)
-        slots = Slots(positions_B.astype(np.int32), mask_B, np.zeros((batch_size, 3), np.int32))
+    for slots in evaluation_slots(len(labels_N), batch_size, num_devices):
         yield make_batch(images_NHWK, labels_N, slots, padding=0)

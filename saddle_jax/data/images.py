@@ -1,11 +1,12 @@
-"""The batch that every pipeline delivers, and NumPy's version of the augmentation. Normalisation is the step's.
+"""The batch that every pipeline delivers, and its augmentation on the host or in a step. Normalisation is the step's.
 
-Shapes: B slots, H x W pixels, K channels; images are uint8.
+Shapes: B slots, H x W pixels, K channels; images are uint8. Functions take the array module that they compute with:
+`numpy`, or `jax.numpy` inside a jitted step; the pixels are the same.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,22 +23,22 @@ class Batch(NamedTuple):
     draws: np.ndarray  # (B, 3) int32: rows and columns of the crop, mirrored or not
 
 
-def crop_and_flip(images_BHWK: np.ndarray, draws_Bx3: np.ndarray, padding: int) -> np.ndarray:
+def crop_and_flip(images_BHWK: Any, draws_Bx3: Any, padding: int, xp: Any = np) -> Any:
     """Return each image moved by its draw inside a border of `padding` zero pixels, and mirrored if drawn so."""
     height, width = images_BHWK.shape[1:3]
-    padded = np.pad(images_BHWK, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    rows_BH = draws_Bx3[:, :1] + np.arange(height)
-    columns = np.arange(width)
-    columns_BW = draws_Bx3[:, 1:2] + np.where(draws_Bx3[:, 2:] == 1, columns[::-1], columns)
-    slot = np.arange(len(images_BHWK))[:, None, None]
+    padded = xp.pad(images_BHWK, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows_BH = draws_Bx3[:, :1] + xp.arange(height)
+    columns = xp.arange(width)
+    columns_BW = draws_Bx3[:, 1:2] + xp.where(draws_Bx3[:, 2:] == 1, columns[::-1], columns)
+    slot = xp.arange(len(images_BHWK))[:, None, None]
     return padded[slot, rows_BH[:, :, None], columns_BW[:, None, :]]
 
 
-def make_batch(images_NHWK: np.ndarray, labels_N: np.ndarray, slots: Slots, padding: int) -> Batch:
+def make_batch(images_NHWK: Any, labels_N: Any, slots: Slots, padding: int, xp: Any = np) -> Batch:
     """Return the batch that `slots` describes."""
     images_BHWK = images_NHWK[slots.ids_B] * slots.mask_B[:, None, None, None].astype(np.uint8)
     return Batch(
-        images=crop_and_flip(images_BHWK, slots.draws_Bx3, padding),
+        images=crop_and_flip(images_BHWK, slots.draws_Bx3, padding, xp),
         labels=(labels_N[slots.ids_B] * slots.mask_B).astype(np.int32),
         mask=slots.mask_B,
         ids=slots.ids_B,

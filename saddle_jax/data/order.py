@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +65,14 @@ def deal(batch: int, total: int, batch_size: int, num_devices: int) -> tuple[np.
     return np.where(mask_B, positions_B, 0), mask_B
 
 
-@functools.lru_cache(maxsize=4)
+def evaluation_slots(total: int, batch_size: int, num_devices: int) -> Iterator[Slots]:
+    """Yield the slots of an evaluation: all images once, in their order and as they are; padding at the end."""
+    for batch in range(-(-total // batch_size)):
+        positions_B, mask_B = deal(batch, total, batch_size, num_devices)
+        yield Slots(positions_B.astype(np.int32), mask_B, np.zeros((batch_size, 3), np.int32))
+
+
+@functools.lru_cache(maxsize=32)  # two epochs of several runs at once
 def _epoch(order: Order, epoch: int, view: int) -> tuple[np.ndarray, np.ndarray]:
     return epoch_ids(order, epoch), epoch_draws(order, epoch, view)
 

@@ -72,6 +72,8 @@ def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command:
             raise ConfigError(different_config(workdir, differing, "another --workdir, or the run's own values"))
         _require_same_images(workdir, splits)
         starts = _earlier_starts(starts_path)
+    elif list(workdir.glob("seed-*/config.json")):
+        raise ConfigError(f"--workdir: {workdir} holds a run for each of several seeds. Fix: another, or num_seeds > 1")
     this_start = provenance(config, splits, command)
     if starts and starts[-1]["devices"] != this_start["devices"]:
         warnings.append(

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from saddle_jax import devices, longtail
-from saddle_jax.data.images import Batch
+from saddle_jax.data import resident
+from saddle_jax.data.images import make_batch
+from saddle_jax.data.order import Slots, evaluation_slots
+from saddle_jax.data.sources import Images
 from saddle_jax.errors import NonFiniteError
 from saddle_jax.files import write_atomically
+from saddle_jax.train.program import Program
+from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import EvalOutput
 
 
@@ -39,29 +45,55 @@ class Evaluation(NamedTuple):
         return 100 * np.divide(correct_C, totals_C, out=np.full(len(totals_C), np.nan), where=totals_C > 0)
 
 
-def evaluate(
-    eval_step: Callable[[Any, Any, Batch], EvalOutput],
-    params: Any,
-    batch_stats: Any,
-    batches: Iterable[Batch],
-    num_classes: int,
-) -> Evaluation:
-    """Run the network over `batches` and count.
+class Evaluator:
+    """Evaluates states on one set of images, which stays on the devices where the pipeline is resident."""
 
-    Raises:
-      NonFiniteError: a logit is NaN or infinite.
-    """
-    confusion_CC = np.zeros((num_classes, num_classes), np.int64)
-    in_top, broken = 0, 0
-    for batch in batches:
-        output = eval_step(params, batch_stats, devices.split(batch))
-        predictions_B, in_top_B, finite_B = (np.asarray(x).reshape(-1) for x in jax.device_get(output))
-        np.add.at(confusion_CC, (batch.labels[batch.mask], predictions_B[batch.mask]), 1)
-        in_top += int(in_top_B[batch.mask].sum())
-        broken += int((~finite_B[batch.mask]).sum())
-    if broken:
-        raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite; no accuracy is reported")
-    return Evaluation(confusion_CC, in_top)
+    def __init__(self, config: ConfigDict, program: Program, images: Images, stats: longtail.ClassStats, pipeline: str):
+        self._images, self._stats, self._rank_bounds = images, stats, config.eval.rank_bounds
+        self._resident = pipeline == "resident"
+        self._data = resident.put(*images) if self._resident else ()
+        self._step = program.eval_step(self._resident)
+        parts = devices.num_devices()
+        self._batch_size = -(-min(config.eval.batch_size, len(images.labels)) // parts) * parts
+
+    def evaluate(self, params: Any, batch_stats: Any) -> Evaluation:
+        """Run the network over all images and count.
+
+        Raises:
+          NonFiniteError: a logit is NaN or infinite.
+        """
+        confusion_CC = np.zeros((self._stats.num_classes,) * 2, np.int64)
+        in_top, broken = 0, 0
+        for slots, output in self._outputs(devices.replicate(params), devices.replicate(batch_stats)):
+            mask_B, labels_B = slots.mask_B, self._images.labels[slots.ids_B]
+            predictions_B, in_top_B, finite_B = (x.reshape(-1) for x in jax.device_get(output))
+            np.add.at(confusion_CC, (labels_B[mask_B], predictions_B[mask_B]), 1)
+            in_top += int(in_top_B[mask_B].sum())
+            broken += int((~finite_B[mask_B]).sum())
+        if broken:
+            raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite; no accuracy is reported")
+        return Evaluation(confusion_CC, in_top)
+
+    def _outputs(self, params: Any, batch_stats: Any) -> Iterator[tuple[Slots, EvalOutput]]:
+        """Yield each batch's output when the next batch is queued, so that the device does not wait for the host."""
+        before: tuple[Slots, EvalOutput] | None = None
+        for slots in evaluation_slots(len(self._images.labels), self._batch_size, devices.num_devices()):
+            inputs = slots if self._resident else make_batch(*self._images, slots=slots, padding=0)
+            inputs = devices.put(devices.split(inputs))
+            output = devices.settle(self._step(params, batch_stats, self._data, inputs))
+            if before is not None:
+                yield before
+            before = slots, output
+        if before is not None:
+            yield before
+
+    def report(self, state: TrainState, workdir: pathlib.Path | None, split: str) -> dict[str, Any]:
+        """Return what is reported of a state; write it into the run's directory if one is given."""
+        evaluation = self.evaluate(state.params, state.batch_stats)
+        report = summary(evaluation, self._stats, self._rank_bounds)
+        if workdir is not None:
+            write(workdir / "eval", int(state.step), split, report, evaluation)
+        return report
 
 
 def summary(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tuple[int, ...]) -> dict[str, Any]:

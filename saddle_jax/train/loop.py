@@ -1,12 +1,12 @@
-"""A run from its first step, or from its last checkpoint, to its last step."""
+"""Runs from their first step, or from their last checkpoint, to their last step: one, or several at once."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
+import itertools
 import pathlib
-from collections.abc import Iterator
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,19 +14,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax import devices
-from saddle_jax.config import parse_duration
-from saddle_jax.data import feeder
-from saddle_jax.data.images import Batch
-from saddle_jax.data.order import Order
 from saddle_jax.data.sources import Images, Splits
-from saddle_jax.errors import DataError, NonFiniteError, Preempted
-from saddle_jax.files import write_atomically
-from saddle_jax.train import checkpoint, evaluate
-from saddle_jax.train.directory import exclusive, open_run
-from saddle_jax.train.metrics import MetricWriter, Progress, RunningMean
+from saddle_jax.errors import NonFiniteError, Preempted
+from saddle_jax.train.directory import exclusive
+from saddle_jax.train.evaluate import Evaluator
+from saddle_jax.train.feed import Feed, Segment, pipeline_of
+from saddle_jax.train.metrics import MetricWriter, duration
 from saddle_jax.train.program import Program
-from saddle_jax.train.runtime import StopRequest, peak_memory_mib
-from saddle_jax.train.state import Observer, TrainState
+from saddle_jax.train.run import Member, Run
+from saddle_jax.train.runtime import StopRequest
+from saddle_jax.train.state import Observer, TrainState, stack, unstack
 from saddle_jax.train.steps import StepMetrics
 
 
@@ -57,199 +54,147 @@ def train(
       Preempted: SIGTERM or SIGINT came; the state is saved.
       NonFiniteError: loss or update stopped being finite; the last good checkpoint is kept.
     """
+    members = [Member(config, workdir, splits, observer)]
+    return train_at_once(members, program, command, quiet=quiet, stop=stop)[0]
+
+
+def train_at_once(
+    members: Sequence[Member],
+    program: Program,
+    command: list[str],
+    *,
+    quiet: bool = False,
+    stop: StopRequest | None = None,
+) -> list[dict[str, Any]]:
+    """Train several runs in step, each as it would train alone; return their reports. Raises what `train` does.
+
+    A run that stops being finite ends; the others go on, and its error is raised when they have finished.
+    """
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
-        stack.enter_context(exclusive(workdir))
-        run = Run(config, workdir, splits, program, command, quiet=quiet, observer=observer)
-        tensorboard = config.tensorboard and run.step < run.total
-        with MetricWriter(workdir, tensorboard=tensorboard, resumed_step=run.step) as run.writer:
-            run.train(stop)
-        return run.finish()
+        for member in members:
+            stack.enter_context(exclusive(member.workdir))
+        runs = [Run(member, program, command, quiet=quiet) for member in members]
+        for run in runs:
+            tensorboard = run.config.tensorboard and run.start < run.total
+            run.writer = stack.enter_context(MetricWriter(run.workdir, tensorboard=tensorboard, resumed_step=run.start))
+        # An interruption may have come between two runs' saves: those at the same step go together.
+        for _, group in itertools.groupby(sorted(runs, key=_start), key=_start):
+            _Group(list(group), program).train(stop)
+        reports = [run.finish() for run in runs if run.error is None]
+        if errors := [run.error for run in runs if run.error]:
+            raise NonFiniteError("\n".join(map(str, errors)))
+        return reports
 
 
-class Run:
-    """One run in its directory: state, best evaluation, and what is written on the way."""
+def _start(run: Run) -> int:
+    return run.start
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        workdir: pathlib.Path,
-        splits: Splits,
-        program: Program,
-        command: list[str],
-        *,
-        quiet: bool,
-        observer: Observer | None,
-    ):
-        self._quiet, self._observer = quiet, observer
-        self.config, self.workdir, self.splits, self.program = config, workdir, splits, program
-        schedules = program.schedules
-        self.total = schedules.total_steps
 
-        def every(duration: str) -> int:
-            return max(1, parse_duration(duration).steps(schedules.steps_per_epoch, self.total))
+class _Group:
+    """Runs at the same step, whose states are one tree of arrays on the devices."""
 
-        self.eval_every, self.log_every = every(config.eval.every), every(config.log_every)
-        self.checkpoint_every = every(config.checkpoint_every)
-        warnings = open_run(workdir, config, splits, command)
-        self.state = program.init(config.seed)
-        self.best: checkpoint.Best | None = None
-        self.mean = RunningMean()
-        self.saved_step = 0
-        if checkpoint.available(self.checkpoints):
-            latest = checkpoint.find(self.checkpoints)
-            self.state = checkpoint.restore(latest, self.state)
-            self.best, self.saved_step = latest.best, latest.step
-            self.mean = RunningMean(**latest.running_mean)
-        self.step = self._started_at = self.saved_step
-        self.writer: MetricWriter
-        self.progress = Progress(self.total, config.batch_size, self.step, quiet=quiet)
-        for warning in warnings:
-            self.progress.say(f"note   {warning}")
-        self.progress.say(f"start  resuming at step {self.step:,}" if self.step else "start  from the first step")
+    def __init__(self, runs: list[Run], program: Program):
+        self._runs, self._lead = runs, runs[0]
+        self._began = time.monotonic()
+        if self._lead.start == self._lead.total:
+            return
+        splits = [run.splits for run in runs]
+        self._feed = Feed([run.config for run in runs], splits, program)
+        pipeline = pipeline_of(self._lead.config, splits)
+        evaluators: dict[int, Evaluator] = {}
 
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        return self.workdir / "checkpoints"
+        def evaluator(run: Run, images: Images) -> Evaluator:
+            if id(images) not in evaluators:
+                evaluators[id(images)] = Evaluator(run.config, program, images, run.splits.stats, pipeline)
+            return evaluators[id(images)]
+
+        for run in runs:
+            parts = {"validation": run.splits.validation, "test": run.splits.test}
+            run.evaluators = {split: evaluator(run, images) for split, images in parts.items() if images is not None}
 
     def train(self, stop: StopRequest) -> None:
         """Take the steps that are left."""
-        if not self._observe(stop):  # the first weights, or what was cut short when this step was reached
+        start, total = self._lead.start, self._lead.total
+        # The first weights are observed, or what was cut short when this step was reached.
+        if not all([run.observe(run.state, start, stop) for run in self._runs]):
             raise Preempted(f"{stop.signal_name}: stopped before a step was taken; the same command continues")
-        pending: tuple[int, StepMetrics] | None = None
-        for batch in training_batches(self.config, self.splits, self.step, self.total):
-            if stop.signal_name and self.step == self._started_at:
+        if start == total:
+            return
+        state = devices.replicate(stack([jax.device_get(run.state) for run in self._runs]))
+        queue: list[tuple[Segment, StepMetrics]] = []  # segments whose metrics have not been looked at
+        for segment in self._feed.segments(start, total, self._lead.is_event):
+            if stop.signal_name and segment.start == start:
                 raise Preempted(f"{stop.signal_name}: stopped before a step was taken; the same command continues")
-            self.state, metrics = devices.settle(self.program.train_step(self.state, devices.split(batch)))
-            self.step += 1
-            if pending is not None:  # the step before: the device is busy with this one meanwhile
-                self._look(*pending)
-            pending = (self.step, metrics)
-            if self._observer is not None and self.step in self._observer.steps:
-                self._look(*pending)
-                pending = None
-            observed = self._observe(stop)
+            state, metrics = self._feed.advance(state, segment)
+            queue.append((segment._replace(inputs=None), metrics))
+            if segment.start == start:
+                self._begin(segment, metrics)
+            step, observed = segment.stop, True
+            if self._lead.observes(step):
+                self._look(queue)
+                observed = all([run.observe(one, step, stop) for run, one in self._each(state)])
             stopping = stop.signal_name  # read once: a signal may come at any line
-            evaluates = self.step % self.eval_every == 0 or self.step == self.total
-            saves = self.step % self.checkpoint_every == 0 or self.step == self.total or bool(stopping)
-            if pending is not None and (evaluates or saves):
-                self._look(*pending)
-                pending = None
-            if evaluates:
-                saves |= self._evaluate()
-            if saves:
-                self._save()
-            if stopping and (self.step < self.total or not observed):
-                raise Preempted(f"{stopping}: saved step {self.step:,} of {self.total:,}; the same command continues")
+            if self._lead.is_event(step) or stopping:
+                self._look(queue)
+                for run, one in self._each(state):
+                    run.settle(one, step, stopping=bool(stopping))
+            else:
+                self._wait(queue)
+            if stopping and (step < total or not observed):
+                raise Preempted(f"{stopping}: saved step {step:,} of {total:,}; the same command continues")
+            if not self._alive:
+                return
 
-    def _observe(self, stop: StopRequest) -> bool:
-        """Let the observer look if this is a step of its; return whether it is done, and no signal cut it short."""
-        if self._observer is None or self.step not in self._observer.steps:
-            return True
+    @property
+    def _alive(self) -> list[Run]:
+        return [run for run in self._runs if run.error is None]
+
+    def _each(self, state: TrainState) -> list[tuple[Run, TrainState]]:
+        """Return the runs that go on, each with its own state."""
+        states = unstack(state, len(self._runs))
+        return [(run, one) for run, one in zip(self._runs, states, strict=True) if run.error is None]
+
+    def _begin(self, segment: Segment, metrics: StepMetrics) -> None:
+        """Wait for the first steps, with which everything is compiled, and measure speed from here."""
+        jax.block_until_ready(metrics)
+        for run in self._runs:
+            run.progress.begin(segment.stop)
+        self._lead.progress.say(f"ready  first step after {duration(time.monotonic() - self._began)}")
+
+    def _wait(self, queue: list[tuple[Segment, StepMetrics]]) -> None:
+        """Keep one segment under way beside the newest; look at the older ones once in a logging interval."""
+        if len(queue) < 2:
+            return
+        oldest, done = queue[0][0].start, queue[-2][0].stop
+        if done // self._lead.log_every > oldest // self._lead.log_every:
+            older, queue[:] = queue[:-1], queue[-1:]
+            self._look(older)
+        else:
+            jax.block_until_ready(queue[-2][1])
+
+    def _look(self, queue: list[tuple[Segment, StepMetrics]]) -> None:
+        """Read the metrics of queued segments and empty the queue."""
+        if not queue:
+            return
+        done = queue[-1][0].stop
+        host = jax.device_get([metrics for _, metrics in queue])
+        for (segment, _), metrics in zip(queue, host, strict=True):
+            steps = segment.stop - segment.start
+            values = jax.tree.map(lambda x, n=steps: np.reshape(x, (n, len(self._runs))), metrics)
+            for i, k in itertools.product(range(steps), range(len(self._runs))):
+                self._look_at(
+                    self._runs[k], segment.start + i + 1, jax.tree.map(lambda x, at=(i, k): x[at], values), done
+                )
+        queue.clear()
+
+    def _look_at(self, run: Run, step: int, values: StepMetrics, done: int) -> None:
+        if run.error is not None:
+            return
         try:
-            self.progress.say(self._observer.look(jax.device_get(self.state), self.workdir, stop, self._quiet))
-        except Preempted:
-            return False
-        return True
-
-    def _look(self, step: int, metrics: StepMetrics) -> None:
-        """Read a step's metrics: stop at the first that is not finite, log when it is time."""
-        values = jax.device_get(metrics)
-        if step == self._started_at + 1:
-            self.progress.begin(step)
-        if not values.finite:
-            quantities = {"loss": values.loss, "loss at w + e": values.perturbed_loss, "update": values.update_norm}
-            broken = ", ".join(f"{name} is {value}" for name, value in quantities.items() if not np.isfinite(value))
-            saved = self.checkpoints / str(self.saved_step) if self.saved_step else "none saved yet"
-            raise NonFiniteError(
-                f"step {step:,}: {broken}. The weights before it were kept. Last good checkpoint: {saved}. "
-                "Fix: a lower learning rate or rho in a new --workdir; precision=highest rules out rounding"
-            )
-        scalars = {"loss": values.loss, "perturbed_loss": values.perturbed_loss, "ascent_norm": values.ascent_norm}
-        self.mean.add({**scalars, "update_norm": values.update_norm, **values.method})
-        if step % self.log_every == 0 or step == self.total:
-            means = self.mean.take()
-            lr, rho = float(self.program.schedules.lr(step - 1)), float(self.program.schedules.rho(step - 1))
-            epoch = step / self.program.schedules.steps_per_epoch
-            record = {f"train/{name}": value for name, value in means.items()}
-            cost = {"images_per_second": self.progress.images_per_second(step), "peak_mib": peak_memory_mib()}
-            self.writer.write(step, {"epoch": epoch, **record, "lr": lr, "rho": rho, **cost})
-            self.progress.update(step, f"loss {means['loss']:.4f}  lr {lr:.3g}  rho {rho:.3g}")
-
-    def _evaluate(self) -> bool:
-        """Evaluate on every split and return whether this is the best so far."""
-        chooser = "test" if self.splits.validation is None else "validation"
-        improved = False
-        for split, images in (("validation", self.splits.validation), ("test", self.splits.test)):
-            if images is None:
-                continue
-            report = evaluate_split(self.config, self.program, self.splits, images, self.state, self.workdir, split)
-            groups = {f"eval/{split}/{name}": group["accuracy"] for name, group in report["groups"].items()}
-            overall = {f"eval/{split}/{name}": report[name] for name in ("accuracy", "balanced_accuracy", "top5")}
-            self.writer.write(self.step, {**overall, **groups})
-            self.progress.say(f"eval {split} step {self.step:,}: {evaluate.one_line(report)}")
-            if split == chooser and (self.best is None or report["accuracy"] > self.best.accuracy):
-                self.best = checkpoint.Best(self.step, report["accuracy"], split)
-                improved = True
-        return improved
-
-    def _save(self) -> None:
-        checkpoint.save(self.checkpoints, jax.device_get(self.state), self.best, self.mean.state())
-        self.saved_step = self.step
-
-    def finish(self) -> dict[str, Any]:
-        """Write and return the test reports of the last and of the best step, and which split chose the best."""
-        best = self.best or checkpoint.Best(self.total, 0.0, "test")
-
-        def report(step: int, chosen_by: str) -> dict[str, Any]:
-            path = self.workdir / "eval" / f"{step}-test.json"
-            try:
-                return {**json.loads(path.read_bytes()), "chosen_by": chosen_by}
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path} can't be read ({error}). Fix: --mode eval writes it anew") from error
-
-        results = {"last": report(self.total, ""), "best": report(best.step, f", best on {best.split}")}
-        write_atomically(self.workdir / "results.json", json.dumps(results, indent=1))
-        for name, one in results.items():
-            self.progress.say(f"{name} (step {one['step']:,}{one['chosen_by']}): {evaluate.one_line(one)}")
-        self.progress.say(f"done   this run has finished; its reports are in {self.workdir / 'results.json'}")
-        return results
-
-
-def evaluate_split(
-    config: ConfigDict,
-    program: Program,
-    splits: Splits,
-    images: Images,
-    state: TrainState,
-    workdir: pathlib.Path | None,
-    split: str,
-) -> dict[str, Any]:
-    """Evaluate a state on a split's images; write the report into the run's directory if one is given."""
-    parts = devices.num_devices()
-    batch_size = -(-min(config.eval.batch_size, len(images.labels)) // parts) * parts
-    batches = feeder.evaluation_batches(images.images, images.labels, batch_size, parts)
-    counts = evaluate.evaluate(program.eval_step, state.params, state.batch_stats, batches, splits.stats.num_classes)
-    report = evaluate.summary(counts, splits.stats, config.eval.rank_bounds)
-    if workdir is not None:
-        evaluate.write(workdir / "eval", int(state.step), split, report, counts)
-    return report
-
-
-def training_batches(config: ConfigDict, splits: Splits, start: int, stop: int) -> Iterator[Batch]:
-    """Yield the batches of steps `start` to `stop` - 1 from the pipeline that the config names."""
-    order = Order(
-        seed=config.seed,
-        labels_N=splits.train.labels,
-        batch_size=config.batch_size,
-        num_devices=devices.num_devices(),
-        crop_padding=config.data.crop_padding,
-        flip=config.data.flip,
-        class_share_C=splits.stats.sampling_C(config.data.sampling, config.loss.effective_beta),
-    )
-    pipeline = config.data.pipeline
-    if pipeline == "tfdata" or (pipeline == "auto" and importlib.util.find_spec("tensorflow")):
-        from saddle_jax.data import pipeline as tf_pipeline
-
-        return tf_pipeline.training_batches(splits.train.images, order, start, stop)
-    return feeder.training_batches(splits.train.images, order, start, stop)
+            run.look(step, values, done)
+        except NonFiniteError as error:
+            if len(self._runs) == 1:
+                raise
+            run.error = error
+            run.progress.say(f"error  {error}")

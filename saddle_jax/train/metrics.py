@@ -72,6 +72,7 @@ class Progress:
         start: int,
         *,
         unit: str = "step",
+        label: str = "",
         quiet: bool = False,
         stream: TextIO | None = None,
     ):
@@ -79,6 +80,7 @@ class Progress:
         self._stream = stream or sys.stdout
         self._total, self._batch_size, self._unit = total_steps, batch_size, unit
         self._quiet, self._live = quiet, self._stream.isatty()
+        self._label = label and f"{label}  "
         self._first_step, self._began = start, time.monotonic()
         self._written: float | None = None
 
@@ -102,7 +104,7 @@ class Progress:
         if rate := self.images_per_second(step):
             left = (self._total - step) * self._batch_size / rate
             speed = f"  {rate:,.0f} img/s" * bool(self._unit) + f"  ETA {duration(left)}"
-        line = f"{time.strftime('%H:%M')}  {count}{100 * step / self._total:.1f}%  {text}{speed}"
+        line = f"{time.strftime('%H:%M')}  {self._label}{count}{100 * step / self._total:.1f}%  {text}{speed}"
         if self._live:  # a line that wraps could not be written over
             line = f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}"
         self._stream.write(line if self._live else f"{line}\n")
@@ -111,7 +113,7 @@ class Progress:
     def say(self, line: str) -> None:
         """Print a line of its own."""
         if not self._quiet:
-            self._stream.write(f"\r\x1b[2K{line}\n" if self._live else f"{line}\n")
+            self._stream.write(f"\r\x1b[2K{self._label}{line}\n" if self._live else f"{self._label}{line}\n")
             self._stream.flush()
 
 

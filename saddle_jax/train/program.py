@@ -1,7 +1,8 @@
-"""What a config compiles to: schedules, initial state, and the steps mapped over the devices."""
+"""From a config and its images to everything that steps need: schedules, initial state, mapped step functions."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +11,8 @@ import jax
 from ml_collections import ConfigDict
 
 from saddle_jax import devices
-from saddle_jax.data.images import Batch
+from saddle_jax.data import resident
+from saddle_jax.data.order import Slots
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError
 from saddle_jax.methods.base import make_plain
@@ -27,13 +29,27 @@ from saddle_jax.train.steps import (
 )
 
 
+class Layout(NamedTuple):
+    """What one call of a training function takes. Every layout makes the same steps."""
+
+    resident: bool = False  # slots, to be filled from images on the devices, instead of a batch
+    runs: int = 1  # that are trained at once; more than one: states and inputs have an axis for them
+    own_images: bool = False  # resident: every run has images of its own
+    scanned: bool = False  # several steps: inputs have an axis for them, before that of the runs
+
+
 class Program(NamedTuple):
-    """Runs that differ in nothing but seed and images can share one, and its compilation."""
+    """Runs that differ in nothing but seed and images can share one, and its compilation.
+
+    `data` is a `Resident`, or () where images come with every batch; inputs are slots or batches, on the devices.
+    """
 
     schedules: Schedules
     init: Callable[[int], TrainState]  # seed -> state
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]  # batch split over devices; donates
-    eval_step: Callable[[Any, Any, Batch], EvalOutput]
+    # layout -> the mapped function (state, data, inputs) -> state, metrics; donates the state
+    train_steps: Callable[[Layout], Callable[[TrainState, Any, Any], tuple[TrainState, StepMetrics]]]
+    # resident -> the mapped function (params, batch_stats, data, inputs) -> output
+    eval_step: Callable[[bool], Callable[[Any, Any, Any, Any], EvalOutput]]
 
 
 def make_program(config: ConfigDict, splits: Splits) -> Program:
@@ -53,13 +69,33 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         schedules.class_weights,
         batch_stats_policy=config.sam.batch_stats,
         axis_name=devices.AXIS,
+        logged={"lr": schedules.lr, "rho": schedules.rho},
     )
-    return Program(
-        schedules=schedules,
-        init=lambda seed: init(jax.random.key(seed)),
-        train_step=devices.map_step(step, num_replicated=1, donate=True),
-        eval_step=devices.map_step(make_eval_step(method), num_replicated=2, gather=True),
-    )
+    evaluate = make_eval_step(method)
+    padding = config.data.crop_padding
+
+    def filled_step(state: TrainState, data: resident.Resident, slots: Slots) -> tuple[TrainState, StepMetrics]:
+        return step(state, resident.batch(data, slots, padding))
+
+    @functools.cache
+    def train_steps(layout: Layout):
+        one = filled_step if layout.resident else lambda state, _, batch: step(state, batch)
+        if layout.runs > 1:
+            one = jax.vmap(one, in_axes=(0, 0 if layout.own_images else None, 0))
+
+        def several(state: TrainState, data: Any, inputs: Any) -> tuple[TrainState, StepMetrics]:
+            return jax.lax.scan(lambda state, inputs: one(state, data, inputs), state, inputs)
+
+        return devices.map_step(several if layout.scanned else one, num_replicated=2, donate=True)
+
+    @functools.cache
+    def eval_step(from_resident: bool):
+        def one(params: Any, batch_stats: Any, data: Any, inputs: Any) -> EvalOutput:
+            return evaluate(params, batch_stats, resident.batch(data, inputs, 0) if from_resident else inputs)
+
+        return devices.map_step(one, num_replicated=3, gather=True)
+
+    return Program(schedules, lambda seed: init(jax.random.key(seed)), train_steps, eval_step)
 
 
 def _check(config: ConfigDict, splits: Splits) -> Schedules:

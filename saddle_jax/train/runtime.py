@@ -48,6 +48,14 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
+def memory_limit() -> int:
+    """Return the bytes of a device's memory; of a CPU device its share of the machine's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(jax.local_devices())
+
+
 def free_memory() -> tuple[int, int]:
     """Return the free bytes of the first device and of the host beside it: 0 where the device is the host."""
     host = _free_host_memory()

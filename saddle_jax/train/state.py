@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from saddle_jax.train.runtime import StopRequest
 
@@ -14,11 +15,24 @@ from saddle_jax.train.runtime import StopRequest
 class TrainState(NamedTuple):
     """The same on every device; saved whole, restored whole."""
 
-    step: jax.Array  # (), int32: steps taken
+    step: jax.Array  # (), int32: steps taken; after a step that was not finite negative, and nothing changes any more
     params: Any
     batch_stats: Any
     opt_state: Any
     method_state: Any
+
+
+def stack(states: Sequence[TrainState]) -> TrainState:
+    """Return the states of several runs, on the host, as one tree with a leading axis for them; one state as it is."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *states) if len(states) > 1 else states[0]
+
+
+def unstack(state: TrainState, runs: int) -> list[TrainState]:
+    """Return what `stack` was given, on the host; one run's state as it is."""
+    if runs == 1:
+        return [state]
+    host = jax.device_get(state)
+    return [jax.tree.map(lambda x, k=k: x[k], host) for k in range(runs)]
 
 
 class Observer(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -35,8 +35,9 @@ class StepMetrics(NamedTuple):
     perturbed_loss: jax.Array  # at w + e; without SAM the loss again
     ascent_norm: jax.Array  # of the gradient that SAM perturbs along; 0 without SAM
     update_norm: jax.Array
-    finite: jax.Array  # bool: losses and update are; if not, the step changed nothing
+    finite: jax.Array  # bool: losses and update are, and were at every step before; if not, nothing was changed
     method: dict[str, jax.Array]  # what the method measures, at w
+    schedules: dict[str, jax.Array]  # values at this step
 
 
 class EvalOutput(NamedTuple):
@@ -67,6 +68,7 @@ def make_train_step(
     *,
     batch_stats_policy: str = "both",
     axis_name: str | None = None,
+    logged: Mapping[str, Schedule] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """Return the per-device training step.
 
@@ -75,6 +77,10 @@ def make_train_step(
       batch_stats_policy: which passes of a SAM step move BatchNorm's running statistics. first: that at w; second:
         that at w + e; both: one after the other, as in the reference; frozen: none.
       axis_name: axis that the step is mapped over; None for one device without a map.
+      logged: schedules whose values are among the metrics.
+
+    The host may look at the metrics many steps later: from the first step on that is not finite, the state stays as it
+    was before it, but for a negative count of steps.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
@@ -96,7 +102,7 @@ def make_train_step(
         new = TrainState(state.step + 1, params, batch_stats, opt_state, method_state)
 
         update_norm = optax.tree.norm(updates)
-        finite = jnp.isfinite(first.loss) & jnp.isfinite(last.loss) & jnp.isfinite(update_norm)
+        finite = jnp.isfinite(first.loss) & jnp.isfinite(last.loss) & jnp.isfinite(update_norm) & (state.step >= 0)
         metrics = StepMetrics(
             loss=first.loss,
             perturbed_loss=last.loss,
@@ -104,8 +110,10 @@ def make_train_step(
             update_norm=update_norm,
             finite=finite,
             method=first.metrics,
+            schedules={name: schedule(state.step) for name, schedule in (logged or {}).items()},
         )
-        return jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state), metrics
+        kept = state._replace(step=jnp.minimum(state.step, ~state.step))
+        return jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, kept), metrics
 
     return step
 

@@ -1,0 +1,63 @@
+"""Accuracies in percent as the papers report them, at the best test epoch: overall, head, mid, tail; mean and sd.
+
+Rangwani et al., NeurIPS 2022 (slides, page 21; the number of seeds is not stated): CIFAR-LT, exponential profile,
+ResNet-32, 200 epochs. Ratios 10 and 200: as a leaderboard lists them, without groups and without spread.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+COLUMNS = ("overall", "head", "mid", "tail")
+
+
+class Cell(NamedTuple):
+    """One row of the table: a data set, a ratio, a method."""
+
+    data: str
+    ratio: int
+    method: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.data}_lt-{self.ratio}-{self.method}"
+
+
+_RATIO_100 = {
+    "cifar10": {
+        "ce": "71.7±0.1 90.8±3.6 71.9±0.4 52.3±3.7",
+        "ce_sam": "73.1±0.3 93.3±0.2 74.1±0.6 51.7±1.0",
+        "ce_drw": "75.5±0.2 91.6±0.4 74.1±0.4 61.4±0.9",
+        "ce_drw_sam": "80.6±0.4 91.4±0.3 78.0±0.4 73.1±0.9",
+        "ldam_drw": "77.5±0.5 91.1±0.8 75.7±0.7 66.4±0.2",
+        "ldam_drw_sam": "81.9±0.4 91.0±0.2 79.2±0.5 76.4±1.1",
+        "vs": "78.6±0.3 90.6±0.4 75.8±0.5 70.3±0.5",
+        "vs_sam": "82.4±0.4 90.7±0.0 79.6±0.5 78.0±1.2",
+    },
+    "cifar100": {
+        "ce": "38.5±0.5 64.5±0.7 36.8±1.0 8.2±1.0",
+        "ce_sam": "39.6±0.6 66.5±0.7 38.1±1.1 8.0±0.6",
+        "ce_drw": "41.0±0.6 61.3±1.3 41.7±0.5 14.7±0.9",
+        "ce_drw_sam": "44.6±0.4 61.2±0.8 47.5±0.6 20.7±0.6",
+        "ldam_drw": "42.7±0.3 61.8±0.6 42.2±1.5 19.4±0.9",
+        "ldam_drw_sam": "45.4±0.1 64.4±0.3 46.2±0.2 20.8±0.3",
+        "vs": "41.7±0.5 54.4±0.2 41.1±0.6 26.8±1.0",
+        "vs_sam": "46.6±0.4 56.4±0.4 48.8±0.6 31.7±0.1",
+    },
+}
+
+PUBLISHED: dict[Cell, dict[str, str]] = {
+    **{
+        Cell(data, 100, method): dict(zip(COLUMNS, values.split(), strict=True))
+        for data, rows in _RATIO_100.items()
+        for method, values in rows.items()
+    },
+    Cell("cifar10", 10, "ldam_drw_sam"): {"overall": "89.4"},
+    Cell("cifar10", 200, "ldam_drw_sam"): {"overall": "78.1"},
+}
+
+# What the paper claims most comes first: SAM's gain with DRW, LDAM and VS, then plain CE; then further ratios.
+_METHODS = ("ce_drw_sam", "ce_drw", "ldam_drw_sam", "ldam_drw", "vs_sam", "vs", "ce_sam", "ce")
+CIFAR_LT = [
+    Cell(data, ratio, method) for ratio in (100, 10, 50, 200) for data in ("cifar10", "cifar100") for method in _METHODS
+]

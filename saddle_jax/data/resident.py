@@ -1,0 +1,30 @@
+"""Images that stay on the devices: only positions and draws travel, and a step cuts its batch out of them itself."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from saddle_jax import devices
+from saddle_jax.data.images import Batch, make_batch
+from saddle_jax.data.order import Slots
+
+
+class Resident(NamedTuple):
+    """A set of images on every device."""
+
+    images: jax.Array  # (N, H, W, K) uint8
+    labels: jax.Array  # (N,) int32
+
+
+def put(images_NHWK: np.ndarray, labels_N: np.ndarray) -> Resident:
+    """Copy a set of images to every device."""
+    return devices.replicate(Resident(images_NHWK, labels_N.astype(np.int32)))
+
+
+def batch(resident: Resident, slots: Slots, padding: int) -> Batch:
+    """Return, inside a jitted step, the batch that `slots` describes: the pixels that every other pipeline makes."""
+    return make_batch(resident.images, resident.labels, slots, padding, jnp)

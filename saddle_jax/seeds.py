@@ -1,0 +1,110 @@
+"""Several seeds of one experiment: a complete run directory seed-<n>/ for each, and their mean ± sd in summary.json."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax.data.sources import Splits
+from saddle_jax.errors import ConfigError, NonFiniteError
+from saddle_jax.files import write_atomically
+from saddle_jax.report import tables
+from saddle_jax.train import loop
+from saddle_jax.train.program import Program
+from saddle_jax.train.run import Member
+from saddle_jax.train.runtime import StopRequest
+from saddle_jax.train.state import Observer
+
+T = TypeVar("T")
+
+
+def train(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    splits: Splits,
+    program: Program,
+    command: list[str],
+    *,
+    quiet: bool = False,
+    stop: StopRequest | None = None,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Train `config.num_seeds` runs from `config.seed` on; return and write the summary over them.
+
+    Raises:
+      ConfigError: the directory holds a run of one seed.
+      NonFiniteError: of the seeds that ended early, after all others have finished.
+      The errors of `loop.train`.
+    """
+    if (workdir / "config.json").is_file():
+        raise ConfigError(
+            f"--workdir: {workdir} holds a run of one seed, num_seeds is {config.num_seeds}. Fix: another"
+        )
+    members = [
+        Member(member_config(config, seed), workdir / f"seed-{seed}", splits, observer, f"seed-{seed}")
+        for seed in seeds_of(config)
+    ]
+    errors: list[str] = []
+    with contextlib.ExitStack() as stack:
+        stop = stop or stack.enter_context(StopRequest())
+        for group in groups(members, seeds_at_once(config)):
+            try:
+                loop.train_at_once(group, program, command, quiet=quiet, stop=stop)
+            except NonFiniteError as error:
+                errors.append(str(error))
+    if errors:
+        raise NonFiniteError("\n".join(errors))
+    summary = summarise([member.workdir for member in members])
+    write_atomically(workdir / "summary.json", json.dumps(summary, indent=1))
+    return summary
+
+
+def seeds_of(config: ConfigDict) -> range:
+    """Return the seeds of an experiment."""
+    return range(config.seed, config.seed + config.num_seeds)
+
+
+def member_config(config: ConfigDict, seed: int) -> ConfigDict:
+    """Return the config of one seed's run: what it would be if it was trained alone."""
+    member = config.copy_and_resolve_references()
+    member.update(seed=seed, num_seeds=1, seeds_at_once=0)
+    return member
+
+
+def seeds_at_once(config: ConfigDict) -> int:
+    """Return how many runs share a step: all on accelerators; one on CPUs, where several at once take longer."""
+    return int(config.seeds_at_once or (1 if jax.default_backend() == "cpu" else config.num_seeds))
+
+
+def groups(members: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Return the members in groups of `size`, the last one perhaps smaller."""
+    return [members[start : start + size] for start in range(0, len(members), size)]
+
+
+def summarise(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
+    """Return mean, standard deviation and values of every accuracy, in percent, at the last and at the best step."""
+
+    def spread(values: Sequence[float]) -> dict[str, Any]:
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return {"mean": float(np.mean(values)), "sd": deviation, "n": len(values), "values": list(values)}
+
+    def columns(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        names = [name for name, group in reports[0]["groups"].items() if group["classes"]]
+        return {name: spread([tables.accuracy(report, name) for report in reports]) for name in ("overall", *names)}
+
+    runs = [workdir.name for workdir in workdirs]
+    which = {which: [tables.read_results(workdir, which) for workdir in workdirs] for which in ("last", "best")}
+    return {"runs": runs, **{name: columns(reports) for name, reports in which.items()}}
+
+
+def table(workdirs: Sequence[pathlib.Path]) -> str:
+    """Return mean ± sd over the seeds as text, for the last and for the best step."""
+    rows = {which: [tables.read_results(workdir, which) for workdir in workdirs] for which in ("last", "best")}
+    return tables.comparison(rows)

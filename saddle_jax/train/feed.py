@@ -1,0 +1,127 @@
+"""How steps get their images: by the pipeline that the config names, for one run or for several in step."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax import devices
+from saddle_jax.data import feeder, resident
+from saddle_jax.data.order import Order, slots_at
+from saddle_jax.data.sources import Splits
+from saddle_jax.train.program import Layout, Program
+from saddle_jax.train.runtime import memory_limit
+from saddle_jax.train.state import TrainState
+from saddle_jax.train.steps import StepMetrics
+
+_RESIDENT_SHARE = 0.25  # of a device's memory that images may take
+
+
+class Segment(NamedTuple):
+    """Steps that are queued by one call."""
+
+    start: int  # steps taken before it
+    stop: int  # and after it
+    inputs: Any  # on the devices
+
+
+class Feed:
+    """Feeds runs that go in step and differ in nothing but seeds and images."""
+
+    def __init__(self, configs: Sequence[ConfigDict], splits: Sequence[Splits], program: Program):
+        config = configs[0]
+        self._program, self._splits = program, splits
+        self._orders = [_order(config, split) for config, split in zip(configs, splits, strict=True)]
+        own_images = any(split is not splits[0] for split in splits)
+        self._pipeline = pipeline_of(config, splits if own_images else splits[:1])
+        is_resident = self._pipeline == "resident"
+        self._layout = Layout(resident=is_resident, runs=len(splits), own_images=own_images and is_resident)
+        self._length = steps_at_once(config, program.schedules.steps_per_epoch) if is_resident else 1
+        self._data: Any = ()
+        if self._layout.own_images:
+            trains = [split.train for split in splits]
+            self._data = resident.put(np.stack([t.images for t in trains]), np.stack([t.labels for t in trains]))
+        elif is_resident:
+            self._data = resident.put(splits[0].train.images, splits[0].train.labels)
+
+    def advance(self, state: TrainState, segment: Segment) -> tuple[TrainState, StepMetrics]:
+        """Queue a segment's steps; metrics have axes for steps and runs where there are several."""
+        steps = self._program.train_steps(self._layout._replace(scanned=segment.stop - segment.start > 1))
+        return devices.settle(steps(state, self._data, segment.inputs))
+
+    def segments(self, start: int, total: int, is_event: Callable[[int], bool]) -> Iterator[Segment]:
+        """Yield the steps from `start` to `total`, as many at once as may be; each event is a segment's last step.
+
+        There are two lengths, the longest and 1, so that nothing more has to be compiled.
+        """
+        batches = [self._batches(order, split, start, total) for order, split in self._runs()]
+        step = start
+        while step < total:
+            fits = step + self._length <= total and not any(map(is_event, range(step + 1, step + self._length)))
+            stop = step + (self._length if fits else 1)
+            inputs = [[next(run) for run in batches] for _ in range(step, stop)]
+            yield Segment(step, stop, devices.put(self._arrange(inputs)))
+            step = stop
+
+    def lower(self, state: TrainState, segment: Segment) -> jax.stages.Lowered:
+        """Return a segment's function before its compilation."""
+        return self._program.train_steps(self._layout).lower(state, self._data, segment.inputs)
+
+    def _runs(self) -> Iterator[tuple[Order, Splits]]:
+        return zip(self._orders, self._splits, strict=True)
+
+    def _batches(self, order: Order, split: Splits, start: int, total: int) -> Iterator[Any]:
+        if self._pipeline == "resident":
+            return (slots_at(order, step) for step in range(start, total))
+        if self._pipeline == "tfdata":
+            from saddle_jax.data import pipeline
+
+            return pipeline.training_batches(split.train.images, order, start, total)
+        return feeder.training_batches(split.train.images, order, start, total)
+
+    def _arrange(self, inputs: list[list[Any]]) -> Any:
+        """Return (D, [steps,] [runs,] B / D, ...) from a batch for every step and run."""
+
+        def stacked(parts: list[Any], several: bool) -> Any:
+            return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts) if several else parts[0]
+
+        steps = [stacked([devices.split(one) for one in runs], len(runs) > 1) for runs in inputs]
+        return stacked(steps, len(steps) > 1)
+
+
+def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
+    """Return the pipeline that the config names; for auto resident where the images fit, then tf.data, then NumPy.
+
+    Several steps at once are resident.
+    """
+    if config.data.pipeline != "auto":
+        return config.data.pipeline
+    images = [part.images.nbytes for split in splits for part in (split.train, split.validation, split.test) if part]
+    if config.steps_at_once > 1 or sum(images) <= _RESIDENT_SHARE * memory_limit():
+        return "resident"
+    return "tfdata" if importlib.util.find_spec("tensorflow") else "numpy"
+
+
+def steps_at_once(config: ConfigDict, steps_per_epoch: int) -> int:
+    """Return how many steps a device takes without coming back to the host.
+
+    One on a CPU, where the gradient of a convolution's kernel is some thirty times slower inside a scan.
+    """
+    return int(config.steps_at_once) or (1 if jax.default_backend() == "cpu" else steps_per_epoch)
+
+
+def _order(config: ConfigDict, splits: Splits) -> Order:
+    return Order(
+        seed=config.seed,
+        labels_N=splits.train.labels,
+        batch_size=config.batch_size,
+        num_devices=devices.num_devices(),
+        crop_padding=config.data.crop_padding,
+        flip=config.data.flip,
+        class_share_C=splits.stats.sampling_C(config.data.sampling, config.loss.effective_beta),
+    )

@@ -1,0 +1,159 @@
+"""One run in its directory: what is looked at, evaluated and saved while it trains."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax.config import parse_duration
+from saddle_jax.data.sources import Splits
+from saddle_jax.errors import DataError, NonFiniteError, Preempted
+from saddle_jax.files import write_atomically
+from saddle_jax.train import checkpoint, evaluate
+from saddle_jax.train.directory import open_run
+from saddle_jax.train.metrics import MetricWriter, Progress, RunningMean
+from saddle_jax.train.program import Program
+from saddle_jax.train.runtime import StopRequest, peak_memory_mib
+from saddle_jax.train.state import Observer, TrainState
+from saddle_jax.train.steps import StepMetrics
+
+
+class Member(NamedTuple):
+    """What makes one of several runs that are trained at once; they differ in nothing but seeds and images."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    splits: Splits
+    observer: Observer | None = None
+    label: str = ""  # before every line about this run
+
+
+class Run:
+    """A run's state at its start, its best evaluation, and what is written on the way."""
+
+    def __init__(self, member: Member, program: Program, command: list[str], *, quiet: bool):
+        self.config, self.workdir, self.splits, self.observer, self._label = member
+        self._quiet = quiet
+        schedules = program.schedules
+        self.total, self._steps_per_epoch = schedules.total_steps, schedules.steps_per_epoch
+
+        def every(duration: str) -> int:
+            return max(1, parse_duration(duration).steps(schedules.steps_per_epoch, self.total))
+
+        self._eval_every, self.log_every = every(self.config.eval.every), every(self.config.log_every)
+        self._checkpoint_every = every(self.config.checkpoint_every)
+        warnings = open_run(self.workdir, self.config, self.splits, command)
+        self.state = program.init(self.config.seed)
+        self.best: checkpoint.Best | None = None
+        self._mean = RunningMean()
+        self.saved_step = 0
+        if checkpoint.available(self.checkpoints):
+            latest = checkpoint.find(self.checkpoints)
+            self.state = checkpoint.restore(latest, self.state)
+            self.best, self.saved_step = latest.best, latest.step
+            self._mean = RunningMean(**latest.running_mean)
+        self.start = self.saved_step
+        self.error: NonFiniteError | None = None  # what ended the run before its time
+        self.evaluators: dict[str, evaluate.Evaluator] = {}
+        self.writer: MetricWriter
+        self.progress = Progress(self.total, self.config.batch_size, self.start, label=self._label, quiet=quiet)
+        for warning in warnings:
+            self.progress.say(f"note   {warning}")
+        self.progress.say(f"start  resuming at step {self.start:,}" if self.start else "start  from the first step")
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.workdir / "checkpoints"
+
+    def observes(self, step: int) -> bool:
+        """Return whether the observer looks at the state after `step` steps."""
+        return self.observer is not None and step in self.observer.steps
+
+    def evaluates(self, step: int) -> bool:
+        """Return whether the state after `step` steps is evaluated."""
+        return step % self._eval_every == 0 or step == self.total
+
+    def is_event(self, step: int) -> bool:
+        """Return whether the state after `step` steps is wanted on the host."""
+        return self.observes(step) or self.evaluates(step) or step % self._checkpoint_every == 0
+
+    def observe(self, state: TrainState, step: int, stop: StopRequest) -> bool:
+        """Let the observer look if this is a step of its; return whether it is done, and no signal cut it short."""
+        if self.observer is None or not self.observes(step):
+            return True
+        try:
+            self.progress.say(self.observer.look(jax.device_get(state), self.workdir, stop, self._quiet))
+        except Preempted:
+            return False
+        return True
+
+    def look(self, step: int, values: StepMetrics, done: int) -> None:
+        """Take in a step's metrics, on the host: log when it is time; `done` steps have been taken by now.
+
+        Raises:
+          NonFiniteError: the step was not finite.
+        """
+        if not values.finite:
+            quantities = {"loss": values.loss, "loss at w + e": values.perturbed_loss, "update": values.update_norm}
+            broken = ", ".join(f"{name} is {value}" for name, value in quantities.items() if not np.isfinite(value))
+            saved = self.checkpoints / str(self.saved_step) if self.saved_step else "none saved yet"
+            whose = self._label and f"{self._label}: "
+            raise NonFiniteError(
+                f"{whose}step {step:,}: {broken}. The weights before it were kept. Last good checkpoint: {saved}. "
+                "Fix: a lower learning rate or rho in a new --workdir; precision=highest rules out rounding"
+            )
+        scalars = {"loss": values.loss, "perturbed_loss": values.perturbed_loss, "ascent_norm": values.ascent_norm}
+        self._mean.add({**scalars, "update_norm": values.update_norm, **values.method})
+        if step % self.log_every == 0 or step == self.total:
+            means = self._mean.take()
+            schedules = {name: float(value) for name, value in values.schedules.items()}
+            record = {f"train/{name}": value for name, value in means.items()}
+            cost = {"images_per_second": self.progress.images_per_second(done), "peak_mib": peak_memory_mib()}
+            self.writer.write(step, {"epoch": step / self._steps_per_epoch, **record, **schedules, **cost})
+            shown = "  ".join(f"{name} {value:.3g}" for name, value in schedules.items())
+            self.progress.update(done, f"loss {means['loss']:.4f}  {shown}")
+
+    def settle(self, state: TrainState, step: int, *, stopping: bool) -> None:
+        """Evaluate and save the state after `step` steps, each if it is time; save if the run is stopping."""
+        improved = self.evaluates(step) and self._evaluate(state, step)
+        if improved or stopping or step % self._checkpoint_every == 0 or step == self.total:
+            checkpoint.save(self.checkpoints, jax.device_get(state), self.best, self._mean.state())
+            self.saved_step = step
+
+    def _evaluate(self, state: TrainState, step: int) -> bool:
+        """Evaluate on every split and return whether this is the best so far."""
+        chooser = "test" if self.splits.validation is None else "validation"
+        improved = False
+        for split, evaluator in self.evaluators.items():
+            report = evaluator.report(state, self.workdir, split)
+            groups = {f"eval/{split}/{name}": group["accuracy"] for name, group in report["groups"].items()}
+            overall = {f"eval/{split}/{name}": report[name] for name in ("accuracy", "balanced_accuracy", "top5")}
+            self.writer.write(step, {**overall, **groups})
+            self.progress.say(f"eval {split} step {step:,}: {evaluate.one_line(report)}")
+            if split == chooser and (self.best is None or report["accuracy"] > self.best.accuracy):
+                self.best = checkpoint.Best(step, report["accuracy"], split)
+                improved = True
+        return improved
+
+    def finish(self) -> dict[str, Any]:
+        """Write and return the test reports of the last and of the best step, and which split chose the best."""
+        best = self.best or checkpoint.Best(self.total, 0.0, "test")
+
+        def report(step: int, chosen_by: str) -> dict[str, Any]:
+            path = self.workdir / "eval" / f"{step}-test.json"
+            try:
+                return {**json.loads(path.read_bytes()), "chosen_by": chosen_by}
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path} can't be read ({error}). Fix: --mode eval writes it anew") from error
+
+        results = {"last": report(self.total, ""), "best": report(best.step, f", best on {best.split}")}
+        write_atomically(self.workdir / "results.json", json.dumps(results, indent=1))
+        for name, one in results.items():
+            self.progress.say(f"{name} (step {one['step']:,}{one['chosen_by']}): {evaluate.one_line(one)}")
+        self.progress.say(f"done   this run has finished; its reports are in {self.workdir / 'results.json'}")
+        return results

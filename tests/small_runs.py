@@ -1,0 +1,24 @@
+"""A run of seconds on digits, for every test that needs a whole one."""
+
+import pathlib
+
+from configs import digits_lt
+from saddle_jax.data import sources
+from saddle_jax.train import loop
+from saddle_jax.train.program import make_program
+
+
+def small_config(method="ce_drw_sam", **changes):
+    """Return a config of 12 steps; `data__ratio=4` changes data.ratio."""
+    config = digits_lt.get_config(f"{method},smoke")
+    config.duration, config.eval.every, config.checkpoint_every = "12 steps", "6 steps", "4 steps"
+    config.log_every = "3 steps"
+    config.tensorboard = False
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+def train(config, workdir):
+    """Train in this process; return the reports."""
+    splits = sources.load(config.data)
+    return loop.train(config, pathlib.Path(workdir), splits, make_program(config, splits), ["test"], quiet=True)

@@ -1,0 +1,254 @@
+"""Every pipeline makes the same pixels, and every layout (scanned, several runs at once) the same steps."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from small_runs import small_config, train
+
+from configs import cifar10_lt
+from saddle_jax import devices, seeds
+from saddle_jax.data import feeder, pipeline, resident, sources
+from saddle_jax.data.order import Order, slots_at
+from saddle_jax.errors import ConfigError, NonFiniteError
+from saddle_jax.train import checkpoint, loop, metrics, run
+from saddle_jax.train.feed import Feed, pipeline_of
+from saddle_jax.train.program import make_program
+from saddle_jax.train.state import stack, unstack
+
+
+def never(step):
+    return False
+
+
+def steps(configs, splits, program, total, is_event=never):
+    """Take `total` steps from the first weights; return a state for each config, and all losses."""
+    feed = Feed(configs, splits, program)
+    state = devices.replicate(stack([jax.device_get(program.init(config.seed)) for config in configs]))
+    losses = []
+    for segment in feed.segments(0, total, is_event):
+        state, found = feed.advance(state, segment)
+        losses.append(np.reshape(jax.device_get(found.loss), (segment.stop - segment.start, len(configs))))
+    return unstack(jax.device_get(state), len(configs)), np.concatenate(losses)
+
+
+def assert_close(found, expected, rtol):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize(
+    ("shape", "padding", "flip"), [((32, 32, 3), 4, True), ((8, 8, 1), 1, False), ((9, 6, 2), 0, True)]
+)
+def test_all_pipelines_make_the_same_batches_byte_for_byte(shape, padding, flip):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (83, *shape), np.uint8)
+    order = Order(3, random.integers(0, 5, 83), 16, 4, padding, flip)
+    data = resident.put(images, order.labels_N)
+    cut = jax.jit(lambda slots: resident.batch(data, slots, padding))
+    numpy_batches = list(feeder.training_batches(images, order, 4, 20))  # over epoch ends and padded last batches
+    tf_batches = list(pipeline.training_batches(images, order, 4, 20))
+    assert {int(batch.mask.sum()) for batch in numpy_batches} == {16, 3}
+    for step, expected, from_tf in zip(range(4, 20), numpy_batches, tf_batches, strict=True):
+        for found in (from_tf, jax.device_get(cut(slots_at(order, step)))):
+            for a, b in zip(found, expected, strict=True):
+                assert a.dtype == b.dtype
+                assert a.tobytes() == b.tobytes()
+
+
+def test_scanned_runs_of_several_seeds_follow_each_alone(x64):
+    """Fifty steps in float64: resident, five at once, three networks at once, against NumPy's batches one by one."""
+    config = small_config(data__pipeline="numpy", duration="50 steps", num_seeds=3, seed=4)
+    configs = [seeds.member_config(config, seed) for seed in seeds.seeds_of(config)]
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+    alone = [steps([one], [splits], program, 50) for one in configs]
+    for one in configs:
+        one.data.pipeline, one.steps_at_once = "resident", 5
+    together, losses = steps(configs, [splits] * 3, program, 50, is_event=lambda step: step == 13)
+    for k, (state, alone_losses) in enumerate(alone):
+        assert_close(losses[:, k], alone_losses[:, 0], 1e-8)
+        assert_close(together[k], state[0], 1e-8)
+    assert not np.allclose(losses[:, 0], losses[:, 1])
+
+
+def test_runs_at_once_may_have_images_of_their_own(x64):
+    configs = [small_config(seed=seed, data__subset_seed=seed) for seed in (0, 1)]
+    splits = [sources.load(config.data) for config in configs]
+    assert splits[0].content_hash != splits[1].content_hash
+    program = make_program(configs[0], splits[0])
+    together, _ = steps(configs, splits, program, 4)
+    for config, split, state in zip(configs, splits, together, strict=True):
+        alone, _ = steps([config], [split], program, 4)
+        assert_close(state, alone[0], 1e-8)
+
+
+def test_segments_end_at_every_event_and_have_two_lengths():
+    config = small_config(steps_at_once=5)
+    splits = sources.load(config.data)
+    feed = Feed([config], [splits], make_program(config, splits))
+    found = [(s.start, s.stop) for s in feed.segments(3, 27, lambda step: step in (8, 10, 20))]
+    assert found == [(3, 8), (8, 9), (9, 10), (10, 15), (15, 20), (20, 25), (25, 26), (26, 27)]
+
+
+def test_a_step_that_is_not_finite_stops_all_later_ones_of_a_scan():
+    """Steps 6 and 7 overflow; the steps after them would be finite again, were the state not marked."""
+    knots = ((0, 0.1), ("5 steps", 1e38), ("7 steps", 0.1))
+    config = small_config(steps_at_once=12, optim__lr_knots=knots)
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+    feed = Feed([config], [splits], program)
+    state = devices.replicate(program.init(0))
+    (segment,) = feed.segments(0, 12, never)
+    state, found = jax.device_get(feed.advance(state, segment))
+    first = int(np.argmin(found.finite))
+    assert first in (5, 6)
+    assert not found.finite[first:].any()
+    assert state.step == ~first
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_of_several_seeds_those_that_stay_finite_finish(tmp_path):
+    config = small_config(num_seeds=3, seeds_at_once=3)
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+
+    def broken(seed):
+        state = program.init(seed)
+        return state._replace(params=jax.tree.map(lambda x: x * np.nan, state.params)) if seed == 1 else state
+
+    with pytest.raises(NonFiniteError, match=r"^seed-1: step 1: loss is nan"):
+        seeds.train(config, tmp_path, splits, program._replace(init=broken), ["test"], quiet=True)
+    assert sorted(path.parent.name for path in tmp_path.glob("*/results.json")) == ["seed-0", "seed-2"]
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_nothing_is_compiled_and_nothing_travels_unasked_between_logging_points(tmp_path, monkeypatch):
+    """Over lr and rho knots, DRW, padded last batches, two evaluations: what the first steps compiled serves all."""
+    knots = ((0, 0.1), ("5 steps", 0.01), ("9 steps", 0.001))
+    config = small_config(
+        duration="24 steps", eval__every="8 steps", checkpoint_every="8 steps", log_every="4 steps",
+        optim__lr_knots=knots, sam__rho_knots=((0, 0.05), ("6 steps", 0.1)), loss__drw_start="50%",
+    )  # fmt: skip
+    splits = sources.load(config.data)
+    assert len(splits.train.labels) % config.batch_size
+    program = make_program(config, splits)
+    compiled, reached, looked = [], [0], []
+    advance, look = Feed.advance, run.Run.look
+
+    def guarded(self, state, segment):
+        with jax.transfer_guard("disallow"):
+            result = advance(self, state, segment)
+        reached[0] = segment.stop
+        return result
+
+    def listen(event, _, **__):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(reached[0])
+
+    def noted(self, step, values, done):
+        looked.append((step, reached[0]))
+        look(self, step, values, done)
+
+    monkeypatch.setattr(Feed, "advance", guarded)
+    monkeypatch.setattr(run.Run, "look", noted)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        splits_of = {"config": config, "workdir": tmp_path / "run", "splits": splits}
+        loop.train(**splits_of, program=program, command=["test"], quiet=True)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert compiled
+    assert max(compiled) <= 8  # until the first evaluation
+    # Steps 1 to 4 are read in one go, when the fifth has been queued; at an evaluation nothing is left unread.
+    assert [at for step, at in looked if step <= 4] == [5] * 4
+    assert [at for step, at in looked if step == 8] == [8]
+
+
+def test_an_unasked_transfer_would_be_seen():
+    config = small_config()
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+    feed = Feed([config], [splits], program)
+    segment = next(feed.segments(0, 1, never))
+    state = devices.replicate(program.init(0))
+    on_host = segment._replace(inputs=jax.device_get(segment.inputs))
+    with jax.transfer_guard("disallow"), pytest.raises(Exception, match="[Dd]isallowed host-to-device transfer"):
+        feed.advance(state, on_host)
+
+
+def test_seeds_leave_complete_runs_and_their_mean(tmp_path):
+    config = small_config(num_seeds=3, seed=2)
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+    summary = seeds.train(config, tmp_path / "runs", splits, program, ["test"], quiet=True)
+    assert summary == json.loads((tmp_path / "runs/summary.json").read_text())
+    assert summary["runs"] == ["seed-2", "seed-3", "seed-4"]
+    values = summary["last"]["overall"]["values"]
+    for seed, value in zip((2, 3, 4), values, strict=True):
+        alone = train(small_config(seed=seed), tmp_path / f"alone-{seed}")
+        assert alone["last"]["accuracy"] == value
+        folder = tmp_path / f"runs/seed-{seed}"
+        assert json.loads((folder / "config.json").read_text())["seed"] == seed
+        kept = [
+            {k: v for k, v in r.items() if k not in ("peak_mib", "images_per_second")} for r in metrics.read(folder)
+        ]
+        same = metrics.read(tmp_path / f"alone-{seed}")
+        assert kept == [{k: v for k, v in r.items() if k not in ("peak_mib", "images_per_second")} for r in same]
+    assert summary["last"]["overall"]["mean"] == pytest.approx(np.mean(values))
+    assert summary["last"]["overall"]["sd"] == pytest.approx(np.std(values, ddof=1))
+    assert seeds.train(config, tmp_path / "runs", splits, program, ["test"], quiet=True) == summary  # finished
+    with pytest.raises(ConfigError, match="holds a run for each of several seeds"):
+        train(small_config(), tmp_path / "runs")
+    with pytest.raises(ConfigError, match="holds a run of one seed"):
+        seeds.train(config, tmp_path / "alone-2", splits, program, ["test"], quiet=True)
+
+
+@pytest.fixture
+def x64_in_all_threads():
+    """Also in those in which orbax reads."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+def test_seeds_interrupted_at_different_steps_end_where_they_would_have(tmp_path, monkeypatch, x64_in_all_threads):
+    class Stop(Exception):
+        pass
+
+    config = small_config(num_seeds=2, seeds_at_once=2)
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+    settle = run.Run.settle
+
+    def stop(self, state, step, *, stopping):
+        settle(self, state, step, stopping=stopping)
+        if step == 8:  # the first seed has saved, the second has not
+            raise Stop
+
+    monkeypatch.setattr(run.Run, "settle", stop)
+    with pytest.raises(Stop):
+        seeds.train(config, tmp_path / "parts", splits, program, ["test"], quiet=True)
+    monkeypatch.setattr(run.Run, "settle", settle)
+    saved = [checkpoint.find(tmp_path / f"parts/seed-{k}/checkpoints").step for k in (0, 1)]
+    assert saved == [8, 6]  # the evaluation at 6 was the best so far
+    seeds.train(config, tmp_path / "parts", splits, program, ["test"], quiet=True)
+    seeds.train(config, tmp_path / "whole", splits, program, ["test"], quiet=True)
+    for k in (0, 1):
+        found = [
+            checkpoint.restore(checkpoint.find(tmp_path / f"{name}/seed-{k}/checkpoints"), program.init(0))
+            for name in ("parts", "whole")
+        ]
+        assert_close(*found, 1e-8)
+
+
+def test_auto_is_resident_where_the_images_fit(monkeypatch):
+    config = cifar10_lt.get_config("smoke")
+    splits = sources.load(config.data)
+    assert config.data.pipeline == "auto"
+    assert pipeline_of(config, [splits]) == "resident"
+    monkeypatch.setattr("saddle_jax.train.feed.memory_limit", lambda: 10_000)
+    assert pipeline_of(config, [splits]) == "tfdata"
+    config.steps_at_once = 2
+    assert pipeline_of(config, [splits]) == "resident"
