@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,26 @@ def draw_comparison(folders: Mapping[str, pathlib.Path], out: pathlib.Path) -> p
     else:  # the comparison is the user's; that the losses differ is said
         _caption(figure, "\n".join(f"{name}: {what}" for name, what in conditions.items()))
     return _save(figure, out)
+
+
+def densities(folders: Mapping[str, pathlib.Path], target: str) -> dict[str, bytes]:
+    """Draw one target's density in each run, all on the same eigenvalue axis; return {name: PNG}.
+
+    Raises:
+      DataError: a file can't be read.
+    """
+    stored = {name: _load(folder, target) for name, folder in folders.items()}
+    limits, pictures = _limits(list(stored.values())), {}
+    for name, spectrum in stored.items():
+        figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
+        _density(axes, spectrum, limits)
+        axes.set(xlabel="eigenvalue", ylabel="spectral density")
+        _caption(figure, name)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        plt.close(figure)
+        pictures[name] = buffer.getvalue()
+    return pictures
 
 
 def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
