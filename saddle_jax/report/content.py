@@ -87,7 +87,7 @@ def _what_sam_changed(images: ImageSet) -> Iterator[Block]:
     yield Table(["SAM − SGD", "epoch", *tables.BOTH_GROUPINGS, "n"], cells, (0, 1))
     yield Text(
         "Points of accuracy; mean ± sample standard deviation of the differences over n pairs of runs that have the "
-        "same seeds and configs but for SAM; in brackets the seeds in which it went up and down. The mean's standard "
+        "same seeds and configs but for SAM; below them in how many it went up and down. The mean's standard "
         "error is the deviation over √n. SAM takes two gradients a step."
     )
 
@@ -97,7 +97,7 @@ def _difference(first: Sequence[Mapping], second: Sequence[Mapping], column: str
     if np.isnan(differences).any():
         return "n/a"
     spread = f" ± {differences.std(ddof=1):.1f}" if len(differences) > 1 else ""
-    return f"{differences.mean():+.1f}{spread} [{(differences > 0).sum()}↑ {(differences < 0).sum()}↓]"
+    return f"{differences.mean():+.1f}{spread}\n{(differences > 0).sum()}↑ {(differences < 0).sum()}↓"
 
 
 def _class_bars(images: ImageSet) -> Iterator[Block]:

@@ -56,11 +56,8 @@ def section(images: ImageSet, out: pathlib.Path) -> Iterator[Block]:
             f"{alike}Mean ± sample standard deviation over n seeds. At a minimum no eigenvalue is negative: λmin says "
             "how far from one the weights are for that loss. Residuals are |Hv − λv|."
         )
-    pictures = []
     for family in families(images.rows):
-        pictures += _densities({row.name: measured[row.name] for row in family if measured[row.name]}, problems)
-    if pictures:
-        yield Pictures(pictures)
+        yield from _densities({row.name: measured[row.name] for row in family if measured[row.name]}, problems)
     for problem in problems:
         yield Text(problem, warning=True)
     everything = [one for one_row in measured.values() for one in one_row if (one.folder / "all.png").is_file()]
@@ -106,8 +103,8 @@ def _lines(name: str, measured: Sequence[Measured]) -> Iterator[list[str]]:
         ]
 
 
-def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) -> list[tuple[bytes, str]]:
-    """Draw the rarest and the largest class that all methods have of one seed, that with the most such classes."""
+def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) -> Iterator[Block]:
+    """Draw the rarest and the largest class that all methods have of one seed: the seed with the most such classes."""
     best: tuple[dict[str, Measured], set[str]] = {}, set()
     first, *others = measured.values() if measured else [[]]
     for one in first:
@@ -118,11 +115,11 @@ def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) 
             best = dict(zip(measured, chosen, strict=True)), targets
     runs, targets = best
     if not runs:  # no seed in common: each method by itself
-        single = [_densities({name: row}, problems) for name, row in measured.items()] if len(measured) > 1 else []
-        return [picture for pictures in single for picture in pictures]
+        for name, row in measured.items() if len(measured) > 1 else ():
+            yield from _densities({name: row}, problems)
+        return
     sizes = next(iter(runs.values())).summary["targets"]
     by_size = sorted(targets, key=lambda target: (sizes[target]["images"], target))
-    pictures = []
     for target in dict.fromkeys((by_size[0], by_size[-1])):
         captions = {name: f"{name}, seed {one.run.seeds[0]}; {one.conditions}" for name, one in runs.items()}
         folders = {captions[name]: one.folder for name, one in runs.items()}
@@ -132,5 +129,4 @@ def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) 
             problems.append(f"the spectra of {target} can't be drawn ({error})")
             continue
         title = f"{sizes[target]['title']} ({sizes[target]['images']:,} images)"
-        pictures += [(png, f"{title}: {caption}") for caption, png in drawn.items()]
-    return pictures
+        yield Pictures([(png, f"{title}: {caption}") for caption, png in drawn.items()])

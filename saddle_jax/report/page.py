@@ -84,14 +84,16 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
   vertical-align: top; }
 thead th { border-bottom: 2px solid var(--soft); font-weight: 600; }
-.word { text-align: left; } td.word { white-space: normal; min-width: 6rem; max-width: 32rem; }
-tbody th { text-align: left; font-weight: 600; position: sticky; left: 0; background: var(--page); white-space: normal;
-  min-width: 6.5rem; max-width: 16rem; }
+.word, tbody th { text-align: left; } td.word, tbody th { white-space: normal; max-width: 32rem; }
+td.short { white-space: nowrap; }
+tbody th { font-weight: 600; position: sticky; left: 0; background: var(--page); max-width: 20rem; }
 pre { overflow-x: auto; background: var(--shade); padding: .7rem; font-size: .85rem; border-radius: 4px;
   margin: .3rem 0; }
 .pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
-figure { margin: 0; max-width: 45rem; } img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+figure { margin: 0; max-width: 36rem; } img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figcaption { color: var(--soft); font-size: .9rem; }
+@media (max-width: 40rem) { table { font-size: .85rem; } th, td { padding: .25rem .4rem; }
+  td.short { white-space: normal; } tbody th { max-width: 8rem; } }
 @media print { body { max-width: none; } .scroll { overflow: visible; } }
 """
 # The page asks for nothing from outside, and a browser holds it to that.
@@ -143,10 +145,11 @@ def _html_table(table: Table) -> str:
     words = set(table.words)
 
     def cell(number: int, text: str, row: str) -> str:
-        kind = ' class="word"' if number in words else ""
+        short = " short" if len(text) <= 16 and row == "body" else ""
+        kind, text = f' class="word{short}"' if number in words else "", _cell(text)
         if row == "head":
-            return f'<th scope="col"{kind}>{_text(text)}</th>'
-        return f'<th scope="row">{_text(text)}</th>' if number == 0 else f"<td{kind}>{_text(text)}</td>"
+            return f'<th scope="col"{kind}>{text}</th>'
+        return f'<th scope="row">{text}</th>' if number == 0 else f"<td{kind}>{text}</td>"
 
     head = "".join(cell(number, text, "head") for number, text in enumerate(table.header))
     lines = ["".join(cell(n, text, "body") for n, text in enumerate(line)) for line in table.lines]
@@ -154,6 +157,11 @@ def _html_table(table: Table) -> str:
     # Reachable by keyboard: only then can a table that is wider than its box be scrolled without a mouse.
     opening = '<div class="scroll" tabindex="0"><table>'
     return f"{opening}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+
+
+def _cell(text: str) -> str:
+    """Return a cell's text, in which paths and settings may be broken where they have parts."""
+    return re.sub(r"([/=])", r"\1<wbr>", _text(text)).replace("\n", "<br>")
 
 
 def _figure(png: bytes, text: str) -> str:

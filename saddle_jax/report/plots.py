@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image  # comes with matplotlib, which requires it
 
 from saddle_jax.report import curves as curves_lib
 
@@ -84,7 +85,7 @@ def class_bars(
     counts = np.asarray(counts_C)
     order = np.argsort(-counts, kind="stable")
     places = np.array_split(order, min(_MOST_BARS, len(order)))
-    figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.8, 3.8), layout="constrained")
     width = 0.84 / len(methods)
     for number, ((name, seeds), (colour, _)) in enumerate(zip(methods.items(), itertools.cycle(_STYLES))):
         values_SP = np.array([[_mean(seed[c] for c in place) for place in places] for seed in seeds])
@@ -105,8 +106,8 @@ def class_bars(
     if len(places) == len(order) and (order == np.arange(len(order))).all():  # head, mid, tail go by the class index
         _mark_groups(axes, rank_sizes)
     _finish(axes, grid="y")
-    figure.legend(frameon=False, loc="outside upper left", ncols=min(2, len(methods)))
-    return _png(figure)
+    _legend(figure)
+    return png(figure)
 
 
 def _mark_groups(axes: Axes, rank_sizes: Sequence[int]) -> None:
@@ -122,7 +123,7 @@ def _mark_groups(axes: Axes, rank_sizes: Sequence[int]) -> None:
 def curves(
     methods: Mapping[str, tuple[Sequence[curves_lib.Curve], Sequence[curves_lib.Curve]]], ylabel: str, *, log: bool
 ) -> bytes | None:
-    """Draw every seed thin and each method's mean bold; return the PNG, or None where there is no point.
+    """Draw every seed thin and each method's mean bold; return the PNG, or None where no curve has two points.
 
     Args:
       methods: name -> the curves of finished runs, which the mean is of, and those of unfinished ones, dotted.
@@ -130,9 +131,9 @@ def curves(
       log: draw on a logarithmic axis, if all values are above 0.
     """
     values = [value for pair in methods.values() for part in pair for curve in part for value in curve.values()]
-    if not values:
+    if max((len(curve) for pair in methods.values() for part in pair for curve in part), default=0) < 2:
         return None
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5, 3.7), layout="constrained")
     styles = zip(itertools.cycle(_STYLES), itertools.cycle(np.repeat(_LINES, len(_STYLES))))
     for (name, (finished, unfinished)), ((colour, marker), line) in zip(methods.items(), styles, strict=False):
         average = curves_lib.mean(finished)
@@ -150,15 +151,15 @@ def curves(
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.set_xlim(left=0)
     _finish(axes, grid="both")
-    figure.legend(frameon=False, loc="outside upper left", ncols=1 if len(methods) < 3 else 2, fontsize="small")
-    return _png(figure)
+    _legend(figure)
+    return png(figure)
 
 
 def confusion(percents_CC: np.ndarray, counts_C: Sequence[int], title: str) -> bytes:
     """Draw a confusion matrix, classes from the most training images to the fewest; return the PNG."""
     order = np.argsort(-np.asarray(counts_C), kind="stable")
     ordered = percents_CC[np.ix_(order, order)]
-    figure, axes = plt.subplots(figsize=(5, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
     image = axes.imshow(ordered, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     if len(order) <= 12:
         for (row, column), value in np.ndenumerate(ordered):
@@ -173,7 +174,7 @@ def confusion(percents_CC: np.ndarray, counts_C: Sequence[int], title: str) -> b
         axes.set(xlabel="called: classes, the largest first", ylabel="true: classes, the largest first")
     axes.set_title(_plain(title), fontsize="medium", loc="left")
     figure.colorbar(image, shrink=0.8, label="% of the true class")
-    return _png(figure)
+    return png(figure)
 
 
 def _mean(values: Iterable[float | None]) -> float:
@@ -184,6 +185,14 @@ def _mean(values: Iterable[float | None]) -> float:
 def _size(counts: np.ndarray) -> str:
     low, high = counts.min(), counts.max()
     return f"{high:,}" if low == high else f"{high:,}-{low:,}"
+
+
+def _legend(figure: Figure) -> None:
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, labels)) <= 26 else 1
+    figure.legend(
+        frameon=False, loc="outside upper left", ncols=columns, fontsize="medium" if columns == 2 else "small"
+    )
 
 
 def _finish(axes: Axes, grid: str) -> None:
@@ -197,8 +206,10 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, facecolor="white")
+def png(figure: Figure) -> bytes:
+    """Close the figure and return it as a PNG of few colours: a page holds hundreds."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=130, facecolor="white")
     plt.close(figure)
-    return buffer.getvalue()
+    Image.open(drawn).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+    return small.getvalue()

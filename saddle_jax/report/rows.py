@@ -107,7 +107,7 @@ def _rows(runs: Sequence[Run]) -> list[Row]:
         kept = list(first.values())
         repeated = [run for run in finished if not any(run is one for one in kept)]
         rows.append(Row(name, config, kept, [run for run in row_runs if not run.finished], repeated))
-    return rows
+    return [row for family in families(rows) for row in family]
 
 
 def _method(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,8 +123,15 @@ def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     result = []
     for config, name in zip(configs, names, strict=True):
         alike = [other for other, other_name in zip(configs, names, strict=True) if other_name == name]
-        result.append(", ".join([name, *(f"{f}={shown(config.get(f))}" for f in differing_fields(alike))]))
+        parts = [f"{_short_field(f, config)}={shown(config.get(f))}" for f in differing_fields(alike)]
+        result.append(", ".join([name, *parts]))
     return result
+
+
+def _short_field(field: str, config: Mapping[str, Any]) -> str:
+    """Return rho for sam.rho_knots, but data.name where other groups have a name, too."""
+    last = field.rpartition(".")[2]
+    return field if [f.rpartition(".")[2] for f in config].count(last) > 1 else last.removesuffix("_knots")
 
 
 def _short_name(config: Mapping[str, Any]) -> str:
@@ -140,6 +147,8 @@ def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def shown(value: Any) -> str:
     """Return a field's value as a table shows it; nothing where it does nothing."""
+    if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], tuple) and value[0][:1] == (0,):
+        value = value[0][-1]  # one knot, at the start: a constant
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -149,7 +158,7 @@ def families(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         key = tuple((f, v) for f, v in row.config.items() if not f.startswith("sam."))
         found.setdefault(key, []).append(row)
-    return [sorted(family, key=lambda row: bool(row.config["sam.enabled"])) for family in found.values()]
+    return [sorted(family, key=lambda row: (bool(row.config["sam.enabled"]), row.name)) for family in found.values()]
 
 
 def pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saddle_jax.errors import DataError
+from saddle_jax.report.plots import png
 from saddle_jax.spectra import results
 
 # Told apart by the colour-blind (Okabe and Ito, 2008), and in print by marker and line.
@@ -87,14 +87,10 @@ def densities(folders: Mapping[str, pathlib.Path], target: str) -> dict[str, byt
     stored = {name: _load(folder, target) for name, folder in folders.items()}
     limits, pictures = _limits(list(stored.values())), {}
     for name, spectrum in stored.items():
-        figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
+        figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
         _density(axes, spectrum, limits)
         axes.set(xlabel="eigenvalue", ylabel="spectral density")
-        _caption(figure, name)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        plt.close(figure)
-        pictures[name] = buffer.getvalue()
+        pictures[name] = png(figure)
     return pictures
 
 
