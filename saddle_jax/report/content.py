@@ -56,8 +56,7 @@ def _accuracy(images: ImageSet) -> Iterator[Block]:
     cells = []
     for line in lines:
         values = [tables.spread([tables.accuracy(report, column) for report in line.reports]) for column in columns]
-        number = len(line.reports)
-        cells.append([line.method, line.epoch, *values, f"{number}" if number > 1 else "1 (one seed)"])
+        cells.append([line.method, line.epoch, *values, tables.seeds(len(line.reports))])
     yield Heading("Test accuracy", 3)
     yield Table(header, cells, (0, 1))
     yield Text(
@@ -80,7 +79,7 @@ def _what_sam_changed(images: ImageSet) -> Iterator[Block]:
         for which in ("last", "best") if both else ():
             reports = [[run.results[which] for run in runs] for runs in zip(*both, strict=True)]
             values = [_difference(reports[0], reports[1], column) for column in tables.BOTH_GROUPINGS]
-            cells.append([name, which, *values, f"{len(both)}" if len(both) > 1 else "1 (one seed)"])
+            cells.append([name, which, *values, tables.seeds(len(both))])
     if not cells:
         return
     yield Heading("What SAM changed, seed by seed", 3)
@@ -145,8 +144,8 @@ def _confusion(images: ImageSet) -> Iterator[Block]:
         shares = np.array([confusion.by_group(matrix, images.group_sizes) for matrix in found])
         for number, group in enumerate(confusion.GROUPS):
             values = [tables.spread(shares[:, number, column]) for column in range(4)]
-            cells.append([row.name, group, *values, f"{len(found)}"])
-        caption = f"{row.name}: confusion at the last epoch, mean of n = {len(found)}"
+            cells.append([row.name, group, *values, tables.seeds(len(found))])
+        caption = f"{row.name}: confusion at the last epoch, n = {tables.seeds(len(found))}"
         pictures.append((plots.confusion(confusion.mean_over_seeds(found), images.counts_C, row.name), caption))
     if not cells:
         return

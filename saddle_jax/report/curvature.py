@@ -88,7 +88,7 @@ def _lines(name: str, measured: Sequence[Measured]) -> Iterator[list[str]]:
     for one in measured:
         for target, summary in one.summary["targets"].items():
             alike.setdefault((target, one.conditions), []).append(summary)
-    for (_, conditions), found in alike.items():
+    for (_, conditions), found in sorted(alike.items(), key=lambda item: -item[1][0]["images"]):
         ratios = [float("nan") if one.get("ratio") is None else one["ratio"] for one in found]
         yield [
             name,
@@ -98,7 +98,7 @@ def _lines(name: str, measured: Sequence[Measured]) -> Iterator[list[str]]:
             tables.spread([one["lambda_max"] for one in found], digits=3),
             tables.spread(ratios, digits=3),
             f"{max(max(one['residual_min'], one['residual_max']) for one in found):.0e}",
-            f"{len(found)}" if len(found) > 1 else "1 (one seed)",
+            tables.seeds(len(found)),
             conditions,
         ]
 

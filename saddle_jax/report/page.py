@@ -93,7 +93,7 @@ pre { overflow-x: auto; background: var(--shade); padding: .7rem; font-size: .85
 figure { margin: 0; max-width: 36rem; } img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figcaption { color: var(--soft); font-size: .9rem; }
 @media (max-width: 40rem) { table { font-size: .85rem; } th, td { padding: .25rem .4rem; }
-  td.short { white-space: normal; } tbody th { max-width: 8rem; } }
+  td.short { white-space: normal; min-width: 4.2rem; } tbody th { max-width: 8rem; } }
 @media print { body { max-width: none; } .scroll { overflow: visible; } }
 """
 # The page asks for nothing from outside, and a browser holds it to that.

@@ -100,9 +100,14 @@ def _machine(start: Mapping[str, Any]) -> str:
     counted = ", ".join(f"{devices.count(device)} x {device}" for device in dict.fromkeys(devices)) or "unknown devices"
     packages = ", ".join(f"{name} {version}" for name, version in (start.get("packages") or {}).items())
     return (
-        f"{counted}; saddle_jax {start.get('saddle_jax', '?')}, commit {start.get('git') or 'unknown'}; "
+        f"{counted}; saddle_jax {start.get('saddle_jax', '?')}, commit {_short(start.get('git'))}; "
         f"Python {start.get('python', '?')}; {packages}"
     )
+
+
+def _short(commit: Any) -> str:
+    name, dash, dirty = str(commit or "unknown").partition("-")
+    return f"{name[:12]}{dash}{dirty}"
 
 
 def _commands(everything: Sequence[Run]) -> Iterator[Block]:

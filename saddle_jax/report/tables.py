@@ -51,6 +51,11 @@ def spread(values: Sequence[float] | np.ndarray, digits: int = 1) -> str:
     return f"{np.mean(values):.{digits}f}{deviation}"
 
 
+def seeds(number: int) -> str:
+    """Return n for a cell; a single seed is marked, since its numbers have no spread."""
+    return "1 (one seed)" if number == 1 else str(number)
+
+
 def comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Return a table with one line for each named list of reports (one report a seed)."""
     lines = [["", *COLUMNS, "n"]]
