@@ -21,7 +21,7 @@ from saddle_jax.validation import problems_of
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
-MODES = ("train", "eval", "spectra", "report", "check")
+MODES = ("train", "eval", "spectra", "check", "report")
 _ARGV: list[str] = []  # what config_flags reads overrides from; filled by `parse`
 
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
@@ -49,10 +49,10 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
          eval                evaluate a run's latest and best checkpoint (--checkpoint latest | best | STEP)
          spectra             measure the Hessian spectrum of each class's loss at a run's latest checkpoint (or
                              --checkpoint); with --compare RUN RUN ... draw what was measured side by side
+         check               build everything, print classes, counts, steps, sizes, run one step, write nothing
          report              read the run directories that --runs names (globs in quotes, comma-separated; a directory
                              of several seeds stands for its seed-*) and write report.html, report.md, table.csv
                              and table.tex into --workdir (default report/). Needs no JAX, and no --config
-         check               build everything, print classes, counts, steps, sizes, run one step, write nothing
 
   methods   {" ".join(recipes.LOSSES)}; each also with _sam
   smoke     any experiment in about a minute on two cores, on digits, without its data set

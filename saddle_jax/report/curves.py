@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from saddle_jax.report.runs import Run
+from saddle_jax.report.runs import Run, is_number
 
 Curve = Mapping[float, float]  # epoch -> value
 
@@ -13,7 +13,7 @@ Curve = Mapping[float, float]  # epoch -> value
 def read(run: Run, field: str) -> Curve:
     """Return a field of the records over epochs, where it is a number; over steps where no record names an epoch."""
     rate = next((r["epoch"] / r["step"] for r in run.metrics if _positive(r.get("epoch")) and _positive(r["step"])), 1)
-    found = {r["step"]: r[field] for r in run.metrics if _positive(r["step"]) and _is_number(r.get(field))}
+    found = {r["step"]: r[field] for r in run.metrics if _positive(r["step"]) and is_number(r.get(field))}
     return {round(step * rate, 6): value for step, value in sorted(found.items())}
 
 
@@ -23,9 +23,5 @@ def mean(curves: Sequence[Curve]) -> Curve:
     return {epoch: sum(curve[epoch] for curve in curves) / len(curves) for epoch in common}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+def _positive(value: Any) -> bool:
+    return is_number(value) and value > 0

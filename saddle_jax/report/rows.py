@@ -57,12 +57,11 @@ def arrange(runs: Iterable[Run]) -> tuple[list[ImageSet], list[Run]]:
             sets.append(home := [])
         home.append(run)
     titles = [_title(members[0]) for members in sets]
-    for place, members in enumerate(sets):
-        if titles.count(_title(members[0])) > 1:
-            titles[place] += f"; images {members[0].images.hashes[1]}"
-    return [
-        ImageSet(title, _rows(members), _group_sizes(members[0])) for title, members in zip(titles, sets, strict=True)
-    ], lost
+    found = []
+    for title, members in zip(titles, sets, strict=True):
+        content = f"; images {members[0].images.hashes[1]}" if titles.count(title) > 1 else ""
+        found.append(ImageSet(f"{title}{content}", _rows(members), _group_sizes(members[0])))
+    return found, lost
 
 
 def _same_images(one: Run, other: Run) -> bool:
@@ -123,7 +122,7 @@ def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     result = []
     for config, name in zip(configs, names, strict=True):
         alike = [other for other, other_name in zip(configs, names, strict=True) if other_name == name]
-        parts = [f"{_short_field(f, config)}={shown(config.get(f))}" for f in differing_fields(alike)]
+        parts = [f"{_short_field(f, config)}={shown(config[f])}" for f in differing_fields(alike) if f in config]
         result.append(", ".join([name, *parts]))
     return result
 
@@ -149,7 +148,7 @@ def shown(value: Any) -> str:
     """Return a field's value as a table shows it; nothing where it does nothing."""
     if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], tuple) and value[0][:1] == (0,):
         value = value[0][-1]  # one knot, at the start: a constant
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is None else str(value).removesuffix(".0")
 
 
 def families(rows: Sequence[Row]) -> list[list[Row]]:

@@ -30,6 +30,7 @@ class Images(NamedTuple):
     hashes: tuple[str, str]  # of the choice of training images, and of every pixel and label
 
 
+_NEVER_ABSENT = ("seed", "loss.name", "sam.enabled", "data.source", "data.subset_seed")
 _NO_IMAGES = Images((), (), 0, 0, ("", ""))
 
 
@@ -116,7 +117,7 @@ def read(folder: pathlib.Path) -> Run:
     config, images = part("config.json", _config) or {}, part("class_stats.json", _images) or _NO_IMAGES
     starts = part("run.json", _starts) or []
     try:
-        metrics = metrics_lib.read(folder)
+        metrics = [record for record in metrics_lib.read(folder) if is_number(record["step"])]
     except (OSError, ValueError):
         metrics = []
     if not metrics:
@@ -130,7 +131,10 @@ def read(folder: pathlib.Path) -> Run:
 def _config(stored: Any) -> dict[str, Any]:
     # Fields that this version does not know are kept: they tell rows apart. Those that the run did not know yet
     # had what is now the default.
-    flat = {**config_lib.flatten(default.get_config()), **config_lib.flatten(stored)}
+    own = config_lib.flatten(stored)
+    if absent := [field for field in _NEVER_ABSENT if field not in own]:
+        raise ValueError(f"no {', '.join(absent)}")
+    flat = {**config_lib.flatten(default.get_config()), **own}
     config = {field: _frozen(value) for field, value in sorted(flat.items())}
     bounds = config["eval.rank_bounds"]
     whole = [config["seed"], config["data.subset_seed"], *bounds]
@@ -169,7 +173,7 @@ def _results(stored: Any, num_classes: int) -> dict[str, Any]:
         report = stored[which]
         numbers = [report["accuracy"], report["step"], report["balanced_accuracy"]]
         optional = [*(report["groups"][name]["accuracy"] for name in GROUPS), *report["class_accuracy"]]
-        sound = all(map(_is_number, numbers)) and all(value is None or _is_number(value) for value in optional)
+        sound = all(map(is_number, numbers)) and all(value is None or is_number(value) for value in optional)
         if not sound:
             raise ValueError(f"{which}: an accuracy is no number")
         if num_classes not in (0, len(report["class_accuracy"])):
@@ -177,7 +181,8 @@ def _results(stored: Any, num_classes: int) -> dict[str, Any]:
     return {which: stored[which] for which in ("last", "best")}
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a value from a file can be averaged."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
