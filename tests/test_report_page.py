@@ -260,7 +260,7 @@ def test_nothing_from_a_run_is_taken_for_markup(tmp_path, no_pictures):
     assert not tags & {"script", "/script", "iframe", "object"}
     assert all(source.startswith("data:image/png;base64,") for source in re.findall(r"<img src=\"([^\"]*)", html))
     assert "<img src=x" not in html
-    assert "Content-Security-Policy" in html
+    assert "default-src 'none'; img-src data:;" in html
     assert not re.findall(r"(?:src|href)=\"(?!data:|#|\./|\.\./)", html)
     assert not re.search(r"https?://|@import|url\(", html)
     code = [line for line in files["report.md"].splitlines() if line.startswith("    ")]
@@ -298,6 +298,12 @@ def test_many_classes_and_methods_in_one_picture():
     assert plots.confusion(np.full((100, 100), np.nan), counts, "none")[:4] == b"\x89PNG"
 
 
+def test_confusion_by_class_size():
+    parts = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.3, 0.3, 0.4]])
+    np.testing.assert_allclose(confusion.by_size(parts, (5, 50, 1)), [[80, 20, 0], [10, 90, 0], [30, 30, 40]])
+    np.testing.assert_allclose(confusion.by_size(parts, (5, 50, 1), places=2), [[100, 0], [60, 40]])
+
+
 def test_confusion_of_groups_by_hand(tmp_path):
     run = runs.read(write_run(tmp_path / "a", right=(10, 9, 8, 7, 6, 5)))
     shares = confusion.by_group(confusion.read(run), {"head": 2, "mid": 2, "tail": 2})
@@ -316,6 +322,7 @@ def test_curves_over_epochs(tmp_path):
     assert curves.read(run, "train/loss") == {1: 1 / 5, 2: 1 / 10, 3: 1 / 15, 4: 1 / 20}
     assert curves.read(run, "eval/test/accuracy") == {2: 10, 4: 20}  # has a record of its own at the same step
     assert curves.read(run, "eval/test/tail") == {}
+    assert content._curves_of(rows.Row("", {}, [run, run._replace(metrics=[])], [], []), "train/loss")[0][1:] == []
     assert curves.mean([{1: 2.0, 2: 4.0}, {2: 6.0, 3: 1.0}]) == {2: 5.0}
 
 

@@ -25,7 +25,7 @@ def read(run: Run) -> np.ndarray | None:
     if counts_CC.shape != (len(run.images.counts_C),) * 2:
         return None
     totals_C1 = counts_CC.sum(1, keepdims=True)
-    return np.divide(counts_CC, totals_C1, out=np.full_like(counts_CC, np.nan), where=totals_C1 > 0)
+    return counts_CC / np.where(totals_C1 > 0, totals_C1, np.nan)
 
 
 def by_group(parts_CC: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
@@ -34,18 +34,28 @@ def by_group(parts_CC: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
     Classes weigh alike, as in the groups' accuracies; a group without a test image gives NaN.
     """
     right_C = np.diag(parts_CC)
-    wrong_CC = parts_CC - np.diag(right_C)
     ends = np.cumsum([sizes[name] for name in GROUPS])
     groups = [np.arange(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    wrong_C3 = np.stack([parts_CC[:, called].sum(1) for called in groups], axis=1)
+    for column, true in enumerate(groups):
+        wrong_C3[true, column] -= right_C[true]
     shares = np.full((3, 4), np.nan)
     for row, true in enumerate(groups):
         present = true[~np.isnan(right_C[true])]
         if present.size:
-            wrong = [wrong_CC[np.ix_(present, called)].sum(1).mean() for called in groups]
-            shares[row] = [right_C[present].mean(), *wrong]
+            shares[row] = [right_C[present].mean(), *wrong_C3[present].mean(0)]
     return 100 * shares
 
 
-def mean_over_seeds(matrices: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean matrix, in percent."""
-    return 100 * np.mean(matrices, axis=0)
+def by_size(parts_CC: np.ndarray, counts_C: Sequence[int], places: int = 200) -> np.ndarray:
+    """Return percents with the classes from the most training images to the fewest.
+
+    More classes than places are put together: the mean over true classes, the sum over what they were called.
+    """
+    order = np.argsort(-np.asarray(counts_C), kind="stable")
+    ordered = 100 * parts_CC[np.ix_(order, order)]
+    if len(order) <= places:
+        return ordered
+    bins = [(part[0], part[-1] + 1) for part in np.array_split(np.arange(len(order)), places)]
+    called = np.stack([ordered[:, start:end].sum(1) for start, end in bins], axis=1)
+    return np.stack([called[start:end].mean(0) for start, end in bins])

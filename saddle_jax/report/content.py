@@ -130,23 +130,29 @@ def _curves(images: ImageSet) -> Iterator[Block]:
 
 
 def _curves_of(row: Row, field: str) -> tuple[list[curves.Curve], list[curves.Curve]]:
-    return [curves.read(run, field) for run in row.runs], [curves.read(run, field) for run in row.unfinished]
+    finished, unfinished = ([curves.read(run, field) for run in some] for some in (row.runs, row.unfinished))
+    return [curve for curve in finished if curve], [curve for curve in unfinished if curve]
 
 
 def _confusion(images: ImageSet) -> Iterator[Block]:
     cells, pictures, missing = [], [], []
     for row in images.rows:
-        read = [confusion.read(run) for run in row.runs]
-        found = [matrix for matrix in read if matrix is not None]
-        missing += [run.folder for run, matrix in zip(row.runs, read, strict=True) if matrix is None]
-        if not found:
+        shares, total = [], 0.0
+        for run in row.runs:
+            parts_CC = confusion.read(run)  # gigabytes for thousands of classes: one at a time
+            if parts_CC is None:
+                missing.append(run.folder)
+                continue
+            shares.append(confusion.by_group(parts_CC, images.group_sizes))
+            total = total + parts_CC
+        if not shares:
             continue
-        shares = np.array([confusion.by_group(matrix, images.group_sizes) for matrix in found])
         for number, group in enumerate(confusion.GROUPS):
-            values = [tables.spread(shares[:, number, column]) for column in range(4)]
-            cells.append([row.name, group, *values, tables.seeds(len(found))])
-        caption = f"{row.name}: confusion at the last epoch, n = {tables.seeds(len(found))}"
-        pictures.append((plots.confusion(confusion.mean_over_seeds(found), images.counts_C, row.name), caption))
+            values = [tables.spread([share[number, column] for share in shares]) for column in range(4)]
+            cells.append([row.name, group, *values, tables.seeds(len(shares))])
+        percents = confusion.by_size(total / len(shares), images.counts_C)
+        caption = f"{row.name}: confusion at the last epoch, n = {tables.seeds(len(shares))}"
+        pictures.append((plots.confusion(percents, images.counts_C, row.name), caption))
     if not cells:
         return
     yield Heading("Confusion of head and tail", 3)

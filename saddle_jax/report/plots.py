@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from PIL import Image  # comes with matplotlib, which requires it
 
@@ -99,7 +100,9 @@ def class_bars(
     if len(places) < len(order):
         axes.tick_params(axis="x", rotation=60)
     what = (
-        "training images of the class" if len(places) == len(order) else "training images of the classes put together"
+        "training images of the class"
+        if len(places) == len(order)
+        else "training images a class, classes of like size together"
     )
     axes.set(xlabel=what, ylabel="test accuracy (%)")
     axes.set_ylim(0, 105)
@@ -155,20 +158,26 @@ def curves(
     return png(figure)
 
 
-def confusion(percents_CC: np.ndarray, counts_C: Sequence[int], title: str) -> bytes:
-    """Draw a confusion matrix, classes from the most training images to the fewest; return the PNG."""
-    order = np.argsort(-np.asarray(counts_C), kind="stable")
-    ordered = percents_CC[np.ix_(order, order)]
+def confusion(percents: np.ndarray, counts_C: Sequence[int], title: str) -> bytes:
+    """Draw a confusion matrix; return the PNG.
+
+    Args:
+      percents: of each true class (row), classes from the most training images to the fewest, perhaps put together.
+      counts_C: training images a class, in any order.
+      title: what stands above.
+    """
     figure, axes = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
-    image = axes.imshow(ordered, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    if len(order) <= 12:
-        for (row, column), value in np.ndenumerate(ordered):
+    end = len(counts_C)
+    norm = PowerNorm(0.5, 0, 100)  # few mistakes of one kind are seen beside the diagonal
+    image = axes.imshow(percents, cmap="Blues", norm=norm, interpolation="nearest", extent=(0, end, end, 0))
+    if end <= 12:
+        for (row, column), value in np.ndenumerate(percents):
             if value >= 0.5:
-                colour = "white" if value > 55 else "black"
-                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
-        sizes = [f"{counts_C[c]:,}" for c in order]
-        axes.set_xticks(range(len(order)), sizes, fontsize="small")
-        axes.set_yticks(range(len(order)), sizes, fontsize="small")
+                colour = "white" if value > 35 else "black"
+                axes.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        sizes = [f"{count:,}" for count in sorted(counts_C, reverse=True)]
+        axes.set_xticks(np.arange(end) + 0.5, sizes, fontsize="small")
+        axes.set_yticks(np.arange(end) + 0.5, sizes, fontsize="small")
         axes.set(xlabel="called (training images of the class)", ylabel="true (training images of the class)")
     else:
         axes.set(xlabel="called: classes, the largest first", ylabel="true: classes, the largest first")

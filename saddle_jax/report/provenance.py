@@ -89,7 +89,7 @@ def _machines(everything: Sequence[Run]) -> Iterator[Block]:
     if len(groups) > 1:
         yield Text("The runs were not all made alike: versions or devices differ.")
     lines = [[together(folders), machine] for machine, folders in groups.items()]
-    if len(lines) == 1:
+    if len(lines) == 1 and all(run.starts for run in everything):
         lines[0][0] = "all runs"
     yield Table(["runs", "made with"], lines, (0, 1))
 
