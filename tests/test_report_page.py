@@ -389,7 +389,7 @@ def test_which_directories_are_runs(tmp_path, monkeypatch):
     assert list(map(str, found)) == ["one[0]", *(f"several/seed-{seed}" for seed in (0, 2, 10, 11))]
     assert list(map(str, others)) == ["pictures"]
     assert list(map(str, runs.find(["one[0]"])[0])) == ["one[0]"]
-    for pattern, message in (("nothing/*", "found no directory"), ("pict*", "found 1 directories, none with")):
+    for pattern, message in (("nothing/*", "found no directory at"), ("pict*", "found no run at 'pict")):
         with pytest.raises(ConfigError, match=rf"--runs: {message}.*expected run directories.*Fix: e.g. --runs 'runs"):
             runs.find([pattern])
 

@@ -164,7 +164,7 @@ def _confusion(images: ImageSet) -> Iterator[Block]:
         yield Text(f"Without a readable confusion matrix of the last step: {together(missing)}.", warning=True)
 
 
-def unplaced(images: Sequence[ImageSet]) -> Iterator[Block]:
+def not_comparable(images: Sequence[ImageSet]) -> Iterator[Block]:
     """Yield what to mind where the runs are not all on the same images."""
     if len(images) > 1:
         yield Text(

@@ -47,7 +47,7 @@ def _document(images: Sequence[rows.ImageSet], lost: Sequence[runs.Run], out: pa
     total = sum(len(rows.all_runs(row)) for one in images for row in one.rows) + len(lost)
     yield page.Heading(f"Report on {total} run{'s' * (total != 1)}", 1)
     yield page.Text(f"{content.count(images)} finished. Written by saddle_jax {__version__} from the run directories.")
-    yield from content.unplaced(images)
+    yield from content.not_comparable(images)
     yield from provenance.notes(images, lost)
     for one in images:
         yield page.Heading(one.title)

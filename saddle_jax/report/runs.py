@@ -81,7 +81,9 @@ def find(patterns: Iterable[str]) -> tuple[list[pathlib.Path], list[pathlib.Path
             if not runs:
                 others.append(folder)
     if not found:
-        matched = f"{len(others)} directories, none with a config.json" if others else "no directory"
+        matched = (
+            f"no run among {len(others)} directories" if len(others) > 1 else "no run" if others else "no directory"
+        )
         raise ConfigError(
             f"--runs: found {matched} at {', '.join(map(repr, patterns))}, expected run directories (they hold "
             "config.json, or seed-*/config.json). Fix: e.g. --runs 'runs/*'"
