@@ -1,4 +1,4 @@
-"""Train, evaluate, check or look into a long-tailed experiment: `python main.py --config configs/cifar10_lt.py`.
+"""Train, evaluate, look into, check and report on long-tailed experiments: `python main.py --help`.
 
 Kept short: flags, dispatch, exit codes. JAX and TensorFlow are imported by the program that a mode names.
 """
@@ -22,9 +22,12 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 def main(arguments: list[command_line.Command]) -> int:
     """Run the program of the chosen mode and return its exit code."""
     try:
-        from saddle_jax import programs
+        if arguments[0].mode == "report":
+            from saddle_jax.report import program  # reads files, without JAX
+        else:
+            from saddle_jax import programs as program
 
-        return programs.run(arguments[0])
+        return program.run(arguments[0])
     except SaddleError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -143,9 +143,9 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
         *(["**Of a smoke test: shrunken runs on another data set.**", ""] if options.smoke else []),
         "Test accuracy in percent: overall, head / mid / tail (the paper's groups). The paper reports the best test",
         "epoch; ours are the best and the last, mean ± standard deviation over n seeds. The difference is between",
-        "best epochs. The paper does not give the rho of VS+SAM; ours is a choice (`configs/`). Rows without figures of",
-        "ours have not been run. Made by `python benchmarks/reproduce.py`; every",
-        f"figure is in `benchmarks/results/{options.table}.json`.",
+        "best epochs. The paper does not give the rho of VS+SAM; ours is a choice (`configs/`). Rows without ours have",
+        "not been run. Made by `python benchmarks/reproduce.py`; details are in",
+        f"`benchmarks/results/{options.table}.json`.",
     ]
     groups = dict.fromkeys((cell.data, cell.ratio) for cell in TABLES[options.table])
     for data, ratio in groups:

@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from absl import flags, logging
@@ -21,13 +21,14 @@ from saddle_jax.validation import problems_of
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
-MODES = ("train", "eval", "spectra", "check")
+MODES = ("train", "eval", "spectra", "check", "report")
 _ARGV: list[str] = []  # what config_flags reads overrides from; filled by `parse`
 
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-flags.DEFINE_string("workdir", None, "Directory of the run; made from config and seed if not given.")
+flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help tells the defaults.")
 flags.DEFINE_string("checkpoint", None, "latest, best or a step; eval: both latest and best if not given.")
 flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
+flags.DEFINE_list("runs", [], "report: run directories to read; globs in quotes.")
 _PLAIN_FLAGS = copy.deepcopy(FLAGS)  # before --config, whose overrides are flags of their own
 config_flags.DEFINE_config_file("config", DEFAULT_CONFIG, "Experiment file, with :arguments.", sys_argv=_ARGV)
 
@@ -37,6 +38,7 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
   python main.py --config configs/digits_lt.py --config.seed=1 --config.sam.rho_knots='((0,0.2),)'
   python main.py --mode eval --workdir runs/ldam
   python main.py --mode spectra --workdir runs/ldam --config.spectra.classes=0,7,8,9
+  python main.py --mode report --runs 'runs/*'
 
   --config FILE[:ARGUMENTS]  experiment (default configs/digits_lt.py; with a --workdir that holds a run, its own
                              config); arguments, comma-separated in any order: a method, ratio=, profile=, smoke
@@ -48,6 +50,9 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
          spectra             measure the Hessian spectrum of each class's loss at a run's latest checkpoint (or
                              --checkpoint); with --compare RUN RUN ... draw what was measured side by side
          check               build everything, print classes, counts, steps, sizes, run one step, write nothing
+         report              read the run directories that --runs names (globs in quotes, comma-separated; a directory
+                             of several seeds stands for its seed-*) and write report.html, report.md, table.csv
+                             and table.tex into --workdir (default report/). Needs no JAX, and no --config
 
   methods   {" ".join(recipes.LOSSES)}; each also with _sam
   smoke     any experiment in about a minute on two cores, on digits, without its data set
@@ -63,10 +68,11 @@ class Command(NamedTuple):
 
     mode: str
     workdir: str
-    checkpoint: str | None
-    compare: list[str]  # runs
     config: ConfigDict
-    config_named: bool  # --config was given
+    config_named: bool = False  # --config was given
+    checkpoint: str | None = None
+    compare: Sequence[str] = ()  # runs
+    runs: Sequence[str] = ()  # globs
 
 
 def wants_help(argv: list[str]) -> bool:
@@ -101,19 +107,26 @@ def parse(argv: list[str]) -> Command:
         logging.set_verbosity(logging.WARNING)  # orbax tells of every file at the level below
     config = FLAGS.config
     stored = pathlib.Path(FLAGS.workdir or "", "config.json").expanduser()
-    if FLAGS.workdir and not named and stored.is_file():
+    if FLAGS.workdir and not named and stored.is_file() and FLAGS.mode != "report":
         config = config_lib.from_json(stored.read_bytes(), default.get_config())
         config.update_from_flattened_dict(FLAGS["config"].override_values)
     everything = [*problems.values(), *problems_of(config, default.get_config())]
-    everything += _mode_problems()
+    everything += _mode_problems([*named, *overrides])
     if everything:
         raise ConfigError(everything)
-    by_default = "comparison" if FLAGS.compare else config_lib.default_workdir(config)
+    elsewhere = "comparison" if FLAGS.compare else "report" if FLAGS.mode == "report" else ""
+    by_default = elsewhere or config_lib.default_workdir(config)
     workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
-    return Command(FLAGS.mode, str(workdir), FLAGS.checkpoint, FLAGS.compare, config, bool(named))
+    return Command(FLAGS.mode, str(workdir), config, bool(named), FLAGS.checkpoint, FLAGS.compare, FLAGS.runs)
 
 
-def _mode_problems() -> Iterator[str]:
+def _mode_problems(of_config: list[str]) -> Iterator[str]:
+    if FLAGS["runs"].present and FLAGS.mode != "report":
+        yield f"--runs belongs to --mode report, found --mode {FLAGS.mode}"
+    if FLAGS.mode == "report" and not FLAGS.runs:
+        yield "--runs: found nothing, expected the run directories to report on. Fix: e.g. --runs 'runs/*'"
+    if FLAGS.mode == "report" and of_config:
+        yield f"--mode report reads each run's own config: {of_config[0]} has no effect. Fix: leave it out"
     if FLAGS.checkpoint is not None and FLAGS.mode not in ("eval", "spectra"):
         yield f"--checkpoint belongs to --mode eval and --mode spectra, found --mode {FLAGS.mode}"
     if FLAGS["compare"].present and FLAGS.mode != "spectra":
@@ -128,13 +141,13 @@ def _mode_problems() -> Iterator[str]:
 
 
 def _join_values(arguments: list[str]) -> list[str]:
-    """Write `--flag value` as `--flag=value`, and `--compare a b` as `--compare=a,b`; there is no other positional."""
+    """Write `--flag value` as `--flag=value`, and `--compare a b` as `--compare=a,b`; --runs likewise."""
     joined: list[str] = []
     for argument in arguments:
         is_value = not argument.startswith("-") or re.match(r"-\.?\d", argument)
         if joined and is_value and joined[-1].startswith("-") and "=" not in joined[-1]:
             joined[-1] += f"={argument}"
-        elif joined and is_value and re.match(r"--?compare=", joined[-1]):
+        elif joined and is_value and re.match(r"--?(compare|runs)=", joined[-1]):
             joined[-1] += f",{argument}"
         else:
             joined.append(argument)

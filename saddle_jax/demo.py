@@ -1,6 +1,7 @@
 """`make demo`: SGD and SAM on long-tailed handwritten digits, the same seeds and epochs for both, side by side.
 
-Then the smallest Hessian eigenvalue of the tail's classes in every run, and one seed's spectra as a picture.
+Then the smallest Hessian eigenvalue of the tail's classes in every run, one seed's spectra as a picture, and a report
+on all runs as a page.
 
 Each run is a complete run directory under demo/; what is finished is not run again.
 """
@@ -23,6 +24,7 @@ from saddle_jax import seeds
 from saddle_jax.data import sources
 from saddle_jax.errors import SaddleError
 from saddle_jax.report import plots, tables
+from saddle_jax.report import program as report_program
 from saddle_jax.report import spectra as spectra_plots
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
@@ -54,6 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"seed {seed:2d}: " + ", ".join(tail(NAMES[s], reports[s][seed]) for s in NAMES), flush=True)
     show(reports, options.out)
     show_spectra(options.seeds, options.out, programs)
+    folders = [workdir_of(suffix, seed, options.out) for suffix in NAMES for seed in range(options.seeds)]
+    print(f"Report: {report_program.write(folders, options.out / 'report')}, for a browser")
     print(f"\nRuns: {options.out}/{METHOD}/, {options.out}/{METHOD}_sam/   ({time.monotonic() - began:.0f} s)")
 
 

@@ -34,7 +34,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     result = main("--help")
     assert time.monotonic() - began < 2  # a second on an idle machine
     assert result.returncode == 0
-    for word in ("--config", "--workdir", "--mode", "ldam_drw", "smoke", "75"):
+    for word in ("--config", "--workdir", "--mode", "ldam_drw", "smoke", "75", "--runs", "report.html"):
         assert word in result.stdout
     heavy = "import sys, main; sys.exit(any(m in sys.modules for m in ('jax', 'tensorflow', 'flax', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", heavy], cwd=ROOT).returncode == 0

@@ -147,6 +147,8 @@ def test_demo_ends_with_table_and_picture(tmp_path):
         assert "nearer to 0 with SAM in" in result.stdout
     assert (tmp_path / "class_accuracy.png").is_file()
     assert (tmp_path / "spectra.pdf").is_file()
+    assert f"Report: {tmp_path / 'report/report.html'}" in result.stdout
+    assert "Report on 2 runs" in (tmp_path / "report/report.html").read_text()
     runs = [json.loads((tmp_path / m / "seed-0/run.json").read_text())["starts"][0] for m in ("ce_drw", "ce_drw_sam")]
     assert runs[0]["split_hash"] == runs[1]["split_hash"]  # paired: the same images
 

@@ -48,7 +48,9 @@ def run(workdir, checkpoint=None, compare=(), **fields):
     spectra = {f"spectra.{key}": value for key, value in {**QUICK_FIELDS, **fields}.items() if "__" not in key}
     others = {key.replace("__", "."): value for key, value in fields.items() if "__" in key}
     config.update_from_flattened_dict({**spectra, **others})
-    command = command_line.Command("spectra", str(workdir), checkpoint, list(map(str, compare)), config, False)
+    command = command_line.Command(
+        "spectra", str(workdir), config, checkpoint=checkpoint, compare=list(map(str, compare))
+    )
     return programs.run(command)
 
 

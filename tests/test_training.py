@@ -408,10 +408,9 @@ def test_two_processes_do_not_share_a_directory(tmp_path):
 
 
 def test_evaluation_under_another_config_is_refused_or_not_filed(tmp_path):
-    def evaluate(*arguments):
-        return programs.evaluate_run(
-            command_line.Command("eval", str(tmp_path / "run"), arguments[0], [], *arguments[1:])
-        )
+    def evaluate(which, config, named):
+        command = command_line.Command("eval", str(tmp_path / "run"), config, named, which)
+        return programs.evaluate_run(command)
 
     config = small_config()
     train(config, tmp_path / "run")
@@ -427,12 +426,12 @@ def test_evaluation_under_another_config_is_refused_or_not_filed(tmp_path):
     assert evaluate("12", config, True) == 0
     assert json.loads((tmp_path / "run/eval/12-test.json").read_text()) == json.loads(report)
     with pytest.raises(ConfigError, match="holds no run"):
-        programs.evaluate_run(command_line.Command("eval", str(tmp_path / "none"), None, [], config, True))
+        programs.evaluate_run(command_line.Command("eval", str(tmp_path / "none"), config, True))
 
 
 def test_a_workdir_that_can_not_be_one(tmp_path):
     (tmp_path / "file").write_text("")
-    command = command_line.Command("train", str(tmp_path / "file"), None, [], small_config(), True)
+    command = command_line.Command("train", str(tmp_path / "file"), small_config(), True)
     with pytest.raises(ConfigError, match="is a file, expected a directory"):
         programs.train(command)
     with pytest.raises(ConfigError, match="can't be written"):

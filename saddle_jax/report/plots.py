@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
 
@@ -11,8 +13,18 @@ matplotlib.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from PIL import Image  # comes with matplotlib, which requires it
+
+from saddle_jax.report import curves as curves_lib
 
 _STYLES = (("#D55E00", "o"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "D"))  # Okabe and Ito, 2008
+_STYLES += (("#E69F00", "v"), ("#56B4E9", "P"), ("#000000", "X"), ("#999999", "*"))
+_LINES = ("-", "--", ":")
+_HATCHES = ("", "//", "..", "xx")  # bars are told apart in grey, too
+_MOST_BARS = 20  # places on an axis
 
 
 def class_accuracy(
@@ -57,3 +69,156 @@ def class_accuracy(
     axes.legend(frameon=False, loc="lower left")
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def class_bars(
+    methods: Mapping[str, Sequence[Sequence[float | None]]], counts_C: Sequence[int], rank_sizes: Sequence[int]
+) -> bytes:
+    """Draw accuracy by class size as bars side by side, mean and sd over seeds; return the PNG.
+
+    More than twenty classes are put together in twenty places of neighbouring size.
+
+    Args:
+      methods: name -> one list of percents a seed.
+      counts_C: training images a class.
+      rank_sizes: classes of head, of mid and of tail.
+    """
+    counts = np.asarray(counts_C)
+    order = np.argsort(-counts, kind="stable")
+    places = np.array_split(order, min(_MOST_BARS, len(order)))
+    figure, axes = plt.subplots(figsize=(5.8, 3.8), layout="constrained")
+    width = 0.84 / len(methods)
+    for number, ((name, seeds), (colour, _)) in enumerate(zip(methods.items(), itertools.cycle(_STYLES))):
+        values_SP = np.array([[_mean(seed[c] for c in place) for place in places] for seed in seeds])
+        deviation = values_SP.std(0, ddof=1) if len(values_SP) > 1 else None
+        x = np.arange(len(places)) + (number - (len(methods) - 1) / 2) * width
+        style = {"color": colour, "hatch": _HATCHES[number % 4], "edgecolor": "white", "linewidth": 0}
+        axes.bar(x, values_SP.mean(0), width, label=_plain(f"{name} (n = {len(seeds)})"), **style)
+        if deviation is not None:
+            axes.errorbar(x, values_SP.mean(0), deviation, fmt="none", ecolor="0.25", elinewidth=1, capsize=2)
+    axes.set_xticks(range(len(places)), [_size(counts[place]) for place in places])
+    if len(places) < len(order):
+        axes.tick_params(axis="x", rotation=60)
+    what = (
+        "training images of the class"
+        if len(places) == len(order)
+        else "training images a class, classes of like size together"
+    )
+    axes.set(xlabel=what, ylabel="test accuracy (%)")
+    axes.set_ylim(0, 105)
+    if len(places) == len(order) and (order == np.arange(len(order))).all():  # head, mid, tail go by the class index
+        _mark_groups(axes, rank_sizes)
+    _finish(axes, grid="y")
+    _legend(figure)
+    return png(figure)
+
+
+def _mark_groups(axes: Axes, rank_sizes: Sequence[int]) -> None:
+    start = 0
+    for name, size in zip(("head", "mid", "tail"), rank_sizes, strict=True):
+        if start and size:
+            axes.axvline(start - 0.5, color="0.7", linewidth=1, linestyle=":")
+        if size:
+            axes.text(start - 0.45, 1.0, name, transform=axes.get_xaxis_transform(), color="0.4", va="bottom")
+        start += size
+
+
+def curves(
+    methods: Mapping[str, tuple[Sequence[curves_lib.Curve], Sequence[curves_lib.Curve]]], ylabel: str, *, log: bool
+) -> bytes | None:
+    """Draw every seed thin and each method's mean bold; return the PNG, or None where no curve has two points.
+
+    Args:
+      methods: name -> the curves of finished runs, which the mean is of, and those of unfinished ones, dotted.
+      ylabel: what the curves are of.
+      log: draw on a logarithmic axis, if all values are above 0.
+    """
+    values = [value for pair in methods.values() for part in pair for curve in part for value in curve.values()]
+    if max((len(curve) for pair in methods.values() for part in pair for curve in part), default=0) < 2:
+        return None
+    figure, axes = plt.subplots(figsize=(5, 3.7), layout="constrained")
+    styles = zip(itertools.cycle(_STYLES), itertools.cycle(np.repeat(_LINES, len(_STYLES))))
+    for (name, (finished, unfinished)), ((colour, marker), line) in zip(methods.items(), styles, strict=False):
+        average = curves_lib.mean(finished)
+        marker = marker if max(map(len, (*finished, *unfinished)), default=0) <= 20 else ""
+        for curve in finished:
+            axes.plot(curve.keys(), curve.values(), color=colour, linewidth=0.8, alpha=0.35)
+        for curve in unfinished:
+            axes.plot(curve.keys(), curve.values(), color=colour, linewidth=1, linestyle=":")
+        label = _plain(f"{name} ({len(finished)} finished)" if unfinished else f"{name} (n = {len(finished)})")
+        axes.plot(
+            average.keys(), average.values(), color=colour, linestyle=line, marker=marker, markersize=4, label=label
+        )
+    if log and min(values) > 0:
+        axes.set_yscale("log")
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.set_xlim(left=0)
+    _finish(axes, grid="both")
+    _legend(figure)
+    return png(figure)
+
+
+def confusion(percents: np.ndarray, counts_C: Sequence[int], title: str) -> bytes:
+    """Draw a confusion matrix; return the PNG.
+
+    Args:
+      percents: of each true class (row), classes from the most training images to the fewest, perhaps put together.
+      counts_C: training images a class, in any order.
+      title: what stands above.
+    """
+    figure, axes = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
+    end = len(counts_C)
+    norm = PowerNorm(0.5, 0, 100)  # few mistakes of one kind are seen beside the diagonal
+    image = axes.imshow(percents, cmap="Blues", norm=norm, interpolation="nearest", extent=(0, end, end, 0))
+    if end <= 12:
+        for (row, column), value in np.ndenumerate(percents):
+            if value >= 0.5:
+                colour = "white" if value > 35 else "black"
+                axes.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        sizes = [f"{count:,}" for count in sorted(counts_C, reverse=True)]
+        axes.set_xticks(np.arange(end) + 0.5, sizes, fontsize="small")
+        axes.set_yticks(np.arange(end) + 0.5, sizes, fontsize="small")
+        axes.set(xlabel="called (training images of the class)", ylabel="true (training images of the class)")
+    else:
+        axes.set(xlabel="called: classes, the largest first", ylabel="true: classes, the largest first")
+    axes.set_title(_plain(title), fontsize="medium", loc="left")
+    figure.colorbar(image, shrink=0.8, label="% of the true class")
+    return png(figure)
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def _size(counts: np.ndarray) -> str:
+    low, high = counts.min(), counts.max()
+    return f"{high:,}" if low == high else f"{high:,}-{low:,}"
+
+
+def _legend(figure: Figure) -> None:
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, labels)) <= 26 else 1
+    figure.legend(
+        frameon=False, loc="outside upper left", ncols=columns, fontsize="medium" if columns == 2 else "small"
+    )
+
+
+def _finish(axes: Axes, grid: str) -> None:
+    axes.grid(axis=grid, color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def png(figure: Figure) -> bytes:
+    """Close the figure and return it as a PNG of few colours: a page holds hundreds."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=130, facecolor="white")
+    plt.close(figure)
+    Image.open(drawn).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+    return small.getvalue()

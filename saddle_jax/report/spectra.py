@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saddle_jax.errors import DataError
+from saddle_jax.report.plots import png
 from saddle_jax.spectra import results
 
 # Told apart by the colour-blind (Okabe and Ito, 2008), and in print by marker and line.
@@ -75,6 +76,22 @@ def draw_comparison(folders: Mapping[str, pathlib.Path], out: pathlib.Path) -> p
     else:  # the comparison is the user's; that the losses differ is said
         _caption(figure, "\n".join(f"{name}: {what}" for name, what in conditions.items()))
     return _save(figure, out)
+
+
+def densities(folders: Mapping[str, pathlib.Path], target: str) -> dict[str, bytes]:
+    """Draw one target's density in each run, all on the same eigenvalue axis; return {name: PNG}.
+
+    Raises:
+      DataError: a file can't be read.
+    """
+    stored = {name: _load(folder, target) for name, folder in folders.items()}
+    limits, pictures = _limits(list(stored.values())), {}
+    for name, spectrum in stored.items():
+        figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+        _density(axes, spectrum, limits)
+        axes.set(xlabel="eigenvalue", ylabel="spectral density")
+        pictures[name] = png(figure)
+    return pictures
 
 
 def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:

@@ -1,15 +1,32 @@
-"""Tables over several seeds: mean ± standard deviation and n, and paired differences. Reads files, needs no JAX."""
+"""Tables over several seeds: mean ± standard deviation and n, and paired differences; as text, CSV and LaTeX.
+
+Reads files, needs no JAX.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 COLUMNS = ("overall", "head", "mid", "tail")
+BOTH_GROUPINGS = (*COLUMNS, "many", "medium", "few")
+_LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+_LATEX |= {"^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "\n": " "}
+
+
+class Line(NamedTuple):
+    """A line of the table: a method at its last or its best epoch."""
+
+    images: str  # what it was trained and evaluated on; lines of other images can't be compared
+    method: str
+    epoch: str  # last, or best and the split that chose it
+    reports: Sequence[Mapping[str, Any]]  # one a seed
 
 
 def read_results(workdir: pathlib.Path, which: str = "last") -> dict[str, Any]:
@@ -19,7 +36,10 @@ def read_results(workdir: pathlib.Path, which: str = "last") -> dict[str, Any]:
 
 def accuracy(report: Mapping[str, Any], column: str) -> float:
     """Return one column of a report in percent; NaN where the group has no class."""
-    value = report["accuracy"] if column == "overall" else report["groups"][column]["accuracy"]
+    if column in ("overall", "balanced"):
+        value = report["accuracy" if column == "overall" else "balanced_accuracy"]
+    else:
+        value = report["groups"][column]["accuracy"]
     return float("nan") if value is None else value
 
 
@@ -29,6 +49,11 @@ def spread(values: Sequence[float] | np.ndarray, digits: int = 1) -> str:
         return "n/a"
     deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def seeds(number: int) -> str:
+    """Return n for a cell; a single seed is marked, since its numbers have no spread."""
+    return "1 (one seed)" if number == 1 else str(number)
 
 
 def comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -64,3 +89,48 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
         )
         for line in lines
     )
+
+
+def as_csv(lines: Sequence[Line]) -> str:
+    """Return mean and sample standard deviation (ddof = 1) in columns of their own; empty where there is none."""
+    columns = ("overall", "balanced", *BOTH_GROUPINGS[1:])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    numbers = [f"{column}_{what}" for column in columns for what in ("mean", "sd")]
+    writer.writerow(["images", "method", "epoch", "n", *numbers])
+    for line in lines:
+        cells: list[Any] = []
+        for column in columns:
+            values = np.array([accuracy(report, column) for report in line.reports])
+            known = len(values) and not np.isnan(values).any()
+            cells.append(f"{values.mean():.4f}" if known else "")
+            cells.append(f"{values.std(ddof=1):.4f}" if known and len(values) > 1 else "")
+        writer.writerow([line.images, line.method, line.epoch, len(line.reports), *cells])
+    return text.getvalue()
+
+
+def as_latex(lines: Sequence[Line]) -> str:
+    """Return a tabular for booktabs, a part for each set of images."""
+    width = len(BOTH_GROUPINGS) + 3
+    rows = ["% needs \\usepackage{booktabs}; test accuracy in percent, mean and sample standard deviation over n seeds"]
+    rows += [rf"\begin{{tabular}}{{ll{'r' * (width - 2)}}}", r"\toprule"]
+    rows += [" & ".join(["method", "epoch", *BOTH_GROUPINGS, "$n$"]) + r" \\"]
+    images = None
+    for line in lines:
+        if line.images != images:
+            images = line.images
+            rows += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{{latex_text(images)}}} \\"]
+        values = [spread([accuracy(report, column) for report in line.reports]) for column in BOTH_GROUPINGS]
+        number = f"{len(line.reports)}" if len(line.reports) != 1 else r"1\textsuperscript{a}"
+        cells = [latex_text(line.method), latex_text(line.epoch), *(v.replace("±", r"$\pm$") for v in values), number]
+        rows.append(" & ".join(cells) + r" \\")
+    rows.append(r"\bottomrule")
+    if any(len(line.reports) == 1 for line in lines):
+        rows.append(rf"\multicolumn{{{width}}}{{l}}{{\textsuperscript{{a}} a single seed: no spread}} \\")
+    rows.append(r"\end{tabular}")
+    return "\n".join(rows) + "\n"
+
+
+def latex_text(text: str) -> str:
+    """Return a text that LaTeX prints as it is."""
+    return "".join(_LATEX.get(character, character) for character in text).replace("ρ", r"$\rho$")

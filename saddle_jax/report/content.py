@@ -1,0 +1,179 @@
+"""What the report says of one set of images: accuracies, what SAM changed, classes, curves, confusion. Needs no JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from saddle_jax.report import confusion, curves, plots, tables
+from saddle_jax.report.page import Block, Heading, Pictures, Table, Text
+from saddle_jax.report.provenance import together
+from saddle_jax.report.rows import ImageSet, Row, all_runs, families, pairs, same_seeds
+from saddle_jax.report.runs import chosen_by
+
+_MOST_CURVES = 6  # methods in one picture
+_CURVES = (
+    ("train/loss", "training loss", True),
+    ("eval/test/accuracy", "test accuracy (%)", False),
+    ("eval/test/tail", "test accuracy of the tail (%)", False),
+)
+
+
+def lines_of(images: ImageSet) -> list[tables.Line]:
+    """Return the table's lines: every row that has a finished run, at its last and at its best epoch."""
+    lines = []
+    for row in images.rows:
+        if not row.runs:
+            continue
+        for which in ("last", "best"):
+            reports = [run.results[which] for run in row.runs]
+            splits = " or ".join(sorted({chosen_by(report) for report in reports}))
+            lines.append(
+                tables.Line(images.title, row.name, "last" if which == "last" else f"best on {splits}", reports)
+            )
+    return lines
+
+
+def section(images: ImageSet) -> Iterator[Block]:
+    """Yield all that is said of a set of images but spectra and configs."""
+    yield from _accuracy(images)
+    if not any(row.runs for row in images.rows):
+        yield Text("No run on these images has finished: there is no accuracy to report yet.", warning=True)
+    yield from _what_sam_changed(images)
+    yield from _class_bars(images)
+    yield from _curves(images)
+    yield from _confusion(images)
+
+
+def _accuracy(images: ImageSet) -> Iterator[Block]:
+    lines = lines_of(images)
+    if not lines:
+        return
+    columns = tables.BOTH_GROUPINGS
+    header = ["method", "epoch", *columns, "n"]
+    header = [f"{name} ({images.group_sizes[name]})" if name in images.group_sizes else name for name in header]
+    cells = []
+    for line in lines:
+        values = [tables.spread([tables.accuracy(report, column) for report in line.reports]) for column in columns]
+        cells.append([line.method, line.epoch, *values, tables.seeds(len(line.reports))])
+    yield Heading("Test accuracy", 3)
+    yield Table(header, cells, (0, 1))
+    yield Text(
+        "Percent; mean ± sample standard deviation over n seeds; where n is 1 there is no spread to give. A group's "
+        "accuracy is the mean over its classes, whose number is in parentheses. head, mid, tail go by the rank of the "
+        "class; many, medium, few by its training images: more than 100, 20 to 100, fewer than 20."
+    )
+    if any(line.epoch.endswith("test") for line in lines if line.epoch != "last"):
+        yield Text(
+            "“best on test” is the epoch with the highest accuracy on the test images themselves: it flatters. "
+            "config.data.validation_fraction chooses it on held-out training images."
+        )
+
+
+def _what_sam_changed(images: ImageSet) -> Iterator[Block]:
+    cells = []
+    for first, second in pairs(images.rows):
+        both = same_seeds(first, second)
+        name = f"{second.name} − {first.name}"
+        for which in ("last", "best") if both else ():
+            reports = [[run.results[which] for run in runs] for runs in zip(*both, strict=True)]
+            values = [_difference(reports[0], reports[1], column) for column in tables.BOTH_GROUPINGS]
+            cells.append([name, which, *values, tables.seeds(len(both))])
+    if not cells:
+        return
+    yield Heading("What SAM changed, seed by seed", 3)
+    yield Table(["SAM − SGD", "epoch", *tables.BOTH_GROUPINGS, "n"], cells, (0, 1))
+    yield Text(
+        "Points of accuracy; mean ± sample standard deviation of the differences over n pairs of runs that have the "
+        "same seeds and configs but for SAM; below them in how many it went up and down. The mean's standard "
+        "error is the deviation over √n. SAM takes two gradients a step."
+    )
+
+
+def _difference(first: Sequence[Mapping], second: Sequence[Mapping], column: str) -> str:
+    differences = tables.paired_difference(first, second, column)[0]
+    if np.isnan(differences).any():
+        return "n/a"
+    spread = f" ± {differences.std(ddof=1):.1f}" if len(differences) > 1 else ""
+    return f"{differences.mean():+.1f}{spread}\n{(differences > 0).sum()}↑ {(differences < 0).sum()}↓"
+
+
+def _class_bars(images: ImageSet) -> Iterator[Block]:
+    ranks = [images.group_sizes[name] for name in confusion.GROUPS]
+    pictures = []
+    for family in families([row for row in images.rows if row.runs]):
+        methods = {row.name: [run.results["last"]["class_accuracy"] for run in row.runs] for row in family}
+        caption = f"{' beside '.join(methods)}: accuracy by class size at the last epoch, mean and sd over seeds"
+        pictures.append((plots.class_bars(methods, images.counts_C, ranks), caption))
+    if pictures:
+        yield Heading("Accuracy by class size", 3)
+        yield Pictures(pictures)
+
+
+def _curves(images: ImageSet) -> Iterator[Block]:
+    groups = [images.rows] if len(images.rows) <= _MOST_CURVES else families(images.rows)
+    pictures = []
+    for rows in groups:
+        for field, label, log in _CURVES:
+            methods = {row.name: _curves_of(row, field) for row in rows}
+            picture = plots.curves(methods, label, log=log)
+            if picture:
+                pictures.append((picture, f"{label} over epochs: {', '.join(methods)}"))
+    if pictures:
+        yield Heading("Along training", 3)
+        yield Pictures(pictures)
+        yield Text(
+            "Thin: a seed; bold: the mean of the finished ones; dotted: a run that has not finished. Losses are as "
+            "they were minimised, with their class weights: those of different names can't be compared."
+        )
+
+
+def _curves_of(row: Row, field: str) -> tuple[list[curves.Curve], list[curves.Curve]]:
+    finished, unfinished = ([curves.read(run, field) for run in some] for some in (row.runs, row.unfinished))
+    return [curve for curve in finished if curve], [curve for curve in unfinished if curve]
+
+
+def _confusion(images: ImageSet) -> Iterator[Block]:
+    cells, pictures, missing = [], [], []
+    for row in images.rows:
+        shares, total = [], 0.0
+        for run in row.runs:
+            parts_CC = confusion.read(run)  # gigabytes for thousands of classes: one at a time
+            if parts_CC is None:
+                missing.append(run.folder)
+                continue
+            shares.append(confusion.by_group(parts_CC, images.group_sizes))
+            total = total + parts_CC
+        if not shares:
+            continue
+        for number, group in enumerate(confusion.GROUPS):
+            values = [tables.spread([share[number, column] for share in shares]) for column in range(4)]
+            cells.append([row.name, group, *values, tables.seeds(len(shares))])
+        percents = confusion.by_size(total / len(shares), images.counts_C)
+        caption = f"{row.name}: confusion at the last epoch, n = {tables.seeds(len(shares))}"
+        pictures.append((plots.confusion(percents, images.counts_C, row.name), caption))
+    if not cells:
+        return
+    yield Heading("Confusion of head and tail", 3)
+    wrong = [f"wrong: a {group} class" for group in confusion.GROUPS]
+    yield Table(["method", "true class", "right", *wrong, "n"], cells, (0, 1))
+    yield Text("Percent of the images of head, mid and tail, each class weighing alike; mean ± sd over n seeds.")
+    yield Pictures(pictures)
+    if missing:
+        yield Text(f"Without a readable confusion matrix of the last step: {together(missing)}.", warning=True)
+
+
+def not_comparable(images: Sequence[ImageSet]) -> Iterator[Block]:
+    """Yield what to mind where the runs are not all on the same images."""
+    if len(images) > 1:
+        yield Text(
+            f"The runs are on {len(images)} different sets of images or classes. Each has a part of its own below; "
+            "accuracies can't be compared from one to another.",
+            warning=True,
+        )
+
+
+def count(images: Sequence[ImageSet]) -> int:
+    """Return how many runs have finished."""
+    return sum(run.finished for one in images for row in one.rows for run in all_runs(row))

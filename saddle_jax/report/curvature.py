@@ -1,0 +1,132 @@
+"""What the report says of measured spectra: the extreme eigenvalues over seeds, and one seed's densities."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from saddle_jax.errors import DataError
+from saddle_jax.report import spectra, tables
+from saddle_jax.report.page import Block, Heading, Links, Pictures, Table, Text
+from saddle_jax.report.rows import ImageSet, families
+from saddle_jax.report.runs import Run
+from saddle_jax.spectra import results
+
+_NUMBERS = ("images", "lambda_min", "lambda_max", "residual_min", "residual_max")
+
+
+class Measured(NamedTuple):
+    """The last spectra of a run."""
+
+    run: Run
+    folder: pathlib.Path
+    summary: dict[str, Any]
+
+    @property
+    def conditions(self) -> str:
+        return f"step {self.summary['step']:,}; {results.conditions(self.summary['settings'])}"
+
+
+def section(images: ImageSet, out: pathlib.Path) -> Iterator[Block]:
+    """Yield a table of eigenvalues and, for methods side by side, the densities of the rarest and the largest class.
+
+    Args:
+      images: the rows.
+      out: folder of the report, from which links lead.
+    """
+    problems: list[str] = []
+    measured: dict[str, list[Measured]] = {}
+    for row in images.rows:
+        found = [_read(run, problems) for run in row.runs or row.unfinished]
+        measured[row.name] = [one for one in found if one is not None]
+    cells = [line for name, one_row in measured.items() for line in _lines(name, one_row)]
+    if not cells and not problems:
+        return
+    yield Heading("Hessian spectra", 3)
+    if cells:
+        header = ["method", "loss of", "images", "λmin", "λmax", "|λmin/λmax|", "largest residual", "n", "measured at"]
+        conditions = {line[-1] for line in cells}
+        if len(conditions) == 1:  # said once, in a sentence
+            header, cells = header[:-1], [line[:-1] for line in cells]
+        yield Table(header, cells, (0, 1, 8))
+        alike = f"All measured at {conditions.pop()}. " if len(conditions) == 1 else ""
+        yield Text(
+            f"{alike}Mean ± sample standard deviation over n seeds. At a minimum no eigenvalue is negative: λmin says "
+            "how far from one the weights are for that loss. Residuals are |Hv − λv|."
+        )
+    for family in families(images.rows):
+        yield from _densities({row.name: measured[row.name] for row in family if measured[row.name]}, problems)
+    for problem in problems:
+        yield Text(problem, warning=True)
+    everything = [one for one_row in measured.values() for one in one_row if (one.folder / "all.png").is_file()]
+    if everything:
+        links = [(str(one.run.folder), os.path.relpath(one.folder / "all.png", out)) for one in everything]
+        yield Links("All measured classes, run by run:", links)
+
+
+def _read(run: Run, problems: list[str]) -> Measured | None:
+    try:
+        folders = results.folders(run.folder)
+        if not folders:
+            return None
+        folder = folders[max(folders)]
+        summary = results.read_summary(folder)
+        for target in summary["targets"].values():
+            _ = str(target["title"]), [float(target[key]) for key in _NUMBERS]
+        measured = Measured(run, folder, summary)
+        return measured if measured.conditions and summary["targets"] else None
+    except (DataError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        problems.append(f"{run.folder}: spectra can't be read ({error})")
+        return None
+
+
+def _lines(name: str, measured: Sequence[Measured]) -> Iterator[list[str]]:
+    """Yield a line for each target; what was measured of another loss or at another step is not put together."""
+    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for one in measured:
+        for target, summary in one.summary["targets"].items():
+            alike.setdefault((target, one.conditions), []).append(summary)
+    for (_, conditions), found in sorted(alike.items(), key=lambda item: -item[1][0]["images"]):
+        ratios = [float("nan") if one.get("ratio") is None else one["ratio"] for one in found]
+        yield [
+            name,
+            str(found[0]["title"]),
+            f"{found[0]['images']:,}",
+            tables.spread([one["lambda_min"] for one in found], digits=3),
+            tables.spread([one["lambda_max"] for one in found], digits=3),
+            tables.spread(ratios, digits=3),
+            f"{max(max(one['residual_min'], one['residual_max']) for one in found):.0e}",
+            tables.seeds(len(found)),
+            conditions,
+        ]
+
+
+def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) -> Iterator[Block]:
+    """Draw the rarest and the largest class that all methods have of one seed: the seed with the most such classes."""
+    best: tuple[dict[str, Measured], set[str]] = {}, set()
+    first, *others = measured.values() if measured else [[]]
+    for one in first:
+        beside = [next((m for m in row if m.run.seeds == one.run.seeds), None) for row in others]
+        chosen = [one, *(m for m in beside if m is not None)]
+        targets = set.intersection(*(set(m.summary["targets"]) for m in chosen))
+        if len(chosen) == len(measured) and len(targets) > len(best[1]):
+            best = dict(zip(measured, chosen, strict=True)), targets
+    runs, targets = best
+    if not runs:  # no seed in common: each method by itself
+        for name, row in measured.items() if len(measured) > 1 else ():
+            yield from _densities({name: row}, problems)
+        return
+    sizes = next(iter(runs.values())).summary["targets"]
+    by_size = sorted(targets, key=lambda target: (sizes[target]["images"], target))
+    for target in dict.fromkeys((by_size[0], by_size[-1])):
+        captions = {name: f"{name}, seed {one.run.seeds[0]}; {one.conditions}" for name, one in runs.items()}
+        folders = {captions[name]: one.folder for name, one in runs.items()}
+        try:
+            drawn = spectra.densities(folders, target)
+        except (DataError, OSError, ValueError, TypeError, KeyError) as error:
+            problems.append(f"the spectra of {target} can't be drawn ({error})")
+            continue
+        title = f"{sizes[target]['title']} ({sizes[target]['images']:,} images)"
+        yield Pictures([(png, f"{title}: {caption}") for caption, png in drawn.items()])

@@ -1,0 +1,175 @@
+"""From runs to rows: seeds of one method together, methods on the same images together, SGD beside its SAM."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from saddle_jax import longtail
+from saddle_jax.config import MAY_CHANGE_ON_RESUME
+from saddle_jax.report.runs import Run
+
+# Two runs that differ only here are two seeds of one row. How often is evaluated is not among them: the best epoch
+# of many is better than the best of few.
+_OF_NO_ROW = ("seed", "num_seeds", "data.subset_seed", *(f for f in MAY_CHANGE_ON_RESUME if f != "eval.every"))
+_SET = ("data.source", "data.name")
+
+
+class Row(NamedTuple):
+    """A method: every seed of one config."""
+
+    name: str  # short, and different for each row of a set
+    config: dict[str, Any]  # without the seeds and what changes nothing
+    runs: list[Run]  # finished, each seed once, in order
+    unfinished: list[Run]
+    repeated: list[Run]  # finished, of a seed that `runs` already has
+
+
+class ImageSet(NamedTuple):
+    """Rows whose accuracies can be compared: the same classes, groups and images for the same seeds."""
+
+    title: str
+    rows: list[Row]
+    group_sizes: dict[str, int]  # classes of head, mid, tail, many, medium, few
+
+    @property
+    def counts_C(self) -> tuple[int, ...]:
+        return all_runs(self.rows[0])[0].images.counts_C
+
+
+def all_runs(row: Row) -> list[Run]:
+    """Return all of a row's runs, finished or not."""
+    return [*row.runs, *row.unfinished, *row.repeated]
+
+
+def arrange(runs: Iterable[Run]) -> tuple[list[ImageSet], list[Run]]:
+    """Return the sets of comparable rows, and the runs that are too damaged to be placed."""
+    placed, lost = [], []
+    for run in runs:
+        (placed if run.known else lost).append(run)
+    sets: list[list[Run]] = []
+    for run in placed:
+        home = next((members for members in sets if all(_same_images(run, other) for other in members)), None)
+        if home is None:
+            sets.append(home := [])
+        home.append(run)
+    titles = [_title(members[0]) for members in sets]
+    found = []
+    for title, members in zip(titles, sets, strict=True):
+        content = f"; images {members[0].images.hashes[1]}" if titles.count(title) > 1 else ""
+        found.append(ImageSet(f"{title}{content}", _rows(members), _group_sizes(members[0])))
+    return found, lost
+
+
+def _same_images(one: Run, other: Run) -> bool:
+    if _classes(one) != _classes(other):
+        return False
+    if one.seeds[1] == other.seeds[1]:
+        return one.images.hashes == other.images.hashes
+    return all(one.config.get(field) == other.config.get(field) for field in _SET)
+
+
+def _classes(run: Run) -> tuple[Any, ...]:
+    images = run.images
+    return images.counts_C, images.names, images.test_images, tuple(_group_sizes(run).values())
+
+
+def _group_sizes(run: Run) -> dict[str, int]:
+    counts_C = np.array(run.images.counts_C)
+    groups = longtail.rank_groups(len(counts_C), run.config["eval.rank_bounds"]) + longtail.count_groups(counts_C)
+    return {group.name: len(group.classes) for group in groups}
+
+
+def _title(run: Run) -> str:
+    config, images = run.config, run.images
+    name = config["data.name"] or pathlib.PurePath(str(config["data.path"])).name or config["data.source"]
+    return (
+        f"{name}: {len(images.counts_C)} classes of {max(images.counts_C):,} to {min(images.counts_C):,} training "
+        f"images, {images.test_images:,} test images"
+    )
+
+
+def _rows(runs: Sequence[Run]) -> list[Row]:
+    members: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        members.setdefault(tuple(_method(run.config).items()), []).append(run)
+    configs = [dict(key) for key in members]
+    rows = []
+    for name, config, row_runs in zip(_names(configs), configs, members.values(), strict=True):
+        first: dict[Any, Run] = {}
+        finished = [run for run in row_runs if run.finished]
+        for run in sorted(finished, key=lambda run: run.seeds):
+            first.setdefault(run.seeds, run)
+        kept = list(first.values())
+        repeated = [run for run in finished if not any(run is one for one in kept)]
+        rows.append(Row(name, config, kept, [run for run in row_runs if not run.finished], repeated))
+    return [row for family in families(rows) for row in family]
+
+
+def _method(config: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {f: v for f, v in config.items() if f not in _OF_NO_ROW and f.partition(".")[0] + "." not in _OF_NO_ROW}
+    if not config["sam.enabled"]:  # then the other fields of SAM do nothing
+        fields = {f: v for f, v in fields.items() if not f.startswith("sam.") or f == "sam.enabled"}
+    return fields
+
+
+def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the methods as the command line calls them, with the fields that tell equally named ones apart."""
+    names = [_short_name(config) for config in configs]
+    result = []
+    for config, name in zip(configs, names, strict=True):
+        alike = [other for other, other_name in zip(configs, names, strict=True) if other_name == name]
+        parts = [f"{_short_field(f, config)}={shown(config[f])}" for f in differing_fields(alike) if f in config]
+        result.append(", ".join([name, *parts]))
+    return result
+
+
+def _short_field(field: str, config: Mapping[str, Any]) -> str:
+    """Return rho for sam.rho_knots, but data.name where other groups have a name, too."""
+    last = field.rpartition(".")[2]
+    return field if [f.rpartition(".")[2] for f in config].count(last) > 1 else last.removesuffix("_knots")
+
+
+def _short_name(config: Mapping[str, Any]) -> str:
+    weights = config["loss.class_weights"]
+    return f"{config['loss.name']}{'' if weights == 'none' else f'_{weights}'}{'_sam' if config['sam.enabled'] else ''}"
+
+
+def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the fields that have more than one value."""
+    fields = sorted({field for config in configs for field in config})
+    return [field for field in fields if len({config.get(field) for config in configs}) > 1]
+
+
+def shown(value: Any) -> str:
+    """Return a field's value as a table shows it; nothing where it does nothing."""
+    if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], tuple) and value[0][:1] == (0,):
+        value = value[0][-1]  # one knot, at the start: a constant
+    return "" if value is None else str(value).removesuffix(".0")
+
+
+def families(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return rows that differ in nothing but SAM together, plain SGD first."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        key = tuple((f, v) for f, v in row.config.items() if not f.startswith("sam."))
+        found.setdefault(key, []).append(row)
+    return [sorted(family, key=lambda row: (bool(row.config["sam.enabled"]), row.name)) for family in found.values()]
+
+
+def pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Return (SGD, SAM) for every two rows that differ in nothing but SAM."""
+    found = []
+    for family in families(rows):
+        plain = [row for row in family if not row.config["sam.enabled"]]
+        found += [(first, second) for first in plain for second in family if second.config["sam.enabled"]]
+    return found
+
+
+def same_seeds(first: Row, second: Row) -> list[tuple[Run, Run]]:
+    """Return the runs of two rows that have the same seeds."""
+    others = {run.seeds: run for run in second.runs}
+    return [(run, others[run.seeds]) for run in first.runs if run.seeds in others]

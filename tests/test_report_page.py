@@ -1,0 +1,437 @@
+"""The report: its numbers are those of the runs, and no run, whatever its state or name, can spoil it."""
+
+import csv
+import io
+import itertools
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from configs import digits_lt
+from saddle_jax.errors import ConfigError
+from saddle_jax.longtail import ClassStats
+from saddle_jax.report import confusion, content, curves, page, plots, program, provenance, rows, runs, tables
+from saddle_jax.spectra import results as spectra_results
+from saddle_jax.train import evaluate
+
+COUNTS = (200, 120, 60, 30, 12, 4)  # head 2, mid 2, tail 2; many 2, medium 2, few 2
+PNG = bytes(24)
+
+
+def write_run(folder, method="ce_drw", seed=0, right=(10, 9, 8, 7, 6, 5), best=None, **fields):
+    """Write a finished run of six classes with ten test images each, `right` of which are found at the last step."""
+    config = digits_lt.get_config(method)
+    config.update_from_flattened_dict({"seed": seed, "data.subset_seed": seed})
+    with config.ignore_type():
+        config.update_from_flattened_dict({field.replace("__", "."): value for field, value in fields.items()})
+    stats = ClassStats(np.array(COUNTS), tuple("abcdef"))
+    folder.mkdir(parents=True)
+    for step, found in ((10, best or right), (20, right)):
+        counts = np.diag(found) + np.eye(6, k=-1, dtype=int) * (10 - np.array(found))[:, None]
+        counts[0, 1] = 10 - found[0]  # each mistake is the next larger class; of the largest, the second
+        measured = evaluate.Evaluation(counts, in_top=50)
+        evaluate.write(folder / "eval", step, "test", evaluate.summary(measured, stats, ()), measured)
+    reports = [json.loads((folder / f"eval/{step}-test.json").read_text()) for step in (20, 10)]
+    stored = {"last": {**reports[0], "chosen_by": ""}, "best": {**reports[1], "chosen_by": ", best on test"}}
+    start = {"command": ["main.py", "--config.name=a b"], "packages": {"jax": "1.2"}, "devices": ["cpu: cpu"]}
+    images = {"counts": COUNTS, "names": list("abcdef"), "train_images": sum(COUNTS), "test_images": 60}
+    images |= {"split_hash": f"s{seed}", "content_hash": f"c{seed}"}
+    records = [{"step": step, "epoch": step / 5, "train/loss": 1 / step} for step in (5, 10, 15, 20)]
+    records += [{"step": step, "eval/test/accuracy": step, "eval/test/tail": None} for step in (10, 20)]
+    for name, content_ in (("config", config.to_dict()), ("results", stored), ("class_stats", images)):
+        (folder / f"{name}.json").write_text(json.dumps(content_))
+    (folder / "run.json").write_text(json.dumps({"starts": [start]}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    for name in ("class_bars", "curves", "confusion"):
+        monkeypatch.setattr(content.plots, name, lambda *_, **__: PNG)
+
+
+def written(folders, out):
+    program.write(folders, out)
+    return {path.name: path.read_text() for path in out.iterdir()}
+
+
+def arranged(folders):
+    images, lost = rows.arrange(map(runs.read, folders))
+    return images, lost
+
+
+def csv_lines(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """SGD with seeds 0, 1, 2 and SAM with seeds 1, 2, 3."""
+    right = {"ce_drw": [(10, 9, 8, 7, 6, 5), (10, 9, 8, 7, 4, 3), (9, 9, 9, 9, 6, 2)]}
+    right["ce_drw_sam"] = [(10, 9, 8, 7, 8, 5), (9, 9, 9, 9, 7, 4), (10, 10, 10, 10, 10, 10)]
+    return [
+        write_run(tmp_path / method / f"seed-{seed}", method, seed, found, best=(10, 10, 10, 10, 9, 9))
+        for method, first in (("ce_drw", 0), ("ce_drw_sam", 1))
+        for seed, found in enumerate(right[method], start=first)
+    ]
+
+
+def test_the_tables_numbers_by_hand(pair, tmp_path, no_pictures):
+    files = written(pair, tmp_path / "out")
+    assert set(files) == {"report.html", "report.md", "table.csv", "table.tex"}
+    sgd, sgd_best, sam, _ = csv_lines(files["table.csv"])
+    assert [sgd[key] for key in ("method", "epoch", "n")] == ["ce_drw", "last", "3"]
+    assert [sgd_best[key] for key in ("method", "epoch", "n")] == ["ce_drw", "best on test", "3"]
+    # Tail of the three seeds: (6 + 5) / 2, (4 + 3) / 2, (6 + 2) / 2 of ten.
+    assert float(sgd["tail_mean"]) == pytest.approx((55 + 35 + 40) / 3, abs=1e-4)
+    squares = (35 / 3) ** 2 + (25 / 3) ** 2 + (10 / 3) ** 2
+    assert float(sgd["tail_sd"]) == pytest.approx(np.sqrt(squares / 2), abs=1e-4)
+    assert float(sgd["overall_mean"]) == pytest.approx(100 * (45 + 41 + 44) / 180, abs=1e-4)
+    assert float(sgd["few_mean"]) == float(sgd["tail_mean"])  # 12 and 4 images: the last two classes
+    assert float(sgd["medium_mean"]) == pytest.approx(80, abs=5)
+    assert (float(sgd_best["tail_mean"]), float(sgd_best["tail_sd"])) == (90, 0)
+    assert float(sam["tail_mean"]) == pytest.approx((65 + 55 + 100) / 3, abs=1e-4)
+    groups = "93.3 ± 2.9 | 80.0 ± 8.7 | 43.3 ± 10.4"
+    assert f"| ce_drw | last | 72.2 ± 3.5 | {groups} | {groups} | 3 |" in files["report.md"]
+    assert "| head (2) | mid (2) | tail (2) | many (2) | medium (2) | few (2) | n |" in files["report.md"]
+    assert ">43.3 ± 10.4</td>" in files["report.html"]
+    assert r"ce\_drw & last & 72.2 $\pm$ 3.5 &" in files["table.tex"]
+    assert "on the test images themselves: it flatters" in files["report.html"]
+
+
+def test_what_sam_changed_is_paired_by_seed(pair, tmp_path, no_pictures):
+    text = written(pair, tmp_path / "out")["report.md"]
+    # Seeds 1 and 2 only: tail 35 -> 65 and 40 -> 55; head 95 -> 95 and 90 -> 90.
+    line = next(line for line in text.splitlines() if line.startswith("| ce_drw_sam − ce_drw | last"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[3] == "+0.0 ± 0.0 0↑ 0↓"
+    assert cells[5] == "+22.5 ± 10.6 2↑ 0↓"
+    assert cells[-1] == "2"
+    other = write_run(tmp_path / "other", "ce_drw_sam", 1, loss__effective_beta=0.9)  # differs in more than SAM
+    assert "What SAM changed" not in written([*pair[:3], other], tmp_path / "without")["report.md"]
+
+
+def test_one_seed_is_marked_and_given_no_spread(tmp_path, no_pictures):
+    files = written([write_run(tmp_path / "a")], tmp_path / "out")
+    line = csv_lines(files["table.csv"])[0]
+    assert (line["n"], line["tail_mean"], line["tail_sd"]) == ("1", "55.0000", "")
+    assert "| 55.0 | 1 (one seed) |" in files["report.md"]
+    assert ">1 (one seed)</td>" in files["report.html"]
+    assert r"55.0 & 1\textsuperscript{a} \\" in files["table.tex"]
+    assert r"\textsuperscript{a} a single seed: no spread" in files["table.tex"]
+
+
+def test_which_runs_are_one_row(tmp_path):
+    folders = [
+        write_run(tmp_path / "a", seed=0),
+        write_run(tmp_path / "b", seed=10, name="else", log_every="1 steps", sam__rho_knots=((0, 0.9),)),
+        write_run(tmp_path / "c", seed=2, tensorboard=True),
+        write_run(tmp_path / "again", seed=2),
+        write_run(tmp_path / "often", seed=3, eval__every="1 epochs"),
+        write_run(tmp_path / "sam", "ce_drw_sam", seed=0),
+        write_run(tmp_path / "wider", "ce_drw_sam", seed=0, sam__rho_knots=((0, 0.25),)),
+        write_run(tmp_path / "vs", "vs", seed=0),
+    ]
+    (images,), lost = arranged(folders)
+    found = {row.name: [run.folder.name for run in row.runs] for row in images.rows}
+    assert found == {
+        "ce_drw, every=20 epochs": ["a", "c", "b"],  # seeds 0, 2, 10
+        "ce_drw, every=1 epochs": ["often"],
+        "ce_drw_sam, rho=0.1": ["sam"],
+        "ce_drw_sam, rho=0.25": ["wider"],
+        "vs": ["vs"],
+    }
+    assert [run.folder.name for row in images.rows for run in row.repeated] == ["again"]
+    assert not lost
+    names = {(first.name, second.name) for first, second in rows.pairs(images.rows)}
+    assert names == {("ce_drw, every=20 epochs", f"ce_drw_sam, rho={rho}") for rho in ("0.1", "0.25")}
+    notes = page.as_markdown(list(provenance.notes([images], lost)))
+    assert "again: not counted: this method already has these seeds" in notes
+
+
+def test_a_run_of_another_version_has_its_place(tmp_path):
+    old, new, own = (write_run(tmp_path / name, seed=seed) for seed, name in enumerate(("old", "new", "own")))
+    config = json.loads((old / "config.json").read_text())
+    del config["sam"]["adaptive"], config["spectra"]
+    (old / "config.json").write_text(json.dumps(config))
+    config = json.loads((new / "config.json").read_text()) | {
+        "num_seeds": 3,
+        "method": {"name": "glmc", "list": [[], {}]},
+    }
+    (new / "config.json").write_text(json.dumps(config))
+    (images,), _ = arranged([old, new, own])
+    found = {row.name: [run.folder.name for run in row.runs] for row in images.rows}
+    assert found == {"ce_drw": ["old", "own"], "ce_drw, list=((), '{}'), method.name=glmc": ["new"]}
+
+
+def test_other_images_are_kept_apart(tmp_path, no_pictures):
+    folders = [write_run(tmp_path / str(seed), seed=seed) for seed in range(3)]
+    stats = json.loads((folders[0] / "class_stats.json").read_text())
+    assert len(arranged(folders)[0]) == 1  # every seed has its own subset
+    same_seed = write_run(tmp_path / "swapped", "vs", seed=0)
+    (same_seed / "class_stats.json").write_text(json.dumps(stats | {"content_hash": "other pixels"}))
+    images, _ = arranged([*folders, same_seed])
+    assert [[row.name for row in one.rows] for one in images] == [["ce_drw"], ["vs"]]
+    assert images[1].title.endswith("images other pixels")
+    fewer = write_run(tmp_path / "fewer", "vs", seed=5)
+    (fewer / "class_stats.json").write_text(json.dumps(stats | {"counts": [100, 50, 20, 9, 5, 2]}))
+    files = written([*folders, same_seed, fewer], tmp_path / "out")
+    assert "on 3 different sets of images" in files["report.html"]
+    assert files["table.tex"].count(r"\midrule") == 3
+    assert len({line["images"] for line in csv_lines(files["table.csv"])}) == 3
+    bounds = write_run(tmp_path / "bounds", "vs", seed=7, eval__rank_bounds=(1, 2))
+    assert len(arranged([*folders, bounds])[0]) == 2  # their tails are not the same classes
+
+
+PARTS = ("config.json", "class_stats.json", "results.json", "run.json", "metrics.jsonl")
+BROKEN = (None, "", "{", "[]", "null", '"text"', "{}", '{"last": {}}', '{"starts": [{}]}', '{"step": "x"}', "\x00")
+
+
+def test_no_damage_stops_the_report(tmp_path, no_pictures):
+    """Each file missing, torn and of a wrong shape: the run is named with the file, the good run's numbers stay."""
+    good = write_run(tmp_path / "good", right=(1, 2, 3, 4, 5, 6))
+    cases = list(itertools.product(PARTS, BROKEN))
+    damaged = []
+    for number, (part, text) in enumerate(cases):
+        folder = write_run(tmp_path / f"bad-{number}", "vs", seed=number)
+        (folder / part).unlink()
+        if text is not None:
+            (folder / part).write_text(text)
+        damaged.append(runs.read(folder))
+    for (part, text), run in zip(cases, damaged, strict=True):
+        assert any(part in problem for problem in run.problems), (part, text)
+    files = written([good, *(run.folder for run in damaged)], tmp_path / "out")
+    assert csv_lines(files["table.csv"])[0]["tail_mean"] == "55.0000"
+    for (part, text), run in zip(cases, damaged, strict=True):
+        line = next(line for line in files["report.md"].splitlines() if line.startswith(f"| {run.folder} |"))
+        if part in ("run.json", "metrics.jsonl"):
+            assert f"finished, but {'no records in ' * (part[0] == 'm')}{part}" in line or "finished, but no " in line
+        elif part == "results.json" and text is None:
+            assert "unfinished: no results.json; last record at step 20" in line
+        else:
+            assert "damaged: " in line
+
+
+@pytest.mark.parametrize("path", ["accuracy", "groups.tail.accuracy", "class_accuracy", "step", "groups.few"])
+@pytest.mark.parametrize("value", ["1e3", True, float("nan"), [1, 2], {}])
+def test_a_number_that_is_none_is_not_averaged(tmp_path, path, value):
+    folder = write_run(tmp_path / "a")
+    stored = json.loads((folder / "results.json").read_text())
+    *keys, last = path.split(".")
+    place = stored["best"]
+    for key in keys:
+        place = place[key]
+    place[last] = value
+    (folder / "results.json").write_text(json.dumps(stored))
+    run = runs.read(folder)
+    assert not run.finished
+    assert "results.json can't be read" in run.problems[0]
+
+
+def test_only_unfinished_runs(tmp_path, no_pictures):
+    folder = write_run(tmp_path / "a")
+    (folder / "results.json").unlink()
+    files = written([folder], tmp_path / "out")
+    assert "No run on these images has finished" in files["report.html"]
+    assert "Along training" in files["report.html"]
+    assert csv_lines(files["table.csv"]) == []
+
+
+HOSTILE = '<script>alert("1")</script>|`*[x](y)'
+
+
+def test_nothing_from_a_run_is_taken_for_markup(tmp_path, no_pictures):
+    folder = write_run(tmp_path / HOSTILE.replace("/", "⁄"), data__name=HOSTILE, name=HOSTILE, data__source="tfds")
+    (folder / "run.json").write_text(
+        json.dumps({"starts": [{"command": ["main.py", HOSTILE + "\n# x"], "git": HOSTILE}]})
+    )
+    broken = write_run(tmp_path / "<img src=x>", seed=1)
+    (broken / "config.json").write_text(HOSTILE)
+    files = written([folder, broken], tmp_path / "out")
+    html = files["report.html"]
+    assert "&lt;script&gt;alert(&quot;1&quot;)" in html
+    tags = set(re.findall(r"<(/?[a-zA-Z]+)", html))
+    assert not tags & {"script", "/script", "iframe", "object"}
+    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r"<img src=\"([^\"]*)", html))
+    assert "<img src=x" not in html
+    assert "default-src 'none'; img-src data:;" in html
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#|\./|\.\./)", html)
+    assert not re.search(r"https?://|@import|url\(", html)
+    code = [line for line in files["report.md"].splitlines() if line.startswith("    ")]
+    assert "    # x'" in code
+    assert "<" not in "".join(line for line in files["report.md"].splitlines() if line not in code)
+    assert r"\|\`\*\[x\](y)" in files["report.md"]
+
+
+def test_every_character_that_latex_takes_for_its_own():
+    assert tables.latex_text(r"a_b & 50% $ # {x} ~ ^ \ < >") == (
+        r"a\_b \& 50\% \$ \# \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \textless{} \textgreater{}"
+    )
+
+
+def test_a_page_for_a_phone(pair, tmp_path):
+    """Pictures are in the page and small; tables scroll in their own boxes."""
+    html = program.write(pair, tmp_path / "out").read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in html
+    assert html.count("<table>") == html.count('<div class="scroll" tabindex="0"><table>') > 4
+    pictures = re.findall(r'<img src="data:image/png;base64,([^"]*)" alt="[^"]+" width="\d{3}"', html)
+    assert len(pictures) == html.count("<img") == 5  # bars; loss, accuracy; two matrices (no record has a tail)
+    assert all(5_000 < len(picture) < 60_000 for picture in pictures)
+    assert "max-width: 100%" in html
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_many_classes_and_methods_in_one_picture():
+    counts = [int(500 * 100 ** (-c / 99)) for c in range(100)]
+    seeds = [[float(c % 90) for c in range(100)], [None] + [50.0] * 99]
+    small = plots.class_bars({f"method {n} $x$": seeds for n in range(6)}, counts, (30, 40, 30))
+    assert small[:4] == b"\x89PNG" and len(small) < 60_000
+    one, empty = {1.0: 0.5, 2.0: 0.0}, {}
+    assert plots.curves({"a": ([one, one], [empty]), "b": ([], [one])}, "loss", log=True)[:4] == b"\x89PNG"
+    assert plots.curves({"a": ([{1.0: 0.5}], [])}, "loss", log=True) is None
+    assert plots.confusion(np.full((100, 100), np.nan), counts, "none")[:4] == b"\x89PNG"
+
+
+def test_confusion_by_class_size():
+    parts = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.3, 0.3, 0.4]])
+    np.testing.assert_allclose(confusion.by_size(parts, (5, 50, 1)), [[80, 20, 0], [10, 90, 0], [30, 30, 40]])
+    np.testing.assert_allclose(confusion.by_size(parts, (5, 50, 1), places=2), [[100, 0], [60, 40]])
+
+
+def test_confusion_of_groups_by_hand(tmp_path):
+    run = runs.read(write_run(tmp_path / "a", right=(10, 9, 8, 7, 6, 5)))
+    shares = confusion.by_group(confusion.read(run), {"head": 2, "mid": 2, "tail": 2})
+    # Every mistake is the next larger class: of mid's five in twenty, two are class 1 (head) and three class 2 (mid).
+    np.testing.assert_allclose(shares, [[95, 5, 0, 0], [75, 10, 15, 0], [55, 0, 20, 25]])
+    last = run.results["last"]["groups"]
+    np.testing.assert_allclose(shares[:, 0], [last[name]["accuracy"] for name in ("head", "mid", "tail")])
+    (run.folder / "eval/20-test-confusion.npz").write_bytes(b"PK")
+    assert confusion.read(run) is None
+    nothing = np.full((6, 6), np.nan)
+    assert np.isnan(confusion.by_group(nothing, {"head": 0, "mid": 0, "tail": 6})).all()
+
+
+def test_curves_over_epochs(tmp_path):
+    run = runs.read(write_run(tmp_path / "a"))
+    assert curves.read(run, "train/loss") == {1: 1 / 5, 2: 1 / 10, 3: 1 / 15, 4: 1 / 20}
+    assert curves.read(run, "eval/test/accuracy") == {2: 10, 4: 20}  # has a record of its own at the same step
+    assert curves.read(run, "eval/test/tail") == {}
+    assert content._curves_of(rows.Row("", {}, [run, run._replace(metrics=[])], [], []), "train/loss")[0][1:] == []
+    assert curves.mean([{1: 2.0, 2: 4.0}, {2: 6.0, 3: 1.0}]) == {2: 5.0}
+
+
+def spectrum(folder, smallest, probes=2):
+    settings = {"loss": "ce", "logit_scale": 1.0, "class_weights": "none", "batch_norm": "eval", "dtype": "float32"}
+    header = spectra_results.Header(20, 4.0, {**settings, "probes": probes})
+    where, _ = spectra_results.open_folder(folder, header)
+    grid = np.linspace(-1, 30, 200)
+    arrays = {"grid": grid, "density": np.exp(-(grid**2)), "density_sd": np.zeros(200)}
+    for name, images in (("class-5", 4), ("class-0", 200)):
+        summary = {"title": name.replace("-", " "), "images": images, "probes": probes, "steps": 9, "basis": "device"}
+        summary |= {
+            "lambda_min": smallest,
+            "lambda_max": 20.0,
+            "residual_min": 1e-5,
+            "residual_max": 2e-5,
+            "sigma": 0.1,
+        }
+        spectra_results.save(where, header, name, {**summary, "ratio": -smallest / 20}, arrays)
+    return where
+
+
+def test_spectra_where_they_exist(pair, tmp_path, no_pictures):
+    for folder, smallest in zip(pair[1:5], (-1.0, -2.0, -0.5, -0.25), strict=True):  # seeds 1 and 2 of both
+        where = spectrum(folder, smallest)
+    (where / "all.png").write_bytes(PNG)
+    files = written(pair, tmp_path / "deep" / "out")
+    assert (
+        "| ce_drw | class 5 | 4 | -1.500 ± 0.707 | 20.000 ± 0.000 | 0.075 ± 0.035 | 2e-05 | 2 |" in files["report.md"]
+    )
+    assert "All measured at step 20; ce loss, logit scale 1" in files["report.md"]
+    assert "class 5 (4 images): ce_drw_sam, seed 1; step 20" in files["report.md"]
+    assert files["report.html"].count('alt="class ') == 4  # rarest and largest class, SGD and SAM
+    assert 'href="../../ce_drw_sam/seed-2/spectra/20/all.png"' in files["report.html"]
+    (where / "summary.json").write_text("{")
+    for path in (pair[1] / "spectra/20").glob("*.npz"):
+        path.write_bytes(b"PK")
+    text = written(pair, tmp_path / "deep" / "out")["report.md"]
+    assert "seed-2: spectra can't be read" in text
+    assert "of class-5 can't be drawn" in text
+
+
+def test_where_the_numbers_come_from(pair, tmp_path, no_pictures):
+    start = {"command": ["main.py", "--workdir=x y"], "packages": {"jax": "9.9"}, "devices": ["gpu: H"] * 2}
+    (pair[0] / "run.json").write_text(json.dumps({"starts": [{"command": []}, start]}))
+    text = written(pair, tmp_path / "out")["report.md"]
+    assert "    python main.py '--workdir=x y'\n" in text
+    assert "    python main.py '--config.name=a b'\n" in text
+    assert "2 x gpu: H; saddle_jax ?, commit unknown; Python ?; jax 9.9" in text
+    assert "versions or devices differ" in text
+    assert f"{tmp_path / 'ce_drw_sam'}: seed-1, seed-2, seed-3" in text
+    assert "| ce_drw_sam | True | 0.1 |" in text  # of the fields that differ
+
+
+def test_which_directories_are_runs(tmp_path, monkeypatch):
+    for seed in (0, 2, 10):
+        write_run(tmp_path / "several" / f"seed-{seed}", seed=seed)
+    (tmp_path / "several" / "seed-11").mkdir()  # killed before its config was written
+    write_run(tmp_path / "one[0]")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "file.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    found, others = runs.find(["*", "several/seed-2", "one[0]"])
+    assert list(map(str, found)) == ["one[0]", *(f"several/seed-{seed}" for seed in (0, 2, 10, 11))]
+    assert list(map(str, others)) == ["pictures"]
+    assert list(map(str, runs.find(["one[0]"])[0])) == ["one[0]"]
+    for pattern, message in (("nothing/*", "found no directory at"), ("pict*", "found no run at 'pict")):
+        with pytest.raises(ConfigError, match=rf"--runs: {message}.*expected run directories.*Fix: e.g. --runs 'runs"):
+            runs.find([pattern])
+
+
+def main(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, ROOT / "main.py", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_the_command_without_jax(pair, tmp_path):
+    absent = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "clu", "sklearn")
+    script = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({absent!r}))
+sys.argv = ["main.py", "--mode", "report", "--runs", *{[str(folder) for folder in pair]!r}]
+sys.path.insert(0, {str(ROOT)!r})
+runpy.run_path({str(ROOT / "main.py")!r}, run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("done   report/report.html")
+    assert "Report on 6 runs" in (tmp_path / "report/report.html").read_text()
+
+
+def test_errors_of_the_command(tmp_path):
+    nothing = main("--mode=report", "--runs=nothing/*", cwd=tmp_path)
+    assert "config error (1 problem)" in nothing.stderr
+    assert "found no directory at 'nothing/*'" in nothing.stderr
+    wrong = main("--mode=report", "--config.seed=3", cwd=tmp_path)
+    assert "--runs: found nothing, expected the run directories" in wrong.stderr
+    assert "--config.seed=3 has no effect" in wrong.stderr
+    other = main("--mode=check", "--runs", "a", "b", cwd=tmp_path)
+    assert "--runs belongs to --mode report, found --mode check" in other.stderr
+    write_run(tmp_path / "a")
+    file = main("--mode=report", "--runs=a", "--workdir=a/run.json", cwd=tmp_path)
+    assert "--workdir: a/run.json can't be written" in file.stderr
+    assert {nothing.returncode, wrong.returncode, other.returncode, file.returncode} == {2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_a_report_beside_a_run_leaves_its_config_alone(tmp_path):
+    folder = write_run(tmp_path / "a")
+    (folder / "config.json").write_text("{")
+    result = main("--mode=report", f"--runs={folder}", f"--workdir={folder}")
+    assert result.returncode == 0, result.stderr
+    assert "config.json can&#x27;t be read" in (folder / "report.html").read_text()
