@@ -97,6 +97,8 @@ class _Group:
     def __init__(self, runs: list[Run], program: Program):
         self._runs, self._lead = runs, runs[0]
         self._began = time.monotonic()
+        for run in runs[1:]:
+            run.progress.shows_steps = False
         if self._lead.start == self._lead.total:
             return
         splits = [run.splits for run in runs]

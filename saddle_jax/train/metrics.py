@@ -83,6 +83,8 @@ class Progress:
         self._label = label and f"{label}  "
         self._first_step, self._began = start, time.monotonic()
         self._written: float | None = None
+        self._shown_step: int | None = None
+        self.shows_steps = True  # False: of several runs in step, another shows how far they are
 
     def begin(self, step: int) -> None:
         """Measure speed from here: `step` steps are done and everything is compiled."""
@@ -96,9 +98,9 @@ class Progress:
         """Tell that `step` steps are done; `text` holds what is worth seeing."""
         now = time.monotonic()
         due = self._live or self._written is None or step == self._total or now - self._written >= 60
-        if self._quiet or not due:
+        if self._quiet or not self.shows_steps or not due or step == self._shown_step:
             return
-        self._written = now
+        self._written, self._shown_step = now, step
         count = f"{self._unit} {step:,}/{self._total:,} " if self._unit else ""
         speed = ""
         if rate := self.images_per_second(step):
