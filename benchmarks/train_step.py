@@ -1,0 +1,233 @@
+"""What a train step costs, SGD's and SAM's, against a plain PyTorch loop and tuned PyTorch, in turns in one process.
+
+    pip install torch==2.13.0         # for this benchmark only; without it, ours alone
+    python benchmarks/train_step.py
+
+ResNet-32 of width 1 on CIFAR-sized images, batch 128, cross-entropy, SGD with momentum. Times do not depend on weights
+and pixels, so both are random. PyTorch's batch is normalised and on the device; ours are uint8 images from the host's
+memory. Writes benchmarks/results/train-step-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from unittest import mock
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the GPU's memory is shared with PyTorch
+
+import jax
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import convolutions  # noqa: E402 (needs the path above)
+
+from configs import cifar10_lt
+from saddle_jax import devices
+from saddle_jax.data.images import make_batch
+from saddle_jax.data.order import Slots
+from saddle_jax.data.sources import Images, Splits
+from saddle_jax.longtail import ClassStats
+from saddle_jax.models import resnet_cifar
+from saddle_jax.train.program import make_program
+
+TORCH = importlib.util.find_spec("torch") is not None
+REFERENCE = "PyTorch eager"
+RHO = 0.1
+TUNED = {
+    REFERENCE: {},
+    "PyTorch channels_last": {"channels_last": True},
+    "PyTorch compile": {"compiled": True},
+    "PyTorch bf16 channels_last": {"channels_last": True, "bfloat16": True},
+    "PyTorch bf16 channels_last compile": {"channels_last": True, "bfloat16": True, "compiled": True},
+}
+
+Step = Callable[[], object]  # does one step and waits for it
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = parse()
+    if devices.num_devices() > 1:
+        sys.exit(
+            f"found {devices.num_devices()} devices, expected 1. Fix: CUDA_VISIBLE_DEVICES=0, no forced CPU devices"
+        )
+    kind = jax.devices()[0].device_kind.replace(" ", "_")
+    record = {
+        "command": " ".join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {name: importlib.metadata.version(name) for name in packages()},
+        "device": kind,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "batch": options.batch,
+        "float32_products": "tf32 where the device has it" if options.tf32 else "float32",
+        "environment": {k: v for k, v in os.environ.items() if k.startswith(("OMP_", "GOMP_", "MALLOC_", "XLA_FLAGS"))},
+        "load_before": os.getloadavg()[0],
+    }
+    if options.convolutions:
+        record["convolutions"] = convolutions.measure(options.batch, options.repeats)
+    record["steps"] = [
+        row
+        for optimizer in options.optimizers
+        for row in rows(optimizer, contestants(options, optimizer), options.repeats)
+    ]
+    record["sam_over_sgd"] = sam_over_sgd(record["steps"])
+    record["load_after"] = os.getloadavg()[0]
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"train-step-{kind}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written {path.name}")
+
+
+def parse() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--optimizers", nargs="+", default=["SGD", "SAM"], choices=["SGD", "SAM"])
+    parser.add_argument("--batch", type=int, default=128, help="images")
+    parser.add_argument("--repeats", type=int, default=11, help="of a step; medians are reported")
+    parser.add_argument("--only", default="", help="comma-separated parts of contestants' names; the reference stays")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 for float32 products on both sides")
+    parser.add_argument("--rectifiers", action="store_true", help="also ours with jax.nn.relu")
+    parser.add_argument("--convolutions", action="store_true", help="also convolutions shape by shape, form by form")
+    parser.add_argument("--quick", action="store_true", help="ResNet-8, batch 8, one repeat, nothing compiled by torch")
+    parser.add_argument("--output", type=pathlib.Path, default=ROOT / "benchmarks" / "results", help="folder")
+    options = parser.parse_args()
+    if options.quick:
+        options.batch, options.repeats = 8, 1
+    return options
+
+
+def packages() -> list[str]:
+    """Return the packages whose versions matter."""
+    return ["jax", "jaxlib", "flax", "optax", "numpy", *(["torch"] if TORCH else [])]
+
+
+def contestants(options: argparse.Namespace, optimizer: str) -> dict[str, Step]:
+    """Return everything that is measured; what is built later joins here."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (options.batch, 32, 32, 3), dtype=np.uint8)
+    labels = draw.integers(0, 10, options.batch).astype(np.int32)
+    steps: dict[str, Step] = theirs(options, optimizer, images, labels)
+
+    def add(name: str, **settings) -> None:
+        if wanted(options, name):
+            steps[name] = ours(options, optimizer, images, labels, **settings)
+
+    add("saddle_jax")
+    add("saddle_jax bf16", dtype="bfloat16")
+    if options.rectifiers:
+        with mock.patch.object(resnet_cifar, "relu", jax.nn.relu):
+            add("saddle_jax jax.nn.relu")
+    return steps
+
+
+def wanted(options: argparse.Namespace, name: str) -> bool:
+    """Return whether a contestant was asked for."""
+    return name == REFERENCE or any(part.strip() in name for part in options.only.split(","))
+
+
+def ours(
+    options: argparse.Namespace, optimizer: str, images: np.ndarray, labels: np.ndarray, dtype: str = "float32"
+) -> Step:
+    """Return the step that training takes, compiled."""
+    config = cifar10_lt.get_config("ce_sam" if optimizer == "SAM" else "ce")
+    config.batch_size = len(labels)
+    config.precision = "default" if options.tf32 else "highest"
+    config.model.dtype = dtype
+    config.model.name = "resnet8" if options.quick else "resnet32"
+    config.sam.rho_knots = ((0, RHO),)
+    set_ = Images(images, labels)
+    program = make_program(config, Splits(set_, None, set_, ClassStats(np.full(10, 5000), ()), "", ""))
+    slots = Slots(
+        np.arange(len(labels), dtype=np.int32), np.ones(len(labels), bool), np.zeros((len(labels), 3), np.int32)
+    )
+    batch = devices.split(make_batch(images, labels, slots, padding=4))
+    state = devices.replicate(program.init(0))
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = program.train_step(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    step()  # compile under the settings of this moment
+    return step
+
+
+def theirs(options: argparse.Namespace, optimizer: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Step]:
+    """Return PyTorch's steps; none where it would run on another device than JAX."""
+    if not TORCH:
+        print("no PyTorch: ours alone. Fix: pip install torch==2.13.0")
+        return {}
+    import torch_resnet
+
+    if (jax.default_backend() == "gpu") != torch_resnet.CUDA:
+        print(f"PyTorch is on {torch_resnet.PLACE}, JAX on {jax.default_backend()}: ours alone")
+        return {}
+    torch_resnet.allow_tf32(options.tf32)
+    steps = {}
+    for name, settings in TUNED.items():
+        if wanted(options, name) and not (options.quick and settings.get("compiled")):
+            steps[name] = torch_resnet.make_step(
+                images,
+                labels,
+                blocks=1 if options.quick else 5,
+                rho=RHO if optimizer == "SAM" else None,
+                **settings,
+            )
+    return steps
+
+
+def rows(optimizer: str, steps: dict[str, Step], repeats: int) -> list[dict]:
+    """Time the steps in turns; return and print medians and their ratios to the reference."""
+    for step in steps.values():
+        step()
+        step()
+    seconds, processor = {name: [] for name in steps}, {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            began, busy = time.perf_counter(), time.process_time()
+            step()
+            seconds[name].append(time.perf_counter() - began)
+            processor[name].append(time.process_time() - busy)
+    base = REFERENCE if REFERENCE in steps else next(iter(steps))
+    found = []
+    for name in steps:
+        row = {"optimizer": optimizer, "contestant": name}
+        for column, times in (("seconds", seconds), ("processor_seconds", processor)):
+            row[column] = float(np.median(times[name]))
+            row[f"{column}_least"] = float(min(times[name]))
+            row[f"{column}_ratio"] = row[column] / float(np.median(times[base]))
+        found.append(row)
+        print(
+            f"{optimizer} {name:36s} {1e3 * row['seconds']:8.1f} ms ({row['seconds_ratio']:.2f})   least "
+            f"{1e3 * row['seconds_least']:8.1f}   processor {1e3 * row['processor_seconds']:8.1f} "
+            f"({row['processor_seconds_ratio']:.2f})",
+            flush=True,
+        )
+    return found
+
+
+def sam_over_sgd(steps: list[dict]) -> dict[str, float]:
+    """Return and print what SAM's second pass costs on each path."""
+    seconds = {(row["contestant"], row["optimizer"]): row["seconds"] for row in steps}
+    ratios = {
+        name: seconds[name, "SAM"] / seconds[name, "SGD"]
+        for name, optimizer in seconds
+        if optimizer == "SGD" and (name, "SAM") in seconds
+    }
+    for name, ratio in ratios.items():
+        print(f"SAM step / SGD step, {name}: {ratio:.2f}")
+    return ratios
+
+
+if __name__ == "__main__":
+    main()
