@@ -21,13 +21,10 @@ import time
 from collections.abc import Callable
 from unittest import mock
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the GPU's memory is shared with PyTorch
-
 import jax
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import convolutions  # noqa: E402 (needs the path above)
 
@@ -40,6 +37,7 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.models import resnet_cifar
 from saddle_jax.train.program import make_program
 
+ROOT = pathlib.Path(__file__).parent.parent
 TORCH = importlib.util.find_spec("torch") is not None
 REFERENCE = "PyTorch eager"
 RHO = 0.1
@@ -57,6 +55,7 @@ Step = Callable[[], object]  # does one step and waits for it
 def main() -> None:
     """Measure, print, write."""
     options = parse()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is shared with PyTorch
     if devices.num_devices() > 1:
         sys.exit(
             f"found {devices.num_devices()} devices, expected 1. Fix: CUDA_VISIBLE_DEVICES=0, no forced CPU devices"

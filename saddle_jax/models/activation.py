@@ -3,7 +3,7 @@
 XLA fuses an operation of one array into each of its readers, and what came before it likewise. `jax.nn.relu` is such an
 operation: on CPUs the gradient of every convolution's kernel, which reads its input transposed, then computed the
 residual stream again from the stage's first block on. A selection reads two arrays, the sign and the value, is
-computed once and kept. benchmarks/train_step.py measures both forms (--rectifiers); the results are equal bit for bit.
+computed once and kept. Chosen by `benchmarks/train_step.py --rectifiers`, which measures both forms.
 """
 
 from __future__ import annotations
