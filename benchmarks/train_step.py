@@ -74,11 +74,8 @@ def main() -> None:
     }
     if options.convolutions:
         record["convolutions"] = convolutions.measure(options.batch, options.repeats)
-    record["steps"] = [
-        row
-        for optimizer in options.optimizers
-        for row in rows(optimizer, contestants(options, optimizer), options.repeats)
-    ]
+    steps = {(o, name): step for o in options.optimizers for name, step in contestants(options, o).items()}
+    record["steps"] = rows(steps, options.repeats)
     record["sam_over_sgd"] = sam_over_sgd(record["steps"])
     record["load_after"] = os.getloadavg()[0]
     options.output.mkdir(parents=True, exist_ok=True)
@@ -185,31 +182,31 @@ def theirs(options: argparse.Namespace, optimizer: str, images: np.ndarray, labe
     return steps
 
 
-def rows(optimizer: str, steps: dict[str, Step], repeats: int) -> list[dict]:
-    """Time the steps in turns; return and print medians and their ratios to the reference."""
+def rows(steps: dict[tuple[str, str], Step], repeats: int) -> list[dict]:
+    """Time all steps in turns; return and print medians and their ratios to the reference of the same optimizer."""
     for step in steps.values():
         step()
         step()
-    seconds, processor = {name: [] for name in steps}, {name: [] for name in steps}
+    times = {key: [] for key in steps}
     for _ in range(repeats):
-        for name, step in steps.items():
+        for key, step in steps.items():
             began, busy = time.perf_counter(), time.process_time()
             step()
-            seconds[name].append(time.perf_counter() - began)
-            processor[name].append(time.process_time() - busy)
-    base = REFERENCE if REFERENCE in steps else next(iter(steps))
+            times[key].append((time.perf_counter() - began, time.process_time() - busy))
     found = []
-    for name in steps:
+    for optimizer, name in steps:
+        base = (optimizer, REFERENCE if (optimizer, REFERENCE) in steps else "saddle_jax")
         row = {"optimizer": optimizer, "contestant": name}
-        for column, times in (("seconds", seconds), ("processor_seconds", processor)):
-            row[column] = float(np.median(times[name]))
-            row[f"{column}_least"] = float(min(times[name]))
-            row[f"{column}_ratio"] = row[column] / float(np.median(times[base]))
+        for column, place in (("seconds", 0), ("processor_seconds", 1)):
+            each, bases = (np.array(times[key])[:, place] for key in ((optimizer, name), base))
+            row[column] = float(np.median(each))
+            row[f"{column}_ratio"] = float(np.median(each) / np.median(bases))
+            row[f"{column}_ratios_in_turn"] = [round(float(ratio), 3) for ratio in each / bases]
         found.append(row)
         print(
-            f"{optimizer} {name:36s} {1e3 * row['seconds']:8.1f} ms ({row['seconds_ratio']:.2f})   least "
-            f"{1e3 * row['seconds_least']:8.1f}   processor {1e3 * row['processor_seconds']:8.1f} "
-            f"({row['processor_seconds_ratio']:.2f})",
+            f"{optimizer} {name:36s} {1e3 * row['seconds']:8.1f} ms ({row['seconds_ratio']:.2f})   processor "
+            f"{1e3 * row['processor_seconds']:8.1f} ms ({row['processor_seconds_ratio']:.2f})   turn by turn "
+            + " ".join(f"{ratio:.2f}" for ratio in row["seconds_ratios_in_turn"]),
             flush=True,
         )
     return found
