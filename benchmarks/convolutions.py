@@ -1,6 +1,6 @@
 """ResNet-32's convolutions shape by shape: PyTorch's, XLA's, and other forms of them written in JAX.
 
-By this table the network keeps `lax.conv_general_dilated`: no other form is faster throughout.
+By this table, measured on 2 CPU cores, the network keeps `lax.conv_general_dilated`: no form wins throughout.
 """
 
 from __future__ import annotations
