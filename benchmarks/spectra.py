@@ -26,7 +26,10 @@ from torch.nn import functional
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from configs import cifar10_lt  # noqa: E402 (needs the path above)
+import torch_resnet  # noqa: E402 (needs the path above)
+from torch_resnet import CUDA, PLACE
+
+from configs import cifar10_lt
 from saddle_jax import devices  # noqa: E402
 from saddle_jax.data import feeder
 from saddle_jax.longtail import ClassStats
@@ -38,52 +41,16 @@ from saddle_jax.spectra.lanczos import lanczos
 from saddle_jax.train.runtime import free_memory
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-CUDA = torch.cuda.is_available()
-
-
-class TorchBlock(torch.nn.Module):
-    """Two convolutions beside a parameter-free shortcut."""
-
-    def __init__(self, width_in: int, width: int, stride: int):
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
-        self.conv2 = torch.nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn1, self.bn2 = torch.nn.BatchNorm2d(width), torch.nn.BatchNorm2d(width)
-        self.stride, self.missing = stride, width - width_in
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return relu(convolutions(x) + shortcut(x))."""
-        y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
-        half = self.missing // 2
-        return functional.relu(
-            y + functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.missing - half))
-        )
-
-
-class TorchResNet32(torch.nn.Module):
-    """The reference's network."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(16)
-        shapes = [(16, 16, 1)] * 5 + [(16, 32, 2)] + [(32, 32, 1)] * 4 + [(32, 64, 2)] + [(64, 64, 1)] * 4
-        self.blocks = torch.nn.Sequential(*(TorchBlock(*shape) for shape in shapes))
-        self.linear = torch.nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits."""
-        return self.linear(self.blocks(functional.relu(self.bn1(self.conv1(x)))).mean((2, 3)))
 
 
 class Torch:
     """The reference's way."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
-        place = torch.device("cuda" if CUDA else "cpu")
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self.net = TorchResNet32().eval().to(place)
-        self.images = torch.tensor(images.transpose(0, 3, 1, 2) / 255, dtype=torch.float32, device=place)
-        self.labels = torch.tensor(labels, device=place).long()
+        torch_resnet.allow_tf32(False)
+        self.net = torch_resnet.ResNet().eval().to(PLACE)
+        self.images = torch.tensor(images.transpose(0, 3, 1, 2) / 255, dtype=torch.float32, device=PLACE)
+        self.labels = torch.tensor(labels, device=PLACE).long()
         self.params = list(self.net.parameters())
 
     def product(self, vector: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from saddle_jax.models import heads
+from saddle_jax.models.activation import relu
 from saddle_jax.models.batchnorm import BatchNorm
 
 BLOCKS_PER_STAGE = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
@@ -53,7 +54,7 @@ class ResNet(nn.Module):
         x = images_BHWK if self.dtype is None else images_BHWK.astype(self.dtype)
         filters = [max(1, round(self.width * size)) for size in (16, 32, 64)]
         x = _conv(filters[0], 1, self.dtype, "conv1")(x)
-        x = nn.relu(self.norm(name="bn1")(x, mask_B, train))
+        x = relu(self.norm(name="bn1")(x, mask_B, train))
         for stage, size in enumerate(filters):
             for block in range(self.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
@@ -76,13 +77,13 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
         """Return relu(convolutions(x) + shortcut(x))."""
         y = _conv(self.filters, self.stride, self.dtype, "conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, mask_B, train))
+        y = relu(self.norm(name="bn1")(y, mask_B, train))
         y = _conv(self.filters, 1, self.dtype, "conv2")(y)
         y = self.norm(name="bn2")(y, mask_B, train)
         missing = self.filters - x.shape[-1]
         shortcut = x[:, :: self.stride, :: self.stride]
         shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
-        return nn.relu(y + shortcut)
+        return relu(y + shortcut)
 
 
 def _conv(filters: int, stride: int, dtype: jnp.dtype | None, name: str) -> nn.Conv:

@@ -1,0 +1,110 @@
+"""How the cost of a SAM step grows with classes, images, seeds at once and devices, beside the smallest of each.
+
+    python benchmarks/growth.py
+
+ResNet-32 of width 1, batch 128, random images of CIFAR's size. One thing varies, the rest is as for CIFAR-10-LT; cases
+are measured in turns. Several devices are forced CPU devices in a process of their own: they share the same cores, so
+that column shows what dividing a batch costs, not what it gains. Writes benchmarks/results/growth-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from our_steps import CIFAR10_LT, Step, make_step  # noqa: E402 (needs the path above)
+
+ROOT = pathlib.Path(__file__).parent.parent
+CASES = {
+    "classes": (10, 100, 1000, 8142),
+    "images": (CIFAR10_LT, 50_000, 200_000),
+    "num_seeds": (1, 2, 4, 8),
+}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--vary", nargs="*", default=[*CASES, "devices"], choices=[*CASES, "devices"])
+    parser.add_argument("--quick", action="store_true", help="ResNet-8, small batches, two values of each")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # what a process of its own measures
+    parser.add_argument("--output", type=pathlib.Path, default=ROOT / "benchmarks/results")
+    options = parser.parse_args()
+    small = {"network": "resnet8", "batch": 8} if options.quick else {}
+    if options.one:
+        print(json.dumps(times({"one": make_step("SAM", **small)}, options.repeats)["one"]))
+        return
+    found = {}
+    for field in options.vary:
+        if field == "devices":
+            found[field] = on_devices(options)
+        else:
+            values = CASES[field][: 2 if options.quick else None]
+            found[field] = times({str(v): make_step("SAM", **{**small, field: v}) for v in values}, options.repeats)
+        show(field, found[field])
+    kind = jax.devices()[0].device_kind.replace(" ", "_")
+    record = {
+        "command": " ".join(["python", "benchmarks/growth.py", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
+        "device": kind,
+        "cores": os.cpu_count(),
+        "load_after": os.getloadavg()[0],
+        "seconds_a_step_of_one_network": found,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"growth-{kind}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written {path.name}")
+
+
+def times(steps: dict[str, Step], repeats: int) -> dict[str, float]:
+    """Return the median seconds of one network's step of every case, measured in turns."""
+    seconds = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            seconds[name].append(timed(step))
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def timed(step: Step) -> float:
+    """Return the seconds of one network's step."""
+    began = time.perf_counter()
+    number = step()
+    return (time.perf_counter() - began) / number
+
+
+def on_devices(options: argparse.Namespace) -> dict[str, float]:
+    """Return the seconds of a step on 1, 2, 4 and 8 forced CPU devices; of accelerators all that are there."""
+    if jax.default_backend() != "cpu":
+        return {str(jax.device_count()): times({"all": make_step("SAM")}, options.repeats)["all"]}
+    found = {}
+    for number in (1, 2) if options.quick else (1, 2, 4, 8):
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={number}"}
+        command = [sys.executable, __file__, "--one", "x", "--repeats", str(options.repeats)]
+        command += ["--quick"] if options.quick else []
+        output = subprocess.run(command, env={**os.environ, **flags}, check=True, capture_output=True, text=True)
+        found[str(number)] = json.loads(output.stdout.splitlines()[-1])
+    return found
+
+
+def show(field: str, seconds: dict[str, float]) -> None:
+    """Print a line for every value."""
+    first = next(iter(seconds.values()))
+    for value, each in seconds.items():
+        print(f"{field:10s} {int(value):9,d} {1e3 * each:10.1f} ms ({each / first:.2f})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

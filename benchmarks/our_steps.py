@@ -1,0 +1,69 @@
+"""Steps of saddle_jax for the benchmarks, as training takes them: gathering, augmenting and normalising every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from configs import cifar10_lt
+from saddle_jax import devices, seeds
+from saddle_jax.data.sources import Images, Splits
+from saddle_jax.longtail import ClassStats
+from saddle_jax.train.feed import Feed
+from saddle_jax.train.program import make_program
+from saddle_jax.train.state import stack
+
+CIFAR10_LT = 12_406  # training images at ratio 100
+RHO = 0.1
+
+Step = Callable[[], int]  # takes steps, waits for them and returns how many steps of one network these were
+
+
+def make_splits(images: int, classes: int) -> Splits:
+    """Return random images of CIFAR's size: times do not depend on pixels."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(images, dtype=np.int32) % classes
+    train = Images(draw.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8), labels)
+    return Splits(train, None, train, ClassStats(np.bincount(labels, minlength=classes), ()), "", "")
+
+
+def make_step(
+    optimizer: str,
+    *,
+    batch: int = 128,
+    images: int = CIFAR10_LT,
+    classes: int = 10,
+    network: str = "resnet32",
+    dtype: str = "float32",
+    pipeline: str = "resident",
+    num_seeds: int = 1,
+    precision: str = "highest",
+) -> Step:
+    """Return what takes the next steps, all of them compiled: an epoch on accelerators, one step on CPUs.
+
+    Args:
+      optimizer: SGD or SAM.
+      num_seeds: networks that are trained in the same steps.
+    """
+    config = cifar10_lt.get_config("ce_sam" if optimizer == "SAM" else "ce")
+    config.batch_size, config.precision, config.num_seeds = batch, precision, num_seeds
+    config.model.name, config.model.dtype, config.data.pipeline = network, dtype, pipeline
+    config.sam.rho_knots = ((0, RHO),)
+    splits = make_splits(images, classes)
+    program = make_program(config, splits)
+    configs = [seeds.member_config(config, seed) for seed in seeds.seeds_of(config)]
+    feed = Feed(configs, [splits] * num_seeds, program)
+    segments = feed.segments(0, 10**9, lambda _: False)
+    state = devices.replicate(stack([jax.device_get(program.init(seed)) for seed in range(num_seeds)]))
+
+    def step() -> int:
+        nonlocal state
+        segment = next(segments)
+        state, metrics = feed.advance(state, segment)
+        jax.block_until_ready((state, metrics))
+        return (segment.stop - segment.start) * num_seeds
+
+    step()  # compile under the settings of this moment
+    return step

@@ -1,0 +1,209 @@
+"""What a train step costs, SGD's and SAM's, against a plain PyTorch loop and tuned PyTorch, in turns in one process.
+
+    pip install torch==2.13.0         # for this benchmark only; without it, ours alone
+    python benchmarks/train_step.py
+
+ResNet-32 of width 1 on CIFAR-sized images, batch 128, cross-entropy, SGD with momentum. Times do not depend on weights
+and pixels, so both are random. PyTorch trains on one batch that is normalised and on the device already; ours gathers,
+augments and normalises every batch out of as many images as CIFAR-10-LT has, a whole epoch at once on accelerators. With
+several seeds a time is that of one network's step. On a CPU set OMP_WAIT_POLICY=PASSIVE: PyTorch's waiting threads would take the cores from whoever comes next.
+Writes benchmarks/results/train-step-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import time
+from unittest import mock
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import convolutions  # noqa: E402 (needs the path above)
+
+from our_steps import RHO, Step, make_step
+
+from saddle_jax import devices
+from saddle_jax.models import resnet_cifar
+
+ROOT = pathlib.Path(__file__).parent.parent
+TORCH = importlib.util.find_spec("torch") is not None
+REFERENCE = "PyTorch eager"
+TUNED = {
+    REFERENCE: {},
+    "PyTorch channels_last": {"channels_last": True},
+    "PyTorch compile": {"compiled": True},
+    "PyTorch bf16 channels_last": {"channels_last": True, "bfloat16": True},
+    "PyTorch bf16 channels_last compile": {"channels_last": True, "bfloat16": True, "compiled": True},
+}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = parse()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is shared with PyTorch
+    if devices.num_devices() > 1:
+        sys.exit(
+            f"found {devices.num_devices()} devices, expected 1. Fix: CUDA_VISIBLE_DEVICES=0, no forced CPU devices"
+        )
+    kind = jax.devices()[0].device_kind.replace(" ", "_")
+    record = {
+        "command": " ".join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {name: importlib.metadata.version(name) for name in packages()},
+        "device": kind,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "batch": options.batch,
+        "float32_products": "tf32 where the device has it" if options.tf32 else "float32",
+        "environment": {k: v for k, v in os.environ.items() if k.startswith(("OMP_", "GOMP_", "MALLOC_", "XLA_FLAGS"))},
+        "load_before": os.getloadavg()[0],
+    }
+    if options.convolutions:
+        record["convolutions"] = convolutions.measure(options.batch, options.repeats)
+    steps = {(o, name): step for o in options.optimizers for name, step in contestants(options, o).items()}
+    record["steps"] = rows(steps, options.repeats)
+    record["sam_over_sgd"] = sam_over_sgd(record["steps"])
+    record["load_after"] = os.getloadavg()[0]
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"train-step-{kind}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written {path.name}")
+
+
+def parse() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--optimizers", nargs="+", default=["SGD", "SAM"], choices=["SGD", "SAM"])
+    parser.add_argument("--batch", type=int, default=128, help="images")
+    parser.add_argument("--repeats", type=int, default=11, help="of a step; medians are reported")
+    parser.add_argument("--only", default="", help="comma-separated parts of contestants' names; the reference stays")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="also several networks at once, e.g. 2 4 8")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 for float32 products on both sides")
+    parser.add_argument("--rectifiers", action="store_true", help="also ours with jax.nn.relu")
+    parser.add_argument("--convolutions", action="store_true", help="also convolutions shape by shape, form by form")
+    parser.add_argument(
+        "--quick", action="store_true", help="ResNet-8, batch 8, one repeat; no bf16 of ours, no torch.compile"
+    )
+    parser.add_argument("--output", type=pathlib.Path, default=ROOT / "benchmarks" / "results", help="folder")
+    options = parser.parse_args()
+    if options.quick:
+        options.batch, options.repeats = 8, 1
+    return options
+
+
+def packages() -> list[str]:
+    """Return the packages whose versions matter."""
+    return ["jax", "jaxlib", "flax", "optax", "numpy", *(["torch"] if TORCH else [])]
+
+
+def contestants(options: argparse.Namespace, optimizer: str) -> dict[str, Step]:
+    """Return everything that is measured; what is built later joins here."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (options.batch, 32, 32, 3), dtype=np.uint8)
+    labels = draw.integers(0, 10, options.batch).astype(np.int32)
+    steps: dict[str, Step] = theirs(options, optimizer, images, labels)
+    common = {"batch": options.batch, "precision": "default" if options.tf32 else "highest"}
+    if options.quick:
+        common |= {"network": "resnet8", "images": 5 * options.batch}
+
+    def add(name: str, **settings) -> None:
+        if wanted(options, name):
+            steps[name] = make_step(optimizer, **common, **settings)
+
+    add("saddle_jax")
+    if not options.quick:
+        add("saddle_jax bf16", dtype="bfloat16")
+    add("saddle_jax numpy", pipeline="numpy")
+    if importlib.util.find_spec("tensorflow"):
+        add("saddle_jax tf.data", pipeline="tfdata")
+    for number in options.seeds:
+        add(f"saddle_jax {number} seeds", num_seeds=number)
+    if options.rectifiers:
+        with mock.patch.object(resnet_cifar, "relu", jax.nn.relu):
+            add("saddle_jax jax.nn.relu")
+    return steps
+
+
+def wanted(options: argparse.Namespace, name: str) -> bool:
+    """Return whether a contestant was asked for."""
+    return name == REFERENCE or any(part.strip() in name for part in options.only.split(","))
+
+
+def theirs(options: argparse.Namespace, optimizer: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Step]:
+    """Return PyTorch's steps; none where it would run on another device than JAX."""
+    if not TORCH:
+        print("no PyTorch: ours alone. Fix: pip install torch==2.13.0")
+        return {}
+    import torch_resnet
+
+    if (jax.default_backend() == "gpu") != torch_resnet.CUDA:
+        print(f"PyTorch is on {torch_resnet.PLACE}, JAX on {jax.default_backend()}: ours alone")
+        return {}
+    torch_resnet.allow_tf32(options.tf32)
+    steps = {}
+    for name, settings in TUNED.items():
+        if wanted(options, name) and not (options.quick and settings.get("compiled")):
+            one = torch_resnet.make_step(
+                images,
+                labels,
+                blocks=1 if options.quick else 5,
+                rho=RHO if optimizer == "SAM" else None,
+                **settings,
+            )
+            steps[name] = lambda one=one: one() or 1
+    return steps
+
+
+def rows(steps: dict[tuple[str, str], Step], repeats: int) -> list[dict]:
+    """Time all steps in turns; return and print medians and their ratios to the reference of the same optimizer."""
+    for step in steps.values():
+        step()
+        step()
+    times = {key: [] for key in steps}
+    for _ in range(repeats):
+        for key, step in steps.items():
+            began, busy = time.perf_counter(), time.process_time()
+            number = step()
+            times[key].append(((time.perf_counter() - began) / number, (time.process_time() - busy) / number))
+    found = []
+    for optimizer, name in steps:
+        base = (optimizer, REFERENCE if (optimizer, REFERENCE) in steps else "saddle_jax")
+        row = {"optimizer": optimizer, "contestant": name}
+        for column, place in (("seconds", 0), ("processor_seconds", 1)):
+            each, bases = (np.array(times[key])[:, place] for key in ((optimizer, name), base))
+            row[column] = float(np.median(each))
+            row[f"{column}_ratio"] = float(np.median(each) / np.median(bases))
+            row[f"{column}_ratios_in_turn"] = [round(float(ratio), 3) for ratio in each / bases]
+        found.append(row)
+        print(
+            f"{optimizer} {name:36s} {1e3 * row['seconds']:8.1f} ms ({row['seconds_ratio']:.2f})   processor "
+            f"{1e3 * row['processor_seconds']:8.1f} ms ({row['processor_seconds_ratio']:.2f})   turn by turn "
+            + " ".join(f"{ratio:.2f}" for ratio in row["seconds_ratios_in_turn"]),
+            flush=True,
+        )
+    return found
+
+
+def sam_over_sgd(steps: list[dict]) -> dict[str, float]:
+    """Return and print what SAM's second pass costs on each path."""
+    seconds = {(row["contestant"], row["optimizer"]): row["seconds"] for row in steps}
+    ratios = {
+        name: seconds[name, "SAM"] / seconds[name, "SGD"]
+        for name, optimizer in seconds
+        if optimizer == "SGD" and (name, "SAM") in seconds
+    }
+    for name, ratio in ratios.items():
+        print(f"SAM step / SGD step, {name}: {ratio:.2f}")
+    return ratios
+
+
+if __name__ == "__main__":
+    main()
