@@ -5,9 +5,9 @@
 
 ResNet-32 of width 1 on CIFAR-sized images, batch 128, cross-entropy, SGD with momentum. Times do not depend on weights
 and pixels, so both are random. PyTorch trains on one batch that is normalised and on the device already; ours gathers,
-augments and normalises every batch out of as many images as CIFAR-10-LT has, a whole epoch at once on accelerators. With
-several seeds a time is that of one network's step. On a CPU set OMP_WAIT_POLICY=PASSIVE: PyTorch's waiting threads would take the cores from whoever comes next.
-Writes benchmarks/results/train-step-<device>.json.
+augments and normalises every batch out of as many images as CIFAR-10-LT has, an epoch at once on accelerators. With
+several seeds a time is that of one network's step. On a CPU set OMP_WAIT_POLICY=PASSIVE: PyTorch's waiting threads
+would take the cores from whoever comes next. Writes benchmarks/results/train-step-<device>.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import convolutions  # noqa: E402 (needs the path above)
-
 from our_steps import RHO, Step, make_step
 
 from saddle_jax import devices

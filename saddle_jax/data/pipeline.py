@@ -43,6 +43,6 @@ def training_batches(images_NHWK: np.ndarray, order: Order, start: int, stop: in
             ),
         )
         dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
-        for element in dataset.as_numpy_iterator():
-            images_BHWK, *rest = element
-            yield Batch(images_BHWK.reshape(batch, height, width, channels), *rest)
+    # Outside the device's scope: several of these generators may take turns.
+    for images_BHWK, *rest in dataset.as_numpy_iterator():
+        yield Batch(images_BHWK.reshape(batch, height, width, channels), *rest)
