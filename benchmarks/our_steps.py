@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from configs import cifar10_lt
 from saddle_jax import devices, seeds
 from saddle_jax.data.sources import Images, Splits
 from saddle_jax.longtail import ClassStats
 from saddle_jax.train.feed import Feed
-from saddle_jax.train.program import make_program
-from saddle_jax.train.state import stack
+from saddle_jax.train.program import Program, make_program
+from saddle_jax.train.state import TrainState, stack
 
 CIFAR10_LT = 12_406  # training images at ratio 100
 RHO = 0.1
 
 Step = Callable[[], int]  # takes steps, waits for them and returns how many steps of one network these were
+
+
+class Ours(NamedTuple):
+    """All that training takes."""
+
+    config: ConfigDict
+    program: Program
+    feed: Feed
+    state: TrainState
 
 
 def make_splits(images: int, classes: int) -> Splits:
@@ -29,7 +40,7 @@ def make_splits(images: int, classes: int) -> Splits:
     return Splits(train, None, train, ClassStats(np.bincount(labels, minlength=classes), ()), "", "")
 
 
-def make_step(
+def make_feed(
     optimizer: str,
     *,
     batch: int = 128,
@@ -40,8 +51,8 @@ def make_step(
     pipeline: str = "resident",
     num_seeds: int = 1,
     precision: str = "highest",
-) -> Step:
-    """Return what takes the next steps, all of them compiled: an epoch on accelerators, one step on CPUs.
+) -> Ours:
+    """Return a network's, or several networks', feed and first state.
 
     Args:
       optimizer: SGD or SAM.
@@ -55,15 +66,22 @@ def make_step(
     program = make_program(config, splits)
     configs = [seeds.member_config(config, seed) for seed in seeds.seeds_of(config)]
     feed = Feed(configs, [splits] * num_seeds, program)
-    segments = feed.segments(0, 10**9, lambda _: False)
     state = devices.replicate(stack([jax.device_get(program.init(seed)) for seed in range(num_seeds)]))
+    return Ours(config, program, feed, state)
+
+
+def make_step(optimizer: str, **settings: Any) -> Step:
+    """Return what takes the next steps, all of them compiled: an epoch on accelerators, one step on CPUs."""
+    _, _, feed, state = make_feed(optimizer, **settings)
+    segments = feed.segments(0, 10**9, lambda _: False)
+    networks = settings.get("num_seeds", 1)
 
     def step() -> int:
         nonlocal state
         segment = next(segments)
         state, metrics = feed.advance(state, segment)
         jax.block_until_ready((state, metrics))
-        return (segment.stop - segment.start) * num_seeds
+        return (segment.stop - segment.start) * networks
 
     step()  # compile under the settings of this moment
     return step

@@ -5,7 +5,17 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["epoch", "growth"])
+def test_ours_alone(script, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, f"benchmarks/{script}.py", "--quick", "--repeats", "1", "--output", str(tmp_path)]
+    output = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    assert output.endswith(f"written {next(tmp_path.iterdir()).name}\n")
 
 
 def test_train_step_measures_both_optimizers(tmp_path):

@@ -57,6 +57,18 @@ def test_all_pipelines_make_the_same_batches_byte_for_byte(shape, padding, flip)
                 assert a.tobytes() == b.tobytes()
 
 
+def test_runs_on_the_same_bytes_end_bit_for_bit_alike(tmp_path):
+    ends = []
+    for name in ("numpy", "tfdata"):
+        config = small_config(data__pipeline=name)
+        train(config, tmp_path / name)
+        latest = checkpoint.find(tmp_path / name / "checkpoints")
+        like = make_program(config, sources.load(config.data)).init(0)
+        ends.append(jax.device_get(checkpoint.restore(latest, like)))
+    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
 def test_scanned_runs_of_several_seeds_follow_each_alone(x64):
     """Fifty steps in float64: resident, five at once, three networks at once, against NumPy's batches one by one."""
     config = small_config(data__pipeline="numpy", duration="50 steps", num_seeds=3, seed=4)

@@ -216,7 +216,8 @@ def test_the_smoke_run_of_the_command_line(tmp_path):
         return result.stdout
 
     arguments[1] = str(ROOT / arguments[1])
-    output = main(*arguments)
+    output = main(*arguments, f"--config.compilation_cache={tmp_path / 'compiled'}")
+    assert list((tmp_path / "compiled").iterdir())
     for word in (
         "10 classes of",
         "SAM with rho 0.5",

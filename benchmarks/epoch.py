@@ -1,0 +1,120 @@
+"""What an epoch of CIFAR-10-LT costs with its input, what an evaluation costs, and how fast each pipeline is by itself.
+
+    python benchmarks/epoch.py
+
+ResNet-32 of width 1, batch 128, 12,406 training and 10,000 test images of random pixels. Pipelines and optimizers take
+turns. "Input alone" makes batches and copies them to the device, with no network: images a second against what the
+steps take shows whether a device waits. Writes benchmarks/results/epoch-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from our_steps import CIFAR10_LT, make_feed, make_splits  # noqa: E402 (needs the path above)
+
+from saddle_jax.train.evaluate import Evaluator
+
+ROOT = pathlib.Path(__file__).parent.parent
+TEST_IMAGES = 10_000
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="ResNet-8, small batches, a few hundred images")
+    parser.add_argument("--output", type=pathlib.Path, default=ROOT / "benchmarks/results")
+    options = parser.parse_args()
+    found = {name: round(value, 1) for name, value in medians(cases(options), options.repeats).items()}
+    kind = jax.devices()[0].device_kind.replace(" ", "_")
+    record = {
+        "command": " ".join(["python", "benchmarks/epoch.py", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
+        "device": kind,
+        "cores": os.cpu_count(),
+        "load_after": os.getloadavg()[0],
+        "images_a_second": found,
+    }
+    for name, value in found.items():
+        print(f"{name:28s} {value:12,.0f} images/s")
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"epoch-{kind}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written {path.name}")
+
+
+def cases(options: argparse.Namespace) -> dict[str, Callable[[], int]]:
+    """Return what is measured: each does its work once and returns how many images it went through."""
+    small = {"network": "resnet8", "batch": 8} if options.quick else {}
+    images = 200 if options.quick else CIFAR10_LT
+    pipelines = ["resident", "numpy", *(["tfdata"] if importlib.util.find_spec("tensorflow") else [])]
+    found = {}
+    for pipeline in pipelines:
+        found[f"{pipeline}: input alone"] = epoch(images, pipeline, "SGD", small, network=False)
+    for pipeline in pipelines:
+        for optimizer in ("SGD", "SAM"):
+            found[f"{pipeline}: epoch, {optimizer}"] = epoch(images, pipeline, optimizer, small)
+        found[f"{pipeline}: evaluation"] = evaluation(200 if options.quick else TEST_IMAGES, pipeline, small)
+    return found
+
+
+def epoch(images: int, pipeline: str, optimizer: str, small: dict, *, network: bool = True) -> Callable[[], int]:
+    """Return what takes an epoch of steps, or without the network makes the epoch's inputs."""
+    _, program, feed, state = make_feed(optimizer, images=images, pipeline=pipeline, **small)
+    per_epoch = program.schedules.steps_per_epoch
+    segments = feed.segments(0, 10**9, lambda step: step % per_epoch == 0)
+
+    def run() -> int:
+        nonlocal state
+        for segment in segments:
+            done = segment.inputs
+            if network:
+                state, done = feed.advance(state, segment)
+            if segment.stop % per_epoch == 0:
+                jax.block_until_ready((state, done))
+                return images
+        raise AssertionError
+
+    run()  # compile
+    return run
+
+
+def evaluation(images: int, pipeline: str, small: dict) -> Callable[[], int]:
+    """Return what evaluates a network on a test set."""
+    splits = make_splits(images, 10)
+    config, program, _, state = make_feed("SGD", images=images, pipeline=pipeline, **small)
+    evaluator = Evaluator(config, program, splits.test, splits.stats, pipeline)
+
+    def run() -> int:
+        return evaluator.evaluate(state.params, state.batch_stats).images
+
+    run()
+    return run
+
+
+def medians(cases: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
+    """Return the median images a second of every case, measured in turns."""
+    speeds = {name: [] for name in cases}
+    for _ in range(repeats):
+        for name, case in cases.items():
+            began = time.perf_counter()
+            speeds[name].append(case() / (time.perf_counter() - began))
+    return {name: float(np.median(values)) for name, values in speeds.items()}
+
+
+if __name__ == "__main__":
+    main()
