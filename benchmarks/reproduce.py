@@ -18,6 +18,7 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from published import CIFAR_LT, COLUMNS, PUBLISHED, Cell  # noqa: E402 (needs the path above)
 
+from saddle_jax.files import write_atomically  # noqa: E402
 from saddle_jax.report import tables  # noqa: E402
 
 TABLES = {"cifar_lt": CIFAR_LT}
@@ -44,15 +46,47 @@ def main() -> int:
     parser.add_argument("--cells", default="", help="only cells whose name holds this, e.g. cifar10_lt-100-ce")
     parser.add_argument("--runs", type=pathlib.Path, help="folder of the runs; default runs/<table>")
     parser.add_argument("--out", type=pathlib.Path, help="default benchmarks/results/<table>.json")
-    parser.add_argument("--page", type=pathlib.Path, default=ROOT / "docs/results.md")
+    parser.add_argument("--page", type=pathlib.Path, help="default docs/results.md")
     parser.add_argument("--smoke", action="store_true", help="shrunken runs on the digits, to try the script itself")
     parser.add_argument("override", nargs="*", help="further --config.FIELD=VALUE for every run, after --")
     options = parser.parse_args()
-    options.runs = options.runs or ROOT / "runs" / options.table
-    options.out = options.out or ROOT / "benchmarks/results" / f"{options.table}.json"
-    code = train_cells(options, time.monotonic() + options.budget)
+    name = f"{options.table}-smoke" if options.smoke else options.table
+    options.runs = (options.runs or ROOT / "runs" / name).resolve()
+    options.out = (options.out or ROOT / "benchmarks/results" / f"{name}.json").resolve()
+    options.page = (
+        options.page or (ROOT / "runs" / f"{name}.md" if options.smoke else ROOT / "docs/results.md")
+    ).resolve()
+    if options.data is not None and not options.data.is_dir():
+        parser.error(f"--data: found no folder {options.data}, expected one of .npz files (see above)")
+    options.data = options.data and options.data.resolve()
+    if not any(options.cells in cell.name for cell in TABLES[options.table]):
+        parser.error(f"--cells: {options.cells!r} is in no cell's name, expected e.g. {TABLES[options.table][0].name}")
+    with Stop() as stop:
+        code = train_cells(options, time.monotonic() + options.budget, stop)
     print(f"page   {options.page}")
     return code
+
+
+class Stop:
+    """Pass SIGTERM and SIGINT on to the run in progress, which saves."""
+
+    def __init__(self):
+        self.asked = False
+        self.process: subprocess.Popen | None = None
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+            signal.signal(number, handler)
+
+    def _note(self, *_: object) -> None:
+        self.asked = True
+        if self.process is not None:
+            self.process.terminate()
 
 
 def seconds(text: str) -> float:
@@ -63,25 +97,51 @@ def seconds(text: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def train_cells(options: argparse.Namespace, deadline: float) -> int:
-    """Train cell after cell; return 0 when the budget is spent or nothing is left."""
-    results = read(options)
+def train_cells(options: argparse.Namespace, deadline: float, stop: Stop) -> int:
+    """Train cell after cell, also after one that fails; return 0 when the budget is spent or nothing is left."""
+    results, worst = read(options), 0
     write_page(results, options)
     for cell in TABLES[options.table]:
-        finished = results.get(cell.name, {}).get("n", 0) >= options.seeds
-        if finished or options.cells not in cell.name or not has_data(cell, options):
-            continue
         command, workdir = command_of(cell, options), options.runs / cell.name
+        if options.cells not in cell.name or is_finished(results.get(cell.name), command, options):
+            continue
+        if not has_data(cell, options):
+            print(f"left out: {cell.name}, no {data_file(cell, options).name}")
+            continue
         left = deadline - time.monotonic()
-        code = train([*command, f"--workdir={workdir}"], left) if left > 0 else PREEMPTED
+        only = workdir / "seed-0" if options.seeds == 1 else workdir  # so that a call with more seeds continues it
+        code = train([*command, f"--workdir={only}"], left, stop) if left > 0 else PREEMPTED
+        if code == PREEMPTED:
+            print(f"stopped at {cell.name} ({'asked to' if stop.asked else 'budget spent'})")
+            return worst
         if code:
-            print(f"stopped at {cell.name} ({'budget spent' if code == PREEMPTED else f'exit {code}'})")
-            return 0 if code == PREEMPTED else code
-        results[cell.name] = result(workdir, command, options)
+            worst = worst or code
+            print(f"failed: {cell.name}, exit {code}")
+        results[cell.name] = result(workdir, command, options, code)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results, indent=1))
+        write_atomically(options.out, json.dumps(results, indent=1))
         write_page(results, options)
-    return 0
+    return worst
+
+
+def is_finished(found: dict[str, Any] | None, command: list[str], options: argparse.Namespace) -> bool:
+    """Return whether a cell needs no more training: enough seeds of it, by this command, succeeded.
+
+    What was found under another command (a trial with overrides, say) is not mixed with this one's.
+    """
+    if found is None or found["exit"]:
+        return False
+    if without_seeds(found["command"].split()) != without_seeds(public(command).split()):
+        sys.exit(
+            f"{options.out} holds a cell of another command: {found['command']}, this call's is {public(command)}. "
+            "Fix: the same options, or other --out, --runs and --page"
+        )
+    return found["n"] >= options.seeds
+
+
+def without_seeds(words: list[str]) -> list[str]:
+    """Return a command's words but for the number of seeds."""
+    return [word for word in words if "--config.num_seeds=" not in word]
 
 
 def has_data(cell: Cell, options: argparse.Namespace) -> bool:
@@ -104,35 +164,44 @@ def command_of(cell: Cell, options: argparse.Namespace) -> list[str]:
     return [*command, f"--config.num_seeds={options.seeds}", *options.override]
 
 
-def train(command: list[str], budget: float) -> int:
+def train(command: list[str], budget: float, stop: Stop) -> int:
     """Run the command for at most `budget` seconds, then let it save; return its exit code."""
     print(shlex.join(command), flush=True)
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    stop.process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment)
+    cut = stop.asked  # a signal came just before
     try:
-        return process.wait(budget)
+        code = stop.process.wait(0 if cut else budget)
     except subprocess.TimeoutExpired:
-        process.terminate()  # it saves, unless it has not come to its first step
-        return PREEMPTED if process.wait() else 0
+        cut = True
+        stop.process.terminate()  # it saves, unless it has not come to its first step
+        code = stop.process.wait()
+    return PREEMPTED if code in (PREEMPTED, -signal.SIGTERM) and (cut or stop.asked) else code
 
 
 def read(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the results of earlier calls; those of a smoke test and of full runs are not mixed."""
-    results = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    if any(result["smoke"] != options.smoke for result in results.values()):
-        sys.exit(f"{options.out} holds results with smoke={not options.smoke}. Fix: another --out")
-    return results
+    """Return the results of earlier calls."""
+    return json.loads(options.out.read_text()) if options.out.is_file() else {}
 
 
-def result(workdir: pathlib.Path, command: list[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Return all that is kept of a finished cell."""
-    runs = sorted(workdir.glob("seed-*")) or [workdir]
+def result(workdir: pathlib.Path, command: list[str], options: argparse.Namespace, code: int) -> dict[str, Any]:
+    """Return all that is kept of a cell: of the seeds that have finished."""
+    row = {"command": public(command), "date": time.strftime("%Y-%m-%d"), "smoke": options.smoke, "exit": code}
+    seeds = [workdir / f"seed-{seed}" for seed in range(options.seeds)]
+    runs = [run for run in seeds if (run / "results.json").is_file()]
+    if not runs:
+        return {**row, "n": 0}
     start = json.loads((runs[0] / "run.json").read_text())["starts"][-1]
     kept = {key: start[key] for key in ("saddle_jax", "git", "python", "packages", "devices")}
     reports = {which: [tables.read_results(run, which) for run in runs] for which in ("last", "best")}
-    shown = [pathlib.Path(part.split("=", 1)[1]).name if "data.path=" in part else "" for part in command]
-    public = [f"--config.data.path={name}" if name else part for part, name in zip(command, shown, strict=True)]
-    row = {"command": f"python {shlex.join(public)}", "date": time.strftime("%Y-%m-%d"), "smoke": options.smoke}
     return {**row, "n": len(runs), **kept, **reports}
+
+
+def public(command: list[str]) -> str:
+    """Return the command as anybody may type it: files by their names."""
+    words = [pathlib.Path(word.split("=", 1)[1]).name if ".data.path=" in word else "" for word in command]
+    shown = [f"--config.data.path={name}" if name else word for word, name in zip(command, words, strict=True)]
+    return f"python {shlex.join(shown)}"
 
 
 def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
@@ -153,13 +222,18 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
         lines += ["| method | | overall | head | mid | tail | n |", "|---|---|---|---|---|---|---|"]
         for cell in (c for c in TABLES[options.table] if (c.data, c.ratio) == (data, ratio)):
             lines += rows(cell, results.get(cell.name))
-    ran = {name: found for name, found in results.items() if found}
-    lines += ["", "## Commands", ""] if ran else []
-    for name, found in ran.items():
+    lines += ["", "## Commands", ""] if results else []
+    for name, found in results.items():
+        if found["exit"]:
+            lines += [
+                f"- {name}: `{found['command']}` ended with exit code {found['exit']}; {found['n']} seeds finished"
+            ]
+        if not found["n"]:
+            continue
         versions = ", ".join(f"{package} {found['packages'][package]}" for package in ("jax", "flax", "optax"))
         lines += [f"- {name}: `{found['command']}` ({found['date']}, {found['devices'][0]}, {versions})"]
     options.page.parent.mkdir(parents=True, exist_ok=True)
-    options.page.write_text("\n".join(lines) + "\n")
+    write_atomically(options.page, "\n".join(lines) + "\n")
 
 
 def rows(cell: Cell, found: dict[str, Any] | None) -> list[str]:
@@ -167,7 +241,7 @@ def rows(cell: Cell, found: dict[str, Any] | None) -> list[str]:
     published = PUBLISHED.get(cell, {})
     method = cell.method.upper().replace("_", "+")
     lines = [[method, "paper", *(published.get(column, "") for column in COLUMNS), ""]]
-    if found is None:
+    if found is None or not found["n"]:
         lines += [["", "ours", "", "", "", "", ""]]
     else:
         ours = {

@@ -4,7 +4,7 @@
     python main.py --config configs/cifar10_lt.py:ce_drw,ratio=50          # CE+DRW with plain SGD at ratio 50
     python main.py --config configs/cifar10_lt.py:profile=as_is --config.data.source=arrays --config.data.path=lt.npz
 
-The paper reports, best test epoch, ratio 100: CE+DRW 75.5 +- 0.4, +SAM 80.6 +- 0.4; LDAM+DRW 77.5 +- 0.5, +SAM
+The paper reports, best test epoch, ratio 100: CE+DRW 75.5 +- 0.2, +SAM 80.6 +- 0.4; LDAM+DRW 77.5 +- 0.5, +SAM
 81.9 +- 0.4. What this code reaches is in README.md, where it has been measured.
 """
 

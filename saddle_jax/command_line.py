@@ -43,6 +43,7 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
   --config FILE[:ARGUMENTS]  experiment (default configs/digits_lt.py; with a --workdir that holds a run, its own
                              config); arguments, comma-separated in any order: a method, ratio=, profile=, smoke
   --config.FIELD=VALUE       override one field; configs/default.py lists them all with their units
+  --config.num_seeds=N       N runs from config.seed on, each in a seed-<n>/ of the workdir, and their mean and sd
   --workdir DIR              the run's directory; by default runs/<name>-<fingerprint>-s<seed>.
                              The same command continues an unfinished run
   --mode train               train, evaluating and saving on the way
@@ -111,6 +112,12 @@ def parse(argv: list[str]) -> Command:
         config = config_lib.from_json(stored.read_bytes(), default.get_config())
         config.update_from_flattened_dict(FLAGS["config"].override_values)
     everything = [*problems.values(), *problems_of(config, default.get_config())]
+    seeds = sorted(map(str, pathlib.Path(FLAGS.workdir or "").expanduser().glob("seed-*")))
+    if FLAGS.workdir and not named and not stored.is_file() and seeds and FLAGS.mode != "report":
+        everything.append(
+            f"--workdir: {FLAGS.workdir} holds runs of several seeds. Fix: one of them, e.g. --workdir {seeds[0]}; or "
+            "--config FILE --config.num_seeds=N to train them"
+        )
     everything += _mode_problems([*named, *overrides])
     if everything:
         raise ConfigError(everything)

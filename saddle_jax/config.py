@@ -192,9 +192,9 @@ def fingerprint(config: ml_collections.ConfigDict) -> str:
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:
-    """Return the directory that the same config and seed always get; several seeds share one."""
-    seed = f"-s{config.seed}" if config.num_seeds == 1 else ""
-    return f"runs/{config.name}-{fingerprint(config)}{seed}"
+    """Return the directory that the same config and (first) seed always get."""
+    first = "s" if config.num_seeds == 1 else "from-s"
+    return f"runs/{config.name}-{fingerprint(config)}-{first}{config.seed}"
 
 
 def _may_change(field: str) -> bool:

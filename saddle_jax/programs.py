@@ -33,7 +33,16 @@ def run(command: Command) -> int:
         devices.keep_compiled(command.config.compilation_cache)
     if command.compare:
         return compare_spectra(command)
-    return {"train": train, "eval": evaluate_run, "spectra": spectra, "check": check}[command.mode](command)
+    program = {"train": train, "eval": evaluate_run, "spectra": spectra, "check": check}[command.mode]
+    try:
+        return program(command)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ConfigError(
+            f"a device's memory is not enough ({str(error).splitlines()[0]}). Fix: a smaller --config.seeds_at_once, "
+            "--config.batch_size or --config.eval.batch_size; --config.data.pipeline=tfdata keeps images off the device"
+        ) from error
 
 
 def train(command: Command) -> int:
@@ -131,7 +140,7 @@ def check(command: Command) -> int:
         print(f"  class {label:4d}  {names[label]:20.20s} {counts_C[label]:6,d} training images")
     state = program.init(config.seed)
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
-    at_once = min(config.num_seeds, seeds.seeds_at_once(config))
+    at_once = seeds.seeds_at_once(config)
     configs = [seeds.member_config(config, seed) for seed in seeds.seeds_of(config)[:at_once]]
     feed = Feed(configs, [splits] * at_once, program)
     segment = next(feed.segments(0, 1, lambda _: True))

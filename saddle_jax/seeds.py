@@ -17,6 +17,7 @@ from saddle_jax.errors import ConfigError, NonFiniteError
 from saddle_jax.files import write_atomically
 from saddle_jax.report import tables
 from saddle_jax.train import loop
+from saddle_jax.train.directory import exclusive, require_same_run
 from saddle_jax.train.program import Program
 from saddle_jax.train.run import Member
 from saddle_jax.train.runtime import StopRequest
@@ -39,30 +40,33 @@ def train(
     """Train `config.num_seeds` runs from `config.seed` on; return and write the summary over them.
 
     Raises:
-      ConfigError: the directory holds a run of one seed.
-      NonFiniteError: of the seeds that ended early, after all others have finished.
+      ConfigError: the directory holds a run of one seed, or one of its seeds another config's run.
+      NonFiniteError: of the seeds that ended early, after all others have finished; the summary is of those.
       The errors of `loop.train`.
     """
     if (workdir / "config.json").is_file():
         raise ConfigError(
-            f"--workdir: {workdir} holds a run of one seed, num_seeds is {config.num_seeds}. Fix: another"
+            f"--workdir: {workdir} holds a run of one seed, num_seeds is {config.num_seeds}. Fix: another --workdir"
         )
     members = [
         Member(member_config(config, seed), workdir / f"seed-{seed}", splits, observer, f"seed-{seed}")
         for seed in seeds_of(config)
     ]
+    for member in members:  # all of them before the first is trained
+        require_same_run(member.workdir, member.config, splits)
     errors: list[str] = []
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
+        stack.enter_context(exclusive(workdir))
         for group in groups(members, seeds_at_once(config)):
             try:
                 loop.train_at_once(group, program, command, quiet=quiet, stop=stop)
             except NonFiniteError as error:
                 errors.append(str(error))
+        summary = summarise([member.workdir for member in members])
+        write_atomically(workdir / "summary.json", json.dumps(summary, indent=1))
     if errors:
         raise NonFiniteError("\n".join(errors))
-    summary = summarise([member.workdir for member in members])
-    write_atomically(workdir / "summary.json", json.dumps(summary, indent=1))
     return summary
 
 
@@ -80,7 +84,8 @@ def member_config(config: ConfigDict, seed: int) -> ConfigDict:
 
 def seeds_at_once(config: ConfigDict) -> int:
     """Return how many runs share a step: all on accelerators; one on CPUs, where several at once take longer."""
-    return int(config.seeds_at_once or (1 if jax.default_backend() == "cpu" else config.num_seeds))
+    chosen = config.seeds_at_once or (1 if jax.default_backend() == "cpu" else config.num_seeds)
+    return min(int(chosen), config.num_seeds)
 
 
 def groups(members: Sequence[T], size: int) -> list[Sequence[T]]:
@@ -89,19 +94,28 @@ def groups(members: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 def summarise(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
-    """Return mean, standard deviation and values of every accuracy, in percent, at the last and at the best step."""
+    """Return mean, standard deviation and values of every accuracy, in percent, at the last and at the best step.
+
+    Over the runs that have finished; the others are named.
+    """
+    finished = [workdir for workdir in workdirs if (workdir / "results.json").is_file()]
 
     def spread(values: Sequence[float]) -> dict[str, Any]:
+        if np.isnan(values).any():  # a group without a test image
+            return {"mean": None, "sd": None, "n": 0, "values": [None] * len(values)}
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return {"mean": float(np.mean(values)), "sd": deviation, "n": len(values), "values": list(values)}
 
     def columns(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        names = [name for name, group in reports[0]["groups"].items() if group["classes"]]
-        return {name: spread([tables.accuracy(report, name) for report in reports]) for name in ("overall", *names)}
+        groups = reports[0]["groups"].items() if reports else ()
+        names = ["overall", *(name for name, group in groups if group["classes"])] if reports else []
+        return {name: spread([tables.accuracy(report, name) for report in reports]) for name in names}
 
-    runs = [workdir.name for workdir in workdirs]
-    which = {which: [tables.read_results(workdir, which) for workdir in workdirs] for which in ("last", "best")}
-    return {"runs": runs, **{name: columns(reports) for name, reports in which.items()}}
+    return {
+        "runs": [workdir.name for workdir in finished],
+        "not_finished": [workdir.name for workdir in workdirs if workdir not in finished],
+        **{which: columns([tables.read_results(run, which) for run in finished]) for which in ("last", "best")},
+    }
 
 
 def table(workdirs: Sequence[pathlib.Path]) -> str:

@@ -133,7 +133,34 @@ def test_of_several_seeds_those_that_stay_finite_finish(tmp_path):
     with pytest.raises(NonFiniteError, match=r"^seed-1: step 1: loss is nan"):
         seeds.train(config, tmp_path, splits, program._replace(init=broken), ["test"], quiet=True)
     assert sorted(path.parent.name for path in tmp_path.glob("*/results.json")) == ["seed-0", "seed-2"]
-    assert not (tmp_path / "summary.json").exists()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["runs"] == ["seed-0", "seed-2"]
+    assert summary["not_finished"] == ["seed-1"]
+    assert summary["last"]["overall"]["n"] == 2
+
+
+def test_a_seed_whose_evaluation_is_not_finite_ends_alone(tmp_path):
+    config = small_config(num_seeds=3, seeds_at_once=3)
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+
+    def broken(seed):
+        state = program.init(seed)
+        return state._replace(batch_stats=jax.tree.map(lambda x: x * np.nan, state.batch_stats)) if seed == 1 else state
+
+    for _ in range(2):  # again when it is started again
+        with pytest.raises(NonFiniteError, match=r"^seed-1: step 6: evaluation: .*Last good checkpoint: .*4\. Fix"):
+            seeds.train(config, tmp_path, splits, program._replace(init=broken), ["test"], quiet=True)
+        assert sorted(path.parent.name for path in tmp_path.glob("*/results.json")) == ["seed-0", "seed-2"]
+
+
+def test_no_seed_is_trained_if_one_of_them_can_not_be(tmp_path):
+    config = small_config(num_seeds=3)
+    splits = sources.load(config.data)
+    train(small_config(seed=2, optim__momentum=0.5), tmp_path / "seed-2")
+    with pytest.raises(ConfigError, match=r"optim.momentum: the run has 0.5, this command 0.9"):
+        seeds.train(config, tmp_path, splits, make_program(config, splits), ["test"], quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["seed-2"]
 
 
 def test_nothing_is_compiled_and_nothing_travels_unasked_between_logging_points(tmp_path, monkeypatch):
@@ -172,7 +199,7 @@ def test_nothing_is_compiled_and_nothing_travels_unasked_between_logging_points(
     finally:
         jax.monitoring.clear_event_listeners()
     assert compiled
-    assert max(compiled) <= 8  # until the first evaluation
+    assert set(compiled) <= {0, 8}  # the first step, the first evaluation
     # Steps 1 to 4 are read in one go, when the fifth has been queued; at an evaluation nothing is left unread.
     assert [at for step, at in looked if step <= 4] == [5] * 4
     assert [at for step, at in looked if step == 8] == [8]
@@ -232,17 +259,17 @@ def test_seeds_interrupted_at_different_steps_end_where_they_would_have(tmp_path
     config = small_config(num_seeds=2, seeds_at_once=2)
     splits = sources.load(config.data)
     program = make_program(config, splits)
-    settle = run.Run.settle
+    save = run.Run.save
 
-    def stop(self, state, step, *, stopping):
-        settle(self, state, step, stopping=stopping)
+    def stop(self, state, step):
+        save(self, state, step)
         if step == 8:  # the first seed has saved, the second has not
             raise Stop
 
-    monkeypatch.setattr(run.Run, "settle", stop)
+    monkeypatch.setattr(run.Run, "save", stop)
     with pytest.raises(Stop):
         seeds.train(config, tmp_path / "parts", splits, program, ["test"], quiet=True)
-    monkeypatch.setattr(run.Run, "settle", settle)
+    monkeypatch.setattr(run.Run, "save", save)
     saved = [checkpoint.find(tmp_path / f"parts/seed-{k}/checkpoints").step for k in (0, 1)]
     assert saved == [8, 6]  # the evaluation at 6 was the best so far
     seeds.train(config, tmp_path / "parts", splits, program, ["test"], quiet=True)

@@ -7,9 +7,8 @@ that the unbroken run would have seen. Shapes: N images an epoch, B slots a batc
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +23,7 @@ class Slots(NamedTuple):
     draws_Bx3: np.ndarray  # int32: rows and columns to move the crop by, and whether to mirror
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, so that an epoch's arrays can be kept
+@dataclasses.dataclass(frozen=True, eq=False)
 class Order:
     """How a run goes through its training images; all fields are fixed for the run."""
 
@@ -35,6 +34,9 @@ class Order:
     crop_padding: int
     flip: bool
     class_share_C: np.ndarray | None = None  # None: each image once an epoch; else drawn with replacement
+    _epochs: dict[tuple[int, int], Any] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )  # the last two
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,9 +74,13 @@ def evaluation_slots(total: int, batch_size: int, num_devices: int) -> Iterator[
         yield Slots(positions_B.astype(np.int32), mask_B, np.zeros((batch_size, 3), np.int32))
 
 
-@functools.lru_cache(maxsize=32)  # two epochs of several runs at once
 def _epoch(order: Order, epoch: int, view: int) -> tuple[np.ndarray, np.ndarray]:
-    return epoch_ids(order, epoch), epoch_draws(order, epoch, view)
+    kept = order._epochs  # noqa: SLF001 (its own module)
+    if (epoch, view) not in kept:
+        for old in [key for key in kept if abs(key[0] - epoch) > 1]:
+            del kept[old]
+        kept[epoch, view] = epoch_ids(order, epoch), epoch_draws(order, epoch, view)
+    return kept[epoch, view]
 
 
 def epoch_ids(order: Order, epoch: int) -> np.ndarray:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import numpy as np
+from typing import Any
 
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Order, slots_at
 
 
-def training_batches(images_NHWK: np.ndarray, order: Order, start: int, stop: int) -> Iterator[Batch]:
-    """Yield the batches of steps `start` to `stop` - 1, byte for byte those of the NumPy feeder."""
+def as_tensor(images_NHWK: Any) -> Any:
+    """Return images as a tensor on the host, which several pipelines can read; a tensor is returned as it is."""
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
-    height, width, channels = images_NHWK.shape[1:]
+    with tf.device("CPU"):
+        return tf.convert_to_tensor(images_NHWK)
+
+
+def training_batches(images_NHWK: Any, order: Order, start: int, stop: int) -> Iterator[Batch]:
+    """Yield the batches of steps `start` to `stop` - 1, byte for byte those of the NumPy feeder.
+
+    Args:
+      images_NHWK: array, or what `as_tensor` made of it.
+    """
+    import tensorflow as tf
+
+    images = as_tensor(images_NHWK)
+    height, width, channels = tuple(images.shape[1:])
     padding = order.crop_padding
 
     def slots() -> Iterator[tuple]:
@@ -32,7 +44,7 @@ def training_batches(images_NHWK: np.ndarray, order: Order, start: int, stop: in
         return Batch(moved, tf.gather(labels, ids_B) * tf.cast(mask_B, tf.int32), mask_B, ids_B, draws_Bx3)
 
     with tf.device("CPU"):
-        images, labels = tf.constant(images_NHWK), tf.constant(order.labels_N, tf.int32)
+        labels = tf.constant(order.labels_N, tf.int32)
         batch = order.batch_size
         dataset = tf.data.Dataset.from_generator(
             slots,

@@ -55,25 +55,31 @@ def exclusive(workdir: pathlib.Path, fix: str = "another --workdir") -> Iterator
         yield
 
 
-def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command: list[str]) -> list[str]:
-    """Write what a run is into its directory, or make sure that what is there is this run; return what to warn of.
-
-    run.json lists every start, with the versions and devices that it had.
+def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) -> None:
+    """Make sure that a directory holds no other run than this; write nothing.
 
     Raises:
-      ConfigError: another config's run is there; the message lists every differing field.
+      ConfigError: another config's run is there, the message lists every differing field; or several seeds' runs.
       DataError: the run was trained on other images.
     """
-    stored, starts_path = workdir / "config.json", workdir / "run.json"
-    starts, warnings = [], []
+    stored = workdir / "config.json"
     if stored.is_file():
         differing = config_lib.differences(config_lib.from_json(stored.read_bytes(), default.get_config()), config)
         if differing:
             raise ConfigError(different_config(workdir, differing, "another --workdir, or the run's own values"))
         _require_same_images(workdir, splits)
-        starts = _earlier_starts(starts_path)
     elif list(workdir.glob("seed-*/config.json")):
         raise ConfigError(f"--workdir: {workdir} holds a run for each of several seeds. Fix: another, or num_seeds > 1")
+
+
+def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command: list[str]) -> list[str]:
+    """Write what a run is into its directory; return what to warn of. Raises what `require_same_run` does.
+
+    run.json lists every start, with the versions and devices that it had.
+    """
+    require_same_run(workdir, config, splits)
+    stored, starts_path = workdir / "config.json", workdir / "run.json"
+    warnings, starts = [], _earlier_starts(starts_path) if stored.is_file() else []
     this_start = provenance(config, splits, command)
     if starts and starts[-1]["devices"] != this_start["devices"]:
         warnings.append(

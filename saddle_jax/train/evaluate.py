@@ -71,7 +71,7 @@ class Evaluator:
             in_top += int(in_top_B[mask_B].sum())
             broken += int((~finite_B[mask_B]).sum())
         if broken:
-            raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite; no accuracy is reported")
+            raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite")
         return Evaluation(confusion_CC, in_top)
 
     def _outputs(self, params: Any, batch_stats: Any) -> Iterator[tuple[Slots, EvalOutput]]:

@@ -38,8 +38,8 @@ class Feed:
         self._program, self._splits = program, splits
         self._orders = [_order(config, split) for config, split in zip(configs, splits, strict=True)]
         own_images = any(split is not splits[0] for split in splits)
-        self._pipeline = pipeline_of(config, splits if own_images else splits[:1])
-        is_resident = self._pipeline == "resident"
+        self.pipeline = pipeline_of(config, splits if own_images else splits[:1])
+        is_resident = self.pipeline == "resident"
         self._layout = Layout(resident=is_resident, runs=len(splits), own_images=own_images and is_resident)
         self._length = steps_at_once(config, program.schedules.steps_per_epoch) if is_resident else 1
         self._data: Any = ()
@@ -59,7 +59,8 @@ class Feed:
 
         There are two lengths, the longest and 1, so that nothing more has to be compiled.
         """
-        batches = [self._batches(order, split, start, total) for order, split in self._runs()]
+        images = {id(split): self._host_images(split) for split in self._splits}
+        batches = [self._batches(order, images[id(split)], start, total) for order, split in self._runs()]
         step = start
         while step < total:
             fits = step + self._length <= total and not any(map(is_event, range(step + 1, step + self._length)))
@@ -75,14 +76,22 @@ class Feed:
     def _runs(self) -> Iterator[tuple[Order, Splits]]:
         return zip(self._orders, self._splits, strict=True)
 
-    def _batches(self, order: Order, split: Splits, start: int, total: int) -> Iterator[Any]:
-        if self._pipeline == "resident":
+    def _host_images(self, split: Splits) -> Any:
+        """Return a set's images as the pipeline takes them: one copy, however many runs read it."""
+        if self.pipeline != "tfdata":
+            return split.train.images
+        from saddle_jax.data import pipeline
+
+        return pipeline.as_tensor(split.train.images)
+
+    def _batches(self, order: Order, images: Any, start: int, total: int) -> Iterator[Any]:
+        if self.pipeline == "resident":
             return (slots_at(order, step) for step in range(start, total))
-        if self._pipeline == "tfdata":
+        if self.pipeline == "tfdata":
             from saddle_jax.data import pipeline
 
-            return pipeline.training_batches(split.train.images, order, start, total)
-        return feeder.training_batches(split.train.images, order, start, total)
+            return pipeline.training_batches(images, order, start, total)
+        return feeder.training_batches(images, order, start, total)
 
     def _arrange(self, inputs: list[list[Any]]) -> Any:
         """Return (D, [steps,] [runs,] B / D, ...) from a batch for every step and run."""

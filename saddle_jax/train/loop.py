@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 from saddle_jax import devices
 from saddle_jax.data.sources import Images, Splits
 from saddle_jax.errors import NonFiniteError, Preempted
-from saddle_jax.train.directory import exclusive
+from saddle_jax.train.directory import exclusive, require_same_run
 from saddle_jax.train.evaluate import Evaluator
-from saddle_jax.train.feed import Feed, Segment, pipeline_of
+from saddle_jax.train.feed import Feed, Segment
 from saddle_jax.train.metrics import MetricWriter, duration
 from saddle_jax.train.program import Program
 from saddle_jax.train.run import Member, Run
@@ -74,6 +74,8 @@ def train_at_once(
         stop = stop or stack.enter_context(StopRequest())
         for member in members:
             stack.enter_context(exclusive(member.workdir))
+        for member in members:
+            require_same_run(member.workdir, member.config, member.splits)
         runs = [Run(member, program, command, quiet=quiet) for member in members]
         for run in runs:
             tensorboard = run.config.tensorboard and run.start < run.total
@@ -91,24 +93,25 @@ def _start(run: Run) -> int:
     return run.start
 
 
+_UNREAD_STEPS = 1000  # at most, before their metrics are looked at
+
+
 class _Group:
     """Runs at the same step, whose states are one tree of arrays on the devices."""
 
     def __init__(self, runs: list[Run], program: Program):
         self._runs, self._lead = runs, runs[0]
         self._began = time.monotonic()
-        for run in runs[1:]:
-            run.progress.shows_steps = False
+        self._show_one()
         if self._lead.start == self._lead.total:
             return
         splits = [run.splits for run in runs]
         self._feed = Feed([run.config for run in runs], splits, program)
-        pipeline = pipeline_of(self._lead.config, splits)
         evaluators: dict[int, Evaluator] = {}
 
         def evaluator(run: Run, images: Images) -> Evaluator:
             if id(images) not in evaluators:
-                evaluators[id(images)] = Evaluator(run.config, program, images, run.splits.stats, pipeline)
+                evaluators[id(images)] = Evaluator(run.config, program, images, run.splits.stats, self._feed.pipeline)
             return evaluators[id(images)]
 
         for run in runs:
@@ -124,6 +127,8 @@ class _Group:
         if start == total:
             return
         state = devices.replicate(stack([jax.device_get(run.state) for run in self._runs]))
+        for run in self._runs:
+            del run.state  # the memory is the steps'
         queue: list[tuple[Segment, StepMetrics]] = []  # segments whose metrics have not been looked at
         for segment in self._feed.segments(start, total, self._lead.is_event):
             if stop.signal_name and segment.start == start:
@@ -139,14 +144,42 @@ class _Group:
             stopping = stop.signal_name  # read once: a signal may come at any line
             if self._lead.is_event(step) or stopping:
                 self._look(queue)
-                for run, one in self._each(state):
-                    run.settle(one, step, stopping=bool(stopping))
+                self._settle(state, step, stopping=bool(stopping))
             else:
                 self._wait(queue)
             if stopping and (step < total or not observed):
                 raise Preempted(f"{stopping}: saved step {step:,} of {total:,}; the same command continues")
             if not self._alive:
                 return
+
+    def _settle(self, state: TrainState, step: int, *, stopping: bool) -> None:
+        """Evaluate and save if it is time; save if a run is stopping, or one is better than ever.
+
+        All are saved if one is, so that after an interruption they can go on in step.
+        """
+        each = self._each(state)
+        improved = [self._unless_broken(run, lambda r=run, s=one: r.evaluate(s, step)) for run, one in each]
+        if any(improved) or stopping or self._lead.saves(step):
+            for run, one in each:
+                if run.error is None:
+                    run.save(one, step)
+
+    def _unless_broken(self, run: Run, act: Callable[[], Any]) -> Any:
+        """Return what `act` does; if it finds the run not finite, end the run, or the only run with its error."""
+        try:
+            return act()
+        except NonFiniteError as error:
+            if len(self._runs) == 1:
+                raise
+            run.error = error
+            run.progress.say(f"error  {error}")
+            self._show_one()
+            return None
+
+    def _show_one(self) -> None:
+        """Let the first run that goes on show how far all are."""
+        for run in self._runs:
+            run.progress.shows_steps = run in self._alive[:1]
 
     @property
     def _alive(self) -> list[Run]:
@@ -162,14 +195,14 @@ class _Group:
         jax.block_until_ready(metrics)
         for run in self._runs:
             run.progress.begin(segment.stop)
-        self._lead.progress.say(f"ready  first step after {duration(time.monotonic() - self._began)}")
+        self._lead.progress.say(f"ready  first steps after {duration(time.monotonic() - self._began)}")
 
     def _wait(self, queue: list[tuple[Segment, StepMetrics]]) -> None:
         """Keep one segment under way beside the newest; look at the older ones once in a logging interval."""
         if len(queue) < 2:
             return
         oldest, done = queue[0][0].start, queue[-2][0].stop
-        if done // self._lead.log_every > oldest // self._lead.log_every:
+        if done // self._lead.log_every > oldest // self._lead.log_every or done - oldest >= _UNREAD_STEPS:
             older, queue[:] = queue[:-1], queue[-1:]
             self._look(older)
         else:
@@ -185,18 +218,7 @@ class _Group:
             steps = segment.stop - segment.start
             values = jax.tree.map(lambda x, n=steps: np.reshape(x, (n, len(self._runs))), metrics)
             for i, k in itertools.product(range(steps), range(len(self._runs))):
-                self._look_at(
-                    self._runs[k], segment.start + i + 1, jax.tree.map(lambda x, at=(i, k): x[at], values), done
-                )
+                run, one = self._runs[k], jax.tree.map(lambda x, at=(i, k): x[at], values)
+                if run.error is None:
+                    self._unless_broken(run, lambda r=run, v=one, n=segment.start + i + 1: r.look(n, v, done))
         queue.clear()
-
-    def _look_at(self, run: Run, step: int, values: StepMetrics, done: int) -> None:
-        if run.error is not None:
-            return
-        try:
-            run.look(step, values, done)
-        except NonFiniteError as error:
-            if len(self._runs) == 1:
-                raise
-            run.error = error
-            run.progress.say(f"error  {error}")

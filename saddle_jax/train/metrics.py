@@ -90,8 +90,10 @@ class Progress:
         """Measure speed from here: `step` steps are done and everything is compiled."""
         self._first_step, self._began = step, time.monotonic()
 
-    def images_per_second(self, step: int) -> float:
-        """Return the mean speed since `begin`, evaluations and saves included."""
+    def images_per_second(self, step: int) -> float | None:
+        """Return the mean speed since `begin`, evaluations and saves included; None as long as nothing was done."""
+        if step == self._first_step:
+            return None
         return (step - self._first_step) * self._batch_size / max(time.monotonic() - self._began, 1e-9)
 
     def update(self, step: int, text: str) -> None:

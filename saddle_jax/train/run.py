@@ -80,7 +80,7 @@ class Run:
 
     def is_event(self, step: int) -> bool:
         """Return whether the state after `step` steps is wanted on the host."""
-        return self.observes(step) or self.evaluates(step) or step % self._checkpoint_every == 0
+        return self.observes(step) or self.evaluates(step) or self.saves(step)
 
     def observe(self, state: TrainState, step: int, stop: StopRequest) -> bool:
         """Let the observer look if this is a step of its; return whether it is done, and no signal cut it short."""
@@ -101,12 +101,7 @@ class Run:
         if not values.finite:
             quantities = {"loss": values.loss, "loss at w + e": values.perturbed_loss, "update": values.update_norm}
             broken = ", ".join(f"{name} is {value}" for name, value in quantities.items() if not np.isfinite(value))
-            saved = self.checkpoints / str(self.saved_step) if self.saved_step else "none saved yet"
-            whose = self._label and f"{self._label}: "
-            raise NonFiniteError(
-                f"{whose}step {step:,}: {broken}. The weights before it were kept. Last good checkpoint: {saved}. "
-                "Fix: a lower learning rate or rho in a new --workdir; precision=highest rules out rounding"
-            )
+            raise self._not_finite(step, f"{broken}. The weights before it were kept")
         scalars = {"loss": values.loss, "perturbed_loss": values.perturbed_loss, "ascent_norm": values.ascent_norm}
         self._mean.add({**scalars, "update_norm": values.update_norm, **values.method})
         if step % self.log_every == 0 or step == self.total:
@@ -118,19 +113,38 @@ class Run:
             shown = "  ".join(f"{name} {value:.3g}" for name, value in schedules.items())
             self.progress.update(done, f"loss {means['loss']:.4f}  {shown}")
 
-    def settle(self, state: TrainState, step: int, *, stopping: bool) -> None:
-        """Evaluate and save the state after `step` steps, each if it is time; save if the run is stopping."""
-        improved = self.evaluates(step) and self._evaluate(state, step)
-        if improved or stopping or step % self._checkpoint_every == 0 or step == self.total:
-            checkpoint.save(self.checkpoints, jax.device_get(state), self.best, self._mean.state())
-            self.saved_step = step
+    def _not_finite(self, step: int, what: str) -> NonFiniteError:
+        saved = self.checkpoints / str(self.saved_step) if self.saved_step else "none saved yet"
+        whose = self._label and f"{self._label}: "
+        return NonFiniteError(
+            f"{whose}step {step:,}: {what}. Last good checkpoint: {saved}. "
+            "Fix: a lower learning rate or rho in a new --workdir; precision=highest rules out rounding"
+        )
 
-    def _evaluate(self, state: TrainState, step: int) -> bool:
-        """Evaluate on every split and return whether this is the best so far."""
+    def saves(self, step: int) -> bool:
+        """Return whether the state after `step` steps is saved, however good it is."""
+        return step % self._checkpoint_every == 0 or step == self.total
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Save the state after `step` steps."""
+        checkpoint.save(self.checkpoints, jax.device_get(state), self.best, self._mean.state())
+        self.saved_step = step
+
+    def evaluate(self, state: TrainState, step: int) -> bool:
+        """Evaluate on every split if it is time; return whether this is the best so far.
+
+        Raises:
+          NonFiniteError: a logit is NaN or infinite.
+        """
+        if not self.evaluates(step):
+            return False
         chooser = "test" if self.splits.validation is None else "validation"
         improved = False
         for split, evaluator in self.evaluators.items():
-            report = evaluator.report(state, self.workdir, split)
+            try:
+                report = evaluator.report(state, self.workdir, split)
+            except NonFiniteError as error:
+                raise self._not_finite(step, str(error)) from error
             groups = {f"eval/{split}/{name}": group["accuracy"] for name, group in report["groups"].items()}
             overall = {f"eval/{split}/{name}": report[name] for name in ("accuracy", "balanced_accuracy", "top5")}
             self.writer.write(step, {**overall, **groups})
