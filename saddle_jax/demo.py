@@ -42,9 +42,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m saddle_jax.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=12, help="how many seeds to train, from 0 on")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("demo"), help="folder of the runs")
+    parser.add_argument("--probes", type=int, default=10, help="random vectors of the spectra that are drawn")
     options = parser.parse_args(arguments)
-    if options.seeds < 1:
-        parser.error(f"--seeds: found {options.seeds}, expected 1 or more")
+    for name in ("seeds", "probes"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name}: found {getattr(options, name)}, expected 1 or more")
     began = time.monotonic()
     reports = {suffix: [] for suffix in NAMES}
     programs: dict[str, Program] = {}
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         for seed in group:
             print(f"seed {seed:2d}: " + ", ".join(tail(NAMES[s], reports[s][seed]) for s in NAMES), flush=True)
     show(reports, options.out)
-    show_spectra(options.seeds, options.out, programs)
+    show_spectra(options.seeds, options.probes, options.out, programs)
     folders = [workdir_of(suffix, seed, options.out) for suffix in NAMES for seed in range(options.seeds)]
     print(f"Report: {report_program.write(folders, options.out / 'report')}, for a browser")
     print(f"\nRuns: {options.out}/{METHOD}/, {options.out}/{METHOD}_sam/   ({time.monotonic() - began:.0f} s)")
@@ -121,7 +123,7 @@ def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
     print(f"Picture: {picture}")
 
 
-def show_spectra(number: int, out: pathlib.Path, programs: dict[str, Program]) -> None:
+def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str, Program]) -> None:
     """Measure what is missing of the tail's spectra, say what SAM did to them, and draw one seed's."""
     smallest, residual = {suffix: np.zeros(number) for suffix in NAMES}, 0.0
     spectrometer: Spectrometer | None = None
@@ -149,7 +151,7 @@ def show_spectra(number: int, out: pathlib.Path, programs: dict[str, Program]) -
     change = smallest["_sam"] - smallest[""]
     print(f"  nearer to 0 with SAM in {(change > 0).sum()} of {number} seeds")
     typical = int(np.argsort(change)[(number - 1) // 2])
-    drawn = {"classes": "0," + ",".join(map(str, TAIL)), "probes": 10, "escape_batches": 32}
+    drawn = {"classes": "0," + ",".join(map(str, TAIL)), "probes": probes, "escape_batches": 32}
     folders = {name: measure(suffix, typical, **drawn) for suffix, name in NAMES.items()}
     for folder in folders.values():
         spectra_plots.draw_folder(folder)
