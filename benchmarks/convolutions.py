@@ -6,13 +6,13 @@ By this table, measured on 2 CPU cores, the network keeps `lax.conv_general_dila
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from measure import in_turns
 
 SHAPES = [(3, 16, 32, 1), (16, 16, 32, 1), (16, 32, 32, 2), (32, 32, 16, 1), (32, 64, 16, 2), (64, 64, 8, 1)]
 NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -103,15 +103,7 @@ def measure(batch: int, repeats: int) -> list[dict]:
 
 def time_ways(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
     """Return the median milliseconds of each, on the clock and of the processor."""
-    times = {name: [] for name in ways}
-    for way in ways.values():
-        way()
-        way()
-    for _ in range(repeats):
-        for name, way in ways.items():
-            began, busy = time.perf_counter(), time.process_time()
-            way()
-            times[name].append((time.perf_counter() - began, time.process_time() - busy))
+    times = in_turns(ways, repeats, warm_up=2)
     return {name: tuple(1e3 * float(x) for x in np.median(found, 0)) for name, found in times.items()}
 
 

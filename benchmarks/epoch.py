@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Callable
 
 import jax
@@ -23,11 +21,11 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from our_steps import CIFAR10_LT, make_feed, make_splits  # noqa: E402 (needs the path above)
+from measure import RESULTS, in_turns, write  # noqa: E402 (needs the path above)
+from our_steps import CIFAR10_LT, make_feed, make_splits
 
 from saddle_jax.train.evaluate import Evaluator
 
-ROOT = pathlib.Path(__file__).parent.parent
 TEST_IMAGES = 10_000
 
 
@@ -36,25 +34,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="ResNet-8, small batches, a few hundred images")
-    parser.add_argument("--output", type=pathlib.Path, default=ROOT / "benchmarks/results")
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
-    found = {name: round(value, 1) for name, value in medians(cases(options), options.repeats).items()}
-    kind = jax.devices()[0].device_kind.replace(" ", "_")
-    record = {
-        "command": " ".join(["python", "benchmarks/epoch.py", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
-        "device": kind,
-        "cores": os.cpu_count(),
-        "load_after": os.getloadavg()[0],
-        "images_a_second": found,
-    }
+    seconds = in_turns(cases(options), options.repeats)
+    found = {name: round(float(np.median(1 / times[:, 0])), 1) for name, times in seconds.items()}
     for name, value in found.items():
         print(f"{name:28s} {value:12,.0f} images/s")
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"epoch-{kind}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written {path.name}")
+    device = jax.devices()[0].device_kind
+    load = {"cores": os.cpu_count(), "load_after": os.getloadavg()[0]}
+    write("epoch", device, ["jax", "numpy"], {**load, "images_a_second": found}, options.output)
 
 
 def cases(options: argparse.Namespace) -> dict[str, Callable[[], int]]:
@@ -104,16 +92,6 @@ def evaluation(images: int, pipeline: str, small: dict) -> Callable[[], int]:
 
     run()
     return run
-
-
-def medians(cases: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
-    """Return the median images a second of every case, measured in turns."""
-    speeds = {name: [] for name in cases}
-    for _ in range(repeats):
-        for name, case in cases.items():
-            began = time.perf_counter()
-            speeds[name].append(case() / (time.perf_counter() - began))
-    return {name: float(np.median(values)) for name, values in speeds.items()}
 
 
 if __name__ == "__main__":

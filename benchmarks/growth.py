@@ -15,16 +15,15 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from our_steps import CIFAR10_LT, Step, make_step  # noqa: E402 (needs the path above)
+from measure import RESULTS, in_turns, write  # noqa: E402 (needs the path above)
+from our_steps import CIFAR10_LT, Step, make_step
 
-ROOT = pathlib.Path(__file__).parent.parent
 CASES = {
     "classes": (10, 100, 1000, 8142),
     "images": (CIFAR10_LT, 50_000, 200_000),
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--vary", nargs="*", default=[*CASES, "devices"], choices=[*CASES, "devices"])
     parser.add_argument("--quick", action="store_true", help="ResNet-8, small batches, two values of each")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what a process of its own measures
-    parser.add_argument("--output", type=pathlib.Path, default=ROOT / "benchmarks/results")
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
     small = {"network": "resnet8", "batch": 8} if options.quick else {}
     if options.one:
@@ -53,36 +52,14 @@ def main() -> None:
             values = CASES[field][: 2 if options.quick else None]
             found[field] = times({str(v): make_step("SAM", **{**small, field: v}) for v in values}, options.repeats)
         show(field, found[field])
-    kind = jax.devices()[0].device_kind.replace(" ", "_")
-    record = {
-        "command": " ".join(["python", "benchmarks/growth.py", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
-        "device": kind,
-        "cores": os.cpu_count(),
-        "load_after": os.getloadavg()[0],
-        "seconds_a_step_of_one_network": found,
-    }
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"growth-{kind}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written {path.name}")
+    load = {"cores": os.cpu_count(), "load_after": os.getloadavg()[0]}
+    record = {**load, "seconds_a_step_of_one_network": found}
+    write("growth", jax.devices()[0].device_kind, ["jax", "numpy"], record, options.output)
 
 
 def times(steps: dict[str, Step], repeats: int) -> dict[str, float]:
-    """Return the median seconds of one network's step of every case, measured in turns."""
-    seconds = {name: [] for name in steps}
-    for _ in range(repeats):
-        for name, step in steps.items():
-            seconds[name].append(timed(step))
-    return {name: float(np.median(values)) for name, values in seconds.items()}
-
-
-def timed(step: Step) -> float:
-    """Return the seconds of one network's step."""
-    began = time.perf_counter()
-    number = step()
-    return (time.perf_counter() - began) / number
+    """Return the median seconds of one network's step of every case."""
+    return {name: float(np.median(seconds[:, 0])) for name, seconds in in_turns(steps, repeats).items()}
 
 
 def on_devices(options: argparse.Namespace) -> dict[str, float]:

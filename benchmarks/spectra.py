@@ -12,8 +12,6 @@ at a time. Writes benchmarks/results/spectra-<device>.json.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import pathlib
 import sys
 import time
@@ -27,6 +25,7 @@ from torch.nn import functional
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import torch_resnet  # noqa: E402 (needs the path above)
+from measure import RESULTS, write
 from torch_resnet import CUDA, PLACE
 
 from configs import cifar10_lt
@@ -39,8 +38,6 @@ from saddle_jax.spectra import classwise, plan
 from saddle_jax.spectra.hvp import MeanLoss, flat_point, linear_map_bytes, make_pieces
 from saddle_jax.spectra.lanczos import lanczos
 from saddle_jax.train.runtime import free_memory
-
-RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 class Torch:
@@ -143,20 +140,8 @@ def main() -> None:
         ours = Ours()
         products = [product_row(ours, size, options.repeats) for size in options.sizes]
         spectra = [spectrum_row(ours, size, options.steps) for size in options.spectrum_sizes]
-    packages = ("jax", "jaxlib", "flax", "torch", "numpy")
-    record = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "device": kind,
-        "torch_threads": torch.get_num_threads(),
-        "products": products,
-        "spectra": spectra,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"spectra-{kind.replace(' ', '_')}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written {path.relative_to(pathlib.Path.cwd()) if path.is_relative_to(pathlib.Path.cwd()) else path}")
+    found = {"torch_threads": torch.get_num_threads(), "products": products, "spectra": spectra}
+    write("spectra", kind, ("jax", "jaxlib", "flax", "torch", "numpy"), found, RESULTS)
 
 
 def random_class(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,13 +13,11 @@ would take the cores from whoever comes next. Writes benchmarks/results/train-st
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
-import json
 import os
 import pathlib
 import sys
-import time
+from collections.abc import Callable
 from unittest import mock
 
 import jax
@@ -28,13 +26,14 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import convolutions  # noqa: E402 (needs the path above)
-from our_steps import RHO, Step, make_step
+from measure import RESULTS, in_turns, write
+from our_steps import RHO, make_step
 
 from saddle_jax import devices
 from saddle_jax.models import resnet_cifar
 
-ROOT = pathlib.Path(__file__).parent.parent
 TORCH = importlib.util.find_spec("torch") is not None
+Contestant = Callable[[], object]  # takes a step, or returns how many steps of one network it took
 REFERENCE = "PyTorch eager"
 TUNED = {
     REFERENCE: {},
@@ -53,12 +52,7 @@ def main() -> None:
         sys.exit(
             f"found {devices.num_devices()} devices, expected 1. Fix: CUDA_VISIBLE_DEVICES=0, no forced CPU devices"
         )
-    kind = jax.devices()[0].device_kind.replace(" ", "_")
     record = {
-        "command": " ".join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {name: importlib.metadata.version(name) for name in packages()},
-        "device": kind,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "batch": options.batch,
         "float32_products": "tf32 where the device has it" if options.tf32 else "float32",
@@ -71,10 +65,7 @@ def main() -> None:
     record["steps"] = rows(steps, options.repeats)
     record["sam_over_sgd"] = sam_over_sgd(record["steps"])
     record["load_after"] = os.getloadavg()[0]
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"train-step-{kind}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written {path.name}")
+    write("train-step", jax.devices()[0].device_kind, packages(), record, options.output)
 
 
 def parse() -> argparse.Namespace:
@@ -91,7 +82,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="ResNet-8, batch 8, one repeat; no bf16 of ours, no torch.compile"
     )
-    parser.add_argument("--output", type=pathlib.Path, default=ROOT / "benchmarks" / "results", help="folder")
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder")
     options = parser.parse_args()
     if options.quick:
         options.batch, options.repeats = 8, 1
@@ -103,12 +94,12 @@ def packages() -> list[str]:
     return ["jax", "jaxlib", "flax", "optax", "numpy", *(["torch"] if TORCH else [])]
 
 
-def contestants(options: argparse.Namespace, optimizer: str) -> dict[str, Step]:
+def contestants(options: argparse.Namespace, optimizer: str) -> dict[str, Contestant]:
     """Return everything that is measured; what is built later joins here."""
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (options.batch, 32, 32, 3), dtype=np.uint8)
     labels = draw.integers(0, 10, options.batch).astype(np.int32)
-    steps: dict[str, Step] = theirs(options, optimizer, images, labels)
+    steps = theirs(options, optimizer, images, labels)
     common = {"batch": options.batch, "precision": "default" if options.tf32 else "highest"}
     if options.quick:
         common |= {"network": "resnet8", "images": 5 * options.batch}
@@ -136,7 +127,9 @@ def wanted(options: argparse.Namespace, name: str) -> bool:
     return name == REFERENCE or any(part.strip() in name for part in options.only.split(","))
 
 
-def theirs(options: argparse.Namespace, optimizer: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Step]:
+def theirs(
+    options: argparse.Namespace, optimizer: str, images: np.ndarray, labels: np.ndarray
+) -> dict[str, Contestant]:
     """Return PyTorch's steps; none where it would run on another device than JAX."""
     if not TORCH:
         print("no PyTorch: ours alone. Fix: pip install torch==2.13.0")
@@ -150,34 +143,25 @@ def theirs(options: argparse.Namespace, optimizer: str, images: np.ndarray, labe
     steps = {}
     for name, settings in TUNED.items():
         if wanted(options, name) and not (options.quick and settings.get("compiled")):
-            one = torch_resnet.make_step(
+            steps[name] = torch_resnet.make_step(
                 images,
                 labels,
                 blocks=1 if options.quick else 5,
                 rho=RHO if optimizer == "SAM" else None,
                 **settings,
             )
-            steps[name] = lambda one=one: one() or 1
     return steps
 
 
-def rows(steps: dict[tuple[str, str], Step], repeats: int) -> list[dict]:
+def rows(steps: dict[tuple[str, str], Contestant], repeats: int) -> list[dict]:
     """Time all steps in turns; return and print medians and their ratios to the reference of the same optimizer."""
-    for step in steps.values():
-        step()
-        step()
-    times = {key: [] for key in steps}
-    for _ in range(repeats):
-        for key, step in steps.items():
-            began, busy = time.perf_counter(), time.process_time()
-            number = step()
-            times[key].append(((time.perf_counter() - began) / number, (time.process_time() - busy) / number))
+    times = in_turns(steps, repeats, warm_up=2)
     found = []
     for optimizer, name in steps:
         base = (optimizer, REFERENCE if (optimizer, REFERENCE) in steps else "saddle_jax")
         row = {"optimizer": optimizer, "contestant": name}
         for column, place in (("seconds", 0), ("processor_seconds", 1)):
-            each, bases = (np.array(times[key])[:, place] for key in ((optimizer, name), base))
+            each, bases = (times[key][:, place] for key in ((optimizer, name), base))
             row[column] = float(np.median(each))
             row[f"{column}_ratio"] = float(np.median(each) / np.median(bases))
             row[f"{column}_ratios_in_turn"] = [round(float(ratio), 3) for ratio in each / bases]

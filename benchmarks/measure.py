@@ -1,0 +1,50 @@
+"""What all benchmarks share: timing cases in turns, and a record that says how its figures were made."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+Case = TypeVar("Case", bound=Hashable)
+
+
+def in_turns(cases: Mapping[Case, Callable[[], object]], repeats: int, warm_up: int = 0) -> dict[Case, np.ndarray]:
+    """Return every case's seconds, on the clock and of the processor, as (repeats, 2); a round times each case once.
+
+    A case that returns a whole number did its work so many times: seconds are those of one.
+    """
+    for case in cases.values():
+        for _ in range(warm_up):
+            case()
+    seconds = {name: [] for name in cases}
+    for _ in range(repeats):
+        for name, case in cases.items():
+            began, busy = time.perf_counter(), time.process_time()
+            done = case()
+            spent = np.array([time.perf_counter() - began, time.process_time() - busy])
+            seconds[name].append(spent / (done if isinstance(done, int) else 1))
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def write(name: str, device: str, packages: Iterable[str], found: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Write <name>-<device>.json: command, date, versions, device and what was found; say so."""
+    kind = device.replace(" ", "_")
+    record = {
+        "command": " ".join(["python", f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {package: importlib.metadata.version(package) for package in packages},
+        "device": kind,
+        **found,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{kind}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written {path.name}")
