@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-COLUMNS = ("overall", "head", "mid", "tail")
+from saddle_jax.report.tables import COLUMNS
 
 
 class Cell(NamedTuple):

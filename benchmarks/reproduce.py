@@ -27,7 +27,7 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from published import CIFAR_LT, COLUMNS, PUBLISHED, Cell  # noqa: E402 (needs the path above)
+from published import CIFAR_LT, PUBLISHED, Cell  # noqa: E402 (needs the path above)
 
 from saddle_jax.files import write_atomically  # noqa: E402
 from saddle_jax.report import tables  # noqa: E402
@@ -240,20 +240,21 @@ def rows(cell: Cell, found: dict[str, Any] | None) -> list[str]:
     """Return the table's lines for one cell: the paper, ours twice, the difference of the overall accuracies."""
     published = PUBLISHED.get(cell, {})
     method = cell.method.upper().replace("_", "+")
-    lines = [[method, "paper", *(published.get(column, "") for column in COLUMNS), ""]]
+    lines = [[method, "paper", *(published.get(column, "") for column in tables.COLUMNS), ""]]
     if found is None or not found["n"]:
         lines += [["", "ours", "", "", "", "", ""]]
     else:
         ours = {
-            which: {c: [tables.accuracy(report, c) for report in found[which]] for c in COLUMNS}
+            which: {c: [tables.accuracy(report, c) for report in found[which]] for c in tables.COLUMNS}
             for which in ("best", "last")
         }
         for which, values in ours.items():
-            lines += [["", f"ours, {which}", *(tables.spread(values[c]) for c in COLUMNS), str(found["n"])]]
+            lines += [["", f"ours, {which}", *(tables.spread(values[c]) for c in tables.COLUMNS), str(found["n"])]]
         if published:
             theirs = {c: float(value.split("±")[0]) for c, value in published.items()}
             means = {c: sum(values) / found["n"] for c, values in ours["best"].items()}
-            lines += [["", "difference", *(f"{means[c] - theirs[c]:+.1f}" if c in theirs else "" for c in COLUMNS), ""]]
+            change = [f"{means[c] - theirs[c]:+.1f}" if c in theirs else "" for c in tables.COLUMNS]
+            lines += [["", "difference", *change, ""]]
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
