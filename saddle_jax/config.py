@@ -181,13 +181,13 @@ def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) 
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
-        if not _may_change(key) and before.get(key) != after.get(key)
+        if not may_change(key) and before.get(key) != after.get(key)
     }
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> str:
     """Return eight hex digits that are equal for runs that differ in the seed only."""
-    fields = {k: v for k, v in flatten(config).items() if k != "seed" and not _may_change(k)}
+    fields = {k: v for k, v in flatten(config).items() if k != "seed" and not may_change(k)}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -197,7 +197,8 @@ def default_workdir(config: ml_collections.ConfigDict) -> str:
     return f"runs/{config.name}-{fingerprint(config)}-{first}{config.seed}"
 
 
-def _may_change(field: str) -> bool:
+def may_change(field: str) -> bool:
+    """Return whether a run may go on with another value of the field."""
     return field in MAY_CHANGE_ON_RESUME or field.partition(".")[0] + "." in MAY_CHANGE_ON_RESUME
 
 

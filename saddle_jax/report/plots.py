@@ -93,7 +93,7 @@ def class_bars(
         deviation = values_SP.std(0, ddof=1) if len(values_SP) > 1 else None
         x = np.arange(len(places)) + (number - (len(methods) - 1) / 2) * width
         style = {"color": colour, "hatch": _HATCHES[number % 4], "edgecolor": "white", "linewidth": 0}
-        axes.bar(x, values_SP.mean(0), width, label=_plain(f"{name} (n = {len(seeds)})"), **style)
+        axes.bar(x, values_SP.mean(0), width, label=plain(f"{name} (n = {len(seeds)})"), **style)
         if deviation is not None:
             axes.errorbar(x, values_SP.mean(0), deviation, fmt="none", ecolor="0.25", elinewidth=1, capsize=2)
     axes.set_xticks(range(len(places)), [_size(counts[place]) for place in places])
@@ -145,7 +145,7 @@ def curves(
             axes.plot(curve.keys(), curve.values(), color=colour, linewidth=0.8, alpha=0.35)
         for curve in unfinished:
             axes.plot(curve.keys(), curve.values(), color=colour, linewidth=1, linestyle=":")
-        label = _plain(f"{name} ({len(finished)} finished)" if unfinished else f"{name} (n = {len(finished)})")
+        label = plain(f"{name} ({len(finished)} finished)" if unfinished else f"{name} (n = {len(finished)})")
         axes.plot(
             average.keys(), average.values(), color=colour, linestyle=line, marker=marker, markersize=4, label=label
         )
@@ -181,7 +181,7 @@ def confusion(percents: np.ndarray, counts_C: Sequence[int], title: str) -> byte
         axes.set(xlabel="called (training images of the class)", ylabel="true (training images of the class)")
     else:
         axes.set(xlabel="called: classes, the largest first", ylabel="true: classes, the largest first")
-    axes.set_title(_plain(title), fontsize="medium", loc="left")
+    axes.set_title(plain(title), fontsize="medium", loc="left")
     figure.colorbar(image, shrink=0.8, label="% of the true class")
     return png(figure)
 
@@ -210,7 +210,7 @@ def _finish(axes: Axes, grid: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return a text that matplotlib does not take for mathematics."""
     return text.replace("$", r"\$")
 

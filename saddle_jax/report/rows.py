@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saddle_jax import longtail
-from saddle_jax.config import MAY_CHANGE_ON_RESUME
+from saddle_jax.config import may_change
 from saddle_jax.report.runs import Run
 
-# Two runs that differ only here are two seeds of one row. How often is evaluated is not among them: the best epoch
-# of many is better than the best of few.
-_OF_NO_ROW = ("seed", "num_seeds", "data.subset_seed", *(f for f in MAY_CHANGE_ON_RESUME if f != "eval.every"))
+_SEEDS = ("seed", "data.subset_seed")
 _SET = ("data.source", "data.name")
 
 
@@ -110,10 +108,18 @@ def _rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _method(config: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {f: v for f, v in config.items() if f not in _OF_NO_ROW and f.partition(".")[0] + "." not in _OF_NO_ROW}
+    fields = {field: value for field, value in config.items() if _tells_rows_apart(field)}
     if not config["sam.enabled"]:  # then the other fields of SAM do nothing
         fields = {f: v for f, v in fields.items() if not f.startswith("sam.") or f == "sam.enabled"}
     return fields
+
+
+def _tells_rows_apart(field: str) -> bool:
+    """Return whether runs that differ in the field are no two seeds of one row.
+
+    A run may go on with another `eval.every`, but the best epoch of many is better than the best of few.
+    """
+    return field == "eval.every" or not (field in _SEEDS or may_change(field))
 
 
 def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:

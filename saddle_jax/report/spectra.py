@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saddle_jax.errors import DataError
-from saddle_jax.report.plots import png
+from saddle_jax.report.plots import plain, png
 from saddle_jax.spectra import results
 
 # Told apart by the colour-blind (Okabe and Ito, 2008), and in print by marker and line.
@@ -69,7 +69,7 @@ def draw_comparison(folders: Mapping[str, pathlib.Path], out: pathlib.Path) -> p
         raise DataError(f"--compare: the runs have no class in common ({found}). Fix: measure the same classes")
     out.parent.mkdir(parents=True, exist_ok=True)
     cells = [[_load(folder, target) for folder in folders.values()] for target in common]
-    figure = _grid(cells, [_plain(f"{name}, step {summary['step']:,}") for name, summary in summaries.items()])
+    figure = _grid(cells, [plain(f"{name}, step {summary['step']:,}") for name, summary in summaries.items()])
     conditions = {name: results.conditions(summary["settings"]) for name, summary in summaries.items()}
     if len(set(conditions.values())) == 1:
         _caption(figure, next(iter(conditions.values())))
@@ -110,7 +110,7 @@ def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
         style = {"color": _COLOURS[place % 8], "marker": _MARKERS[place % 10], "linestyle": _LINES[place % 4]}
         points = [(s["epoch"], s["targets"][name]) for s in summaries if name in s["targets"]]
         epochs, ratios = [epoch for epoch, _ in points], [t["ratio"] for _, t in points]
-        label = f"{_plain(points[-1][1]['title'])}, n = {points[-1][1]['images']:,}"
+        label = f"{plain(points[-1][1]['title'])}, n = {points[-1][1]['images']:,}"
         axes.plot(epochs, np.array(ratios, float), label=label, **style)
     axes.set(xlabel="epoch", ylabel="|λmin / λmax|", title="How far from convex each loss is")
     axes.set_ylim(bottom=0)
@@ -162,7 +162,7 @@ def _density(axes: Axes, stored: Mapping[str, Any], limits: tuple[float, float, 
     _thin_ticks(axes, limits)
     basis = " without a basis" if summary["basis"] == "none" else ""
     details = f"n = {summary['images']:,}, {summary['probes']} probes x {summary['steps']} steps{basis}"
-    title = _plain(summary["title"])
+    title = plain(summary["title"])
     axes.set_title(f"{title}\n{details}" if small else f"{title}: {details}", fontsize="medium", pad=18)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -201,7 +201,7 @@ def _slice(stored: Mapping[str, Any]) -> Figure:
     if along["batches"]:
         ratio, predicted = (f"{along[k]:.3g}" if along[k] is not None else "n/a" for k in ("ratio", "ratio_predicted"))
         sam = f"\nSAM with ρ = {along['rho']:g} multiplies E⟨g,v⟩² by {ratio}; (1 + ρλ/|g|)² says {predicted}"
-    title = f"{_plain(summary['title'])}: λmin {summary['lambda_min']:.3g}{sam}"
+    title = f"{plain(summary['title'])}: λmin {summary['lambda_min']:.3g}{sam}"
     axes.set(xlabel="t, along the eigenvector of the smallest eigenvalue", ylabel="loss", title=title)
     axes.title.set_fontsize("medium")
     axes.spines[["top", "right"]].set_visible(False)
@@ -210,12 +210,7 @@ def _slice(stored: Mapping[str, Any]) -> Figure:
 
 
 def _caption(figure: Figure, text: str) -> None:
-    figure.supxlabel(_plain(text), fontsize="small", color="0.4")
-
-
-def _plain(text: str) -> str:
-    """Return a text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")
+    figure.supxlabel(plain(text), fontsize="small", color="0.4")
 
 
 def _load(folder: pathlib.Path, name: str) -> dict[str, Any]:
