@@ -50,8 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     began = time.monotonic()
     reports = {suffix: [] for suffix in NAMES}
     programs: dict[str, Program] = {}
-    at_once = 1 if jax.default_backend() == "cpu" else options.seeds
-    for group in seeds.groups(range(options.seeds), at_once):
+    for group in seeds.groups(range(options.seeds), seeds.seeds_at_once(options.seeds)):
         for suffix in NAMES:
             reports[suffix] += train(suffix, group, options.out, programs)
         for seed in group:

@@ -140,7 +140,7 @@ def check(command: Command) -> int:
         print(f"  class {label:4d}  {names[label]:20.20s} {counts_C[label]:6,d} training images")
     state = program.init(config.seed)
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
-    at_once = seeds.seeds_at_once(config)
+    at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
     configs = [seeds.member_config(config, seed) for seed in seeds.seeds_of(config)[:at_once]]
     feed = Feed(configs, [splits] * at_once, program)
     segment = next(feed.segments(0, 1, lambda _: True))
@@ -191,7 +191,8 @@ def _describe(config: ConfigDict, splits: sources.Splits, program: Program, work
     counts_C, schedules = splits.stats.counts_C, program.schedules
     held_out = 0 if splits.validation is None else len(splits.validation.labels)
     parts = devices.num_devices()
-    several = f"s {config.seed} to {seeds.seeds_of(config)[-1]}, {seeds.seeds_at_once(config)} at once"
+    at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
+    several = f"s {config.seed} to {seeds.seeds_of(config)[-1]}, {at_once} at once"
     seed = several if config.num_seeds > 1 else f" {config.seed}"
     print(f"saddle_jax {__version__}  {config.name}  seed{seed}  {parts} x {jax.devices()[0].device_kind}")
     print(f"run    {workdir}")

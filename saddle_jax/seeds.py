@@ -58,7 +58,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
         stack.enter_context(exclusive(workdir))
-        for group in groups(members, seeds_at_once(config)):
+        for group in groups(members, seeds_at_once(config.num_seeds, config.seeds_at_once)):
             try:
                 loop.train_at_once(group, program, command, quiet=quiet, stop=stop)
             except NonFiniteError as error:
@@ -82,10 +82,9 @@ def member_config(config: ConfigDict, seed: int) -> ConfigDict:
     return member
 
 
-def seeds_at_once(config: ConfigDict) -> int:
-    """Return how many runs share a step: all on accelerators; one on CPUs, where several at once take longer."""
-    chosen = config.seeds_at_once or (1 if jax.default_backend() == "cpu" else config.num_seeds)
-    return min(int(chosen), config.num_seeds)
+def seeds_at_once(num_seeds: int, asked: int = 0) -> int:
+    """Return how many runs share a step: what is asked for, or all; on CPUs, where several take longer, one."""
+    return min(asked or (1 if jax.default_backend() == "cpu" else num_seeds), num_seeds)
 
 
 def groups(members: Sequence[T], size: int) -> list[Sequence[T]]:
