@@ -73,11 +73,10 @@ def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) 
 
 
 def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command: list[str]) -> list[str]:
-    """Write what a run is into its directory; return what to warn of. Raises what `require_same_run` does.
+    """Write what a run is into its directory, which `require_same_run` has let pass; return what to warn of.
 
     run.json lists every start, with the versions and devices that it had.
     """
-    require_same_run(workdir, config, splits)
     stored, starts_path = workdir / "config.json", workdir / "run.json"
     warnings, starts = [], _earlier_starts(starts_path) if stored.is_file() else []
     this_start = provenance(config, splits, command)
