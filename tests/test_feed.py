@@ -121,17 +121,23 @@ def test_a_step_that_is_not_finite_stops_all_later_ones_of_a_scan():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
+def with_nan_in_seed_1(program, part):
+    def init(seed):
+        state = program.init(seed)
+        broken = jax.tree.map(lambda x: x * np.nan, getattr(state, part))
+        return state._replace(**{part: broken}) if seed == 1 else state
+
+    return program._replace(init=init)
+
+
 def test_of_several_seeds_those_that_stay_finite_finish(tmp_path):
     config = small_config(num_seeds=3, seeds_at_once=3)
     splits = sources.load(config.data)
     program = make_program(config, splits)
 
-    def broken(seed):
-        state = program.init(seed)
-        return state._replace(params=jax.tree.map(lambda x: x * np.nan, state.params)) if seed == 1 else state
-
+    broken = with_nan_in_seed_1(program, "params")
     with pytest.raises(NonFiniteError, match=r"^seed-1: step 1: loss is nan"):
-        seeds.train(config, tmp_path, splits, program._replace(init=broken), ["test"], quiet=True)
+        seeds.train(config, tmp_path, splits, broken, ["test"], quiet=True)
     assert sorted(path.parent.name for path in tmp_path.glob("*/results.json")) == ["seed-0", "seed-2"]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["runs"] == ["seed-0", "seed-2"]
@@ -144,13 +150,10 @@ def test_a_seed_whose_evaluation_is_not_finite_ends_alone(tmp_path):
     splits = sources.load(config.data)
     program = make_program(config, splits)
 
-    def broken(seed):
-        state = program.init(seed)
-        return state._replace(batch_stats=jax.tree.map(lambda x: x * np.nan, state.batch_stats)) if seed == 1 else state
-
+    broken = with_nan_in_seed_1(program, "batch_stats")
     for _ in range(2):  # again when it is started again
         with pytest.raises(NonFiniteError, match=r"^seed-1: step 6: evaluation: .*Last good checkpoint: .*4\. Fix"):
-            seeds.train(config, tmp_path, splits, program._replace(init=broken), ["test"], quiet=True)
+            seeds.train(config, tmp_path, splits, broken, ["test"], quiet=True)
         assert sorted(path.parent.name for path in tmp_path.glob("*/results.json")) == ["seed-0", "seed-2"]
 
 

@@ -266,17 +266,23 @@ def test_along_training_it_measures_the_same_and_changes_nothing(trained, tmp_pa
     assert main(*SMALL, f"--workdir={workdir}").returncode == 0
 
 
+def stopped_while_it_measures(step, workdir, *along):
+    """Train until a first class of `step` is measured, then send SIGTERM; return what was printed."""
+    command = [sys.executable, ROOT / "main.py", *SMALL, *along, f"--workdir={workdir}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_DEVICE)
+    while not list(workdir.glob(f"spectra/{step}/*.npz")) and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    output, error = process.communicate(timeout=120)
+    assert process.returncode == 75, error
+    return output, error
+
+
 @pytest.mark.slow
 def test_stopped_while_it_measures_training_goes_on_with_the_rest(tmp_path):
     along = ("--config.spectra.at=('8 steps',)", "--config.spectra.classes=each", "--config.spectra.steps=40")
     workdir = tmp_path / "stopped"
-    command = [sys.executable, ROOT / "main.py", *SMALL, *along, f"--workdir={workdir}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_DEVICE)
-    while not list(workdir.glob("spectra/8/*.npz")) and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 75, error
+    _, error = stopped_while_it_measures(8, workdir, *along)
     assert "saved step 8 of 12" in error
     assert len(list(workdir.glob("spectra/8/*.npz"))) < 10
     assert main(*SMALL, *along, f"--workdir={workdir}").returncode == 0
@@ -294,13 +300,7 @@ def test_a_signal_or_a_failure_at_the_last_step_is_no_silent_success(tmp_path):
     workdir = tmp_path / "last"
     (workdir / "spectra" / "8").mkdir(parents=True)
     (workdir / "spectra" / "8" / "summary.json").write_text("{")  # measuring fails there; training goes on
-    command = [sys.executable, ROOT / "main.py", *SMALL, *along, f"--workdir={workdir}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_DEVICE)
-    while not list(workdir.glob("spectra/12/*.npz")) and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGTERM)
-    output, error = process.communicate(timeout=120)
-    assert process.returncode == 75, error
+    output, error = stopped_while_it_measures(12, workdir, *along)
     assert "note   spectra at step 8 are not complete: DataError" in output
     assert not (workdir / "results.json").exists()
     shutil.rmtree(workdir / "spectra" / "8")  # the fix that the message names
