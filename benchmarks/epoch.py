@@ -88,7 +88,7 @@ def evaluation(images: int, pipeline: str, small: dict) -> Callable[[], int]:
     evaluator = Evaluator(config, program, splits.test, splits.stats, pipeline)
 
     def run() -> int:
-        return evaluator.evaluate(state.params, state.batch_stats).images
+        return len(evaluator.evaluate(state.params, state.batch_stats).labels_N)
 
     run()
     return run

@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.num_seeds = 1  # seed, seed + 1, ...: that many runs, each in a seed-<n>/ of the workdir if more than one
     config.seeds_at_once = 0  # runs that share a step; 0: all of them, on CPUs 1
     config.batch_size = 128  # images a step, over all devices together
+    config.micro_batches = 1  # into how many a device's images of a step are cut, one after the other, to save memory
     config.duration = "200 epochs"  # length of training
 
     config.data = ConfigDict()

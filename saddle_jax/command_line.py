@@ -29,6 +29,10 @@ flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --
 flags.DEFINE_string("checkpoint", None, "latest, best or a step; eval: both latest and best if not given.")
 flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
 flags.DEFINE_list("runs", [], "report: run directories to read; globs in quotes.")
+flags.DEFINE_bool("distributed", False, "train: this is one of several processes.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the environment does not tell.")
+flags.DEFINE_integer("num_processes", None, "How many processes take part, likewise.", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, likewise.", lower_bound=0)
 _PLAIN_FLAGS = copy.deepcopy(FLAGS)  # before --config, whose overrides are flags of their own
 config_flags.DEFINE_config_file("config", DEFAULT_CONFIG, "Experiment file, with :arguments.", sys_argv=_ARGV)
 
@@ -55,6 +59,10 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
                              of several seeds stands for its seed-*) and write report.html, report.md, table.csv
                              and table.tex into --workdir (default report/). Needs no JAX, and no --config
 
+  --distributed              train: this is one of several processes, each with its own devices. Under SLURM, Open MPI,
+                             Cloud TPU and Kubernetes JAX finds the others; elsewhere --coordinator HOST:PORT
+                             --num_processes N --process_id I tell (docs/pods.md)
+
   methods   {" ".join(recipes.LOSSES)}; each also with _sam
   smoke     any experiment in about a minute on two cores, on digits, without its data set
   configs   {" ".join(sorted(f"configs/{p.name}" for p in _ROOT.glob("configs/*_lt.py")))}
@@ -62,6 +70,14 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
 exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint; 5 non-finite loss; 6 workdir in use;
             75 preempted, resumable; 70 internal
 """
+
+
+class Processes(NamedTuple):
+    """What the user said of the processes that take part; None where the environment tells."""
+
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
 
 
 class Command(NamedTuple):
@@ -74,6 +90,7 @@ class Command(NamedTuple):
     checkpoint: str | None = None
     compare: Sequence[str] = ()  # runs
     runs: Sequence[str] = ()  # globs
+    processes: Processes | None = None  # None: this is the only one
 
 
 def wants_help(argv: list[str]) -> bool:
@@ -118,13 +135,16 @@ def parse(argv: list[str]) -> Command:
             f"--workdir: {FLAGS.workdir} holds runs of several seeds. Fix: one of them, e.g. --workdir {seeds[0]}; or "
             "--config FILE --config.num_seeds=N to train them"
         )
-    everything += _mode_problems([*named, *overrides])
+    everything += [*_mode_problems([*named, *overrides]), *_process_problems(config)]
     if everything:
         raise ConfigError(everything)
     elsewhere = "comparison" if FLAGS.compare else "report" if FLAGS.mode == "report" else ""
     by_default = elsewhere or config_lib.default_workdir(config)
     workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
-    return Command(FLAGS.mode, str(workdir), config, bool(named), FLAGS.checkpoint, FLAGS.compare, FLAGS.runs)
+    processes = Processes(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id) if FLAGS.distributed else None
+    return Command(
+        FLAGS.mode, str(workdir), config, bool(named), FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, processes
+    )
 
 
 def _mode_problems(of_config: list[str]) -> Iterator[str]:
@@ -145,6 +165,26 @@ def _mode_problems(of_config: list[str]) -> Iterator[str]:
             yield f"--compare: found no directory {run!r}, expected a run whose spectra were measured"
     if FLAGS.compare and FLAGS.checkpoint and not FLAGS.checkpoint.isdecimal():
         yield f"--compare: found --checkpoint {FLAGS.checkpoint!r}, expected a step"
+
+
+def _process_problems(config: ConfigDict) -> Iterator[str]:
+    given = [name for name in Processes._fields if FLAGS[name].present]
+    if given and not FLAGS.distributed:
+        yield f"--{given[0]} belongs to --distributed. Fix: --distributed, or leave it out"
+    if given and len(given) < len(Processes._fields):
+        missing = [name for name in Processes._fields if name not in given]
+        yield f"--{given[0]} alone does not tell who takes part. Fix: also --{' and --'.join(missing)}"
+    if len(given) == len(Processes._fields) and FLAGS.process_id >= FLAGS.num_processes:
+        yield f"--process_id: found {FLAGS.process_id}, expected 0 to {FLAGS.num_processes - 1} (--num_processes - 1)"
+    if FLAGS.coordinator is not None and not re.fullmatch(r".+:\d+", FLAGS.coordinator):
+        yield f"--coordinator: found {FLAGS.coordinator!r}, expected HOST:PORT such as 10.0.0.1:1234"
+    if FLAGS.distributed and FLAGS.mode != "train":
+        yield f"--distributed belongs to --mode train, found --mode {FLAGS.mode}; one process can read what it left"
+    if FLAGS.distributed and (config.spectra.every or config.spectra.at):
+        yield (
+            "--distributed: spectra along training are measured by one process only. Fix: --config.spectra.every='' "
+            "--config.spectra.at='()', and --mode spectra afterwards"
+        )
 
 
 def _join_values(arguments: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ AXIS = "devices"
 
 
 def num_devices() -> int:
-    """Return over how many devices a batch is spread."""
+    """Return over how many devices a batch is spread, those of all processes."""
     return jax.device_count()
 
 
@@ -44,27 +44,40 @@ def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gathe
 def map_step_shard_map(step: Callable, num_replicated: int) -> Callable:
     """Return what `map_step` does, as jit(shard_map): for batches without a leading device axis."""
     specs = (PartitionSpec(),) * num_replicated + (PartitionSpec(AXIS),)
-    return jax.jit(jax.shard_map(step, mesh=_mesh(), in_specs=specs, out_specs=PartitionSpec(), check_vma=False))
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False))
 
 
-def _mesh() -> Mesh:
-    return Mesh(np.array(jax.devices()), (AXIS,))
+def _local_mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), (AXIS,))
+
+
+def own_rows(batch: Any) -> Any:
+    """Return the rows of a tree of (B, ...) host arrays that this process's devices take: all, if it is alone."""
+    if jax.process_count() == 1:
+        return batch
+    own = [jax.devices().index(device) for device in jax.local_devices()]
+
+    def rows(x: np.ndarray) -> np.ndarray:
+        return x.reshape(num_devices(), -1, *x.shape[1:])[own].reshape(-1, *x.shape[1:])
+
+    return jax.tree.map(rows, batch)
 
 
 def split(batch: Any) -> Any:
-    """Return a tree of (B, ...) arrays as (D, B / D, ...), a part for each device."""
-    parts = num_devices()
+    """Return a tree of (B, ...) arrays, this process's own rows, as (D, B / D, ...): a part for each of its devices."""
+    parts = jax.local_device_count()
     return jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), batch)
 
 
 def put(tree: Any) -> Any:
-    """Return a tree of (D, ...) host arrays on the devices, a part on each; the copy does not wait for them."""
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec(AXIS)))
+    """Return a tree of (D, ...) host arrays on this process's devices, a part on each; the copy does not wait."""
+    return jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec(AXIS)))
 
 
 def replicate(tree: Any) -> Any:
-    """Return a tree of arrays with a copy on every device."""
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+    """Return a tree of arrays with a copy on every device of this process."""
+    return jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec()))
 
 
 def local(tree: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+import traceback
 from typing import Any
 
 import jax
@@ -11,16 +12,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import default
-from saddle_jax import __version__, devices, seeds
+from saddle_jax import __version__, devices, processes, seeds
 from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
 from saddle_jax.data import sources
-from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, SaddleError
 from saddle_jax.observer import make_observer
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.train import checkpoint, evaluate, loop
-from saddle_jax.train.directory import different_config, differing_images
+from saddle_jax.train.directory import different_config, differing_images, package_versions, source_hash
 from saddle_jax.train.feed import Feed, pipeline_of
 from saddle_jax.train.program import Program, make_program
 from saddle_jax.train.runtime import StopRequest
@@ -28,7 +29,31 @@ from saddle_jax.train.state import TrainState, stack
 
 
 def run(command: Command) -> int:
-    """Run the program of the command's mode."""
+    """Run the program of the command's mode; of several processes each ends with its own exit code."""
+    if command.processes is None:
+        return _run(command)
+    try:
+        processes.start(*command.processes)
+        processes.require_agreement(_facts(command))
+        exit_code = _run(command)
+    except SaddleError as error:
+        print(f"process {jax.process_index()}: {error}", file=sys.stderr)
+        exit_code = error.exit_code
+    except BaseException:
+        traceback.print_exc()
+        exit_code = SaddleError.exit_code
+    return processes.end(exit_code)
+
+
+def _facts(command: Command) -> dict[str, Any]:
+    """Return what has to be the same in all processes before data are read."""
+    elsewhere = ("data.root", "data.path", "compilation_cache")  # may lie in another folder on another machine
+    fields = {name: value for name, value in config_lib.flatten(command.config).items() if name not in elsewhere}
+    versions = {"code": source_hash(), **package_versions()}
+    return {"mode": command.mode, "workdir": command.workdir, **fields, **versions}
+
+
+def _run(command: Command) -> int:
     if command.config.compilation_cache:
         devices.keep_compiled(command.config.compilation_cache)
     if command.compare:
@@ -48,17 +73,21 @@ def run(command: Command) -> int:
 def train(command: Command) -> int:
     """Train, or continue, the run in the command's workdir."""
     config, workdir = command.config, pathlib.Path(command.workdir)
-    if workdir.exists() and not workdir.is_dir():
+    if processes.is_first() and workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir: {workdir} is a file, expected a directory")
     with StopRequest() as stop:  # a signal while data are read or code is compiled is answered before the first step
         splits = sources.load(config.data)
+        processes.require_agreement({"split_hash": splits.split_hash, "content_hash": splits.content_hash})
         program = make_program(config, splits)
         observer = make_observer(config, splits, program.schedules)
-        _describe(config, splits, program, str(workdir))
+        if processes.is_first():
+            _describe(config, splits, program, str(workdir))
         if config.num_seeds == 1:
             loop.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
             return 0
         summary = seeds.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
+    if not processes.is_first():
+        return 0
     print("\nTest accuracy in percent, mean ± sd over the seeds:\n")
     print(seeds.table([workdir / run for run in summary["runs"]]))
     print(f"\ndone   all seeds have finished; their summary is {workdir / 'summary.json'}")

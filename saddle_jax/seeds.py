@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from saddle_jax import processes
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError, NonFiniteError
 from saddle_jax.files import write_atomically
@@ -44,7 +45,7 @@ def train(
       NonFiniteError: of the seeds that ended early, after all others have finished; the summary is of those.
       The errors of `loop.train`.
     """
-    if (workdir / "config.json").is_file():
+    if processes.is_first() and (workdir / "config.json").is_file():
         raise ConfigError(
             f"--workdir: {workdir} holds a run of one seed, num_seeds is {config.num_seeds}. Fix: another --workdir"
         )
@@ -53,20 +54,25 @@ def train(
         for seed in seeds_of(config)
     ]
     for member in members:  # all of them before the first is trained
-        require_same_run(member.workdir, member.config, splits)
+        processes.on_first(lambda member=member: require_same_run(member.workdir, member.config, splits))
     errors: list[str] = []
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
-        stack.enter_context(exclusive(workdir))
+        processes.on_first(lambda: stack.enter_context(exclusive(workdir)))
         for group in groups(members, seeds_at_once(config.num_seeds, config.seeds_at_once)):
             try:
                 loop.train_at_once(group, program, command, quiet=quiet, stop=stop)
             except NonFiniteError as error:
                 errors.append(str(error))
-        summary = summarise([member.workdir for member in members])
-        write_atomically(workdir / "summary.json", json.dumps(summary, indent=1))
+        summary = processes.on_first(lambda: _write_summary(workdir, members))
     if errors:
         raise NonFiniteError("\n".join(errors))
+    return summary
+
+
+def _write_summary(workdir: pathlib.Path, members: Sequence[Member]) -> dict[str, Any]:
+    summary = summarise([member.workdir for member in members])
+    write_atomically(workdir / "summary.json", json.dumps(summary, indent=1))
     return summary
 
 

@@ -39,6 +39,7 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_seeds": (lambda v: 1 <= v < 2**16, "1 to 65535"),
     "seeds_at_once": (lambda v: v >= 0, "1 or more, or 0 to choose"),
     "batch_size": (lambda v: v >= 1, "1 or more"),
+    "micro_batches": (lambda v: v >= 1, "1 or more"),
     "steps_at_once": (lambda v: v >= 0, "1 or more, or 0 to choose"),
     "data.image_size": (lambda v: v >= 0, "0 or more pixels"),
     "data.ratio": (lambda v: v >= 1, "n_max / n_min, at least 1"),

@@ -14,7 +14,8 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import make_plain
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train.steps import init_state, make_eval_step, make_train_step, pass_like
+from saddle_jax.train.gradient import pass_like
+from saddle_jax.train.steps import init_state, make_eval_step, make_train_step
 
 COUNTS = np.array([40, 20, 9, 4, 2])
 RANDOM = np.random.default_rng(0)

@@ -51,8 +51,9 @@ def test_the_verdict_follows_the_numbers(differences, words):
 
 
 def test_evaluation_by_hand():
-    confusion = np.array([[8, 2, 0], [1, 3, 0], [0, 0, 0]])
-    result = evaluate.Evaluation(confusion, in_top=14)
+    labels = np.repeat([0, 1], [10, 4])
+    predictions = np.array([*[0] * 8, 1, 1, 0, 1, 1, 1])
+    result = evaluate.Evaluation(labels, predictions, np.ones(14, bool))
     stats = ClassStats(np.array([200, 50, 3]), ("a", "b", "c"))
     summary = evaluate.summary(result, stats, (1, 2))
     assert summary["accuracy"] == pytest.approx(100 * 11 / 14)

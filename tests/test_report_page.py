@@ -32,9 +32,10 @@ def write_run(folder, method="ce_drw", seed=0, right=(10, 9, 8, 7, 6, 5), best=N
     stats = ClassStats(np.array(COUNTS), tuple("abcdef"))
     folder.mkdir(parents=True)
     for step, found in ((10, best or right), (20, right)):
-        counts = np.diag(found) + np.eye(6, k=-1, dtype=int) * (10 - np.array(found))[:, None]
-        counts[0, 1] = 10 - found[0]  # each mistake is the next larger class; of the largest, the second
-        measured = evaluate.Evaluation(counts, in_top=50)
+        predictions = np.repeat([1, 0, 1, 2, 3, 4], 10)  # a mistake: the next larger class; of the largest, the second
+        for label, number in enumerate(found):
+            predictions[10 * label : 10 * label + number] = label
+        measured = evaluate.Evaluation(np.repeat(np.arange(6), 10), predictions, np.arange(60) < 50)
         evaluate.write(folder / "eval", step, "test", evaluate.summary(measured, stats, ()), measured)
     reports = [json.loads((folder / f"eval/{step}-test.json").read_text()) for step in (20, 10)]
     stored = {"last": {**reports[0], "chosen_by": ""}, "best": {**reports[1], "chosen_by": ", best on test"}}
@@ -311,7 +312,7 @@ def test_confusion_of_groups_by_hand(tmp_path):
     np.testing.assert_allclose(shares, [[95, 5, 0, 0], [75, 10, 15, 0], [55, 0, 20, 25]])
     last = run.results["last"]["groups"]
     np.testing.assert_allclose(shares[:, 0], [last[name]["accuracy"] for name in ("head", "mid", "tail")])
-    (run.folder / "eval/20-test-confusion.npz").write_bytes(b"PK")
+    (run.folder / "eval/20-test-predictions.npz").write_bytes(b"PK")
     assert confusion.read(run) is None
     nothing = np.full((6, 6), np.nan)
     assert np.isnan(confusion.by_group(nothing, {"head": 0, "mid": 0, "tail": 6})).all()

@@ -13,8 +13,9 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.optim.sam import find_sam_state, perturbation, sam, stable_norm
 from saddle_jax.schedules import make_schedules
+from saddle_jax.train.gradient import pass_like
 from saddle_jax.train.state import TrainState
-from saddle_jax.train.steps import make_train_step, pass_like
+from saddle_jax.train.steps import make_train_step
 
 HESSIAN = jnp.diag(jnp.array([3.0, 0.5, -2.0]))
 

@@ -16,13 +16,12 @@ def read(run: Run) -> np.ndarray | None:
     """Return the last step's confusion in parts of each true class (row); None where it can't be read."""
     if not run.finished:
         return None
-    path = run.folder / "eval" / f"{run.results['last']['step']}-test-confusion.npz"
+    path = run.folder / "eval" / f"{run.results['last']['step']}-test-predictions.npz"
+    counts_CC = np.zeros((len(run.images.counts_C),) * 2)
     try:
         with np.load(path) as stored:
-            counts_CC = stored["confusion"].astype(float)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    if counts_CC.shape != (len(run.images.counts_C),) * 2:
+            np.add.at(counts_CC, (stored["labels"], stored["predictions"]), 1)
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
         return None
     totals_C1 = counts_CC.sum(1, keepdims=True)
     return counts_CC / np.where(totals_C1 > 0, totals_C1, np.nan)

@@ -10,6 +10,7 @@ manifest before anything is read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -50,8 +51,6 @@ def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mea
     Raises:
       CheckpointError: the disk refused; what was there before is untouched.
     """
-    from orbax.checkpoint import v1 as ocp
-
     step = int(state.step)
     final, temporary = folder / str(step), folder / f".tmp-{step}"
     try:
@@ -59,7 +58,7 @@ def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mea
         for abandoned in folder.glob(".tmp-*"):
             shutil.rmtree(abandoned)
         temporary.mkdir()
-        ocp.save((temporary / _STATE).resolve(), jax.tree.map(np.asarray, state))
+        _write((temporary / _STATE).resolve(), jax.tree.map(np.asarray, state))
         meta = {
             "format_version": FORMAT_VERSION,
             "step": step,
@@ -116,7 +115,8 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
     from orbax.checkpoint import v1 as ocp
 
     path = (checkpoint.path / _STATE).resolve()
-    stored = _leaves(ocp.metadata(path).metadata)
+    with _reading():
+        stored = _leaves(ocp.metadata(path).metadata)
     expected = _leaves(like)
     differing = [
         f"  {name}: found {stored.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
@@ -129,7 +129,36 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
         raise CheckpointError("\n".join(lines))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
-    return ocp.load(path, abstract)
+    with _reading():
+        return ocp.load(path, abstract)
+
+
+# Of several processes one alone reads and writes (processes.on_first): orbax must not wait for the others.
+
+
+def _write(path: pathlib.Path, tree: Any) -> None:
+    """Write a tree of host arrays, by orbax's older interface: the save of v1 0.12.8 asks all processes in any case."""
+    import orbax.checkpoint as ocp
+
+    alone = ocp.options.MultiprocessingOptions(**_alone())
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        checkpointer.save(path, args=ocp.args.StandardSave(tree))
+
+
+def _reading() -> contextlib.AbstractContextManager:
+    """Return the context in which this process reads by itself."""
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    for name, value in _alone().items():
+        setattr(context.multiprocessing, name, value)
+    return context
+
+
+def _alone() -> dict[str, Any]:
+    this = jax.process_index()
+    return {"primary_host": this, "active_processes": {this}, "barrier_sync_key_prefix": f"process_{this}"}
 
 
 def _open(path: pathlib.Path) -> Checkpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -150,7 +151,7 @@ def provenance(config: ConfigDict, splits: Splits, command: list[str]) -> dict[s
         "saddle_jax": __version__,
         "git": _git_revision(),
         "python": sys.version.split()[0],
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": package_versions(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "seed": config.seed,
         "fingerprint": config_lib.fingerprint(config),
@@ -158,6 +159,19 @@ def provenance(config: ConfigDict, splits: Splits, command: list[str]) -> dict[s
         "content_hash": splits.content_hash,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that decide about numbers."""
+    return {name: version for name in _PACKAGES if (version := _version(name))}
+
+
+def source_hash() -> str:
+    """Return sixteen hex digits that name the code of this package, as it is on disk."""
+    folder, digest = pathlib.Path(__file__).parent.parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _version(package: str) -> str | None:

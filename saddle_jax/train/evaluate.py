@@ -1,4 +1,4 @@
-"""How good a network is: exact counts over every test image, once; overall, a class and a group."""
+"""How good a network is: what it predicts of every image, once; accuracy overall, of a class and of a group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax import devices, longtail
+from saddle_jax import devices, longtail, processes
 from saddle_jax.data import resident
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Slots, evaluation_slots
@@ -24,25 +24,22 @@ from saddle_jax.train.steps import EvalOutput
 
 
 class Evaluation(NamedTuple):
-    """Counts of one evaluation."""
+    """What was predicted of every image, in the order of the images."""
 
-    confusion_CC: np.ndarray  # int64; row: true class, column: predicted class
-    in_top: int  # images whose label is among the five largest logits
-
-    @property
-    def images(self) -> int:
-        return int(self.confusion_CC.sum())
+    labels_N: np.ndarray  # int32
+    predictions_N: np.ndarray  # int32
+    in_top_N: np.ndarray  # bool: the label is among the five largest logits
 
     @property
     def accuracy(self) -> float:
         """Percent of all images."""
-        return 100 * float(np.trace(self.confusion_CC)) / self.images
+        return 100 * float(np.mean(self.labels_N == self.predictions_N))
 
-    def class_accuracy_C(self) -> np.ndarray:
+    def class_accuracy_C(self, num_classes: int) -> np.ndarray:
         """Return percent of each class's images; NaN for a class without any."""
-        totals_C = self.confusion_CC.sum(1)
-        correct_C = np.diag(self.confusion_CC).astype(float)
-        return 100 * np.divide(correct_C, totals_C, out=np.full(len(totals_C), np.nan), where=totals_C > 0)
+        totals_C = np.bincount(self.labels_N, minlength=num_classes)
+        correct_C = np.bincount(self.labels_N[self.labels_N == self.predictions_N], minlength=num_classes)
+        return 100 * np.divide(correct_C, totals_C, out=np.full(num_classes, np.nan), where=totals_C > 0)
 
 
 class Evaluator:
@@ -57,27 +54,28 @@ class Evaluator:
         self._batch_size = -(-min(config.eval.batch_size, len(images.labels)) // parts) * parts
 
     def evaluate(self, params: Any, batch_stats: Any) -> Evaluation:
-        """Run the network over all images and count.
+        """Run the network over all images.
 
         Raises:
           NonFiniteError: a logit is NaN or infinite.
         """
-        confusion_CC = np.zeros((self._stats.num_classes,) * 2, np.int64)
-        in_top, broken = 0, 0
+        total = len(self._images.labels)
+        # Each process fills in what its devices saw; the others' images stay 0.
+        seen = EvalOutput(np.zeros(total, np.int32), np.zeros(total, bool), np.zeros(total, bool))
         for slots, output in self._outputs(devices.replicate(params), devices.replicate(batch_stats)):
-            mask_B, labels_B = slots.mask_B, self._images.labels[slots.ids_B]
-            predictions_B, in_top_B, finite_B = (x.reshape(-1) for x in jax.device_get(output))
-            np.add.at(confusion_CC, (labels_B[mask_B], predictions_B[mask_B]), 1)
-            in_top += int(in_top_B[mask_B].sum())
-            broken += int((~finite_B[mask_B]).sum())
-        if broken:
+            ids = slots.ids_B[slots.mask_B]
+            for all_N, part in zip(seen, jax.device_get(output), strict=True):
+                all_N[ids] = part.reshape(-1)[slots.mask_B]
+        predictions_N, in_top_N, finite_N = processes.sum_over(seen)
+        if broken := int((~finite_N).sum()):
             raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite")
-        return Evaluation(confusion_CC, in_top)
+        return Evaluation(self._images.labels, predictions_N, in_top_N)
 
     def _outputs(self, params: Any, batch_stats: Any) -> Iterator[tuple[Slots, EvalOutput]]:
         """Yield each batch's output when the next batch is queued, so that the device does not wait for the host."""
         before: tuple[Slots, EvalOutput] | None = None
-        for slots in evaluation_slots(len(self._images.labels), self._batch_size, devices.num_devices()):
+        for everyones in evaluation_slots(len(self._images.labels), self._batch_size, devices.num_devices()):
+            slots = devices.own_rows(everyones)
             inputs = slots if self._resident else make_batch(*self._images, slots=slots, padding=0)
             inputs = devices.put(devices.split(inputs))
             output = devices.settle(self._step(params, batch_stats, self._data, inputs))
@@ -98,7 +96,7 @@ class Evaluator:
 
 def summary(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tuple[int, ...]) -> dict[str, Any]:
     """Return what is reported, in percent; None where a class or a group has no test image."""
-    class_accuracy_C = evaluation.class_accuracy_C()
+    class_accuracy_C = evaluation.class_accuracy_C(stats.num_classes)
     present_C = ~np.isnan(class_accuracy_C)
 
     def mean(classes: np.ndarray) -> float | None:
@@ -107,9 +105,9 @@ def summary(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tup
 
     groups = (*longtail.rank_groups(stats.num_classes, rank_bounds), *longtail.count_groups(stats.counts_C))
     return {
-        "images": evaluation.images,
+        "images": len(evaluation.labels_N),
         "accuracy": evaluation.accuracy,
-        "top5": 100 * evaluation.in_top / evaluation.images if stats.num_classes > 5 else None,
+        "top5": 100 * float(evaluation.in_top_N.mean()) if stats.num_classes > 5 else None,
         "balanced_accuracy": mean(np.arange(stats.num_classes)),
         "groups": {group.name: {"accuracy": mean(group.classes), "classes": len(group.classes)} for group in groups},
         "class_accuracy": [None if np.isnan(a) else float(a) for a in class_accuracy_C],
@@ -117,9 +115,10 @@ def summary(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tup
 
 
 def write(folder: pathlib.Path, step: int, split: str, report: dict[str, Any], evaluation: Evaluation) -> None:
-    """Write eval/<step>-<split>.json, with the confusion matrix beside it."""
+    """Write eval/<step>-<split>.json, with every image's label and prediction beside it."""
     folder.mkdir(exist_ok=True)
-    np.savez_compressed(folder / f"{step}-{split}-confusion.npz", confusion=evaluation.confusion_CC)
+    predicted = {"labels": evaluation.labels_N, "predictions": evaluation.predictions_N}
+    np.savez_compressed(folder / f"{step}-{split}-predictions.npz", **predicted)
     write_atomically(folder / f"{step}-{split}.json", json.dumps({"step": step, "split": split, **report}, indent=1))
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax import devices
-from saddle_jax.data import feeder, resident
+from saddle_jax.data import resident
+from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.data.sources import Splits
 from saddle_jax.train.program import Layout, Program
@@ -85,13 +86,14 @@ class Feed:
         return pipeline.as_tensor(split.train.images)
 
     def _batches(self, order: Order, images: Any, start: int, total: int) -> Iterator[Any]:
+        slots = (devices.own_rows(slots_at(order, step)) for step in range(start, total))
         if self.pipeline == "resident":
-            return (slots_at(order, step) for step in range(start, total))
+            return slots
         if self.pipeline == "tfdata":
             from saddle_jax.data import pipeline
 
             return pipeline.training_batches(images, order, start, total)
-        return feeder.training_batches(images, order, start, total)
+        return (make_batch(images, order.labels_N, one, order.crop_padding) for one in slots)
 
     def _arrange(self, inputs: list[list[Any]]) -> Any:
         """Return (D, [steps,] [runs,] B / D, ...) from a batch for every step and run."""

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax import devices
+from saddle_jax import devices, processes
 from saddle_jax.data.sources import Images, Splits
 from saddle_jax.errors import NonFiniteError, Preempted
 from saddle_jax.train.directory import exclusive, require_same_run
@@ -73,13 +73,14 @@ def train_at_once(
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
         for member in members:
-            stack.enter_context(exclusive(member.workdir))
+            processes.on_first(lambda member=member: stack.enter_context(exclusive(member.workdir)))
         for member in members:
-            require_same_run(member.workdir, member.config, member.splits)
-        runs = [Run(member, program, command, quiet=quiet) for member in members]
+            processes.on_first(lambda m=member: require_same_run(m.workdir, m.config, m.splits))
+        runs = [Run(member, program, command, quiet=quiet or not processes.is_first()) for member in members]
         for run in runs:
             tensorboard = run.config.tensorboard and run.start < run.total
-            run.writer = stack.enter_context(MetricWriter(run.workdir, tensorboard=tensorboard, resumed_step=run.start))
+            folder = run.workdir if processes.is_first() else None
+            run.writer = stack.enter_context(MetricWriter(folder, tensorboard=tensorboard, resumed_step=run.start))
         # An interruption may have come between two runs' saves: those at the same step go together.
         for _, group in itertools.groupby(sorted(runs, key=_start), key=_start):
             _Group(list(group), program).train(stop)
@@ -141,7 +142,7 @@ class _Group:
             if self._lead.observes(step):
                 self._look(queue)
                 observed = all([run.observe(one, step, stop) for run, one in self._each(state)])
-            stopping = stop.signal_name  # read once: a signal may come at any line
+            stopping = stop.agreed()  # asked once: a signal may come at any line
             if self._lead.is_event(step) or stopping:
                 self._look(queue)
                 self._settle(state, step, stopping=bool(stopping))

@@ -16,16 +16,21 @@ from saddle_jax.files import write_atomically
 
 
 class MetricWriter:
-    """Append scalars to metrics.jsonl and, where TensorFlow is installed, to TensorBoard."""
+    """Append scalars to metrics.jsonl and, where TensorFlow is installed, to TensorBoard; without a workdir to none."""
 
-    def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, resumed_step: int):
-        self._path = workdir / "metrics.jsonl"
-        _drop_after(self._path, resumed_step)
-        self._file = self._path.open("a")
+    def __init__(self, workdir: pathlib.Path | None, *, tensorboard: bool, resumed_step: int):
+        self._file = self._clu = None
+        if workdir is None:
+            return
+        path = workdir / "metrics.jsonl"
+        _drop_after(path, resumed_step)
+        self._file = path.open("a")
         self._clu = _make_clu_writer(workdir / "tensorboard") if tensorboard else None
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Record `scalars` (None where there is nothing to measure) at `step`."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
         if self._clu is not None:
@@ -35,7 +40,8 @@ class MetricWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._clu is not None:
             self._clu.close()
 

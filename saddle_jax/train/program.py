@@ -18,6 +18,7 @@ from saddle_jax.errors import ConfigError
 from saddle_jax.methods.base import make_plain
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import Schedules, make_schedules
+from saddle_jax.train.gradient import pass_like
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import (
     EvalOutput,
@@ -25,7 +26,6 @@ from saddle_jax.train.steps import (
     init_state,
     make_eval_step,
     make_train_step,
-    pass_like,
 )
 
 
@@ -68,6 +68,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         tx,
         schedules.class_weights,
         batch_stats_policy=config.sam.batch_stats,
+        micro_batches=config.micro_batches,
         axis_name=devices.AXIS,
         logged={"lr": schedules.lr, "rho": schedules.rho},
     )
@@ -105,6 +106,11 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
         fix = max(parts, config.batch_size // parts * parts)
         problems.append(
             f"batch_size: {config.batch_size} can't be split over {parts} devices. Fix: --config.batch_size={fix}"
+        )
+    elif config.batch_size // parts % config.micro_batches:
+        problems.append(
+            f"micro_batches: a device's {config.batch_size // parts} images of a step can't be cut into "
+            f"{config.micro_batches} equal parts. Fix: a divisor of {config.batch_size // parts}"
         )
     if len(config.data.mean) != channels:
         problems.append(f"data.mean and data.std: found {len(config.data.mean)} channels, the images have {channels}")

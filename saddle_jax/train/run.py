@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from saddle_jax import processes
 from saddle_jax.config import parse_duration
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError, NonFiniteError, Preempted
@@ -47,16 +48,12 @@ class Run:
 
         self._eval_every, self.log_every = every(self.config.eval.every), every(self.config.log_every)
         self._checkpoint_every = every(self.config.checkpoint_every)
-        warnings = open_run(self.workdir, self.config, self.splits, command)
+        warnings = processes.on_first(lambda: open_run(self.workdir, self.config, self.splits, command))
         self.state = program.init(self.config.seed)
         self.best: checkpoint.Best | None = None
         self._mean = RunningMean()
         self.saved_step = 0
-        if checkpoint.available(self.checkpoints):
-            latest = checkpoint.find(self.checkpoints)
-            self.state = checkpoint.restore(latest, self.state)
-            self.best, self.saved_step = latest.best, latest.step
-            self._mean = RunningMean(**latest.running_mean)
+        self._resume()
         self.start = self.saved_step
         self.error: NonFiniteError | None = None  # what ended the run before its time
         self.evaluators: dict[str, evaluate.Evaluator] = {}
@@ -65,6 +62,22 @@ class Run:
         for warning in warnings:
             self.progress.say(f"note   {warning}")
         self.progress.say(f"start  resuming at step {self.start:,}" if self.start else "start  from the first step")
+
+    def _resume(self) -> None:
+        """Go on from the latest checkpoint, if there is one."""
+
+        def latest() -> dict[str, Any] | None:
+            if not checkpoint.available(self.checkpoints):
+                return None
+            found = checkpoint.find(self.checkpoints)
+            self.state = checkpoint.restore(found, self.state)
+            best = found.best and found.best._asdict()
+            return {"step": found.step, "best": best, "running_mean": found.running_mean}
+
+        if (found := processes.on_first(latest)) is not None:
+            self.state = processes.of_first(self.state)
+            self.best, self.saved_step = found["best"] and checkpoint.Best(**found["best"]), found["step"]
+            self._mean = RunningMean(**found["running_mean"])
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -127,7 +140,8 @@ class Run:
 
     def save(self, state: TrainState, step: int) -> None:
         """Save the state after `step` steps."""
-        checkpoint.save(self.checkpoints, jax.device_get(state), self.best, self._mean.state())
+        if processes.is_first():
+            checkpoint.save(self.checkpoints, jax.device_get(state), self.best, self._mean.state())
         self.saved_step = step
 
     def evaluate(self, state: TrainState, step: int) -> bool:
@@ -142,7 +156,7 @@ class Run:
         improved = False
         for split, evaluator in self.evaluators.items():
             try:
-                report = evaluator.report(state, self.workdir, split)
+                report = evaluator.report(state, self.workdir if processes.is_first() else None, split)
             except NonFiniteError as error:
                 raise self._not_finite(step, str(error)) from error
             groups = {f"eval/{split}/{name}": group["accuracy"] for name, group in report["groups"].items()}
@@ -156,6 +170,13 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """Write and return the test reports of the last and of the best step, and which split chose the best."""
+        results = processes.on_first(self._write_results)
+        for name, one in results.items():
+            self.progress.say(f"{name} (step {one['step']:,}{one['chosen_by']}): {evaluate.one_line(one)}")
+        self.progress.say(f"done   this run has finished; its reports are in {self.workdir / 'results.json'}")
+        return results
+
+    def _write_results(self) -> dict[str, Any]:
         best = self.best or checkpoint.Best(self.total, 0.0, "test")
 
         def report(step: int, chosen_by: str) -> dict[str, Any]:
@@ -167,7 +188,4 @@ class Run:
 
         results = {"last": report(self.total, ""), "best": report(best.step, f", best on {best.split}")}
         write_atomically(self.workdir / "results.json", json.dumps(results, indent=1))
-        for name, one in results.items():
-            self.progress.say(f"{name} (step {one['step']:,}{one['chosen_by']}): {evaluate.one_line(one)}")
-        self.progress.say(f"done   this run has finished; its reports are in {self.workdir / 'results.json'}")
         return results

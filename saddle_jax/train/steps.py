@@ -9,23 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from saddle_jax import devices
 from saddle_jax.data.images import Batch
-from saddle_jax.methods.base import ASCENT, DESCENT, LossOutput, Method, Variables
+from saddle_jax.methods.base import ASCENT, DESCENT, Method, Variables
 from saddle_jax.optim.sam import find_sam_state
 from saddle_jax.schedules import Schedule
+from saddle_jax.train.gradient import Pass, make_gradient
 from saddle_jax.train.state import TrainState
 
 TOP = 5
-
-
-class Pass(NamedTuple):
-    """What a forward and backward pass leaves beside the gradient; equal on all devices but for method_state."""
-
-    loss: jax.Array  # of the whole batch
-    batch_stats: Any
-    method_state: Any
-    metrics: dict[str, jax.Array]  # means over the whole batch
 
 
 class StepMetrics(NamedTuple):
@@ -48,13 +39,6 @@ class EvalOutput(NamedTuple):
     finite: jax.Array  # bool: all logits are
 
 
-def pass_like(method: Method) -> Pass:
-    """Return the shapes of what a pass leaves, for SAM to keep a slot for."""
-    variables = jax.eval_shape(method.init, jax.random.key(0))
-    loss = jax.ShapeDtypeStruct((), jnp.result_type(float))
-    return Pass(loss, variables.batch_stats, variables.method_state, {})
-
-
 def init_state(method: Method, tx: optax.GradientTransformationExtraArgs, key: jax.Array) -> TrainState:
     """Return the state before the first step."""
     params, batch_stats, method_state = method.init(key)
@@ -67,6 +51,7 @@ def make_train_step(
     class_weights: Schedule,
     *,
     batch_stats_policy: str = "both",
+    micro_batches: int = 1,
     axis_name: str | None = None,
     logged: Mapping[str, Schedule] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
@@ -76,6 +61,7 @@ def make_train_step(
       class_weights: step -> (C,).
       batch_stats_policy: which passes of a SAM step move BatchNorm's running statistics. first: that at w; second:
         that at w + e; both: one after the other, as in the reference; frozen: none.
+      micro_batches: into how many a device's part of the batch is cut, to need less memory.
       axis_name: axis that the step is mapped over; None for one device without a map.
       logged: schedules whose values are among the metrics.
 
@@ -84,7 +70,7 @@ def make_train_step(
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        gradient = make_gradient(method, batch, class_weights(state.step), axis_name)
+        gradient = make_gradient(method, batch, class_weights(state.step), axis_name, micro_batches)
         start = Variables(state.params, state.batch_stats, state.method_state)
         grads, first = gradient(start, ASCENT)
         second_start = start._replace(batch_stats=first.batch_stats) if batch_stats_policy == "both" else start
@@ -116,35 +102,6 @@ def make_train_step(
         return jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, kept), metrics
 
     return step
-
-
-def make_gradient(
-    method: Method, batch: Batch, weights_C: jax.Array, axis_name: str | None
-) -> Callable[..., tuple[Any, Pass]]:
-    """Return (variables, pass_name, extra_weights_C=None) -> this device's part of the batch's gradient, and the pass.
-
-    Each device differentiates its own numerator over the denominator of all: gradients add up to the batch's.
-    """
-
-    def gradient(variables: Variables, pass_name: str, extra_weights_C=None) -> tuple[Any, Pass]:
-        def objective(params) -> tuple[jax.Array, LossOutput]:
-            output = method.loss(variables._replace(params=params), batch, weights_C, pass_name, extra_weights_C)
-            denominator = devices.sum_over(jax.lax.stop_gradient(output.denominator), axis_name)
-            return output.numerator / denominator, output
-
-        (loss, output), grads = jax.value_and_grad(objective, has_aux=True)(variables.params)
-        # Running statistics become the mean over the devices that have an image. One sum over devices for everything.
-        images = jnp.sum(batch.mask)
-        has_images = (images > 0).astype(loss.dtype)
-        weighted = jax.tree.map(lambda x: x * has_images.astype(x.dtype), output.batch_stats)
-        loss, sums, images, weighted, parts = devices.sum_over(
-            (loss, output.metrics, images, weighted, has_images), axis_name
-        )
-        batch_stats = jax.tree.map(lambda x: x / parts.astype(x.dtype), weighted)
-        metrics = {name: total / images for name, total in sums.items()}
-        return grads, Pass(loss, batch_stats, output.method_state, metrics)
-
-    return gradient
 
 
 def make_eval_step(method: Method) -> Callable[[Any, Any, Batch], EvalOutput]:

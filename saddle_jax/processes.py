@@ -1,0 +1,145 @@
+"""Several processes that train one run, each with its own devices: how they start, agree, and end.
+
+Only the first process reads and writes the run's directory, so that no other has to see it. All take the same steps in
+the same order; whatever could differ between them is compared or handed on here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from saddle_jax import errors
+from saddle_jax.errors import ConfigError, SaddleError
+
+_HEARTBEAT_SECONDS = 30  # after which the others end when a process has died; JAX's own 100 waste a pod's time
+_SHUTDOWN_SECONDS = 15  # that an ending process waits for the others
+
+
+def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Join the other processes; what is not given JAX reads from SLURM, Open MPI, Cloud TPU or Kubernetes.
+
+    Raises:
+      ConfigError: neither the flags nor the environment tell who takes part, or the others can't be reached.
+    """
+    if "cpu" in (jax.config.jax_platforms or ""):
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--distributed: the processes can't be joined ({error}). Fix: on every process --coordinator HOST:PORT "
+            "--num_processes N --process_id I; under SLURM, Open MPI, Cloud TPU and Kubernetes JAX finds them itself"
+        ) from error
+
+
+def count() -> int:
+    """Return how many processes take part."""
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that reads and writes the run's directory."""
+    return jax.process_index() == 0
+
+
+def end(exit_code: int) -> NoReturn:
+    """Leave with this exit code, whatever the other processes do: they end by themselves if they were not asked to."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        jax.distributed.shutdown()
+    except Exception as error:  # one of the others has gone already
+        print(f"note   the other processes did not end with this one ({error})", file=sys.stderr, flush=True)
+    os._exit(exit_code)  # a hanging collective of a process that has gone would keep the interpreter
+
+
+def gather(text: str) -> list[str]:
+    """Return every process's text, in the order of the processes; all have to call this."""
+    if count() == 1:
+        return [text]
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(encoded)))
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: len(encoded)] = encoded
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:length].tobytes().decode() for row, length in zip(np.asarray(rows), lengths, strict=True)]
+
+
+def sum_over(tree: Any) -> Any:
+    """Return a tree of host arrays summed over the processes; for bools, whether any process has it."""
+    if count() == 1:
+        return tree
+    return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x)).sum(0, dtype=x.dtype), tree)
+
+
+def of_first(tree: Any) -> Any:
+    """Return the first process's tree of arrays, of the same shapes and dtypes everywhere, on the host."""
+    return jax.device_get(tree) if count() == 1 else multihost_utils.broadcast_one_to_all(jax.device_get(tree))
+
+
+def on_first(act: Callable[[], Any]) -> Any:
+    """Let the first process act; return what it returned, through JSON, or raise its error in all of them."""
+    if count() == 1:
+        return act()
+    outcome: dict[str, Any] = {}
+    if is_first():
+        try:
+            outcome = {"value": act()}
+        except SaddleError as error:
+            outcome = {"error": type(error).__name__, "message": getattr(error, "problems", str(error))}
+    outcome = json.loads(gather(json.dumps(outcome))[0])
+    if "error" in outcome:
+        raise getattr(errors, outcome["error"])(outcome["message"])
+    return outcome["value"]
+
+
+def require_agreement(facts: dict[str, Any]) -> None:
+    """Make sure that all processes were started on the same thing.
+
+    Args:
+      facts: what must be equal, by name; values that JSON can hold.
+
+    Raises:
+      ConfigError: in all processes, every fact of every process that differs from the first's.
+    """
+    mine = json.dumps({"host": socket.gethostname(), "facts": facts})
+    first, *others = map(json.loads, gather(mine))
+    problems = [
+        f"process {number} ({other['host']}): {name} is {other['facts'].get(name)!r}, process 0 ({first['host']}) has "
+        f"{first['facts'].get(name)!r}. Fix: the same code, config and data everywhere"
+        for number, other in enumerate(others, start=1)
+        for name in first["facts"].keys() | other["facts"].keys()
+        if other["facts"].get(name) != first["facts"].get(name)
+    ]
+    if problems:
+        raise ConfigError(sorted(problems))
+
+
+def interrupt_all(*_: object) -> None:
+    """Answer SIGINT as JAX answers SIGTERM: all processes save the same step and end."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_agreed(calls: int) -> bool:
+    """Return whether all processes stop here, because one was sent SIGTERM.
+
+    Args:
+      calls: how often this has been asked; every process has to ask at the same points.
+    """
+    return multihost_utils.reached_preemption_sync_point(calls)
