@@ -1,0 +1,99 @@
+"""Micro-batches: the gradient of the whole batch, which SAM perturbs along, in less memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import small_config
+from test_devices import COUNTS, IMAGES, LABELS, assert_close, batch_of, config_of
+
+from saddle_jax import devices
+from saddle_jax.data import sources
+from saddle_jax.errors import ConfigError
+from saddle_jax.longtail import ClassStats
+from saddle_jax.losses import cross_entropy, weighted_sums
+from saddle_jax.methods.base import LossOutput, Method, Variables, make_plain
+from saddle_jax.optim.chain import make_optimizer
+from saddle_jax.schedules import make_schedules
+from saddle_jax.train.gradient import pass_like
+from saddle_jax.train.program import make_program
+from saddle_jax.train.steps import init_state, make_train_step
+
+
+def softmax_regression():
+    """A method without batch statistics, whose micro-batches have to add up exactly; its state counts passes."""
+
+    def init(key):
+        return Variables({"w": 0.01 * jax.random.normal(key, (192, 5), float)}, {}, jnp.zeros((), int))
+
+    def loss(variables, batch, class_weights_C, pass_name, extra_weights_C=None):
+        logits_BC = (batch.images.reshape(len(batch.labels), -1) / 255.0) @ variables.params["w"]
+        losses_B = cross_entropy(logits_BC, batch.labels)
+        sums = weighted_sums(losses_B, batch.labels, batch.mask, class_weights_C, extra_weights_C)
+        metrics = {"accuracy": jnp.sum((logits_BC.argmax(1) == batch.labels) & batch.mask)}
+        return LossOutput(*sums, {}, variables.method_state + 1, metrics)
+
+    return Method(init, loss, lambda variables: variables.method_state, lambda *_: None)
+
+
+def plain(config):
+    return make_plain(config, ClassStats(COUNTS, ()), IMAGES.shape[1:], None)
+
+
+def step_of(config, method, micro_batches, axis_name):
+    schedules = make_schedules(config, ClassStats(COUNTS, ()), steps_per_epoch=3)
+    tx = make_optimizer(config, schedules, aux_like=pass_like(method), axis_name=axis_name)
+    step = make_train_step(method, tx, schedules.class_weights, micro_batches=micro_batches, axis_name=axis_name)
+    return step, init_state(method, tx, jax.random.key(0))
+
+
+@pytest.mark.parametrize("axis_name", [None, devices.AXIS])
+def test_a_sam_step_does_not_depend_on_micro_batches(axis_name, x64):
+    config, method = config_of("ce", rho_knots=((0, 0.5),)), softmax_regression()
+    order = np.random.default_rng(2).permutation(len(LABELS))
+    batches = [batch_of(order[:images], 8 if axis_name else 1) for images in (32, 21, 3)]
+    trails = {}
+    for micro_batches in (1, 2, 4):
+        step, state = step_of(config, method, micro_batches, axis_name)
+        step = jax.jit(step) if axis_name is None else devices.map_step(step, 1)
+        trails[micro_batches] = []
+        for batch in batches:
+            state, metrics = step(state, batch if axis_name is None else devices.split(batch))
+            trails[micro_batches].append((state.params, metrics))
+        assert state.method_state == len(batches) * micro_batches  # handed from one to the next
+    assert_close(trails[2], trails[1], 1e-12)
+    assert_close(trails[4], trails[1], 1e-12)
+    _, metrics = trails[1][0]
+    assert metrics.perturbed_loss > 1.01 * metrics.loss
+
+
+def test_batch_norm_normalises_each_micro_batch_by_itself(x64):
+    config = config_of("ldam", enabled=False)
+    twice = jax.tree.map(lambda x: np.repeat(x[:16], 2, axis=0), batch_of(range(32), 1))  # two equal micro-batches
+    results = []
+    for micro_batches in (1, 2):
+        step, state = step_of(config, plain(config), micro_batches, None)
+        results.append((state, *jax.jit(step)(state, twice)))
+    (start, whole, metrics), (_, parts, metrics_of_parts) = results
+    assert_close(parts.params, whole.params, 1e-10)
+    assert_close(metrics_of_parts, metrics, 1e-10)
+    # The running mean of the first layer depends on images and weights alone: a pass moves it once, two halves twice.
+    moved, more = ((after.batch_stats["bn1"]["mean"] - start.batch_stats["bn1"]["mean"]) for after in (whole, parts))
+    assert not np.allclose(moved, more, rtol=1e-3)
+
+
+def test_micro_batches_need_less_memory_where_they_are_a_loop(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # a loop is slow on CPUs, but it can be compiled
+    config = config_of("ce", enabled=False)
+    batch = batch_of(range(32), 1)
+    bytes_needed = []
+    for micro_batches in (1, 8):
+        step, state = step_of(config, plain(config), micro_batches, None)
+        bytes_needed.append(jax.jit(step).lower(state, batch).compile().memory_analysis().temp_size_in_bytes)
+    assert bytes_needed[1] < 0.4 * bytes_needed[0]
+
+
+def test_micro_batches_have_to_divide_a_device_s_part():
+    config = small_config(micro_batches=3)
+    with pytest.raises(ConfigError, match="micro_batches: a device's 4 images of a step can't be cut into 3"):
+        make_program(config, sources.load(config.data))

@@ -1,0 +1,152 @@
+"""Two real processes over loopback, a CPU device each: equal to one, stopped, killed, started differently."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from small_runs import small_config
+
+from saddle_jax.data import sources
+from saddle_jax.train import checkpoint
+from saddle_jax.train.program import make_program
+
+pytestmark = pytest.mark.slow
+
+EVERY = ["--config.duration=24 steps", "--config.checkpoint_every=8 steps", "--config.eval.every=12 steps"]
+EVERY += ["--config.log_every=1 steps", "--config.tensorboard=False", "--config.model.batch_norm=synchronized"]
+
+
+class Processes:
+    """The processes of one command, and what they print."""
+
+    def __init__(self, workdir: pathlib.Path, number: int, *more: str, each: dict[int, list[str]] | None = None):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        devices = 1 if number == 2 else 2
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1", "XLA_FLAGS": flags}
+        self.logs = [workdir.with_name(f"{workdir.name}-{time.monotonic_ns()}-{i}.log") for i in range(number)]
+        self.running = []
+        for i, log in enumerate(self.logs):
+            joined = ["--distributed", "--coordinator", address, "--num_processes", "2", "--process_id", str(i)]
+            command = [sys.executable, "main.py", "--config", "configs/digits_lt.py:ce_drw_sam,smoke"]
+            command += ["--workdir", str(workdir), *EVERY, *more, *(joined if number == 2 else [])]
+            command += (each or {}).get(i, [])
+            with log.open("w") as out:
+                started = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
+            self.running.append(started)
+
+    def wait(self, seconds: float = 240) -> list[int]:
+        try:
+            return [process.wait(timeout=seconds) for process in self.running]
+        finally:
+            for process in self.running:
+                process.kill()
+                process.wait()
+
+    def wait_for(self, path: pathlib.Path) -> None:
+        """Return when there is such a file."""
+        while not path.exists():
+            assert all(process.poll() is None for process in self.running), self.text()
+            time.sleep(0.02)
+
+    def text(self) -> str:
+        return "\n".join(log.read_text() for log in self.logs)
+
+
+def last_state(workdir):
+    """The leaves of the last checkpoint, in float64."""
+    with jax.enable_x64(True):
+        config = small_config(model__batch_norm="synchronized")
+        config.duration = "24 steps"
+        like = make_program(config, sources.load(config.data)).init(0)
+        found = checkpoint.find(workdir / "checkpoints")
+        assert found.step == 24
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.restore(found, like))]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The run of two processes that nothing disturbs."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    processes = Processes(workdir, 2)
+    assert processes.wait() == [0, 0], processes.text()
+    assert (workdir / "results.json").is_file()
+    assert "step 24/24" in processes.logs[0].read_text()
+    assert "step" not in processes.logs[1].read_text()  # one of them speaks
+    return workdir
+
+
+def assert_equal(a, b):
+    for x, y in zip(last_state(a), last_state(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert (a / "eval/24-test.json").read_bytes() == (b / "eval/24-test.json").read_bytes()
+
+
+def test_two_processes_train_as_one_with_two_devices(unbroken, tmp_path):
+    alone = Processes(tmp_path / "run", 1)
+    assert alone.wait() == [0], alone.text()
+    for x, y in zip(last_state(unbroken), last_state(tmp_path / "run"), strict=True):
+        scale = max(np.abs(y).max(), 1e-300)
+        np.testing.assert_allclose(x / scale, y / scale, atol=1e-10)
+    one, two = ((folder / "eval/24-test.json").read_text() for folder in (tmp_path / "run", unbroken))
+    assert one == two
+
+
+def test_a_signal_to_one_process_stops_both_at_the_same_step(unbroken, tmp_path):
+    processes = Processes(tmp_path / "run", 2)
+    processes.wait_for(tmp_path / "run/config.json")
+    processes.running[1].send_signal(signal.SIGTERM)
+    assert processes.wait() == [75, 75], processes.text()
+    assert processes.text().count("saved step") == 2
+    again = Processes(tmp_path / "run", 2)
+    assert again.wait() == [0, 0], again.text()
+    assert "resuming at step" in again.text()
+    assert_equal(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_one_process_is_killed_the_other_ends_and_the_rerun_is_bit_equal(unbroken, tmp_path, killed):
+    processes = Processes(tmp_path / "run", 2)
+    processes.wait_for(tmp_path / "run/checkpoints/8/MANIFEST.json")
+    processes.running[killed].kill()
+    began = time.monotonic()
+    codes = processes.wait(60)
+    assert codes[killed] == -signal.SIGKILL
+    assert codes[1 - killed] != 0
+    assert time.monotonic() - began < 60
+    again = Processes(tmp_path / "run", 2)
+    assert again.wait() == [0, 0], again.text()
+    assert "resuming at step" in again.text()
+    assert_equal(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize(
+    ("differing", "words"),
+    [
+        (["--config.sam.rho_knots=((0,0.3),)"], "sam.rho_knots is [[0, 0.3]]"),
+        (["--config.data.subset_seed=1"], "data.subset_seed is 1"),
+    ],
+)
+def test_processes_that_differ_stop_at_once_and_say_which(tmp_path, differing, words):
+    processes = Processes(tmp_path / "run", 2, each={1: differing})
+    assert processes.wait() == [2, 2], processes.text()
+    for log in processes.logs:
+        assert "process 1 (" in log.read_text()
+        assert words in log.read_text()
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_the_first_process_is_every_process_s(unbroken):
+    processes = Processes(unbroken, 2, "--config.optim.momentum=0.5")
+    assert processes.wait() == [2, 2], processes.text()
+    assert "optim.momentum: the run has 0.9, this command 0.5" in processes.logs[1].read_text()
