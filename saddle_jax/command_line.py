@@ -21,12 +21,14 @@ from saddle_jax.validation import problems_of
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
-MODES = ("train", "eval", "spectra", "check", "report")
+MODES = ("train", "eval", "spectra", "check", "report", "import")
 _ARGV: list[str] = []  # what config_flags reads overrides from; filled by `parse`
 
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help tells the defaults.")
 flags.DEFINE_string("checkpoint", None, "latest, best or a step; eval: both latest and best if not given.")
+flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wrote.")
+flags.DEFINE_string("class_map", None, "import: file that tells which of its outputs is which class.")
 flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
 flags.DEFINE_list("runs", [], "report: run directories to read; globs in quotes.")
 _PLAIN_FLAGS = copy.deepcopy(FLAGS)  # before --config, whose overrides are flags of their own
@@ -54,6 +56,8 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
          report              read the run directories that --runs names (globs in quotes, comma-separated; a directory
                              of several seeds stands for its seed-*) and write report.html, report.md, table.csv
                              and table.tex into --workdir (default report/). Needs no JAX, and no --config
+         import              make a new run of a PyTorch checkpoint, --torch_file, for eval and spectra; --class_map
+                             FILE where its outputs are not in the order of the classes
 
   methods   {" ".join(recipes.LOSSES)}; each also with _sam
   smoke     any experiment in about a minute on two cores, on digits, without its data set
@@ -74,6 +78,8 @@ class Command(NamedTuple):
     checkpoint: str | None = None
     compare: Sequence[str] = ()  # runs
     runs: Sequence[str] = ()  # globs
+    torch_file: str | None = None
+    class_map: str | None = None  # file
 
 
 def wants_help(argv: list[str]) -> bool:
@@ -118,13 +124,14 @@ def parse(argv: list[str]) -> Command:
             f"--workdir: {FLAGS.workdir} holds runs of several seeds. Fix: one of them, e.g. --workdir {seeds[0]}; or "
             "--config FILE --config.num_seeds=N to train them"
         )
-    everything += _mode_problems([*named, *overrides])
+    everything += [*_mode_problems([*named, *overrides]), *_import_problems(bool(named))]
     if everything:
         raise ConfigError(everything)
     elsewhere = "comparison" if FLAGS.compare else "report" if FLAGS.mode == "report" else ""
     by_default = elsewhere or config_lib.default_workdir(config)
     workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
-    return Command(FLAGS.mode, str(workdir), config, bool(named), FLAGS.checkpoint, FLAGS.compare, FLAGS.runs)
+    asked = (FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, FLAGS.torch_file, FLAGS.class_map)
+    return Command(FLAGS.mode, str(workdir), config, bool(named), *asked)
 
 
 def _mode_problems(of_config: list[str]) -> Iterator[str]:
@@ -145,6 +152,19 @@ def _mode_problems(of_config: list[str]) -> Iterator[str]:
             yield f"--compare: found no directory {run!r}, expected a run whose spectra were measured"
     if FLAGS.compare and FLAGS.checkpoint and not FLAGS.checkpoint.isdecimal():
         yield f"--compare: found --checkpoint {FLAGS.checkpoint!r}, expected a step"
+
+
+def _import_problems(config_named: bool) -> Iterator[str]:
+    importing = FLAGS.mode == "import"
+    for flag in ("torch_file", "class_map"):
+        if FLAGS[flag].present and not importing:
+            yield f"--{flag} belongs to --mode import, found --mode {FLAGS.mode}"
+        elif FLAGS[flag].present and not pathlib.Path(FLAGS[flag].value).expanduser().is_file():
+            yield f"--{flag}: found no file {FLAGS[flag].value!r}"
+    if importing:
+        given = {"--torch_file": FLAGS.torch_file, "--config": config_named, "--workdir": FLAGS.workdir}
+        if missing := [flag for flag, value in given.items() if not value]:
+            yield f"--mode import needs --torch_file, --config and --workdir; found no {', '.join(missing)}"
 
 
 def _join_values(arguments: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ ORDER = [
     *("spectra.results", "spectra.classwise", "spectra.escape", "spectra.record", "spectra.spectrometer"),
     *("report.runs", "report.rows", "report.tables", "report.curves", "report.confusion", "report.plots"),
     *("report.spectra", "report.page", "report.provenance", "report.content", "report.curvature", "report.program"),
+    *("pytorch.pickles", "pytorch.archive", "pytorch.class_map", "pytorch.names", "pytorch.program"),
     *("observer", "seeds", "programs", "demo"),
 ]
 RANK = {name: rank for rank, name in enumerate(ORDER)}
@@ -57,13 +58,15 @@ def test_each_library_has_its_place():
     assert users_of("tensorflow", "tensorflow_datasets") == {"data.pipeline", "data.tfds_source", "train.metrics"}
     assert users_of("orbax") == {"train.checkpoint"}
     assert users_of("clu") == {"train.metrics", "programs"}
+    assert not users_of("pickle", "torch")  # files of strangers run no code here
     assert users_of("matplotlib") == {"report.plots", "report.spectra"}
 
 
 def test_what_runs_before_jax_does_not_import_it():
     assert not users_of("jax", "flax", "optax") & {
         "errors", "config", "validation", "longtail", "command_line", "spectra.results", "spectra.targets",
-        "train.metrics", *({n for n in RANK if n.startswith(("configs.", "data.", "report."))} - {"data.resident"}),
+        "train.metrics", "pytorch.pickles", "pytorch.archive", "pytorch.class_map",
+        *({n for n in RANK if n.startswith(("configs.", "data.", "report."))} - {"data.resident"}),
     }  # fmt: skip
 
 
