@@ -11,9 +11,9 @@ from conftest import GOLDEN
 from golden_resnet import HEADS, batch, config_of, load, method_of
 from small_runs import small_config, train
 from test_command_line import main as command_main
-from torch_files import of_arrays
 
 import main
+import torch_files
 from saddle_jax import command_line, devices
 from saddle_jax.data import sources
 from saddle_jax.data.images import Batch
@@ -89,7 +89,7 @@ def test_the_references_weights_give_its_logits(head, tmp_path, x64):
     store = load(head)
     path = tmp_path / "ckpt.pth.tar"
     tensors = {f"module.{key.removeprefix('init/')}": store[key] for key in store if key.startswith("init/")}
-    path.write_bytes(of_arrays(tensors))
+    path.write_bytes(torch_files.of_arrays(tensors))
     method = method_of(config_of(head), store)
     like = jax.eval_shape(method.init, jax.random.key(0))
     params, batch_stats = names.convert(archive.read(path).tensors, like.params, like.batch_stats)
@@ -203,6 +203,17 @@ def test_all_that_does_not_fit_is_told_at_once(tmp_path, capsys):
     ):
         assert part in told
     assert not (tmp_path / "run").exists()
+
+
+def test_a_malicious_file_ends_with_code_4_and_leaves_no_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.pth"
+    path.write_bytes(
+        torch_files.archive(torch_files.whole(torch_files.call("os.system", torch_files.value("touch x"))))
+    )
+    assert run("import", tmp_path / "run", config_for("linear"), torch_file=str(path)) == 4
+    assert "asks for 'os.system'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_tensors_that_are_no_weights():
