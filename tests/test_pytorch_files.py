@@ -61,12 +61,30 @@ def two_members():
         return archive(whole(b"}"), **{"archive/data.pkl": whole(call("os.system", TOUCH))})
 
 
+def zip_bomb():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("archive/data.pkl", b"\0" * 2**26)
+    return file.getvalue()
+
+
+def overlapping():
+    """Return a file whose table of contents lists one member's bytes under a hundred names."""
+    content = archive(whole(b"}"), {"k": bytes(1000)})
+    start, end = content.index(b"PK\1\2"), content.rindex(b"PK\5\6")
+    entry = content[content.rindex(b"PK\1\2") : end]
+    entries = content[start:end] + b"".join(entry.replace(b"data/k", f"da/{k:03}".encode()) for k in range(100))
+    counts = struct.pack("<HHLL", 103, 103, len(entries), start)
+    return content[:start] + entries + content[end : end + 8] + counts + b"\0\0"
+
+
 def tuple_key():
     """Return a key that would take 2^60 steps to hash."""
     return beside(b"}" + value(1) + b"q\x01h\x01\x86" * 60 + b"Ns")
 
 
 SOUND = saved(tensor("k", (4,)))
+ZIP64 = (GOLDEN / "resnet8_linear.pth.tar").read_bytes()  # torch's own
 MALICIOUS = {  # name: (() -> file, reason)
     "os.system": (lambda: saved(call("os.system", TOUCH)), "asks for 'os.system'"),
     "posix.system beside": (lambda: beside(call("posix.system", TOUCH)), "asks for 'posix.system'"),
@@ -112,11 +130,14 @@ MALICIOUS = {  # name: (() -> file, reason)
     "a member with backslashes": (lambda: archive(whole(b"}"), **{"archive/..\\x": "x"}), "found a member named"),
     "two folders": (lambda: archive(whole(b"}"), **{"other/x": "x"}), "found 2 folders"),
     "two members of a name": (two_members, "two members named 'data.pkl'"),
-    "a zip bomb": (lambda: archive(b"\0" * 2**26, compression=zipfile.ZIP_DEFLATED), "a compressed member"),
-    "a bomb beside": (
-        lambda: claiming(SOUND, 10, struct.pack("<L", torch_archive.MAX_DIRECTORY + 1)),
-        "table of contents of",
+    "a zip bomb": (zip_bomb, "a compressed member"),
+    "members that share their bytes": (overlapping, "members that add up to more than the file"),
+    "a table of contents of gigabytes": (lambda: claiming(SOUND, 10, struct.pack("<L", HUGE)), "contents of 1,000,000"),
+    "a table of contents of gigabytes, of 64 bits": (
+        lambda: claiming(ZIP64, 58, struct.pack("<Q", HUGE)),
+        "contents of 1,000,000",
     ),
+    "a table of contents elsewhere": (lambda: claiming(ZIP64, 34, struct.pack("<Q", 30)), "that refers elsewhere"),
     "a storage larger than the file": (
         lambda: saved(tensor("k", (HUGE,))),
         "claims 1,000,000,000 numbers of float32, its part of the file has 16 bytes",
@@ -167,6 +188,16 @@ MALICIOUS = {  # name: (() -> file, reason)
     "another protocol": (lambda: archive(pickle.dumps({"state_dict": {}}, 4)), "protocol 4, expected 2"),
     "a weight that is a number": (lambda: saved(value(3)), "found 'w', int, where tensors"),
     "no weights": (lambda: archive(whole(value({"epoch": 3}))), "found 'epoch', int, where tensors"),
+    "big-endian numbers": (lambda: archive(whole(b"}"), byteorder="big"), "big-endian byte order"),
+    "legacy big-endian numbers": (lambda: legacy(whole(b"}"), [], {}, little_endian=False), "big-endian byte order"),
+    "a legacy storage listed twice": (
+        lambda: legacy(checkpoint(mapping({"w": tensor("k", (4,))})), ["k", "k"], {"k": FOUR.tobytes()}),
+        "no list of different storages",
+    ),
+    "a name of a thousand letters": (
+        lambda: archive(checkpoint(mapping({"w" * 1000: tensor("k", (4,))})), {"k": FOUR.tobytes()}),
+        "found a tensor named",
+    ),
     "nothing": (lambda: b"", "neither of torch's formats"),
     "an empty state_dict": (lambda: archive(checkpoint(mapping({}))), "found no state_dict"),
     "a flipped bit": (lambda: SOUND.replace(FOUR.tobytes(), FOUR[::-1].tobytes()), "Bad CRC-32"),

@@ -7,13 +7,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import torch_files
 from conftest import GOLDEN
 from golden_resnet import HEADS, batch, config_of, load, method_of
 from small_runs import small_config, train
 from test_command_line import main as command_main
 
 import main
-import torch_files
 from saddle_jax import command_line, devices
 from saddle_jax.data import sources
 from saddle_jax.data.images import Batch
@@ -189,7 +189,7 @@ def test_all_that_does_not_fit_is_told_at_once(tmp_path, capsys):
     assert run("import", tmp_path / "run", config_for("normed"), "linear") == 4
     told = capsys.readouterr().err
     assert "(1 problems)" in told and "here --config.model.head=linear" in told
-    assert "'module.linear.bias': the network has no params/linear/bias" in told
+    assert "'module.linear.bias': the network has no 'params/linear/bias'" in told
     assert (
         run("import", tmp_path / "run", config_for("linear", model__width=0.25, model__name="resnet20"), "normed") == 4
     )

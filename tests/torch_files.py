@@ -56,14 +56,12 @@ def checkpoint(piece: bytes) -> bytes:
     return whole(mapping({"state_dict": piece}))
 
 
-def archive(
-    pickled: bytes, storages: dict[str, bytes] | None = None, compression=zipfile.ZIP_STORED, **members
-) -> bytes:
-    """Return torch's zip file; `members` are further ones, `folder__name` for "folder/name"."""
+def archive(pickled: bytes, storages: dict[str, bytes] | None = None, *, byteorder="little", **members) -> bytes:
+    """Return torch's zip file; `members` are further ones, by their whole names."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as out:
+    with zipfile.ZipFile(file, "w") as out:
         out.writestr("archive/data.pkl", pickled)
-        out.writestr("archive/byteorder", "little")
+        out.writestr("archive/byteorder", byteorder)
         for key, content in (storages or {}).items():
             out.writestr(f"archive/data/{key}", content)
         for name, content in members.items():
@@ -80,8 +78,12 @@ def of_arrays(arrays: dict[str, np.ndarray]) -> bytes:
     return archive(checkpoint(mapping(pieces)), {str(k): array.tobytes() for k, array in enumerate(arrays.values())})
 
 
-def legacy(root: bytes, keys: list[str], storages: dict[str, bytes], itemsize: int = 4) -> bytes:
-    """Return the layout before torch 1.6."""
-    start = [pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2), whole(value({"little_endian": True}))]
-    numbers = [struct.pack("<q", len(storages[key]) // itemsize) + storages[key] for key in keys]
+def legacy(root: bytes, keys: list[str], storages: dict[str, bytes], *, little_endian=True) -> bytes:
+    """Return the layout before torch 1.6, of float32."""
+    start = [
+        pickle.dumps(0x1950A86A20F9469CFC6C, 2),
+        pickle.dumps(1001, 2),
+        whole(value({"little_endian": little_endian})),
+    ]
+    numbers = [struct.pack("<q", len(storages[key]) // 4) + storages[key] for key in keys]
     return b"".join([*start, root, whole(value(keys)), *numbers])

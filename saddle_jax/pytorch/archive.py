@@ -23,7 +23,7 @@ from saddle_jax.pytorch import pickles
 
 MAX_FILE = 4 * 2**30  # bytes; a ResNet-152 with its momentum has half a gigabyte
 MAX_PICKLE = 16 * 2**20  # bytes of everything but the tensors' numbers
-MAX_DIRECTORY = 4 * 2**20  # bytes of the zip file's table of contents
+MAX_DIRECTORY = 2**20  # bytes of the zip file's table of contents
 MAX_TENSORS = 10_000
 MAX_DIMENSIONS = 8
 MAX_NAME = 200
@@ -103,14 +103,16 @@ def _read_zip(file: BinaryIO, size: int) -> TorchFile:
 
 
 def _directory_size(file: BinaryIO, size: int) -> int:
-    """Return the size of a zip file's table of contents, from where zipfile will read it."""
+    """Return the size of a zip file's table of contents, from the only place where any reader would look for it."""
     file.seek(max(0, size - 98))
     tail = file.read(98).rjust(98, b"\0")
     if tail[-22:-18] != b"PK\5\6" or tail[-2:] != b"\0\0":
         raise ValueError("found no end of a zip file: truncated")
-    if tail[-42:-38] == b"PK\6\7" and tail[:4] == b"PK\6\6":  # torch writes the 64-bit form
-        return struct.unpack("<Q", tail[40:48])[0]
-    return struct.unpack("<L", tail[-10:-6])[0]
+    if tail[-42:-38] != b"PK\6\7":
+        return struct.unpack("<L", tail[-10:-6])[0]
+    if tail[:4] != b"PK\6\6" or struct.unpack("<Q", tail[-34:-26])[0] != size - 98:  # torch's, of 64 bits
+        raise ValueError("found an end of a zip file that refers elsewhere")
+    return struct.unpack("<Q", tail[40:48])[0]
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:

@@ -67,7 +67,7 @@ def convert(
         if path in took:
             problems.append(f"{name!r} and {took[path]!r} are both {'/'.join(path)}")
         elif path not in expected:
-            problems.append(f"{name!r}: the network has no {'/'.join(path)}")
+            problems.append(f"{name!r}: the network has no {'/'.join(path)!r}")
         else:
             took[path] = name
             value = _our_layout(tensors[name], transposed=path == _KERNEL and has_bias)
