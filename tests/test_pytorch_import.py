@@ -25,6 +25,7 @@ from saddle_jax.train import checkpoint
 from saddle_jax.train.program import make_program
 
 NAMES = tuple("abcd")
+ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
 NETWORK = {
     "model__name": "resnet8", "model__width": 0.125, "duration": "3 epochs", "eval__every": "1 epochs",
     "checkpoint_every": "3 epochs",
@@ -47,15 +48,18 @@ def restored(workdir, config):
     return jax.device_get(checkpoint.restore(checkpoint.find(pathlib.Path(workdir, "checkpoints")), like))
 
 
-def logits_of(state, config):
-    """Return a state's logits for the images whose logits PyTorch left."""
+def method_for(config):
+    return make_plain(config, ClassStats(np.full(10, 5), ()), (8, 8, 1), None)
+
+
+def logits_of(config, params, batch_stats):
+    """Return the logits for the images whose logits PyTorch left."""
     with np.load(GOLDEN / "resnet8.npz") as store:
         images = store["images"]
     size = len(images)
-    method = make_plain(config, ClassStats(np.full(10, 5), ()), images.shape[1:], None)
     everything = Batch(images, np.zeros(size, np.int32), np.ones(size, bool), np.arange(size), np.zeros((size, 3)))
     with devices.exact_arithmetic("float32"):
-        return np.asarray(jax.jit(method.predict)(state.params, state.batch_stats, everything))
+        return np.asarray(jax.jit(method_for(config).predict)(params, batch_stats, everything))
 
 
 def torch_logits(head):
@@ -70,18 +74,26 @@ def imported(tmp_path_factory):
     return workdir
 
 
-def test_logits_are_those_of_torch(imported, tmp_path, capsys):
+def test_an_imported_run_has_the_logits_of_torch(imported):
+    config = config_for("linear")
+    state = restored(imported, config)
+    logits = logits_of(config, state.params, state.batch_stats)
+    np.testing.assert_allclose(logits, torch_logits("linear"), atol=1e-5)
+    assert int(state.step) == 2 * make_program(config, sources.load(config.data)).schedules.steps_per_epoch
+    origin = json.loads((imported / "imported.json").read_text())
+    assert (origin["arch"], origin["epoch"], len(origin["sha256"])) == ("resnet8", 2, 64)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_order_of_the_outputs(head):
     """One file is the zip layout under DataParallel, the other the legacy layout; both have an optimizer's state."""
-    assert run("import", tmp_path, config_for("normed"), "normed") == 0
-    shown = capsys.readouterr().out
-    assert "'resnet8'" in shown and "epoch 2" in shown
-    for head, workdir in (("linear", imported), ("normed", tmp_path)):
-        config = config_for(head)
-        state = restored(workdir, config)
-        np.testing.assert_allclose(logits_of(state, config), torch_logits(head), atol=1e-5)
-        assert int(state.step) == 2 * make_program(config, sources.load(config.data)).schedules.steps_per_epoch
-        origin = json.loads((workdir / "imported.json").read_text())
-        assert (origin["arch"], origin["epoch"], len(origin["sha256"])) == ("resnet8", 2, 64)
+    tensors = archive.read(GOLDEN / f"resnet8_{head}.pth.tar").tensors
+    config = config_for(head)
+    like = jax.eval_shape(method_for(config).init, jax.random.key(0))
+    for order in (None, np.array(ORDER)):
+        trees = names.convert(tensors, like.params, like.batch_stats, order)
+        expected = torch_logits(head) if order is None else torch_logits(head)[:, order]
+        np.testing.assert_allclose(logits_of(config, *trees), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -135,16 +147,16 @@ def test_nothing_that_is_there_is_written_over(imported, tmp_path, capsys):
     assert run("import", cut_short, config_for("linear")) == 2
 
 
-def test_the_class_map_puts_outputs_in_the_order_of_the_classes(tmp_path):
-    order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
-    path = tmp_path / "map.txt"
-    path.write_text("\n".join(map(str, order)))
-    for head in HEADS:
-        config = config_for(head)
-        assert run("import", tmp_path / head, config, head, class_map=str(path)) == 0
-        logits = logits_of(restored(tmp_path / head, config), config)
-        np.testing.assert_allclose(logits, torch_logits(head)[:, order], atol=1e-5)
-        assert json.loads((tmp_path / head / "imported.json").read_text())["outputs"] == order
+def test_the_class_map_puts_outputs_in_the_order_of_the_classes(tmp_path, capsys):
+    path, config = tmp_path / "map.txt", config_for("linear")
+    path.write_text("\n".join(map(str, ORDER)))
+    assert run("import", tmp_path / "run", config, class_map=str(path)) == 0
+    shown = capsys.readouterr().out
+    assert "'resnet8'" in shown and "epoch 2" in shown
+    state = restored(tmp_path / "run", config)
+    logits = logits_of(config, state.params, state.batch_stats)
+    np.testing.assert_allclose(logits, torch_logits("linear")[:, ORDER], atol=1e-5)
+    assert json.loads((tmp_path / "run" / "imported.json").read_text())["outputs"] == ORDER
 
 
 def test_where_classes_are_renumbered_the_class_map_is_needed(tmp_path, capsys):
