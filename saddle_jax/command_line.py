@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import flags, logging
@@ -15,18 +15,21 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import default, recipes
 from saddle_jax import config as config_lib
+from saddle_jax import flag_checks
 from saddle_jax.errors import ConfigError
 from saddle_jax.validation import problems_of
 
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
-MODES = ("train", "eval", "spectra", "check", "report")
+MODES = ("train", "eval", "spectra", "check", "report", "import")
 _ARGV: list[str] = []  # what config_flags reads overrides from; filled by `parse`
 
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help tells the defaults.")
 flags.DEFINE_string("checkpoint", None, "latest, best or a step; eval: both latest and best if not given.")
+flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wrote.")
+flags.DEFINE_string("class_map", None, "import: file that tells which of its outputs is which class.")
 flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
 flags.DEFINE_list("runs", [], "report: run directories to read; globs in quotes.")
 flags.DEFINE_bool("distributed", False, "train: this is one of several processes.")
@@ -58,6 +61,8 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
          report              read the run directories that --runs names (globs in quotes, comma-separated; a directory
                              of several seeds stands for its seed-*) and write report.html, report.md, table.csv
                              and table.tex into --workdir (default report/). Needs no JAX, and no --config
+         import              make a new run of a PyTorch checkpoint, --torch_file, for eval and spectra; --class_map
+                             FILE where its outputs are not in the order of the classes
 
   --distributed              train: this is one of several processes, each with its own devices. Under SLURM, Open MPI,
                              Cloud TPU and Kubernetes JAX finds the others; elsewhere --coordinator HOST:PORT
@@ -90,6 +95,8 @@ class Command(NamedTuple):
     checkpoint: str | None = None
     compare: Sequence[str] = ()  # runs
     runs: Sequence[str] = ()  # globs
+    torch_file: str | None = None
+    class_map: str | None = None  # file
     processes: Processes | None = None  # None: this is the only one
 
 
@@ -135,56 +142,15 @@ def parse(argv: list[str]) -> Command:
             f"--workdir: {FLAGS.workdir} holds runs of several seeds. Fix: one of them, e.g. --workdir {seeds[0]}; or "
             "--config FILE --config.num_seeds=N to train them"
         )
-    everything += [*_mode_problems([*named, *overrides]), *_process_problems(config)]
+    everything += flag_checks.problems(config, [*named, *overrides], config_named=bool(named))
     if everything:
         raise ConfigError(everything)
     elsewhere = "comparison" if FLAGS.compare else "report" if FLAGS.mode == "report" else ""
     by_default = elsewhere or config_lib.default_workdir(config)
     workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
     processes = Processes(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id) if FLAGS.distributed else None
-    return Command(
-        FLAGS.mode, str(workdir), config, bool(named), FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, processes
-    )
-
-
-def _mode_problems(of_config: list[str]) -> Iterator[str]:
-    if FLAGS["runs"].present and FLAGS.mode != "report":
-        yield f"--runs belongs to --mode report, found --mode {FLAGS.mode}"
-    if FLAGS.mode == "report" and not FLAGS.runs:
-        yield "--runs: found nothing, expected the run directories to report on. Fix: e.g. --runs 'runs/*'"
-    if FLAGS.mode == "report" and of_config:
-        yield f"--mode report reads each run's own config: {of_config[0]} has no effect. Fix: leave it out"
-    if FLAGS.checkpoint is not None and FLAGS.mode not in ("eval", "spectra"):
-        yield f"--checkpoint belongs to --mode eval and --mode spectra, found --mode {FLAGS.mode}"
-    if FLAGS["compare"].present and FLAGS.mode != "spectra":
-        yield f"--compare belongs to --mode spectra, found --mode {FLAGS.mode}"
-    if FLAGS["compare"].present and len(FLAGS.compare) < 2:
-        yield f"--compare: found {len(FLAGS.compare)} run, expected two or more, e.g. --compare runs/sgd runs/sam"
-    for run in FLAGS.compare:
-        if not pathlib.Path(run).is_dir():
-            yield f"--compare: found no directory {run!r}, expected a run whose spectra were measured"
-    if FLAGS.compare and FLAGS.checkpoint and not FLAGS.checkpoint.isdecimal():
-        yield f"--compare: found --checkpoint {FLAGS.checkpoint!r}, expected a step"
-
-
-def _process_problems(config: ConfigDict) -> Iterator[str]:
-    given = [name for name in Processes._fields if FLAGS[name].present]
-    if given and not FLAGS.distributed:
-        yield f"--{given[0]} belongs to --distributed. Fix: --distributed, or leave it out"
-    if given and len(given) < len(Processes._fields):
-        missing = [name for name in Processes._fields if name not in given]
-        yield f"--{given[0]} alone does not tell who takes part. Fix: also --{' and --'.join(missing)}"
-    if len(given) == len(Processes._fields) and FLAGS.process_id >= FLAGS.num_processes:
-        yield f"--process_id: found {FLAGS.process_id}, expected 0 to {FLAGS.num_processes - 1} (--num_processes - 1)"
-    if FLAGS.coordinator is not None and not re.fullmatch(r".+:\d+", FLAGS.coordinator):
-        yield f"--coordinator: found {FLAGS.coordinator!r}, expected HOST:PORT such as 10.0.0.1:1234"
-    if FLAGS.distributed and FLAGS.mode != "train":
-        yield f"--distributed belongs to --mode train, found --mode {FLAGS.mode}; one process can read what it left"
-    if FLAGS.distributed and (config.spectra.every or config.spectra.at):
-        yield (
-            "--distributed: spectra along training are measured by one process only. Fix: --config.spectra.every='' "
-            "--config.spectra.at='()', and --mode spectra afterwards"
-        )
+    asked = (FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, FLAGS.torch_file, FLAGS.class_map, processes)
+    return Command(FLAGS.mode, str(workdir), config, bool(named), *asked)
 
 
 def _join_values(arguments: list[str]) -> list[str]:

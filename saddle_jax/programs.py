@@ -1,4 +1,4 @@
-"""What main.py can run: train, eval, spectra, check. Each takes the parsed command and returns an exit code."""
+"""What main.py can run: train, eval, spectra, check, import. Each takes the parsed command and returns an exit code."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def _run(command: Command) -> int:
         devices.keep_compiled(command.config.compilation_cache)
     if command.compare:
         return compare_spectra(command)
-    program = {"train": train, "eval": evaluate_run, "spectra": spectra, "check": check}[command.mode]
+    programs = {"train": train, "eval": evaluate_run, "spectra": spectra, "check": check, "import": import_run}
     try:
-        return program(command)
+        return programs[command.mode](command)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -140,6 +140,13 @@ def spectra(command: Command) -> int:
     pictures = [*plots.draw_folder(folder), plots.draw_ratio(workdir)]
     print(f"done   {folder}: summary.json, {len([p for p in pictures if p])} pictures as PNG and PDF")
     return 0
+
+
+def import_run(command: Command) -> int:
+    """Make a run of a PyTorch checkpoint."""
+    from saddle_jax.pytorch import program
+
+    return program.run(command)
 
 
 def compare_spectra(command: Command) -> int:

@@ -9,7 +9,7 @@ from conftest import ROOT
 ORDER = [
     *("errors", "files", "config", "validation", "longtail", "schedules", "losses", "devices", "processes"),
     *("configs.recipes", "configs.default", "configs.cifar10_lt", "configs.cifar100_lt", "configs.digits_lt"),
-    "command_line",
+    *("flag_checks", "command_line"),
     *("data.order", "data.images", "data.feeder", "data.pipeline", "data.resident"),
     *("data.tfds_source", "data.sources"),
     *("models.activation", "models.batchnorm", "models.heads", "models.resnet_cifar"),
@@ -21,6 +21,7 @@ ORDER = [
     *("spectra.results", "spectra.classwise", "spectra.escape", "spectra.record", "spectra.spectrometer"),
     *("report.runs", "report.rows", "report.tables", "report.curves", "report.confusion", "report.plots"),
     *("report.spectra", "report.page", "report.provenance", "report.content", "report.curvature", "report.program"),
+    *("pytorch.pickles", "pytorch.archive", "pytorch.class_map", "pytorch.names", "pytorch.program"),
     *("observer", "seeds", "programs", "demo"),
 ]
 RANK = {name: rank for rank, name in enumerate(ORDER)}
@@ -58,13 +59,16 @@ def test_each_library_has_its_place():
     assert users_of("tensorflow", "tensorflow_datasets") == {"data.pipeline", "data.tfds_source", "train.metrics"}
     assert users_of("orbax") == {"train.checkpoint"}
     assert users_of("clu") == {"train.metrics", "programs"}
+    assert not users_of("pickle", "torch")  # files of strangers run no code here
     assert users_of("matplotlib") == {"report.plots", "report.spectra"}
 
 
 def test_what_runs_before_jax_does_not_import_it():
     assert not users_of("jax", "flax", "optax") & {
-        "errors", "config", "validation", "longtail", "command_line", "spectra.results", "spectra.targets",
-        "train.metrics", *({n for n in RANK if n.startswith(("configs.", "data.", "report."))} - {"data.resident"}),
+        "errors", "config", "validation", "longtail", "flag_checks", "command_line",
+        "spectra.results", "spectra.targets",
+        "train.metrics", "pytorch.pickles", "pytorch.archive", "pytorch.class_map",
+        *({n for n in RANK if n.startswith(("configs.", "data.", "report."))} - {"data.resident"}),
     }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from saddle_jax.errors import ConfigError, DataError, WorkdirInUse
 from saddle_jax.files import write_atomically
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu", "tensorflow-cpu")
+IMPORTED = "imported.json"  # where the weights of a run that was not trained here come from
 
 
 @contextlib.contextmanager
@@ -60,9 +61,15 @@ def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) 
     """Make sure that a directory holds no other run than this; write nothing.
 
     Raises:
-      ConfigError: another config's run is there, the message lists every differing field; or several seeds' runs.
+      ConfigError: another config's run is there, the message lists every differing field; or several seeds' runs; or
+        one that was imported, without an optimizer's state to go on from.
       DataError: the run was trained on other images.
     """
+    if (workdir / IMPORTED).is_file():
+        raise ConfigError(
+            f"--workdir: {workdir} holds weights that were imported (see {IMPORTED}), without the optimizer's state: "
+            "training can't continue them. Fix: another --workdir; --mode eval and --mode spectra accept this one"
+        )
     stored = workdir / "config.json"
     if stored.is_file():
         differing = config_lib.differences(config_lib.from_json(stored.read_bytes(), default.get_config()), config)

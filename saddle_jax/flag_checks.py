@@ -1,0 +1,76 @@
+"""Which flags go together, told before anything heavy is imported."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict
+
+FLAGS = flags.FLAGS
+_PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
+
+
+def problems(config: ConfigDict, of_config: Sequence[str], *, config_named: bool) -> list[str]:
+    """Return everything that is wrong with the parsed flags.
+
+    Args:
+      of_config: the arguments that name a config or override its fields.
+      config_named: --config was given.
+    """
+    return [*_mode_problems(of_config), *_import_problems(config_named), *_process_problems(config)]
+
+
+def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
+    if FLAGS["runs"].present and FLAGS.mode != "report":
+        yield f"--runs belongs to --mode report, found --mode {FLAGS.mode}"
+    if FLAGS.mode == "report" and not FLAGS.runs:
+        yield "--runs: found nothing, expected the run directories to report on. Fix: e.g. --runs 'runs/*'"
+    if FLAGS.mode == "report" and of_config:
+        yield f"--mode report reads each run's own config: {of_config[0]} has no effect. Fix: leave it out"
+    if FLAGS.checkpoint is not None and FLAGS.mode not in ("eval", "spectra"):
+        yield f"--checkpoint belongs to --mode eval and --mode spectra, found --mode {FLAGS.mode}"
+    if FLAGS["compare"].present and FLAGS.mode != "spectra":
+        yield f"--compare belongs to --mode spectra, found --mode {FLAGS.mode}"
+    if FLAGS["compare"].present and len(FLAGS.compare) < 2:
+        yield f"--compare: found {len(FLAGS.compare)} run, expected two or more, e.g. --compare runs/sgd runs/sam"
+    for run in FLAGS.compare:
+        if not pathlib.Path(run).is_dir():
+            yield f"--compare: found no directory {run!r}, expected a run whose spectra were measured"
+    if FLAGS.compare and FLAGS.checkpoint and not FLAGS.checkpoint.isdecimal():
+        yield f"--compare: found --checkpoint {FLAGS.checkpoint!r}, expected a step"
+
+
+def _process_problems(config: ConfigDict) -> Iterator[str]:
+    given = [name for name in _PROCESS_FLAGS if FLAGS[name].present]
+    if given and not FLAGS.distributed:
+        yield f"--{given[0]} belongs to --distributed. Fix: --distributed, or leave it out"
+    if given and len(given) < len(_PROCESS_FLAGS):
+        missing = [name for name in _PROCESS_FLAGS if name not in given]
+        yield f"--{given[0]} alone does not tell who takes part. Fix: also --{' and --'.join(missing)}"
+    if len(given) == len(_PROCESS_FLAGS) and FLAGS.process_id >= FLAGS.num_processes:
+        yield f"--process_id: found {FLAGS.process_id}, expected 0 to {FLAGS.num_processes - 1} (--num_processes - 1)"
+    if FLAGS.coordinator is not None and not re.fullmatch(r".+:\d+", FLAGS.coordinator):
+        yield f"--coordinator: found {FLAGS.coordinator!r}, expected HOST:PORT such as 10.0.0.1:1234"
+    if FLAGS.distributed and FLAGS.mode != "train":
+        yield f"--distributed belongs to --mode train, found --mode {FLAGS.mode}; one process can read what it left"
+    if FLAGS.distributed and (config.spectra.every or config.spectra.at):
+        yield (
+            "--distributed: spectra along training are measured by one process only. Fix: --config.spectra.every='' "
+            "--config.spectra.at='()', and --mode spectra afterwards"
+        )
+
+
+def _import_problems(config_named: bool) -> Iterator[str]:
+    importing = FLAGS.mode == "import"
+    for flag in ("torch_file", "class_map"):
+        if FLAGS[flag].present and not importing:
+            yield f"--{flag} belongs to --mode import, found --mode {FLAGS.mode}"
+        elif FLAGS[flag].present and not pathlib.Path(FLAGS[flag].value).expanduser().is_file():
+            yield f"--{flag}: found no file {FLAGS[flag].value!r}"
+    if importing:
+        given = {"--torch_file": FLAGS.torch_file, "--config": config_named, "--workdir": FLAGS.workdir}
+        if missing := [flag for flag, value in given.items() if not value]:
+            yield f"--mode import needs --torch_file, --config and --workdir; found no {', '.join(missing)}"

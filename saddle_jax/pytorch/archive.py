@@ -1,0 +1,219 @@
+"""From a file that torch.save wrote to NumPy arrays, without torch: the zip layout, and the one before torch 1.6.
+
+Files come from strangers. Whatever one claims is compared with what is there before memory is asked for, and no more
+than the state_dict's numbers is read: at most the size of the file.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pathlib
+import struct
+import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from saddle_jax.errors import CheckpointError
+from saddle_jax.pytorch import pickles
+
+MAX_FILE = 4 * 2**30  # bytes; a ResNet-152 with its momentum has half a gigabyte
+MAX_PICKLE = 16 * 2**20  # bytes of everything but the tensors' numbers
+MAX_DIRECTORY = 2**20  # bytes of the zip file's table of contents
+MAX_TENSORS = 10_000
+MAX_DIMENSIONS = 8
+MAX_NAME = 200
+
+_LEGACY_HEADER = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03."  # magic number, version 1001
+# What reading can end in; ValueErrors of our own tell what was found, all others mean damage.
+_REFUSED = (
+    *(ValueError, TypeError, LookupError, OSError, EOFError, RuntimeError, MemoryError),
+    *(struct.error, zipfile.BadZipFile),
+)
+
+ReadStorage = Callable[[pickles.Storage], bytes]
+
+
+class TorchFile(NamedTuple):
+    """What an import needs of a checkpoint."""
+
+    tensors: dict[str, np.ndarray]  # PyTorch's names and layouts; views of read-only memory
+    epoch: int | None  # epochs trained
+    arch: str | None
+
+
+def read(path: pathlib.Path) -> TorchFile:
+    """Read the state_dict of a checkpoint, or of a bare one; what else the file holds is passed over unread.
+
+    Raises:
+      CheckpointError: the file is no checkpoint, damaged, or asks for what tensors have no use for.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("found no file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE:
+                raise ValueError(f"found {size:,} bytes, expected at most {MAX_FILE:,}")
+            start = file.read(len(_LEGACY_HEADER))
+            if start[:4] == b"PK\3\4":
+                return _read_zip(file, size)
+            if start == _LEGACY_HEADER:
+                return _read_legacy(file, size)
+            file.seek(257)
+            kind = (
+                "a tar file, torch's format before 2017" if file.read(5) == b"ustar" else "neither of torch's formats"
+            )
+            raise ValueError(f"found {kind}")
+    except _REFUSED as error:
+        told = str(error) if type(error) is ValueError else f"damaged ({type(error).__name__}: {str(error)[:200]})"
+        raise CheckpointError(
+            f"--torch_file: {str(path)!r} is refused, and nothing in it was run: {told}. Fix: with the code that "
+            "trained it, torch.save({'state_dict': model.state_dict(), 'epoch': epoch}, NEW_FILE)"
+        ) from error
+
+
+def _read_zip(file: BinaryIO, size: int) -> TorchFile:
+    if (listed := _directory_size(file, size)) > MAX_DIRECTORY:  # before zipfile reads all of it
+        raise ValueError(f"found a table of contents of {listed:,} bytes, expected at most {MAX_DIRECTORY:,}")
+    with zipfile.ZipFile(file) as archive:
+        members = _members(archive, size)
+        if "data.pkl" not in members:
+            raise ValueError("found a zip file without data.pkl: not torch.save's")
+        if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
+            raise ValueError("found numbers in big-endian byte order")
+        if members["data.pkl"].file_size > MAX_PICKLE:
+            raise ValueError(f"found a data.pkl of {members['data.pkl'].file_size:,} bytes, at most {MAX_PICKLE:,}")
+        content = pickles.load(io.BytesIO(archive.read(members["data.pkl"])))
+
+        def read_storage(storage: pickles.Storage) -> bytes:
+            member = members[f"data/{storage.key}"]
+            if member.file_size != storage.length * _dtype(storage).itemsize:
+                raise ValueError(
+                    f"storage {storage.key[:80]!r} claims {storage.length:,} numbers of {storage.dtype}, "
+                    f"its part of the file has {member.file_size:,} bytes"
+                )
+            return archive.read(member)  # compares the checksum
+
+        return _torch_file(content.value, read_storage)
+
+
+def _directory_size(file: BinaryIO, size: int) -> int:
+    """Return the size of a zip file's table of contents, from the only place where any reader would look for it."""
+    file.seek(max(0, size - 98))
+    tail = file.read(98).rjust(98, b"\0")
+    if tail[-22:-18] != b"PK\5\6" or tail[-2:] != b"\0\0":
+        raise ValueError("found no end of a zip file: truncated")
+    if tail[-42:-38] != b"PK\6\7":
+        return struct.unpack("<L", tail[-10:-6])[0]
+    if tail[:4] != b"PK\6\6" or struct.unpack("<Q", tail[-34:-26])[0] != size - 98:  # torch's, of 64 bits
+        raise ValueError("found an end of a zip file that refers elsewhere")
+    return struct.unpack("<Q", tail[40:48])[0]
+
+
+def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    """Return {name without the common folder: member}, of an archive that is as torch writes it."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    folders = set()
+    for member in archive.infolist():
+        parts = member.orig_filename.split("/")
+        if len(parts) < 2 or {"", ".", ".."} & set(parts) or set(member.orig_filename) & set("\\\0"):
+            raise ValueError(f"found a member named {member.orig_filename[:80]!r}")
+        folders.add(parts[0])
+        name = "/".join(parts[1:])
+        if name in members:
+            raise ValueError(f"found two members named {name[:80]!r}")
+        if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+            raise ValueError(f"found a compressed member, {name[:80]!r}; torch compresses nothing")
+        members[name] = member
+    if len(folders) > 1:
+        raise ValueError(f"found {len(folders)} folders in the archive, expected one")
+    if sum(member.file_size for member in members.values()) > size:
+        raise ValueError("found members that add up to more than the file")
+    return members
+
+
+def _read_legacy(file: BinaryIO, size: int) -> TorchFile:
+    """Read three pickles (system, content, order of storages), then for each storage its length and its numbers."""
+    start = len(_LEGACY_HEADER)
+    file.seek(start)
+    head = io.BytesIO(file.read(MAX_PICKLE))
+    system, content, keys = pickles.load(head).value, pickles.load(head), pickles.load(head).value
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ValueError("found numbers in big-endian byte order")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
+        raise ValueError("found no list of different storages")
+    places: dict[str, int] = {}
+    place = start + head.tell()
+    for storage in (content.storages[key] for key in keys):
+        file.seek(place)
+        (length,) = struct.unpack("<q", file.read(8))
+        places[storage.key] = place + 8
+        place += 8 + storage.length * _dtype(storage).itemsize
+        if length != storage.length or length < 0 or place > size:
+            raise ValueError(f"storage {storage.key[:80]!r} claims {storage.length:,} numbers, the file has fewer")
+
+    def read_storage(storage: pickles.Storage) -> bytes:
+        file.seek(places[storage.key])
+        return file.read(storage.length * _dtype(storage).itemsize)
+
+    return _torch_file(content.value, read_storage)
+
+
+def _torch_file(root: Any, read_storage: ReadStorage) -> TorchFile:
+    state = root.get("state_dict", root) if isinstance(root, dict) else None
+    if not isinstance(state, dict) or not state:
+        raise ValueError("found no state_dict")
+    if len(state) > MAX_TENSORS:
+        raise ValueError(f"found {len(state):,} tensors, expected at most {MAX_TENSORS:,}")
+    storages: dict[str, bytes] = {}
+    tensors: dict[str, np.ndarray] = {}
+    for name, record in state.items():
+        if not isinstance(name, str) or len(name) > MAX_NAME:
+            raise ValueError(f"found a tensor named {str(name)[:80]!r}")
+        if not isinstance(record, pickles.Tensor):
+            raise ValueError(f"found {name!r}, {type(record).__name__}, where tensors of a state_dict are expected")
+        try:
+            _check(record)
+        except ValueError as error:
+            raise ValueError(f"{name!r}: {error}") from error
+        storage = record.storage
+        if storage.key not in storages:
+            storages[storage.key] = read_storage(storage)
+        tensors[name] = _array(record, storages[storage.key])
+    epoch, arch = (root.get(key) if state is not root else None for key in ("epoch", "arch"))
+    known = type(epoch) is int and 0 <= epoch < 10**6
+    return TorchFile(tensors, epoch if known else None, arch[:MAX_NAME] if isinstance(arch, str) else None)
+
+
+def _check(tensor: pickles.Tensor) -> None:
+    storage, offset, shape, strides = tensor
+    whole = [offset, *shape, *strides] if isinstance(shape, tuple) and isinstance(strides, tuple) else [None]
+    if not isinstance(storage, pickles.Storage) or not all(type(number) is int for number in whole):
+        raise ValueError("its place in the file is not given as torch.save does")
+    if min(whole) < 0 or len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"shape {shape[:9]}, strides {strides[:9]} and offset {offset} are none of a tensor")
+    extent = 1  # of the dimensions so far, from the smallest stride on: where each lies beyond those within it
+    for length, stride in sorted(zip(shape, strides, strict=True), key=lambda pair: pair[1]):
+        if length > 1 and stride < extent:
+            raise ValueError(f"shape {shape} with strides {strides} has the same numbers more than once")
+        extent += max(0, length - 1) * stride
+    if offset + (extent if math.prod(shape) else 0) > storage.length:
+        raise ValueError(f"shape {shape} with strides {strides} at {offset} is beyond its {storage.length:,} numbers")
+
+
+def _array(tensor: pickles.Tensor, buffer: bytes) -> np.ndarray:
+    dtype = _dtype(tensor.storage)
+    if not math.prod(tensor.shape):
+        return np.empty(tensor.shape, dtype)
+    places = zip(tensor.shape, tensor.strides, strict=True)
+    strides = tuple(dtype.itemsize * (stride if length > 1 else 1) for length, stride in places)
+    return np.ndarray(tensor.shape, dtype, buffer, tensor.offset * dtype.itemsize, strides)
+
+
+def _dtype(storage: pickles.Storage) -> np.dtype:
+    return np.dtype(ml_dtypes.bfloat16 if storage.dtype == "bfloat16" else storage.dtype)

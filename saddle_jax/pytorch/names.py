@@ -1,0 +1,109 @@
+"""PyTorch's names and layouts for a ResNet's parameters, and ours.
+
+layer1.0.conv1.weight           (out, in, h, w)  params/layer1_0/conv1/kernel            (h, w, in, out)
+layer1.0.bn1.weight, .bias                       params/layer1_0/bn1/scale, /bias
+layer1.0.bn1.running_mean, _var                  batch_stats/layer1_0/bn1/mean, /var
+layer1.0.downsample.0.weight                     params/layer1_0/downsample_conv/kernel
+linear.weight or fc.weight      (out, in)        params/linear/kernel                    (in, out)
+linear.weight without a bias    (in, out)        params/linear/kernel                    (in, out): cosine head
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from flax import traverse_util
+
+from saddle_jax.errors import CheckpointError
+
+_KERNEL, _BIAS = ("params", "linear", "kernel"), ("params", "linear", "bias")
+_RULES = (
+    (r"^(module\.)+", ""),  # DataParallel's
+    (r"^fc\.", "linear."),
+    (r"\blayer(\d+)\.(\d+)\.", r"layer\1_\2."),
+    (r"\bdownsample\.0\.", "downsample_conv."),
+    (r"\bdownsample\.1\.", "downsample_bn."),
+)
+_STATISTICS = {"running_mean": "mean", "running_var": "var"}
+
+Path = tuple[str, ...]
+
+
+def our_path(name: str, dimensions: int) -> Path:
+    """Return where a tensor of that name would be, whether or not a network has it."""
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)
+    *modules, leaf = name.split(".")
+    if leaf in _STATISTICS:
+        return ("batch_stats", *modules, _STATISTICS[leaf])
+    if leaf == "weight":
+        leaf = "scale" if dimensions == 1 else "kernel"
+    return ("params", *modules, leaf)
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray], params: Any, batch_stats: Any, outputs_C: np.ndarray | None = None
+) -> tuple[Any, Any]:
+    """Return the tensors as trees like `params` and `batch_stats`, in their dtypes.
+
+    Args:
+      outputs_C: the tensors' output for each of our classes; None where the order is the same.
+
+    Raises:
+      CheckpointError: names every tensor that has no place, every place that has no tensor, and whatever does not fit.
+    """
+    expected = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
+    names = [name for name in tensors if name.rpartition(".")[2] != "num_batches_tracked"]
+    has_bias = any(our_path(name, 1) == _BIAS for name in names)
+    problems: list[str] = []
+    found: dict[Path, np.ndarray] = {}
+    took: dict[Path, str] = {}
+    for name in names:
+        path = our_path(name, tensors[name].ndim)
+        if path in took:
+            problems.append(f"{name!r} and {took[path]!r} are both {'/'.join(path)}")
+        elif path not in expected:
+            problems.append(f"{name!r}: the network has no {'/'.join(path)!r}")
+        else:
+            took[path] = name
+            value = _our_layout(tensors[name], transposed=path == _KERNEL and has_bias)
+            if misfit := _misfit(value, expected[path]):
+                problems.append(f"{name!r} as {'/'.join(path)}: {misfit}")
+            else:
+                with np.errstate(over="ignore"):
+                    found[path] = np.array(value, expected[path].dtype, order="C")
+                if not np.isfinite(found[path]).all():
+                    problems.append(f"{name!r} holds what is no finite number")
+    problems += [f"{'/'.join(path)}: the file has no tensor for it" for path in expected if path not in took]
+    if problems:
+        head = f", here --config.model.head={'linear' if has_bias else 'normed'}"
+        wrong_head = (_BIAS in expected) != has_bias and any(path[:2] == _BIAS[:2] for path in took)
+        lines = [
+            f"the file does not fit the config's network ({len(problems)} problems). Fix: the fields of config.model "
+            f"and the classes that it was trained with{head if wrong_head else ''}",
+            *(f"  - {problem}" for problem in problems),
+        ]
+        raise CheckpointError("\n".join(lines))
+    if outputs_C is not None:
+        for path in {_KERNEL, _BIAS} & found.keys():
+            found[path] = found[path][..., outputs_C]
+    trees = traverse_util.unflatten_dict(found)
+    return trees["params"], trees["batch_stats"]
+
+
+def _our_layout(tensor: np.ndarray, *, transposed: bool) -> np.ndarray:
+    if tensor.ndim == 4:
+        return tensor.transpose(2, 3, 1, 0)
+    return tensor.T if transposed and tensor.ndim == 2 else tensor
+
+
+def _misfit(value: np.ndarray, expected: Any) -> str:
+    if not np.issubdtype(value.dtype, np.floating) and value.dtype != ml_dtypes.bfloat16:
+        return f"found {value.dtype}, expected floating-point numbers"
+    if value.shape != expected.shape:
+        return f"found {value.shape}, expected {expected.shape}"
+    return ""

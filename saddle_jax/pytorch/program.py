@@ -1,0 +1,93 @@
+"""`--mode import`: a PyTorch checkpoint becomes the only checkpoint of a new run directory.
+
+What is trained nowhere else is left where it is: the optimizer's state stays behind (the reference's own checkpoints do
+not have the momentum), so the directory is for `eval` and `spectra`, and training refuses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from saddle_jax import __version__
+from saddle_jax.command_line import Command
+from saddle_jax.data import sources
+from saddle_jax.errors import CheckpointError, ConfigError
+from saddle_jax.files import write_atomically
+from saddle_jax.pytorch import archive, class_map, names
+from saddle_jax.schedules import Schedules
+from saddle_jax.train import checkpoint
+from saddle_jax.train.directory import IMPORTED, exclusive, open_run
+from saddle_jax.train.program import make_program
+
+# Sets whose classes the reference numbers by size, with a sort that is not stable: counts don't tell its order.
+_RENUMBERED = ("image_list",)
+
+
+def run(command: Command) -> int:
+    """Import the file that the command names into its workdir."""
+    config, workdir = command.config, pathlib.Path(command.workdir)
+    path = pathlib.Path(command.torch_file or "").expanduser()
+    if config.num_seeds != 1:
+        raise ConfigError(f"--mode import: found num_seeds={config.num_seeds}; a file is one run. Fix: leave it out")
+    if config.data.source in _RENUMBERED and not command.class_map:
+        raise ConfigError(
+            f"--mode import: data.source={config.data.source!r} needs --class_map FILE: the reference numbers the "
+            "classes of such sets in an order that can't be computed again. Fix: write its data set's class_map there"
+        )
+    _require_no_run(workdir)
+    found = archive.read(path)
+    splits = sources.load(config.data)
+    outputs_C = class_map.read(pathlib.Path(command.class_map), splits.stats.names) if command.class_map else None
+    program = make_program(config, splits)
+    step = _step(found.epoch, program.schedules)
+    like = jax.eval_shape(lambda: program.init(config.seed))
+    try:
+        params, batch_stats = names.convert(found.tensors, like.params, like.batch_stats, outputs_C)
+    except CheckpointError as error:
+        raise CheckpointError(f"--torch_file: {str(path)!r}: {error}") from error
+    state = jax.device_get(program.init(config.seed))
+    state = state._replace(step=np.asarray(step, state.step.dtype), params=params, batch_stats=batch_stats)
+
+    with exclusive(workdir), path.open("rb") as file:
+        _require_no_run(workdir)
+        origin = {
+            "file": str(path.resolve()),
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            "arch": found.arch,
+            "epoch": found.epoch,
+            "outputs": None if outputs_C is None else outputs_C.tolist(),
+        }
+        write_atomically(workdir / IMPORTED, json.dumps(origin, indent=1))
+        checkpoint.save(workdir / "checkpoints", state, None, {})
+        open_run(workdir, config, splits, sys.argv)
+    epoch = "no epoch, taken for the end" if found.epoch is None else f"epoch {found.epoch}"
+    arch = repr(found.arch) if found.arch else "a state_dict"
+    print(f"saddle_jax {__version__}  {path}: {arch}, {len(found.tensors)} tensors, {epoch}")
+    print(f"done   {workdir} at step {step:,} of {program.schedules.total_steps:,}, for --mode eval and --mode spectra")
+    return 0
+
+
+def _require_no_run(workdir: pathlib.Path) -> None:
+    """Make sure that an import overwrites nothing but what an import that was cut short has left."""
+    runs = [path for path in (workdir / "config.json", *workdir.glob("seed-*/config.json")) if path.is_file()]
+    if runs or (checkpoint.available(workdir / "checkpoints") and not (workdir / IMPORTED).is_file()):
+        raise ConfigError(f"--workdir: {workdir} holds a run already. Fix: another --workdir")
+
+
+def _step(epoch: int | None, schedules: Schedules) -> int:
+    """Return the step at the end of so many epochs; at the end of the run where the file does not tell."""
+    if epoch is None:
+        return schedules.total_steps
+    step = epoch * schedules.steps_per_epoch
+    if step >= schedules.total_steps + schedules.steps_per_epoch:
+        raise ConfigError(
+            f"--torch_file was trained for {epoch} epochs of {schedules.steps_per_epoch} steps, the config's run has "
+            f"{schedules.total_steps:,} steps. Fix: --config.duration='{epoch} epochs'"
+        )
+    return min(step, schedules.total_steps)
