@@ -1,0 +1,255 @@
+"""ResNets for large images: PyTorch's figures, published sizes, pooling, rematerialisation, arithmetic."""
+
+import flax.linen as nn
+import golden_imagenet as golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import ROOT  # noqa: F401 (its devices)
+
+from benchmarks.operations import multiply_adds
+from configs import default
+from saddle_jax.data.images import Batch
+from saddle_jax.longtail import ClassStats
+from saddle_jax.methods.base import ASCENT, make_plain
+from saddle_jax.models import resnet, resnet_cifar
+from saddle_jax.models.networks import make_network
+from saddle_jax.models.pooling import max_pool
+from saddle_jax.train.steps import make_gradient
+from saddle_jax.validation import CHOICES
+
+PUBLISHED = {  # torchvision's: parameters with 1000 classes, 1e9 multiply-adds at 224
+    "resnet50": (25_557_032, 4.089),
+    "resnet101": (44_549_160, 7.801),
+    "resnet152": (60_192_808, 11.514),
+    "resnext50_32x4d": (25_028_904, 4.230),
+}
+
+
+def network_of(name: str, classes: int = golden.CLASSES, **fields):
+    config = default.get_config().model
+    config.update(name=name, **fields)
+    return make_network(config, classes, None)
+
+
+def shapes_of(network, size: int = 32):
+    def init(key):
+        return network.init(key, jnp.zeros((1, size, size, 3)), jnp.ones(1, bool), False)
+
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def store():
+    with np.load(golden.FILE) as figures:
+        return dict(figures)
+
+
+@pytest.mark.parametrize("name", golden.FORWARD)
+def test_forward_equals_pytorch(name, store, x64):
+    network = network_of(name)
+    images, _ = golden.images_and_labels()
+    collections = golden.variables(network, "linear")
+    logits = jax.jit(network.apply, static_argnums=3)(collections, images, np.ones(golden.ROWS, bool), False)
+    np.testing.assert_allclose(logits, store[f"{name}/logits"], rtol=1e-9, atol=1e-11)
+
+
+@pytest.fixture(scope="module")
+def passes():
+    """ResNet-50's training pass, compiled, with each head; with the normed one it computes its blocks again."""
+
+    def compiled(head):
+        network = network_of("resnet50", head=head, remat=head == "normed")
+        collections = golden.variables(network, head)
+        images, labels = golden.images_and_labels()
+        scale = golden.SCALE if head == "normed" else 1.0
+
+        def loss(params, batch_stats, images):
+            collections = {"params": params, "batch_stats": batch_stats}
+            mask = jnp.ones(golden.ROWS, bool)
+            logits, updated = network.apply(collections, images, mask, True, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(scale * logits, labels)
+            return losses.mean(), (logits, updated["batch_stats"])
+
+        arguments = collections["params"], collections["batch_stats"], images
+        return jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(*arguments).compile(), arguments
+
+    with jax.enable_x64(True):
+        return {head: compiled(head) for head in golden.HEADS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", golden.HEADS)
+def test_training_pass_equals_pytorch(head, store, passes, x64):
+    compiled, arguments = passes[head]
+    (loss, (logits, batch_stats)), grads = compiled(*arguments)
+    np.testing.assert_allclose(logits, store[f"{head}/train_logits"], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(loss, store[f"{head}/loss"], rtol=1e-10)
+    names, found = golden.our_digests({"params": grads}, head)
+    assert names == list(store[f"{head}/names"])
+    lengths = store[f"{head}/gradients"][:, :1]
+    np.testing.assert_allclose(found / lengths, store[f"{head}/gradients"] / lengths, rtol=1e-7, atol=1e-7)
+    _, found = golden.our_digests({"batch_stats": batch_stats}, head)
+    np.testing.assert_allclose(found, store[f"{head}/statistics"], rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_rematerialisation_saves_memory(passes):
+    kept, again = (passes[head][0].memory_analysis().temp_size_in_bytes for head in golden.HEADS)
+    assert again < 0.6 * kept
+
+
+@pytest.mark.slow
+def test_the_figures_are_those_of_pytorch_at_hand(store):
+    pytest.importorskip("torch")
+    found = golden.figures()
+    assert found.keys() == store.keys()
+    for key, figures in found.items():
+        if key.endswith("names"):
+            assert list(figures) == list(store[key])
+        else:
+            np.testing.assert_allclose(figures, store[key], rtol=1e-7, atol=1e-9, err_msg=key)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name):
+    network = network_of(name, classes=1000)
+    parameters, products = PUBLISHED[name]
+    assert sum(x.size for x in jax.tree.leaves(shapes_of(network)["params"])) == parameters
+    assert multiply_adds(network, 224) / 1e9 == pytest.approx(products, abs=5e-4)
+
+
+def test_names_are_what_checkpoints_are_mapped_to():
+    params = shapes_of(network_of("resnext50_32x4d"))["params"]
+    assert params.keys() == {
+        *("conv1", "bn1", "linear"),
+        *(f"layer{stage + 1}_{block}" for stage, blocks in enumerate((3, 4, 6, 3)) for block in range(blocks)),
+    }
+    block = {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3"}
+    assert params["layer1_0"].keys() == params["layer2_0"].keys() == block | {"downsample_conv", "downsample_bn"}
+    assert params["layer1_1"].keys() == block
+    assert params["layer2_0"]["conv2"]["kernel"].shape == (3, 3, 8, 256)
+    basic = shapes_of(network_of("resnet10"))["params"]
+    assert basic["layer1_0"].keys() == {"conv1", "bn1", "conv2", "bn2"}
+
+
+def test_initialisation_follows_torchvision():
+    network = network_of("resnet10", classes=100)
+    params = jax.jit(lambda key: network.init(key, jnp.zeros((1, 8, 8, 3)), jnp.ones(1, bool), False))(
+        jax.random.key(1)
+    )["params"]
+    kernel = params["layer3_0"]["conv1"]["kernel"]
+    assert kernel.shape == (3, 3, 128, 256)
+    assert np.std(kernel) == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)  # fan out
+    assert np.abs(kernel).max() > 4 * np.std(kernel)  # not truncated
+    for leaf in ("kernel", "bias"):
+        assert 0.9 * 512**-0.5 < np.abs(params["linear"][leaf]).max() <= 512**-0.5
+    np.testing.assert_array_equal(params["layer1_0"]["bn2"]["scale"], 1)  # no residual branch starts at 0
+
+
+@pytest.mark.parametrize("name", CHOICES["model.name"])
+def test_every_network_takes_images_of_any_size(name):
+    assert name in (resnet.ARCHITECTURES.keys() | resnet_cifar.BLOCKS_PER_STAGE.keys())
+    network = network_of(name, width=0.1)
+    shapes = shapes_of(network, 8)
+    assert jax.tree.structure(shapes) == jax.tree.structure(shapes_of(network, 65))
+    for size in (1, 8, 65):
+        images = jnp.zeros((2, size, size, 3))
+        logits = jax.eval_shape(lambda v, x: network.apply(v, x, jnp.ones(2, bool), False), shapes, images)
+        assert logits.shape == (2, golden.CLASSES)
+
+
+def test_width_scales_every_filter():
+    for width, filters, inner in ((0.25, 128, 64), (2.0, 1024, 512)):
+        kernel = shapes_of(network_of("resnext50_32x4d", width=width))["params"]["layer2_0"]["conv3"]["kernel"]
+        assert kernel.shape == (1, 1, inner, filters)
+
+
+def windows(x):
+    """Yield ((row, column) of the output, [(row, column) of the input]) of 3x3 windows, stride 2, padding 1."""
+    height, width = x.shape
+    for row in range((height + 1) // 2):
+        for column in range((width + 1) // 2):
+            rows = range(max(0, 2 * row - 1), min(height, 2 * row + 2))
+            columns = range(max(0, 2 * column - 1), min(width, 2 * column + 2))
+            yield (row, column), [(r, c) for r in rows for c in columns]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 8), (8, 7)])
+def test_max_pool_and_the_gradient_of_ties(size):
+    draw = np.random.default_rng(0)
+    x = np.maximum(draw.integers(-3, 3, size), 0).astype(np.float32)  # rectified: most windows have ties
+    values, vjp = jax.vjp(lambda x: max_pool(x[None, :, :, None])[0, :, :, 0], jnp.asarray(x))
+    weights = draw.standard_normal(values.shape).astype(np.float32)
+    expected, gradient = np.zeros(values.shape), np.zeros(size)
+    for place, inside in windows(x):
+        first = max(inside, key=lambda at: x[at])
+        expected[place] = x[first]
+        gradient[first] += weights[place]
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_allclose(vjp(weights)[0], gradient, atol=1e-6)
+
+
+def test_max_pool_keeps_nan_and_lets_negative_numbers_through():
+    x = -jnp.ones((1, 6, 6, 1)).at[0, 3, 3, 0].set(jnp.nan)
+    pooled = max_pool(x)[0, :, :, 0]
+    np.testing.assert_array_equal(np.isnan(pooled), [[False] * 3, [False, True, True], [False, True, True]])
+    assert float(pooled[0, 0]) == -1
+
+
+def test_no_gradient_is_a_select_and_scatter():
+    def text(pool):
+        gradient = jax.grad(lambda x: jnp.sum(jnp.square(pool(x))))
+        return jax.jit(gradient).lower(jnp.ones((2, 8, 8, 4))).as_text()
+
+    assert "select_and_scatter" in text(lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))))
+    assert "scatter" not in text(max_pool)
+    _, lowered, _ = small_pass("resnet10", False)
+    assert "select_and_scatter" not in lowered.as_text()
+    assert "select-and-scatter" not in lowered.compile().as_text()
+
+
+def small_pass(name: str, remat: bool, **model):
+    """Return the plain method's gradient and what a pass leaves, for a narrow network on small images."""
+    config = default.get_config()
+    config.model.update(name=name, width=0.125, remat=remat, **model)
+    method = make_plain(config, ClassStats(np.full(3, 4), ()), (16, 16, 1), None)
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (6, 16, 16, 1), np.uint8), np.arange(6, dtype=np.int32) % 3
+    batch = Batch(images, labels, np.arange(6) < 5, np.arange(6, dtype=np.int32), np.zeros((6, 3), np.int32))
+    start = jax.jit(method.init)(jax.random.key(0))
+
+    def gradient(start, batch):
+        return make_gradient(method, batch, jnp.ones(3), None)(start, ASCENT)
+
+    return start, jax.jit(gradient).lower(start, batch), (start, batch)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet10"])
+def test_rematerialisation_changes_no_number_and_no_name(name, x64):
+    (start, lowered, inputs), (start_again, lowered_again, _) = (small_pass(name, remat) for remat in (False, True))
+    jax.tree.map(np.testing.assert_array_equal, start, start_again)
+    assert "optimization_barrier" in lowered_again.as_text()
+    assert "optimization_barrier" not in lowered.as_text()
+    (grads, one), (grads_again, another) = (f.compile()(*inputs) for f in (lowered, lowered_again))
+    assert one.loss.dtype == np.float64
+    # The running statistics among them: computed twice, moved once.
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-12), (grads, one), (grads_again, another)
+    )
+    moved = one.batch_stats["bn1"]["mean"] - start.batch_stats["bn1"]["mean"]
+    assert np.abs(moved).max() > 0
+
+
+def test_bfloat16_keeps_parameters_and_statistics_in_float32():
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        start, lowered, inputs = small_pass("resnet10", True, dtype=dtype)
+        grads, output = lowered.compile()(*inputs)
+        assert {x.dtype for x in jax.tree.leaves((start, grads, output.batch_stats))} == {jnp.dtype("float32")}
+        assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(grads))
+        found[dtype] = float(output.loss)
+    assert found["float32"] != found["bfloat16"]
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.05)
