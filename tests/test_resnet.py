@@ -96,9 +96,31 @@ def test_training_pass_equals_pytorch(head, store, passes, x64):
 
 
 @pytest.mark.slow
-def test_rematerialisation_saves_memory(passes):
-    kept, again = (passes[head][0].memory_analysis().temp_size_in_bytes for head in golden.HEADS)
-    assert again < 0.6 * kept
+def test_batch_256_at_224_fits_a_device_of_16_gb():
+    def what_is_kept(remat):
+        """Return the GiB between the passes, and the gradient's function with its arguments."""
+        network = network_of("resnet50", classes=1000, dtype="bfloat16", remat=remat)
+        images = jax.ShapeDtypeStruct((256, 224, 224, 3), jnp.float32)
+
+        def loss(params, batch_stats, images):
+            collections = {"params": params, "batch_stats": batch_stats}
+            logits, updated = network.apply(collections, images, jnp.ones(256, bool), True, mutable=["batch_stats"])
+            return jax.nn.logsumexp(logits, axis=1).mean(), updated
+
+        def backward(params, *rest):
+            return jax.vjp(lambda params: loss(params, *rest), params, has_aux=True)[1]
+
+        shapes = shapes_of(network)
+        arguments = shapes["params"], shapes["batch_stats"], images
+        kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(backward, *arguments)))
+        return kept / 2**30, jax.jit(jax.grad(loss, has_aux=True)).lower(*arguments)
+
+    kept, _ = what_is_kept(False)
+    again, lowered = what_is_kept(True)
+    assert again < 0.2 * kept
+    # XLA for CPUs drops the barriers between the passes, others do not.
+    compiled = lowered.compile(compiler_options={"xla_disable_hlo_passes": "cse_barrier_expander"})
+    assert compiled.memory_analysis().temp_size_in_bytes < 10 * 2**30 < kept * 2**30
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ class ResNet(nn.Module):
     def _block(self, stage: int, stride: int, name: str) -> nn.Module:
         shape = self.architecture
         filters = self._scaled(64 * 2**stage)
-        kind = Bottleneck if shape.bottleneck else Basic
+        kind: Callable[..., nn.Module] = Bottleneck if shape.bottleneck else Basic
         kind = nn.remat(kind, static_argnums=(3,)) if self.remat else kind  # 3: train
         common = {"stride": stride, "dtype": self.dtype, "norm": self.norm, "name": name}
         if not shape.bottleneck:
