@@ -7,7 +7,7 @@ ResNet-10 is the long-tail literature's, one basic block a stage. Images of any 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -70,13 +70,13 @@ class ResNet(nn.Module):
     def _block(self, stage: int, stride: int, name: str) -> nn.Module:
         shape = self.architecture
         filters = self._scaled(64 * 2**stage)
-        kind: Callable[..., nn.Module] = Bottleneck if shape.bottleneck else Basic
+        fields: dict[str, Any] = {"filters": filters}
+        if shape.bottleneck:
+            inner = shape.groups * self._scaled(shape.group_width * 2**stage)
+            fields = {"filters": 4 * filters, "inner": inner, "groups": shape.groups}
+        kind = Bottleneck if shape.bottleneck else Basic
         kind = nn.remat(kind, static_argnums=(3,)) if self.remat else kind  # 3: train
-        common = {"stride": stride, "dtype": self.dtype, "norm": self.norm, "name": name}
-        if not shape.bottleneck:
-            return kind(filters=filters, **common)
-        inner = shape.groups * self._scaled(shape.group_width * 2**stage)
-        return kind(filters=4 * filters, inner=inner, groups=shape.groups, **common)
+        return kind(**fields, stride=stride, dtype=self.dtype, norm=self.norm, name=name)
 
     def _scaled(self, filters: int) -> int:
         return max(1, round(self.width * filters))
