@@ -32,11 +32,11 @@ class Ours(NamedTuple):
     state: TrainState
 
 
-def make_splits(images: int, classes: int) -> Splits:
-    """Return random images of CIFAR's size: times do not depend on pixels."""
+def make_splits(images: int, classes: int, size: int = 32) -> Splits:
+    """Return random images, by default of CIFAR's size: times do not depend on pixels."""
     draw = np.random.default_rng(0)
     labels = np.arange(images, dtype=np.int32) % classes
-    train = Images(draw.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8), labels)
+    train = Images(draw.integers(0, 256, (images, size, size, 3), dtype=np.uint8), labels)
     return Splits(train, None, train, ClassStats(np.bincount(labels, minlength=classes), ()), "", "")
 
 
@@ -46,23 +46,28 @@ def make_feed(
     batch: int = 128,
     images: int = CIFAR10_LT,
     classes: int = 10,
+    size: int = 32,
     network: str = "resnet32",
     dtype: str = "float32",
+    remat: bool = False,
     pipeline: str = "resident",
     num_seeds: int = 1,
+    steps_at_once: int = 0,
     precision: str = "highest",
 ) -> Ours:
     """Return a network's, or several networks', feed and first state.
 
     Args:
       optimizer: SGD or SAM.
+      size: pixels a side.
       num_seeds: networks that are trained in the same steps.
     """
     config = cifar10_lt.get_config("ce_sam" if optimizer == "SAM" else "ce")
     config.batch_size, config.precision, config.num_seeds = batch, precision, num_seeds
-    config.model.name, config.model.dtype, config.data.pipeline = network, dtype, pipeline
+    config.model.name, config.model.dtype, config.model.remat = network, dtype, remat
+    config.data.pipeline, config.steps_at_once = pipeline, steps_at_once
     config.sam.rho_knots = ((0, RHO),)
-    splits = make_splits(images, classes)
+    splits = make_splits(images, classes, size)
     program = make_program(config, splits)
     configs = [seeds.member_config(config, seed) for seed in seeds.seeds_of(config)]
     feed = Feed(configs, [splits] * num_seeds, program)
@@ -72,9 +77,13 @@ def make_feed(
 
 def make_step(optimizer: str, **settings: Any) -> Step:
     """Return what takes the next steps, all of them compiled: an epoch on accelerators, one step on CPUs."""
-    _, _, feed, state = make_feed(optimizer, **settings)
+    return steps_of(make_feed(optimizer, **settings))
+
+
+def steps_of(ours: Ours) -> Step:
+    """Return what takes the next steps, compiled, and starts from the state that it was given."""
+    feed, state, networks = ours.feed, ours.state, ours.config.num_seeds
     segments = feed.segments(0, 10**9, lambda _: False)
-    networks = settings.get("num_seeds", 1)
 
     def step() -> int:
         nonlocal state
@@ -85,3 +94,11 @@ def make_step(optimizer: str, **settings: Any) -> Step:
 
     step()  # compile under the settings of this moment
     return step
+
+
+def memory_of(ours: Ours) -> int:
+    """Return the bytes that a step needs on the device, images included, by the compiler's count."""
+    segment = next(ours.feed.segments(0, 1, lambda _: True))
+    memory = ours.feed.lower(ours.state, segment).compile().memory_analysis()
+    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    return used - memory.alias_size_in_bytes

@@ -1,4 +1,4 @@
-"""The reference's ResNet in PyTorch, and its train step as a plain loop has it; for benchmarks only."""
+"""The reference's ResNet in PyTorch, and a network's train step as a plain loop has it; for benchmarks only."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def allow_tf32(allowed: bool) -> None:
 
 
 def make_step(
+    network: torch.nn.Module,
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    blocks: int,
     rho: float | None,
     channels_last: bool = False,
     compiled: bool = False,
@@ -67,12 +67,13 @@ def make_step(
     """Return one train step on a batch that is on the device already, normalised and in float32.
 
     Args:
+      network: images to logits; trained in place.
       rho: SAM's radius; None is plain SGD.
       bfloat16: the forward pass under autocast.
     """
     torch.backends.cudnn.benchmark = True
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    net = ResNet(blocks).to(PLACE).to(memory_format=layout)
+    net = network.to(PLACE).to(memory_format=layout)
     x = torch.tensor(images.transpose(0, 3, 1, 2) / 255 - 0.5, dtype=torch.float32, device=PLACE)
     x, y = x.contiguous(memory_format=layout), torch.tensor(labels, device=PLACE).long()
     optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=2e-4)

@@ -17,7 +17,6 @@ import importlib.util
 import os
 import pathlib
 import sys
-from collections.abc import Callable
 from unittest import mock
 
 import jax
@@ -26,32 +25,18 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import convolutions  # noqa: E402 (needs the path above)
+from contestants import PACKAGES, REFERENCE, Contestant, need_one_device, theirs, wanted
 from measure import RESULTS, in_turns, write
-from our_steps import RHO, make_step
+from our_steps import make_step
 
-from saddle_jax import devices
 from saddle_jax.models import resnet_cifar
-
-TORCH = importlib.util.find_spec("torch") is not None
-Contestant = Callable[[], object]  # takes a step, or returns how many steps of one network it took
-REFERENCE = "PyTorch eager"
-TUNED = {
-    REFERENCE: {},
-    "PyTorch channels_last": {"channels_last": True},
-    "PyTorch compile": {"compiled": True},
-    "PyTorch bf16 channels_last": {"channels_last": True, "bfloat16": True},
-    "PyTorch bf16 channels_last compile": {"channels_last": True, "bfloat16": True, "compiled": True},
-}
 
 
 def main() -> None:
     """Measure, print, write."""
     options = parse()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is shared with PyTorch
-    if devices.num_devices() > 1:
-        sys.exit(
-            f"found {devices.num_devices()} devices, expected 1. Fix: CUDA_VISIBLE_DEVICES=0, no forced CPU devices"
-        )
+    need_one_device()
     record = {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "batch": options.batch,
@@ -65,7 +50,7 @@ def main() -> None:
     record["steps"] = rows(steps, options.repeats)
     record["sam_over_sgd"] = sam_over_sgd(record["steps"])
     record["load_after"] = os.getloadavg()[0]
-    write("train-step", jax.devices()[0].device_kind, packages(), record, options.output)
+    write("train-step", jax.devices()[0].device_kind, PACKAGES, record, options.output)
 
 
 def parse() -> argparse.Namespace:
@@ -89,23 +74,25 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def packages() -> list[str]:
-    """Return the packages whose versions matter."""
-    return ["jax", "jaxlib", "flax", "optax", "numpy", *(["torch"] if TORCH else [])]
-
-
 def contestants(options: argparse.Namespace, optimizer: str) -> dict[str, Contestant]:
     """Return everything that is measured; what is built later joins here."""
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (options.batch, 32, 32, 3), dtype=np.uint8)
     labels = draw.integers(0, 10, options.batch).astype(np.int32)
-    steps = theirs(options, optimizer, images, labels)
+
+    def torch_network():
+        from torch_resnet import ResNet
+
+        return ResNet(1 if options.quick else 5)
+
+    choice = {"only": options.only, "tf32": options.tf32, "compiled": not options.quick}
+    steps = theirs(torch_network, optimizer, images, labels, **choice)
     common = {"batch": options.batch, "precision": "default" if options.tf32 else "highest"}
     if options.quick:
         common |= {"network": "resnet8", "images": 5 * options.batch}
 
     def add(name: str, **settings) -> None:
-        if wanted(options, name):
+        if wanted(name, options.only):
             steps[name] = make_step(optimizer, **common, **settings)
 
     add("saddle_jax")
@@ -119,37 +106,6 @@ def contestants(options: argparse.Namespace, optimizer: str) -> dict[str, Contes
     if options.rectifiers:
         with mock.patch.object(resnet_cifar, "relu", jax.nn.relu):
             add("saddle_jax jax.nn.relu")
-    return steps
-
-
-def wanted(options: argparse.Namespace, name: str) -> bool:
-    """Return whether a contestant was asked for."""
-    return name == REFERENCE or any(part.strip() in name for part in options.only.split(","))
-
-
-def theirs(
-    options: argparse.Namespace, optimizer: str, images: np.ndarray, labels: np.ndarray
-) -> dict[str, Contestant]:
-    """Return PyTorch's steps; none where it would run on another device than JAX."""
-    if not TORCH:
-        print("no PyTorch: ours alone. Fix: pip install torch==2.13.0")
-        return {}
-    import torch_resnet
-
-    if (jax.default_backend() == "gpu") != torch_resnet.CUDA:
-        print(f"PyTorch is on {torch_resnet.PLACE}, JAX on {jax.default_backend()}: ours alone")
-        return {}
-    torch_resnet.allow_tf32(options.tf32)
-    steps = {}
-    for name, settings in TUNED.items():
-        if wanted(options, name) and not (options.quick and settings.get("compiled")):
-            steps[name] = torch_resnet.make_step(
-                images,
-                labels,
-                blocks=1 if options.quick else 5,
-                rho=RHO if optimizer == "SAM" else None,
-                **settings,
-            )
     return steps
 
 

@@ -43,12 +43,15 @@ def get_config() -> ConfigDict:
     config.data.std = (0.5,)  # per channel, in units of 255; divided by inside the step
 
     config.model = ConfigDict()
-    config.model.name = "resnet32"  # resnet8 | resnet20 | resnet32 | resnet44 | resnet56 | resnet110
-    config.model.width = 1.0  # factor on the 16/32/64 filters; only 1 is the paper's network
+    config.model.name = "resnet32"  # small images: resnet8 | resnet20 | resnet32 | resnet44 | resnet56 | resnet110;
+    # large ones: resnet10 | resnet50 | resnet101 | resnet152 | resnext50_32x4d; each takes images of any size
+    config.model.width = 1.0  # factor on the filters, a ResNeXt's in each group; only 1 is the paper's network
     config.model.head = "linear"  # linear | normed (cosine logits; LDAM's)
     config.model.dtype = "float32"  # float32 | bfloat16: arithmetic of the layers; parameters stay float32
     config.model.batch_norm = "per_device"  # per_device | synchronized: whose statistics normalise a batch
     config.model.batch_norm_momentum = 0.1  # weight of the new batch in the running statistics (PyTorch's sense)
+    config.model.remat = False  # compute blocks again in the backward pass: a quarter of the memory for one more
+    # forward pass; not on CPUs, where XLA removes what keeps the two apart
 
     config.loss = ConfigDict()
     config.loss.name = "ce"  # ce | focal | ldam | la | cdt | vs

@@ -28,6 +28,7 @@ MAY_CHANGE_ON_RESUME = (
     "data.path",
     "data.root",
     "data.pipeline",
+    "model.remat",
     "tensorboard",
     "spectra.",
 )

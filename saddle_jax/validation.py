@@ -15,7 +15,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.profile": ("exp", "step", "as_is"),
     "data.sampling": ("instance", "balanced", "effective"),
     "data.pipeline": ("auto", "resident", "tfdata", "numpy"),
-    "model.name": ("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+    "model.name": (
+        *("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+        *("resnet10", "resnet50", "resnet101", "resnet152", "resnext50_32x4d"),
+    ),
     "model.head": ("linear", "normed"),
     "model.dtype": ("float32", "bfloat16"),
     "model.batch_norm": ("per_device", "synchronized"),

@@ -27,3 +27,17 @@ def test_train_step_measures_both_optimizers(tmp_path):
     record = json.loads(found.read_text())
     assert record["sam_over_sgd"]["saddle_jax"] > 0
     assert {row["optimizer"] for row in record["steps"]} == {"SGD", "SAM"}
+
+
+def test_imagenet_step_counts_operations_and_memory(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
+    choice = ["--quick", "--only", "bf16 remat", "--optimizers", "SAM"]
+    command = [sys.executable, "benchmarks/imagenet_step.py", *choice, "--output", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    (found,) = tmp_path.glob("*.json")
+    record = json.loads(found.read_text())
+    (row,) = record["steps"]
+    flops = 4 * 2 * 3 * 2 * record["forward_multiply_adds"]  # images, passes, forward and backward, multiply and add
+    assert row["tflops"] * row["seconds"] == pytest.approx(flops / 1e12)
+    assert row["of_peak"] == pytest.approx(row["tflops"] / record["peak_tflops"]["bfloat16"])
+    assert row["gib"] > 0.02  # ResNet-10's parameters alone

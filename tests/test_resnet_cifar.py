@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 from configs import default
 from saddle_jax.methods.base import ASCENT
 from saddle_jax.models import heads
-from saddle_jax.models.resnet_cifar import make_resnet
+from saddle_jax.models.networks import make_network
 
 
 def sizes(**model) -> int:
     config = default.get_config().model
     config.update(model)
-    network = make_resnet(config, 10, None)
+    network = make_network(config, 10, None)
     shapes = jax.eval_shape(
         lambda k: network.init(k, jnp.zeros((1, 32, 32, 3)), jnp.ones(1, bool), False), jax.random.key(0)
     )
@@ -33,7 +33,7 @@ def test_forward_equals_the_reference(head, x64):
     logits = method.predict(start.params, start.batch_stats, batch(store, 0))
     np.testing.assert_allclose(logits, store["logits_eval"], rtol=1e-8, atol=1e-10)
 
-    model = make_resnet(config.model, 10, None)
+    model = make_network(config.model, 10, None)
     collections = {"params": start.params, "batch_stats": start.batch_stats}
     first = batch(store, 0)
     logits, _ = model.apply(collections, jnp.asarray(first.images), first.mask, train=True, mutable=["batch_stats"])
@@ -53,7 +53,7 @@ def test_initialisation_follows_the_reference():
     config = default.get_config().model
     for head in HEADS:
         config.head = head
-        network = make_resnet(config, 10, None)
+        network = make_network(config, 10, None)
         params = network.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), jnp.ones(1, bool), False)["params"]
         kernel = params["layer3_1"]["conv1"]["kernel"]
         assert np.std(kernel) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import make_loss, weighted_sums
-from saddle_jax.models.resnet_cifar import make_resnet
+from saddle_jax.models.networks import make_network
 
 ASCENT, DESCENT = "ascent", "descent"  # the passes of a SAM step; plain SGD makes the first only
 
@@ -56,7 +56,7 @@ def make_plain(config: ConfigDict, stats: ClassStats, image_shape: tuple[int, ..
       image_shape: (height, width, channels).
       axis_name: axis of the devices that the steps will be mapped over; None for none.
     """
-    model = make_resnet(config.model, stats.num_classes, axis_name)
+    model = make_network(config.model, stats.num_classes, axis_name)
     loss_fn = make_loss(config.loss, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
     mean, std = np.array(config.data.mean), np.array(config.data.std)
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Initializer
 
 # PyTorch's kaiming_normal_: standard deviation sqrt(2 / fan_in), not truncated.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+# What PyTorch's Linear starts from: U(-1, 1) / sqrt(fan_in).
+pytorch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Linear(nn.Module):
-    """Logits w·x + b, with the weights' initialisation of the reference."""
+    """Logits w·x + b; weights start as the reference's CIFAR networks' do, unless told otherwise."""
 
     num_classes: int
+    kernel_init: Initializer = kaiming_normal
 
     @nn.compact
     def __call__(self, features_BD: jax.Array) -> jax.Array:
         """Return unbounded logits."""
         features, dtype = features_BD.shape[-1], jnp.result_type(float)
-        kernel_DC = self.param("kernel", kaiming_normal, (features, self.num_classes), dtype)
+        kernel_DC = self.param("kernel", self.kernel_init, (features, self.num_classes), dtype)
         bias_C = self.param("bias", _uniform, (self.num_classes,), dtype, features**-0.5)
         return features_BD @ kernel_DC + bias_C
 

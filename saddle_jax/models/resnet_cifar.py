@@ -6,36 +6,17 @@ its checkpoints map to ours name by name.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from saddle_jax.models import heads
 from saddle_jax.models.activation import relu
 from saddle_jax.models.batchnorm import BatchNorm
 
 BLOCKS_PER_STAGE = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
-
-
-def make_resnet(model: ConfigDict, num_classes: int, axis_name: str | None) -> ResNet:
-    """Return the network that the config's model fields describe, for steps mapped over `axis_name`."""
-    return ResNet(
-        blocks=BLOCKS_PER_STAGE[model.name],
-        num_classes=num_classes,
-        width=model.width,
-        normed_head=model.head == "normed",
-        dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
-        norm=functools.partial(
-            BatchNorm,
-            axis_name=axis_name,
-            synchronized=model.batch_norm == "synchronized",
-            momentum=model.batch_norm_momentum,
-        ),
-    )
 
 
 class ResNet(nn.Module):
@@ -46,6 +27,7 @@ class ResNet(nn.Module):
     width: float
     normed_head: bool
     dtype: jnp.dtype | None  # of the layers' arithmetic; None is that of the images
+    remat: bool  # compute blocks again in the backward pass instead of keeping what is inside them
     norm: Callable[..., BatchNorm]
 
     @nn.compact
@@ -55,11 +37,12 @@ class ResNet(nn.Module):
         filters = [max(1, round(self.width * size)) for size in (16, 32, 64)]
         x = _conv(filters[0], 1, self.dtype, "conv1")(x)
         x = relu(self.norm(name="bn1")(x, mask_B, train))
+        kind = nn.remat(Block, static_argnums=(3,)) if self.remat else Block  # 3: train
         for stage, size in enumerate(filters):
             for block in range(self.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"layer{stage + 1}_{block}"
-                x = Block(size, stride, self.dtype, self.norm, name=name)(x, mask_B, train)
+                x = kind(size, stride, self.dtype, self.norm, name=name)(x, mask_B, train)
         features_BD = x.mean((1, 2)).astype(jnp.promote_types(x.dtype, jnp.float32))
         head = heads.Normed if self.normed_head else heads.Linear
         return head(self.num_classes, name="linear")(features_BD)

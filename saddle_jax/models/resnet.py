@@ -1,0 +1,143 @@
+"""ResNets and ResNeXts for large images: 7x7 stem, max-pool, four stages of 64 to 512 filters (He et al., 2016).
+
+Equal to torchvision's, whose stride is in the 3x3 convolution of a bottleneck ("v1.5") and whose names ours follow;
+ResNet-10 is the long-tail literature's, one basic block a stage. Images of any size from 1 pixel on will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from saddle_jax.models import heads
+from saddle_jax.models.activation import relu
+from saddle_jax.models.batchnorm import BatchNorm
+from saddle_jax.models.pooling import max_pool
+
+# PyTorch's kaiming_normal_ with mode="fan_out", not truncated; grouped kernels count the filters of all groups.
+_kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Architecture(NamedTuple):
+    """What tells the networks apart."""
+
+    blocks: tuple[int, int, int, int]  # in each stage
+    bottleneck: bool
+    groups: int = 1  # of the 3x3 convolution; bottlenecks only
+    group_width: int = 64  # its filters in each group of the first stage; bottlenecks only
+
+
+ARCHITECTURES = {
+    "resnet10": Architecture((1, 1, 1, 1), bottleneck=False),
+    "resnet50": Architecture((3, 4, 6, 3), bottleneck=True),
+    "resnet101": Architecture((3, 4, 23, 3), bottleneck=True),
+    "resnet152": Architecture((3, 8, 36, 3), bottleneck=True),
+    "resnext50_32x4d": Architecture((3, 4, 6, 3), bottleneck=True, groups=32, group_width=4),
+}
+
+
+class ResNet(nn.Module):
+    """Images to logits."""
+
+    architecture: Architecture
+    num_classes: int
+    width: float  # factor on all filters, a ResNeXt's in each group
+    normed_head: bool
+    dtype: jnp.dtype | None  # of the layers' arithmetic; None is that of the images
+    remat: bool  # compute blocks again in the backward pass instead of keeping what is inside them
+    norm: Callable[..., BatchNorm]
+
+    @nn.compact
+    def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return logits (B, C) for normalised images; masked rows enter no statistics."""
+        x = images_BHWK if self.dtype is None else images_BHWK.astype(self.dtype)
+        x = _conv(self._scaled(64), 7, 2, self.dtype, "conv1")(x)
+        x = relu(self.norm(name="bn1")(x, mask_B, train))
+        x = max_pool(x)
+        for stage, blocks in enumerate(self.architecture.blocks):
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                x = self._block(stage, stride, f"layer{stage + 1}_{block}")(x, mask_B, train)
+        features_BD = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
+        if self.normed_head:
+            return heads.Normed(self.num_classes, name="linear")(features_BD)
+        return heads.Linear(self.num_classes, heads.pytorch_uniform, name="linear")(features_BD)
+
+    def _block(self, stage: int, stride: int, name: str) -> nn.Module:
+        shape = self.architecture
+        filters = self._scaled(64 * 2**stage)
+        fields: dict[str, Any] = {"filters": filters}
+        if shape.bottleneck:
+            inner = shape.groups * self._scaled(shape.group_width * 2**stage)
+            fields = {"filters": 4 * filters, "inner": inner, "groups": shape.groups}
+        kind = Bottleneck if shape.bottleneck else Basic
+        kind = nn.remat(kind, static_argnums=(3,)) if self.remat else kind  # 3: train
+        return kind(**fields, stride=stride, dtype=self.dtype, norm=self.norm, name=name)
+
+    def _scaled(self, filters: int) -> int:
+        return max(1, round(self.width * filters))
+
+
+class Basic(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    filters: int
+    stride: int
+    dtype: jnp.dtype | None
+    norm: Callable[..., BatchNorm]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return relu(convolutions(x) + shortcut(x))."""
+        y = _conv(self.filters, 3, self.stride, self.dtype, "conv1")(x)
+        y = relu(self.norm(name="bn1")(y, mask_B, train))
+        y = _conv(self.filters, 3, 1, self.dtype, "conv2")(y)
+        y = self.norm(name="bn2")(y, mask_B, train)
+        if self.stride > 1 or x.shape[-1] != self.filters:
+            x = _conv(self.filters, 1, self.stride, self.dtype, "downsample_conv")(x)
+            x = self.norm(name="downsample_bn")(x, mask_B, train)
+        return relu(y + x)
+
+
+class Bottleneck(nn.Module):
+    """A 3x3 convolution, perhaps in groups, between two of 1x1, beside a shortcut."""
+
+    filters: int  # that leave it
+    inner: int  # of the 3x3 convolution
+    groups: int
+    stride: int
+    dtype: jnp.dtype | None
+    norm: Callable[..., BatchNorm]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return relu(convolutions(x) + shortcut(x))."""
+        y = _conv(self.inner, 1, 1, self.dtype, "conv1")(x)
+        y = relu(self.norm(name="bn1")(y, mask_B, train))
+        y = _conv(self.inner, 3, self.stride, self.dtype, "conv2", self.groups)(y)
+        y = relu(self.norm(name="bn2")(y, mask_B, train))
+        y = _conv(self.filters, 1, 1, self.dtype, "conv3")(y)
+        y = self.norm(name="bn3")(y, mask_B, train)
+        if self.stride > 1 or x.shape[-1] != self.filters:
+            x = _conv(self.filters, 1, self.stride, self.dtype, "downsample_conv")(x)
+            x = self.norm(name="downsample_bn")(x, mask_B, train)
+        return relu(y + x)
+
+
+def _conv(filters: int, size: int, stride: int, dtype: jnp.dtype | None, name: str, groups: int = 1) -> nn.Conv:
+    return nn.Conv(
+        filters,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        feature_group_count=groups,
+        use_bias=False,
+        kernel_init=_kaiming_normal,
+        dtype=dtype,
+        param_dtype=jnp.result_type(float),
+        name=name,
+    )

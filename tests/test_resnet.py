@@ -1,0 +1,278 @@
+"""ResNets for large images: PyTorch's figures, published sizes, pooling, rematerialisation, arithmetic."""
+
+import flax.linen as nn
+import golden_imagenet as golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import ROOT  # noqa: F401 (its devices)
+
+from benchmarks.operations import multiply_adds
+from configs import default
+from saddle_jax.models import resnet, resnet_cifar
+from saddle_jax.models.networks import make_network
+from saddle_jax.models.pooling import max_pool
+from saddle_jax.validation import CHOICES
+
+PUBLISHED = {  # torchvision's: parameters with 1000 classes, 1e9 multiply-adds at 224
+    "resnet50": (25_557_032, 4.089),
+    "resnet101": (44_549_160, 7.801),
+    "resnet152": (60_192_808, 11.514),
+    "resnext50_32x4d": (25_028_904, 4.230),
+}
+
+
+def network_of(name: str, classes: int = golden.CLASSES, **fields):
+    config = default.get_config().model
+    config.update(name=name, **fields)
+    return make_network(config, classes, None)
+
+
+def shapes_of(network, size: int = 32):
+    def init(key):
+        return network.init(key, jnp.zeros((1, size, size, 3)), jnp.ones(1, bool), False)
+
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def store():
+    with np.load(golden.FILE) as figures:
+        return dict(figures)
+
+
+@pytest.mark.parametrize("name", golden.FORWARD)
+def test_forward_equals_pytorch(name, store, x64):
+    network = network_of(name)
+    images, _ = golden.images_and_labels()
+    collections = golden.variables(network, "linear")
+    logits = jax.jit(network.apply, static_argnums=3)(collections, images, np.ones(golden.ROWS, bool), False)
+    np.testing.assert_allclose(logits, store[f"{name}/logits"], rtol=1e-9, atol=1e-11)
+
+
+@pytest.fixture(scope="module")
+def passes():
+    """ResNet-50's training pass, compiled, with each head; with the normed one it computes its blocks again."""
+
+    def compiled(head):
+        network = network_of("resnet50", head=head, remat=head == "normed")
+        collections = golden.variables(network, head)
+        images, labels = golden.images_and_labels()
+        scale = golden.SCALE if head == "normed" else 1.0
+
+        def loss(params, batch_stats, images):
+            collections = {"params": params, "batch_stats": batch_stats}
+            mask = jnp.ones(golden.ROWS, bool)
+            logits, updated = network.apply(collections, images, mask, True, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(scale * logits, labels)
+            return losses.mean(), (logits, updated["batch_stats"])
+
+        arguments = collections["params"], collections["batch_stats"], images
+        return jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(*arguments).compile(), arguments
+
+    with jax.enable_x64(True):
+        return {head: compiled(head) for head in golden.HEADS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", golden.HEADS)
+def test_training_pass_equals_pytorch(head, store, passes, x64):
+    compiled, arguments = passes[head]
+    (loss, (logits, batch_stats)), grads = compiled(*arguments)
+    np.testing.assert_allclose(logits, store[f"{head}/train_logits"], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(loss, store[f"{head}/loss"], rtol=1e-10)
+    names, found = golden.our_digests({"params": grads}, head)
+    assert names == list(store[f"{head}/names"])
+    lengths = store[f"{head}/gradients"][:, :1]
+    np.testing.assert_allclose(found / lengths, store[f"{head}/gradients"] / lengths, rtol=1e-7, atol=1e-7)
+    _, found = golden.our_digests({"batch_stats": batch_stats}, head)
+    np.testing.assert_allclose(found, store[f"{head}/statistics"], rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_batch_256_at_224_fits_a_device_of_16_gb():
+    def what_is_kept(remat):
+        """Return the GiB between the passes, and the gradient's function with its arguments."""
+        network = network_of("resnet50", classes=1000, dtype="bfloat16", remat=remat)
+        images = jax.ShapeDtypeStruct((256, 224, 224, 3), jnp.float32)
+
+        def loss(params, batch_stats, images):
+            collections = {"params": params, "batch_stats": batch_stats}
+            logits, updated = network.apply(collections, images, jnp.ones(256, bool), True, mutable=["batch_stats"])
+            return jax.nn.logsumexp(logits, axis=1).mean(), updated
+
+        def backward(params, *rest):
+            return jax.vjp(lambda params: loss(params, *rest), params, has_aux=True)[1]
+
+        shapes = shapes_of(network)
+        arguments = shapes["params"], shapes["batch_stats"], images
+        kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(backward, *arguments)))
+        return kept / 2**30, jax.jit(jax.grad(loss, has_aux=True)).lower(*arguments)
+
+    kept, _ = what_is_kept(False)
+    again, lowered = what_is_kept(True)
+    assert again < 0.2 * kept
+    # XLA for CPUs drops the barriers between the passes, others do not.
+    compiled = lowered.compile(compiler_options={"xla_disable_hlo_passes": "cse_barrier_expander"})
+    assert compiled.memory_analysis().temp_size_in_bytes < 10 * 2**30 < kept * 2**30
+
+
+@pytest.mark.slow
+def test_the_figures_are_those_of_pytorch_at_hand(store):
+    pytest.importorskip("torch")
+    found = golden.figures()
+    assert found.keys() == store.keys()
+    for key, figures in found.items():
+        if key.endswith("names"):
+            assert list(figures) == list(store[key])
+        else:
+            np.testing.assert_allclose(figures, store[key], rtol=1e-7, atol=1e-9, err_msg=key)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name):
+    network = network_of(name, classes=1000)
+    parameters, products = PUBLISHED[name]
+    assert sum(x.size for x in jax.tree.leaves(shapes_of(network)["params"])) == parameters
+    assert multiply_adds(network, 224) / 1e9 == pytest.approx(products, abs=5e-4)
+
+
+def test_names_are_what_checkpoints_are_mapped_to():
+    params = shapes_of(network_of("resnext50_32x4d"))["params"]
+    assert params.keys() == {
+        *("conv1", "bn1", "linear"),
+        *(f"layer{stage + 1}_{block}" for stage, blocks in enumerate((3, 4, 6, 3)) for block in range(blocks)),
+    }
+    block = {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3"}
+    assert params["layer1_0"].keys() == params["layer2_0"].keys() == block | {"downsample_conv", "downsample_bn"}
+    assert params["layer1_1"].keys() == block
+    assert params["layer2_0"]["conv2"]["kernel"].shape == (3, 3, 8, 256)
+    basic = shapes_of(network_of("resnet10"))["params"]
+    assert basic["layer1_0"].keys() == {"conv1", "bn1", "conv2", "bn2"}
+
+
+def test_initialisation_follows_torchvision():
+    network = network_of("resnet10", classes=100)
+    params = jax.jit(lambda key: network.init(key, jnp.zeros((1, 8, 8, 3)), jnp.ones(1, bool), False))(
+        jax.random.key(1)
+    )["params"]
+    kernel = params["layer3_0"]["conv1"]["kernel"]
+    assert kernel.shape == (3, 3, 128, 256)
+    assert np.std(kernel) == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)  # fan out
+    assert np.abs(kernel).max() > 4 * np.std(kernel)  # not truncated
+    for leaf in ("kernel", "bias"):
+        assert 0.9 * 512**-0.5 < np.abs(params["linear"][leaf]).max() <= 512**-0.5
+    np.testing.assert_array_equal(params["layer1_0"]["bn2"]["scale"], 1)  # no residual branch starts at 0
+
+
+@pytest.mark.parametrize("name", CHOICES["model.name"])
+def test_neither_image_size_nor_rematerialisation_changes_a_name(name):
+    assert name in (resnet.ARCHITECTURES.keys() | resnet_cifar.BLOCKS_PER_STAGE.keys())
+    small, large = (
+        shapes_of(network_of(name, width=0.1, remat=remat), size) for remat, size in ((False, 1), (True, 65))
+    )
+    assert small == large
+
+
+def test_width_scales_every_filter():
+    for width, filters, inner in ((0.25, 128, 64), (2.0, 1024, 512)):
+        kernel = shapes_of(network_of("resnext50_32x4d", width=width))["params"]["layer2_0"]["conv3"]["kernel"]
+        assert kernel.shape == (1, 1, inner, filters)
+
+
+def windows(x):
+    """Yield ((row, column) of the output, [(row, column) of the input]) of 3x3 windows, stride 2, padding 1."""
+    height, width = x.shape
+    for row in range((height + 1) // 2):
+        for column in range((width + 1) // 2):
+            rows = range(max(0, 2 * row - 1), min(height, 2 * row + 2))
+            columns = range(max(0, 2 * column - 1), min(width, 2 * column + 2))
+            yield (row, column), [(r, c) for r in rows for c in columns]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 8), (8, 7)])
+def test_max_pool_and_the_gradient_of_ties(size):
+    draw = np.random.default_rng(0)
+    x = np.maximum(draw.integers(-3, 3, size), 0).astype(np.float32)  # rectified: most windows have ties
+    values, vjp = jax.vjp(jax.jit(lambda x: max_pool(x[None, :, :, None])[0, :, :, 0]), jnp.asarray(x))
+    weights = draw.standard_normal(values.shape).astype(np.float32)
+    expected, gradient = np.zeros(values.shape), np.zeros(size)
+    for place, inside in windows(x):
+        first = max(inside, key=lambda at: x[at])
+        expected[place] = x[first]
+        gradient[first] += weights[place]
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_allclose(vjp(weights)[0], gradient, atol=1e-6)
+
+
+def test_max_pool_keeps_nan_and_lets_negative_numbers_through():
+    x = -jnp.ones((1, 6, 6, 1)).at[0, 3, 3, 0].set(jnp.nan)
+    pooled = max_pool(x)[0, :, :, 0]
+    np.testing.assert_array_equal(np.isnan(pooled), [[False] * 3, [False, True, True], [False, True, True]])
+    assert float(pooled[0, 0]) == -1
+
+
+def small_pass(name: str, **model):
+    """Return a training pass of a narrow network on six small images, the last one masked, and its arguments."""
+    network = network_of(name, width=0.125, **model)
+    mask = jnp.arange(6) < 5
+
+    def training_pass(params, batch_stats, images):
+        def loss(params):
+            collections = {"params": params, "batch_stats": batch_stats}
+            logits, updated = network.apply(collections, images, mask, True, mutable=["batch_stats"])
+            return jax.nn.logsumexp(logits[:5], axis=1).mean(), updated["batch_stats"]
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    collections = jax.tree.map(lambda x: jnp.asarray(x, float), golden.variables(network, "linear"))
+    images = jnp.asarray(golden.draw("small", (6, 16, 16, 3)), float)
+    return training_pass, (collections["params"], collections["batch_stats"], images)
+
+
+def test_no_gradient_is_a_select_and_scatter():
+    def text(pool):
+        gradient = jax.grad(lambda x: jnp.sum(jnp.square(pool(x))))
+        return jax.jit(gradient).lower(jnp.ones((2, 8, 8, 4))).as_text()
+
+    assert "select_and_scatter" in text(lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))))
+    assert "scatter" not in text(max_pool)
+    training_pass, arguments = small_pass("resnet10")
+    assert "select_and_scatter" not in jax.jit(training_pass).lower(*arguments).as_text()
+
+
+def test_rematerialisation_changes_no_number(x64):
+    found = []
+    for remat in (False, True):
+        training_pass, arguments = small_pass("resnet8", remat=remat)
+        lowered = jax.jit(training_pass).lower(*arguments)
+        assert ("optimization_barrier" in lowered.as_text()) == remat
+        found.append(lowered.compile()(*arguments))
+    (loss, batch_stats), _ = found[0]
+    assert loss.dtype == np.float64
+    moved = batch_stats["layer1_0"]["bn1"]["mean"] - arguments[1]["layer1_0"]["bn1"]["mean"]
+    assert np.abs(moved).max() > 1e-3  # computed twice with remat, but moved once:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-12), *found)
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("resnet8", 3), ("resnet10", 4)])
+def test_rematerialisation_takes_every_block(name, blocks):
+    training_pass, arguments = small_pass(name, remat=True)
+    assert jax.jit(training_pass).lower(*arguments).as_text().count("optimization_barrier") == blocks
+
+
+def test_bfloat16_keeps_parameters_and_statistics_in_float32():
+    training_pass, arguments = small_pass("resnet10", dtype="bfloat16")
+    shapes = jax.eval_shape(training_pass, *arguments)
+    assert {x.dtype for x in jax.tree.leaves((shapes, arguments))} == {jnp.dtype("float32")}
+    params, batch_stats, images = arguments
+    exact, rounded = (
+        jax.jit(network_of("resnet10", width=0.125, dtype=dtype).apply, static_argnums=3)(
+            {"params": params, "batch_stats": batch_stats}, images, jnp.ones(6, bool), False
+        )
+        for dtype in ("float32", "bfloat16")
+    )
+    error = np.abs(rounded - exact).max() / np.abs(exact).max()
+    assert 0 < error < 0.05
