@@ -190,6 +190,25 @@ def test_values_and_repetitions_of_flags(tmp_path):
     assert {compared.returncode, bare.returncode, useless.returncode} == {2}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--coordinator=a:1"], ["--coordinator belongs to --distributed", "also --num_processes and --process_id"]),
+        (["--distributed", "--process_id=0"], ["also --coordinator and --num_processes"]),
+        (
+            ["--distributed", "--coordinator=a", "--num_processes=2", "--process_id=2", "--mode=eval"],
+            ["expected 0 to 1", "expected HOST:PORT", "--distributed belongs to --mode train"],
+        ),
+        (["--distributed", "--config.spectra.every=10 epochs"], ["measured by one process only"]),
+        (["--num_processes=0"], ["num_processes"]),
+    ],
+)
+def test_flags_of_several_processes(arguments, words, tmp_path):
+    result = main(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert all(word in result.stderr for word in words), result.stderr
+
+
 def test_smoke_fits_any_ratio():
     from configs import cifar10_lt
     from saddle_jax.data import sources
