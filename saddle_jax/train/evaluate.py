@@ -17,7 +17,8 @@ from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Slots, evaluation_slots
 from saddle_jax.data.sources import Images
 from saddle_jax.errors import NonFiniteError
-from saddle_jax.files import write_atomically
+from saddle_jax.faults import fault_point
+from saddle_jax.files import write_atomically, writing
 from saddle_jax.train.program import Program
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import EvalOutput
@@ -70,6 +71,7 @@ class Evaluator:
             np.add.at(confusion_CC, (labels_B[mask_B], predictions_B[mask_B]), 1)
             in_top += int(in_top_B[mask_B].sum())
             broken += int((~finite_B[mask_B]).sum())
+            fault_point("eval")
         if broken:
             raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite")
         return Evaluation(confusion_CC, in_top)
@@ -118,8 +120,9 @@ def summary(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tup
 
 def write(folder: pathlib.Path, step: int, split: str, report: dict[str, Any], evaluation: Evaluation) -> None:
     """Write eval/<step>-<split>.json, with the confusion matrix beside it."""
-    folder.mkdir(exist_ok=True)
-    np.savez_compressed(folder / f"{step}-{split}-confusion.npz", confusion=evaluation.confusion_CC)
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        np.savez_compressed(folder / f"{step}-{split}-confusion.npz", confusion=evaluation.confusion_CC)
     write_atomically(folder / f"{step}-{split}.json", json.dumps({"step": step, "split": split, **report}, indent=1))
 
 

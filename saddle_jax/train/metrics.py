@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -12,7 +13,8 @@ from typing import Any, TextIO
 
 from absl import logging
 
-from saddle_jax.files import write_atomically
+from saddle_jax.faults import fault_point
+from saddle_jax.files import write_atomically, writing
 
 
 class MetricWriter:
@@ -26,8 +28,11 @@ class MetricWriter:
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Record `scalars` (None where there is nothing to measure) at `step`."""
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, **scalars}) + "\n"
+        with writing(self._path, len(line)):
+            self._file.write(line)
+            fault_point("metrics")
+            self._file.flush()
         if self._clu is not None:
             self._clu.write_scalars(step, {k: v for k, v in scalars.items() if isinstance(v, (int, float))})
 
@@ -35,7 +40,8 @@ class MetricWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # every record was flushed, or its failure has ended the run
+            self._file.close()
         if self._clu is not None:
             self._clu.close()
 

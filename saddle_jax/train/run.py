@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from saddle_jax.config import parse_duration
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError, NonFiniteError, Preempted
+from saddle_jax.faults import fault_point
 from saddle_jax.files import write_atomically
-from saddle_jax.train import checkpoint, evaluate
-from saddle_jax.train.directory import open_run
+from saddle_jax.train import checkpoint, directory, evaluate
 from saddle_jax.train.metrics import MetricWriter, Progress, RunningMean
 from saddle_jax.train.program import Program
 from saddle_jax.train.runtime import StopRequest, peak_memory_mib
@@ -47,16 +47,18 @@ class Run:
 
         self._eval_every, self.log_every = every(self.config.eval.every), every(self.config.log_every)
         self._checkpoint_every = every(self.config.checkpoint_every)
-        warnings = open_run(self.workdir, self.config, self.splits, command)
+        found, warnings = checkpoint.resume(self.checkpoints)
+        if found is None:
+            directory.require_never_saved(self.workdir)
         self.state = program.init(self.config.seed)
         self.best: checkpoint.Best | None = None
         self._mean = RunningMean()
         self.saved_step = 0
-        if checkpoint.available(self.checkpoints):
-            latest = checkpoint.find(self.checkpoints)
-            self.state = checkpoint.restore(latest, self.state)
-            self.best, self.saved_step = latest.best, latest.step
-            self._mean = RunningMean(**latest.running_mean)
+        if found is not None:
+            self.state = checkpoint.restore(found, self.state)
+            self.best, self.saved_step = found.best, found.step
+            self._mean = RunningMean(**found.running_mean)
+        warnings += directory.open_run(self.workdir, self.config, self.splits, command)
         self.start = self.saved_step
         self.error: NonFiniteError | None = None  # what ended the run before its time
         self.evaluators: dict[str, evaluate.Evaluator] = {}
@@ -104,6 +106,7 @@ class Run:
             raise self._not_finite(step, f"{broken}. The weights before it were kept")
         scalars = {"loss": values.loss, "perturbed_loss": values.perturbed_loss, "ascent_norm": values.ascent_norm}
         self._mean.add({**scalars, "update_norm": values.update_norm, **values.method})
+        fault_point("step")
         if step % self.log_every == 0 or step == self.total:
             means = self._mean.take()
             schedules = {name: float(value) for name, value in values.schedules.items()}
@@ -128,6 +131,8 @@ class Run:
     def save(self, state: TrainState, step: int) -> None:
         """Save the state after `step` steps."""
         checkpoint.save(self.checkpoints, jax.device_get(state), self.best, self._mean.state())
+        if self.saved_step == self.start:
+            directory.record_first_save(self.workdir, step)
         self.saved_step = step
 
     def evaluate(self, state: TrainState, step: int) -> bool:
