@@ -19,7 +19,7 @@ from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFinite
 from saddle_jax.observer import make_observer
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train import checkpoint, evaluate, loop
+from saddle_jax.train import checkpoint, evaluate, lock, loop, watchdog
 from saddle_jax.train.directory import different_config, differing_images
 from saddle_jax.train.feed import Feed, pipeline_of
 from saddle_jax.train.program import Program, make_program
@@ -33,9 +33,12 @@ def run(command: Command) -> int:
         devices.keep_compiled(command.config.compilation_cache)
     if command.compare:
         return compare_spectra(command)
+    # Training begins its own watch, when its data have been read.
+    limit = 0 if command.mode in ("train", "check") else command.config.watchdog_secs
     program = {"train": train, "eval": evaluate_run, "spectra": spectra, "check": check}[command.mode]
     try:
-        return program(command)
+        with watchdog.watch(limit):
+            return program(command)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -50,6 +53,7 @@ def train(command: Command) -> int:
     config, workdir = command.config, pathlib.Path(command.workdir)
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir: {workdir} is a file, expected a directory")
+    lock.require_free(workdir)
     with StopRequest() as stop:  # a signal while data are read or code is compiled is answered before the first step
         splits = sources.load(config.data)
         program = make_program(config, splits)

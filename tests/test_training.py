@@ -18,7 +18,7 @@ from configs import cifar10_lt, recipes
 from saddle_jax import command_line, devices, programs
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
-from saddle_jax.train import checkpoint, directory, metrics, run
+from saddle_jax.train import checkpoint, lock, metrics, run
 from saddle_jax.train.program import make_program
 
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
@@ -317,7 +317,7 @@ def test_two_processes_do_not_share_a_directory(tmp_path):
     config = small_config()
     train(config, tmp_path / "run")
     (tmp_path / "run/results.json").unlink()
-    with directory.exclusive(tmp_path / "run"), pytest.raises(WorkdirInUse, match=f"in use by process {os.getpid()}"):
+    with lock.exclusive(tmp_path / "run"), pytest.raises(WorkdirInUse, match=f"in use by process {os.getpid()}"):
         train(config, tmp_path / "run")
     train(config, tmp_path / "run")
 

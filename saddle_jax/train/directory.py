@@ -1,17 +1,13 @@
-"""A run is a directory: one process at a time, one config, one set of images; and a record of where it came from."""
+"""A run is a directory: one config, one set of images, and a record of where it came from."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib.metadata
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,39 +17,11 @@ from configs import default
 from saddle_jax import __version__
 from saddle_jax import config as config_lib
 from saddle_jax.data.sources import Splits
-from saddle_jax.errors import CheckpointError, ConfigError, DataError, WorkdirInUse
+from saddle_jax.errors import CheckpointError, ConfigError, DataError
 from saddle_jax.files import write_atomically
 
 _RECORD = "run.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu", "tensorflow-cpu")
-
-
-@contextlib.contextmanager
-def exclusive(workdir: pathlib.Path, fix: str = "another --workdir") -> Iterator[None]:
-    """Make a run's directory and keep other processes out of it; the lock goes with the process, however it ends.
-
-    Args:
-      fix: what to do where that can't be.
-
-    Raises:
-      ConfigError: the directory can't be written.
-      WorkdirInUse: another process holds the lock.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("a+")
-    except OSError as error:
-        raise ConfigError(f"--workdir: {workdir} can't be written ({error}). Fix: {fix}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            raise WorkdirInUse(f"{workdir} is in use by process {lock.read() or '?'}. Fix: {fix}") from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) -> None:

@@ -19,6 +19,7 @@ from saddle_jax.data.sources import Images
 from saddle_jax.errors import NonFiniteError
 from saddle_jax.faults import fault_point
 from saddle_jax.files import write_atomically, writing
+from saddle_jax.train import watchdog
 from saddle_jax.train.program import Program
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import EvalOutput
@@ -72,6 +73,7 @@ class Evaluator:
             in_top += int(in_top_B[mask_B].sum())
             broken += int((~finite_B[mask_B]).sum())
             fault_point("eval")
+            watchdog.alive()
         if broken:
             raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite")
         return Evaluation(confusion_CC, in_top)

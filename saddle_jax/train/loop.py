@@ -16,9 +16,11 @@ from ml_collections import ConfigDict
 from saddle_jax import devices
 from saddle_jax.data.sources import Images, Splits
 from saddle_jax.errors import NonFiniteError, Preempted
-from saddle_jax.train.directory import exclusive, require_same_run
+from saddle_jax.train import watchdog
+from saddle_jax.train.directory import require_same_run
 from saddle_jax.train.evaluate import Evaluator
 from saddle_jax.train.feed import Feed, Segment
+from saddle_jax.train.lock import exclusive
 from saddle_jax.train.metrics import MetricWriter, duration
 from saddle_jax.train.program import Program
 from saddle_jax.train.run import Member, Run
@@ -72,12 +74,13 @@ def train_at_once(
     """
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
-        for member in members:
-            stack.enter_context(exclusive(member.workdir))
+        notes = [stack.enter_context(exclusive(member.workdir)) for member in members]
+        stack.enter_context(watchdog.watch(members[0].config.watchdog_secs))
         for member in members:
             require_same_run(member.workdir, member.config, member.splits)
         runs = [Run(member, program, command, quiet=quiet) for member in members]
-        for run in runs:
+        for run, told in zip(runs, notes, strict=True):
+            run.say_notes(told)
             tensorboard = run.config.tensorboard and run.start < run.total
             run.writer = stack.enter_context(MetricWriter(run.workdir, tensorboard=tensorboard, resumed_step=run.start))
         # An interruption may have come between two runs' saves: those at the same step go together.
@@ -207,6 +210,7 @@ class _Group:
             self._look(older)
         else:
             jax.block_until_ready(queue[-2][1])
+            watchdog.alive()
 
     def _look(self, queue: list[tuple[Segment, StepMetrics]]) -> None:
         """Read the metrics of queued segments and empty the queue."""
@@ -222,3 +226,4 @@ class _Group:
                 if run.error is None:
                     self._unless_broken(run, lambda r=run, v=one, n=segment.start + i + 1: r.look(n, v, done))
         queue.clear()
+        watchdog.alive()

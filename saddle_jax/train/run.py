@@ -15,7 +15,7 @@ from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError, NonFiniteError, Preempted
 from saddle_jax.faults import fault_point
 from saddle_jax.files import write_atomically
-from saddle_jax.train import checkpoint, directory, evaluate
+from saddle_jax.train import checkpoint, directory, evaluate, watchdog
 from saddle_jax.train.metrics import MetricWriter, Progress, RunningMean
 from saddle_jax.train.program import Program
 from saddle_jax.train.runtime import StopRequest, peak_memory_mib
@@ -64,9 +64,13 @@ class Run:
         self.evaluators: dict[str, evaluate.Evaluator] = {}
         self.writer: MetricWriter
         self.progress = Progress(self.total, self.config.batch_size, self.start, label=self._label, quiet=quiet)
-        for warning in warnings:
-            self.progress.say(f"note   {warning}")
+        self.say_notes(warnings)
         self.progress.say(f"start  resuming at step {self.start:,}" if self.start else "start  from the first step")
+
+    def say_notes(self, notes: list[str]) -> None:
+        """Print what the user has to know."""
+        for note in notes:
+            self.progress.say(f"note   {note}")
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -134,6 +138,7 @@ class Run:
         if self.saved_step == self.start:
             directory.record_first_save(self.workdir, step)
         self.saved_step = step
+        watchdog.alive()
 
     def evaluate(self, state: TrainState, step: int) -> bool:
         """Evaluate on every split if it is time; return whether this is the best so far.
@@ -146,6 +151,7 @@ class Run:
         chooser = "test" if self.splits.validation is None else "validation"
         improved = False
         for split, evaluator in self.evaluators.items():
+            watchdog.alive("evaluation")
             try:
                 report = evaluator.report(state, self.workdir, split)
             except NonFiniteError as error:
