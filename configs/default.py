@@ -112,6 +112,8 @@ def get_config() -> ConfigDict:
     config.steps_at_once = 0  # that a device takes without coming back; resident only; 0: an epoch, on CPUs 1
     config.checkpoint_every = "10 epochs"
     config.log_every = "50 steps"
+    config.watchdog_secs = 900  # seconds without progress after which the process ends with code 75; 0 is never
+    # (four times as many for what has to be compiled first)
     config.precision = "default"  # default | high | highest: of float32 products on accelerators
     config.compilation_cache = ""  # folder that keeps what was compiled for later processes on this machine; "" is none
     config.tensorboard = True  # write TensorBoard events where TensorFlow is installed

@@ -21,6 +21,7 @@ MAY_CHANGE_ON_RESUME = (
     "log_every",
     "steps_at_once",
     "compilation_cache",
+    "watchdog_secs",
     "num_seeds",
     "seeds_at_once",
     "eval.every",

@@ -1,20 +1,31 @@
-"""Files that are there whole or not at all, whenever the process ends."""
+"""Files that are there whole or not at all, whenever the process ends; and one error for a disk that refuses."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import shutil
+from collections.abc import Iterator
+
+from saddle_jax.errors import CheckpointError
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Write a file and put it in its place, or leave what was there."""
+    """Write a file and put it in its place, or leave what was there.
+
+    Raises:
+      CheckpointError: the disk refused.
+    """
+    content = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    with writing(path, len(content)):
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: pathlib.Path) -> None:
@@ -22,3 +33,24 @@ def sync_folder(folder: pathlib.Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path, needed: int = 0) -> Iterator[None]:
+    """Raise what `refusal` returns where the system refuses to write `path`, of `needed` bytes."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(path, needed, error) from error
+
+
+def refusal(path: pathlib.Path, needed: int, error: Exception) -> CheckpointError:
+    """Return the error that tells which file can't be written, why, how much it needs and how much is free."""
+    room = f"; it needs {needed:,} bytes" if needed else ""
+    with contextlib.suppress(OSError, StopIteration):
+        there = next(folder for folder in path.parents if folder.is_dir())
+        room += f"; {shutil.disk_usage(there).free:,} bytes are free there"
+    return CheckpointError(
+        f"{path} can't be written ({error}){room}. What was saved before is untouched. "
+        "Fix: make room or restore access, and run the same command again"
+    )

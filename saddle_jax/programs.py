@@ -20,7 +20,7 @@ from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFinite
 from saddle_jax.observer import make_observer
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train import checkpoint, evaluate, loop
+from saddle_jax.train import checkpoint, evaluate, lock, loop, watchdog
 from saddle_jax.train.directory import different_config, differing_images, package_versions, source_hash
 from saddle_jax.train.feed import Feed, pipeline_of
 from saddle_jax.train.program import Program, make_program
@@ -59,8 +59,11 @@ def _run(command: Command) -> int:
     if command.compare:
         return compare_spectra(command)
     programs = {"train": train, "eval": evaluate_run, "spectra": spectra, "check": check, "import": import_run}
+    # Training begins its own watch, when its data have been read.
+    limit = 0 if command.mode in ("train", "check") else command.config.watchdog_secs
     try:
-        return programs[command.mode](command)
+        with watchdog.watch(limit):
+            return programs[command.mode](command)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -75,6 +78,7 @@ def train(command: Command) -> int:
     config, workdir = command.config, pathlib.Path(command.workdir)
     if processes.is_first() and workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir: {workdir} is a file, expected a directory")
+    processes.on_first(lambda: lock.require_free(workdir))
     with StopRequest() as stop:  # a signal while data are read or code is compiled is answered before the first step
         splits = sources.load(config.data)
         processes.require_agreement({"split_hash": splits.split_hash, "content_hash": splits.content_hash})

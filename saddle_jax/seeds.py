@@ -18,7 +18,8 @@ from saddle_jax.errors import ConfigError, NonFiniteError
 from saddle_jax.files import write_atomically
 from saddle_jax.report import tables
 from saddle_jax.train import loop
-from saddle_jax.train.directory import exclusive, require_same_run
+from saddle_jax.train.directory import require_same_run
+from saddle_jax.train.lock import exclusive
 from saddle_jax.train.program import Program
 from saddle_jax.train.run import Member
 from saddle_jax.train.runtime import StopRequest

@@ -44,6 +44,7 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": (lambda v: v >= 1, "1 or more"),
     "micro_batches": (lambda v: v >= 1, "1 or more"),
     "steps_at_once": (lambda v: v >= 0, "1 or more, or 0 to choose"),
+    "watchdog_secs": (lambda v: v >= 0, "0 or more seconds"),
     "data.image_size": (lambda v: v >= 0, "0 or more pixels"),
     "data.ratio": (lambda v: v >= 1, "n_max / n_min, at least 1"),
     "data.largest_class": (lambda v: v >= 0, "0 or more images"),

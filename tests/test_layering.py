@@ -7,7 +7,7 @@ from conftest import ROOT
 
 # A module may import those before it. Later rooms (more methods) join here.
 ORDER = [
-    *("errors", "files", "config", "validation", "longtail", "schedules", "losses", "devices", "processes"),
+    *("errors", "faults", "files", "config", "validation", "longtail", "schedules", "losses", "devices", "processes"),
     *("configs.recipes", "configs.default", "configs.cifar10_lt", "configs.cifar100_lt", "configs.digits_lt"),
     *("flag_checks", "command_line"),
     *("data.order", "data.images", "data.feeder", "data.pipeline", "data.resident"),
@@ -15,9 +15,9 @@ ORDER = [
     *("models.activation", "models.batchnorm", "models.heads", "models.pooling"),
     *("models.resnet_cifar", "models.resnet", "models.networks"),
     *("methods.base", "optim.sam", "optim.chain"),
-    *("train.runtime", "train.state", "train.gradient", "train.steps", "train.program", "train.evaluate"),
-    "train.checkpoint",
-    *("train.metrics", "train.directory", "train.feed", "train.run", "train.loop"),
+    *("train.runtime", "train.watchdog", "train.state", "train.gradient", "train.steps", "train.program"),
+    *("train.evaluate", "train.manifest", "train.checkpoint", "train.metrics", "train.lock", "train.directory"),
+    *("train.feed", "train.run", "train.loop"),
     *("spectra.lanczos", "spectra.density", "spectra.checks", "spectra.hvp", "spectra.plan", "spectra.targets"),
     *("spectra.results", "spectra.classwise", "spectra.escape", "spectra.record", "spectra.spectrometer"),
     *("report.runs", "report.rows", "report.tables", "report.curves", "report.confusion", "report.plots"),

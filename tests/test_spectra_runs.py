@@ -22,7 +22,7 @@ from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
 from saddle_jax.methods.base import make_plain
 from saddle_jax.spectra import results
-from saddle_jax.train import checkpoint, directory
+from saddle_jax.train import checkpoint, lock
 from saddle_jax.train.program import make_program
 
 ONE_DEVICE = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
@@ -357,7 +357,7 @@ def test_bad_input_gets_one_clear_error(copy, tmp_path):
         run(copy, "11")
     assert not (copy / "spectra").exists()
     with (
-        directory.exclusive(copy / "spectra" / ".locks" / "12"),
+        lock.exclusive(copy / "spectra" / ".locks" / "12"),
         pytest.raises(WorkdirInUse, match="in use.*Fix: wait for it"),
     ):
         run(copy, classes="9")

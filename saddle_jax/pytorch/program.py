@@ -22,7 +22,8 @@ from saddle_jax.files import write_atomically
 from saddle_jax.pytorch import archive, class_map, names
 from saddle_jax.schedules import Schedules
 from saddle_jax.train import checkpoint
-from saddle_jax.train.directory import IMPORTED, exclusive, open_run
+from saddle_jax.train.directory import IMPORTED, open_run
+from saddle_jax.train.lock import exclusive
 from saddle_jax.train.program import make_program
 
 # Sets whose classes the reference numbers by size, with a sort that is not stable: counts don't tell its order.

@@ -21,6 +21,7 @@ from saddle_jax import devices
 from saddle_jax.data.images import Batch
 from saddle_jax.losses import weighted_sums
 from saddle_jax.methods.base import Method
+from saddle_jax.train import watchdog
 
 
 class Point(NamedTuple):
@@ -184,9 +185,11 @@ class MeanLoss:
         if self._linear_maps is not None:
             for linear_map in self._linear_maps:
                 total = devices.settle(self._pieces.apply(total, padded, linear_map))
+                watchdog.alive()
         else:
             for chunk in self._chunks:
                 total = devices.settle(self._pieces.product(total, padded, self.point, devices.split(chunk)))
+                watchdog.alive()
         return devices.local(total)[: len(vectors_SP)] / self._weight
 
     def _sum(self, piece: Callable, zero: jax.Array, params_P: jax.Array | None) -> jax.Array:
@@ -194,6 +197,7 @@ class MeanLoss:
         total = devices.replicate(zero)
         for chunk in self._chunks:
             total = devices.settle(piece(total, point, devices.split(chunk)))
+            watchdog.alive()
         return devices.local(total) / self._weight
 
 

@@ -24,7 +24,8 @@ from saddle_jax.schedules import make_schedules
 from saddle_jax.spectra import classwise, escape, plan, record, results
 from saddle_jax.spectra.hvp import MeanLoss, Pieces, Point, flat_point, linear_map_bytes, make_pieces
 from saddle_jax.spectra.targets import Target, find_targets
-from saddle_jax.train.directory import exclusive
+from saddle_jax.train import watchdog
+from saddle_jax.train.lock import exclusive
 from saddle_jax.train.metrics import Progress
 from saddle_jax.train.runtime import StopRequest, free_memory
 from saddle_jax.train.state import TrainState
@@ -264,9 +265,11 @@ class _Work:
             self._line = job.plan.line
             self.say(f"memory {self._line}")
         self.poll()
+        watchdog.alive("spectra")
 
     def poll(self) -> None:
-        """Raise Preempted if a signal has come."""
+        """Tell that the work gets on; raise Preempted if a signal has come."""
+        watchdog.alive()
         if self._stop is not None and self._stop.signal_name:
             raise Preempted(
                 f"{self._stop.signal_name}: stopped within {self._title}; finished ones are kept, the same command "

@@ -3,15 +3,17 @@
     checkpoints/<step>/state/         orbax, the whole TrainState
     checkpoints/<step>/meta.json      format version, step, best step so far
     checkpoints/<step>/MANIFEST.json  size and sha256 of every file, written last
+    checkpoints/quarantine/<step>-<n> damaged ones, set aside and never deleted
 
-A folder without a manifest is no checkpoint. Orbax restores damaged bytes silently, so files are compared with the
-manifest before anything is read.
+Orbax restores damaged bytes silently, so files are compared with the manifest before anything is read. The newest two
+are kept, so that there is one to fall back on when the newest is damaged, and the best as of each of them: two to four
+times the size of a state on disk, and one more while a save is under way.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import itertools
 import json
 import pathlib
 import shutil
@@ -21,11 +23,13 @@ import jax
 import numpy as np
 
 from saddle_jax.errors import CheckpointError
-from saddle_jax.files import sync_folder, write_atomically
+from saddle_jax.faults import fault_point
+from saddle_jax.files import refusal, sync_folder, write_atomically, writing
+from saddle_jax.train import manifest
 from saddle_jax.train.state import TrainState
 
 FORMAT_VERSION = 1
-_MANIFEST, _META, _STATE = "MANIFEST.json", "meta.json", "state"
+_META, _STATE, _QUARANTINE = "meta.json", "state", "quarantine"
 
 
 class Best(NamedTuple):
@@ -46,46 +50,83 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mean: dict[str, Any]) -> Checkpoint:
-    """Write the state and publish it atomically; keep this checkpoint and the best one, delete the others.
+    """Write the state and publish it atomically; delete those that are no longer kept.
 
     Raises:
       CheckpointError: the disk refused; what was there before is untouched.
     """
-    step = int(state.step)
+    step, state = int(state.step), jax.tree.map(np.asarray, state)
     final, temporary = folder / str(step), folder / f".tmp-{step}"
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "best": best._asdict() if best else None,
+        "running_mean": running_mean,
+    }
     try:
+        fault_point("save:begin")
         folder.mkdir(parents=True, exist_ok=True)
         for abandoned in folder.glob(".tmp-*"):
             shutil.rmtree(abandoned)
         temporary.mkdir()
-        _write((temporary / _STATE).resolve(), jax.tree.map(np.asarray, state))
-        meta = {
-            "format_version": FORMAT_VERSION,
-            "step": step,
-            "best": best._asdict() if best else None,
-            "running_mean": running_mean,
-        }
-        (temporary / _META).write_text(json.dumps(meta, indent=1))
-        write_atomically(temporary / _MANIFEST, json.dumps(_digests(temporary), indent=1))
-        shutil.rmtree(final, ignore_errors=True)
+        _write((temporary / _STATE).resolve(), state)
+        write_atomically(temporary / _META, json.dumps(meta, indent=1))
+        fault_point("save:manifest")
+        manifest.write(temporary)
+        fault_point("save:commit")
+        if final.exists():
+            _delete(final)
         temporary.rename(final)
         sync_folder(folder)
+        fault_point("save:committed")
+        for other in _superfluous(folder):
+            _delete(folder / str(other))
+    except CheckpointError:
+        raise
     except Exception as error:  # tensorstore reports a full disk as one of many kinds
-        raise CheckpointError(f"{final}: can't be written ({error}). Fix it and run the same command again") from error
-    for other in available(folder):
-        if other not in (step, best.step if best else step):
-            shutil.rmtree(folder / str(other))
+        raise refusal(final, sum(leaf.nbytes for leaf in jax.tree.leaves(state)), error) from error
     return Checkpoint(step, final, best, running_mean)
 
 
 def available(folder: pathlib.Path) -> list[int]:
-    """Return the steps that have a checkpoint, in order."""
+    """Return the steps that have a checkpoint, sound or not, in order."""
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(path.name) for path in found if path.name.isdecimal() and (path / _MANIFEST).is_file())
+    return sorted(int(path.name) for path in found if path.name.isdecimal() and path.is_dir())
+
+
+def resume(folder: pathlib.Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest sound checkpoint, None where there is none at all; and what the user has to be told.
+
+    Damaged ones that are newer, and a damaged best one, are moved to quarantine/: for the process that trains alone.
+
+    Raises:
+      CheckpointError: there are checkpoints, and all are damaged; nothing is moved.
+    """
+    damaged: dict[int, str] = {}
+    steps = available(folder)
+    for step in reversed(steps):
+        if not (damage := manifest.damage(folder / str(step))):
+            break
+        damaged[step] = damage
+    else:
+        if not steps:
+            return None, []
+        lines = [f"  {folder / str(step)}: {damage}" for step, damage in damaged.items()]
+        fix = "Fix: put one back from a copy, or train anew in another --workdir"
+        raise CheckpointError("\n".join(["every checkpoint of this run is damaged:", *lines, fix]))
+    found = _read(folder / str(step))
+    notes = [f"{_set_aside(folder, bad, damage)}; going on from step {step:,}" for bad, damage in damaged.items()]
+    if found.best and found.best.step != step:
+        path = folder / str(found.best.step)
+        if not path.is_dir():
+            notes.append(f"{path}, the best checkpoint so far, is gone; training does not need it")
+        elif damage := manifest.damage(path):
+            notes.append(f"{_set_aside(folder, found.best.step, damage)}; it was the best so far, training goes on")
+    return found, notes
 
 
 def find(folder: pathlib.Path, which: str = "latest") -> Checkpoint:
-    """Return the checkpoint that `which` names: latest, best or a step.
+    """Return the checkpoint that `which` names, latest, best or a step; move nothing and put no other in its place.
 
     Raises:
       CheckpointError: there is none, or it differs from its manifest.
@@ -107,7 +148,7 @@ def find(folder: pathlib.Path, which: str = "latest") -> Checkpoint:
 
 
 def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
-    """Read a checkpoint into the structure, shapes and dtypes of `like`.
+    """Read a checkpoint, onto the host, into the structure, shapes and dtypes of `like`.
 
     Raises:
       CheckpointError: it holds another network's or optimizer's state; the message lists what differs.
@@ -127,10 +168,8 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
         more = [f"  ... and {len(differing) - 10} more"] if len(differing) > 10 else []
         lines = [f"{checkpoint.path} belongs to another model, optimizer or precision:", *differing[:10], *more]
         raise CheckpointError("\n".join(lines))
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
     with _reading():
-        return ocp.load(path, abstract)
+        return ocp.load(path, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like))
 
 
 # Of several processes one alone reads and writes (processes.on_first): orbax must not wait for the others.
@@ -162,24 +201,58 @@ def _alone() -> dict[str, Any]:
 
 
 def _open(path: pathlib.Path) -> Checkpoint:
-    if not (path / _MANIFEST).is_file():
-        raise CheckpointError(f"{path}: found no checkpoint there")
-    try:
-        expected = dict(json.loads((path / _MANIFEST).read_bytes()))
-    except (ValueError, TypeError):
-        expected = {_MANIFEST: []}
-    found = _digests(path)
-    damaged = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if damaged:
+    if not path.is_dir():
+        aside = sorted(map(str, (path.parent / _QUARANTINE).glob(f"{path.name}-*")))
+        why = f": it was damaged and is now {aside[-1]}" if aside else ""
+        raise CheckpointError(f"{path}: found no checkpoint there{why}. Fix: another --checkpoint")
+    if damage := manifest.damage(path):
+        others = [str(step) for step in available(path.parent) if str(step) != path.name]
+        named = f", or --checkpoint {' or '.join(others)}" if others else ""
         raise CheckpointError(
-            f"{path} is damaged: {', '.join(damaged[:5])} ({len(damaged)} files) differ from its manifest. "
-            "Fix: move that folder away to continue from the checkpoint before it, if there is one"
+            f"{path} is damaged: {damage}. Fix: the command that trained the run sets it aside and goes on from the "
+            f"checkpoint before it{named}"
         )
+    return _read(path)
+
+
+def _read(path: pathlib.Path) -> Checkpoint:
     meta = json.loads((path / _META).read_text())
     if meta["format_version"] != FORMAT_VERSION:
         raise CheckpointError(f"{path} has format {meta['format_version']}; this version reads {FORMAT_VERSION}")
     best = Best(**meta["best"]) if meta["best"] else None
     return Checkpoint(meta["step"], path, best, meta["running_mean"])
+
+
+def _set_aside(folder: pathlib.Path, step: int, damage: str) -> str:
+    """Move a damaged checkpoint to quarantine; return what was done."""
+    damaged, quarantine = folder / str(step), folder / _QUARANTINE
+    with writing(quarantine):
+        quarantine.mkdir(exist_ok=True)
+        target = next(path for n in itertools.count(1) if not (path := quarantine / f"{step}-{n}").exists())
+        damaged.rename(target)
+        sync_folder(folder)
+    return f"DAMAGED: checkpoint {damaged} ({damage}) was moved to {target}"
+
+
+def _superfluous(folder: pathlib.Path) -> list[int]:
+    """Return the steps of all checkpoints but the newest two and the best as of each of these."""
+    steps = available(folder)
+    kept = set(steps[-2:])
+    for step in steps[-2:]:
+        try:
+            best = _read(folder / str(step)).best
+        except (OSError, ValueError, TypeError, KeyError, CheckpointError):  # damage is told where it is opened
+            continue
+        kept.add(best.step if best else step)
+    return [step for step in steps if step not in kept]
+
+
+def _delete(path: pathlib.Path) -> None:
+    """Delete a checkpoint so that a part of one is never taken for one."""
+    going = path.with_name(f".tmp-old-{path.name}")
+    path.rename(going)
+    fault_point("save:deleting")
+    shutil.rmtree(going)
 
 
 def _leaves(tree: Any) -> dict[str, str]:
@@ -190,12 +263,3 @@ def _leaves(tree: Any) -> dict[str, str]:
 def _name(path: tuple) -> str:
     """Return "params.conv1.kernel" for a leaf, whether its containers have fields, keys or positions."""
     return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
-
-
-def _digests(folder: pathlib.Path) -> dict[str, list]:
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != _MANIFEST:
-            content = path.read_bytes()
-            digests[path.relative_to(folder).as_posix()] = [len(content), hashlib.sha256(content).hexdigest()]
-    return digests

@@ -1,18 +1,14 @@
-"""A run is a directory: one process at a time, one config, one set of images; and a record of where it came from."""
+"""A run is a directory: one config, one set of images, and a record of where it came from."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,39 +18,12 @@ from configs import default
 from saddle_jax import __version__
 from saddle_jax import config as config_lib
 from saddle_jax.data.sources import Splits
-from saddle_jax.errors import ConfigError, DataError, WorkdirInUse
+from saddle_jax.errors import CheckpointError, ConfigError, DataError
 from saddle_jax.files import write_atomically
 
+_RECORD = "run.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu", "tensorflow-cpu")
 IMPORTED = "imported.json"  # where the weights of a run that was not trained here come from
-
-
-@contextlib.contextmanager
-def exclusive(workdir: pathlib.Path, fix: str = "another --workdir") -> Iterator[None]:
-    """Make a run's directory and keep other processes out of it; the lock goes with the process, however it ends.
-
-    Args:
-      fix: what to do where that can't be.
-
-    Raises:
-      ConfigError: the directory can't be written.
-      WorkdirInUse: another process holds the lock.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("a+")
-    except OSError as error:
-        raise ConfigError(f"--workdir: {workdir} can't be written ({error}). Fix: {fix}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            raise WorkdirInUse(f"{workdir} is in use by process {lock.read() or '?'}. Fix: {fix}") from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) -> None:
@@ -83,10 +52,11 @@ def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) 
 def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command: list[str]) -> list[str]:
     """Write what a run is into its directory, which `require_same_run` has let pass; return what to warn of.
 
-    run.json lists every start, with the versions and devices that it had.
+    run.json lists every start, with the versions and devices that it had, and the step of the first checkpoint.
     """
-    stored, starts_path = workdir / "config.json", workdir / "run.json"
-    warnings, starts = [], _earlier_starts(starts_path) if stored.is_file() else []
+    stored = workdir / "config.json"
+    record = _run_record(workdir) if stored.is_file() else {"starts": []}
+    warnings, starts = [], record["starts"]
     this_start = provenance(config, splits, command)
     if starts and starts[-1]["devices"] != this_start["devices"]:
         warnings.append(
@@ -95,7 +65,7 @@ def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command:
         )
     write_atomically(workdir / "class_stats.json", json.dumps(_class_stats(splits), indent=1))
     if not (workdir / "results.json").is_file():  # a finished run takes no further step
-        write_atomically(starts_path, json.dumps({"starts": [*starts, this_start]}, indent=1))
+        write_atomically(workdir / _RECORD, json.dumps({**record, "starts": [*starts, this_start]}, indent=1))
     write_atomically(stored, config_lib.to_json(config))  # the last of them: it is what makes this a run
     return warnings
 
@@ -106,11 +76,31 @@ def different_config(workdir: pathlib.Path, differing: dict[str, tuple[Any, Any]
     return [f"{workdir} holds a run with another config. Fix: {fix}", *lines]
 
 
-def _earlier_starts(path: pathlib.Path) -> list[dict[str, Any]]:
+def record_first_save(workdir: pathlib.Path, step: int) -> None:
+    """Note in run.json, unless it says so, that there is a checkpoint from now on."""
+    write_atomically(workdir / _RECORD, json.dumps({"first_checkpoint": step, **_run_record(workdir)}, indent=1))
+
+
+def require_never_saved(workdir: pathlib.Path) -> None:
+    """Make sure that a run without a checkpoint has none because it never saved one.
+
+    Raises:
+      CheckpointError: it has; to begin anew would train over what it left.
+    """
+    first = _run_record(workdir).get("first_checkpoint")
+    if first is not None or (workdir / "results.json").is_file():
+        raise CheckpointError(
+            f"{workdir / 'checkpoints'}: found no checkpoint, but this run has saved some. "
+            "Fix: put them back from a copy, or train anew in another --workdir"
+        )
+
+
+def _run_record(workdir: pathlib.Path) -> dict[str, Any]:
     try:
-        return list(json.loads(path.read_bytes())["starts"])
+        record = dict(json.loads((workdir / _RECORD).read_bytes()))
+        return {**record, "starts": list(record["starts"])}
     except (OSError, ValueError, TypeError, KeyError):  # a record for people; the run can do without
-        return []
+        return {"starts": []}
 
 
 def differing_images(workdir: pathlib.Path, splits: Splits) -> dict[str, tuple[Any, Any]]:

@@ -17,7 +17,9 @@ from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Slots, evaluation_slots
 from saddle_jax.data.sources import Images
 from saddle_jax.errors import NonFiniteError
-from saddle_jax.files import write_atomically
+from saddle_jax.faults import fault_point
+from saddle_jax.files import write_atomically, writing
+from saddle_jax.train import watchdog
 from saddle_jax.train.program import Program
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import EvalOutput
@@ -66,6 +68,8 @@ class Evaluator:
             ids = slots.ids_B[slots.mask_B]
             for all_N, part in zip(seen, jax.device_get(output), strict=True):
                 all_N[ids] = part.reshape(-1)[slots.mask_B]
+            fault_point("eval")
+            watchdog.alive()
         predictions_N, in_top_N, finite_N = processes.sum_over(seen)
         if broken := int((~finite_N).sum()):
             raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite")
@@ -116,9 +120,10 @@ def summary(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tup
 
 def write(folder: pathlib.Path, step: int, split: str, report: dict[str, Any], evaluation: Evaluation) -> None:
     """Write eval/<step>-<split>.json, with every image's label and prediction beside it."""
-    folder.mkdir(exist_ok=True)
     predicted = {"labels": evaluation.labels_N, "predictions": evaluation.predictions_N}
-    np.savez_compressed(folder / f"{step}-{split}-predictions.npz", **predicted)
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        np.savez_compressed(folder / f"{step}-{split}-predictions.npz", **predicted)
     write_atomically(folder / f"{step}-{split}.json", json.dumps({"step": step, "split": split, **report}, indent=1))
 
 

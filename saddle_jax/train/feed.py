@@ -15,6 +15,7 @@ from saddle_jax.data import resident
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.data.sources import Splits
+from saddle_jax.faults import fault_point
 from saddle_jax.train.program import Layout, Program
 from saddle_jax.train.runtime import memory_limit
 from saddle_jax.train.state import TrainState
@@ -66,6 +67,7 @@ class Feed:
         while step < total:
             fits = step + self._length <= total and not any(map(is_event, range(step + 1, step + self._length)))
             stop = step + (self._length if fits else 1)
+            fault_point("feed")
             inputs = [[next(run) for run in batches] for _ in range(step, stop)]
             yield Segment(step, stop, devices.put(self._arrange(inputs)))
             step = stop

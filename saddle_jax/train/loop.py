@@ -16,9 +16,11 @@ from ml_collections import ConfigDict
 from saddle_jax import devices, processes
 from saddle_jax.data.sources import Images, Splits
 from saddle_jax.errors import NonFiniteError, Preempted
-from saddle_jax.train.directory import exclusive, require_same_run
+from saddle_jax.train import watchdog
+from saddle_jax.train.directory import require_same_run
 from saddle_jax.train.evaluate import Evaluator
 from saddle_jax.train.feed import Feed, Segment
+from saddle_jax.train.lock import exclusive
 from saddle_jax.train.metrics import MetricWriter, duration
 from saddle_jax.train.program import Program
 from saddle_jax.train.run import Member, Run
@@ -72,12 +74,13 @@ def train_at_once(
     """
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
-        for member in members:
-            processes.on_first(lambda member=member: stack.enter_context(exclusive(member.workdir)))
+        notes = [processes.on_first(lambda m=member: stack.enter_context(exclusive(m.workdir))) for member in members]
+        stack.enter_context(watchdog.watch(members[0].config.watchdog_secs))
         for member in members:
             processes.on_first(lambda m=member: require_same_run(m.workdir, m.config, m.splits))
         runs = [Run(member, program, command, quiet=quiet or not processes.is_first()) for member in members]
-        for run in runs:
+        for run, told in zip(runs, notes, strict=True):
+            run.say_notes(told)
             tensorboard = run.config.tensorboard and run.start < run.total
             folder = run.workdir if processes.is_first() else None
             run.writer = stack.enter_context(MetricWriter(folder, tensorboard=tensorboard, resumed_step=run.start))
@@ -208,6 +211,7 @@ class _Group:
             self._look(older)
         else:
             jax.block_until_ready(queue[-2][1])
+            watchdog.alive()
 
     def _look(self, queue: list[tuple[Segment, StepMetrics]]) -> None:
         """Read the metrics of queued segments and empty the queue."""
@@ -223,3 +227,4 @@ class _Group:
                 if run.error is None:
                     self._unless_broken(run, lambda r=run, v=one, n=segment.start + i + 1: r.look(n, v, done))
         queue.clear()
+        watchdog.alive()

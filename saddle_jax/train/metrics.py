@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -12,7 +13,8 @@ from typing import Any, TextIO
 
 from absl import logging
 
-from saddle_jax.files import write_atomically
+from saddle_jax.faults import fault_point
+from saddle_jax.files import write_atomically, writing
 
 
 class MetricWriter:
@@ -22,17 +24,20 @@ class MetricWriter:
         self._file = self._clu = None
         if workdir is None:
             return
-        path = workdir / "metrics.jsonl"
-        _drop_after(path, resumed_step)
-        self._file = path.open("a")
+        self._path = workdir / "metrics.jsonl"
+        _drop_after(self._path, resumed_step)
+        self._file = self._path.open("a")
         self._clu = _make_clu_writer(workdir / "tensorboard") if tensorboard else None
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Record `scalars` (None where there is nothing to measure) at `step`."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, **scalars}) + "\n"
+        with writing(self._path, len(line)):
+            self._file.write(line)
+            fault_point("metrics")
+            self._file.flush()
         if self._clu is not None:
             self._clu.write_scalars(step, {k: v for k, v in scalars.items() if isinstance(v, (int, float))})
 
@@ -40,8 +45,9 @@ class MetricWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        with contextlib.suppress(OSError):  # every record was flushed, or its failure has ended the run
+            if self._file is not None:
+                self._file.close()
         if self._clu is not None:
             self._clu.close()
 

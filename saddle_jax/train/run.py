@@ -14,9 +14,9 @@ from saddle_jax import processes
 from saddle_jax.config import parse_duration
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError, NonFiniteError, Preempted
+from saddle_jax.faults import fault_point
 from saddle_jax.files import write_atomically
-from saddle_jax.train import checkpoint, evaluate
-from saddle_jax.train.directory import open_run
+from saddle_jax.train import checkpoint, directory, evaluate, watchdog
 from saddle_jax.train.metrics import MetricWriter, Progress, RunningMean
 from saddle_jax.train.program import Program
 from saddle_jax.train.runtime import StopRequest, peak_memory_mib
@@ -48,36 +48,43 @@ class Run:
 
         self._eval_every, self.log_every = every(self.config.eval.every), every(self.config.log_every)
         self._checkpoint_every = every(self.config.checkpoint_every)
-        warnings = processes.on_first(lambda: open_run(self.workdir, self.config, self.splits, command))
         self.state = program.init(self.config.seed)
         self.best: checkpoint.Best | None = None
         self._mean = RunningMean()
         self.saved_step = 0
-        self._resume()
+        warnings = self._resume()
+        warnings += processes.on_first(lambda: directory.open_run(self.workdir, self.config, self.splits, command))
         self.start = self.saved_step
         self.error: NonFiniteError | None = None  # what ended the run before its time
         self.evaluators: dict[str, evaluate.Evaluator] = {}
         self.writer: MetricWriter
         self.progress = Progress(self.total, self.config.batch_size, self.start, label=self._label, quiet=quiet)
-        for warning in warnings:
-            self.progress.say(f"note   {warning}")
+        self.say_notes(warnings)
         self.progress.say(f"start  resuming at step {self.start:,}" if self.start else "start  from the first step")
 
-    def _resume(self) -> None:
-        """Go on from the latest checkpoint, if there is one."""
+    def _resume(self) -> list[str]:
+        """Go on from the newest sound checkpoint, if there is one; return what the user has to know."""
 
-        def latest() -> dict[str, Any] | None:
-            if not checkpoint.available(self.checkpoints):
-                return None
-            found = checkpoint.find(self.checkpoints)
+        def read() -> tuple[dict[str, Any] | None, list[str]]:
+            found, notes = checkpoint.resume(self.checkpoints)
+            if found is None:
+                directory.require_never_saved(self.workdir)
+                return None, notes
             self.state = checkpoint.restore(found, self.state)
             best = found.best and found.best._asdict()
-            return {"step": found.step, "best": best, "running_mean": found.running_mean}
+            return {"step": found.step, "best": best, "running_mean": found.running_mean}, notes
 
-        if (found := processes.on_first(latest)) is not None:
+        found, notes = processes.on_first(read)
+        if found is not None:
             self.state = processes.of_first(self.state)
             self.best, self.saved_step = found["best"] and checkpoint.Best(**found["best"]), found["step"]
             self._mean = RunningMean(**found["running_mean"])
+        return notes
+
+    def say_notes(self, notes: list[str]) -> None:
+        """Print what the user has to know."""
+        for note in notes:
+            self.progress.say(f"note   {note}")
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -117,6 +124,7 @@ class Run:
             raise self._not_finite(step, f"{broken}. The weights before it were kept")
         scalars = {"loss": values.loss, "perturbed_loss": values.perturbed_loss, "ascent_norm": values.ascent_norm}
         self._mean.add({**scalars, "update_norm": values.update_norm, **values.method})
+        fault_point("step")
         if step % self.log_every == 0 or step == self.total:
             means = self._mean.take()
             schedules = {name: float(value) for name, value in values.schedules.items()}
@@ -142,7 +150,10 @@ class Run:
         """Save the state after `step` steps."""
         if processes.is_first():
             checkpoint.save(self.checkpoints, jax.device_get(state), self.best, self._mean.state())
+            if self.saved_step == self.start:
+                directory.record_first_save(self.workdir, step)
         self.saved_step = step
+        watchdog.alive()
 
     def evaluate(self, state: TrainState, step: int) -> bool:
         """Evaluate on every split if it is time; return whether this is the best so far.
@@ -155,6 +166,7 @@ class Run:
         chooser = "test" if self.splits.validation is None else "validation"
         improved = False
         for split, evaluator in self.evaluators.items():
+            watchdog.alive("evaluation")
             try:
                 report = evaluator.report(state, self.workdir if processes.is_first() else None, split)
             except NonFiniteError as error:

@@ -1,0 +1,47 @@
+"""Places where a test can kill, stall or break a real run: nothing at all unless SADDLE_FAULTS is set.
+
+SADDLE_FAULTS="save:commit=kill@2"            SIGKILL when this point is passed for the second time
+SADDLE_FAULTS="save:arrays=kill@1+0.02"       ... 20 ms after it is passed
+SADDLE_FAULTS="feed:batch=stall@20,save:manifest=ENOSPC"     several; any name of `errno` is raised
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import os
+import re
+import signal
+import threading
+import time
+
+_FAULT = re.compile(r"(?P<point>[\w:]+)=(?P<act>\w+)(@(?P<passing>\d+))?(\+(?P<delay>[\d.]+))?")
+
+
+def _act(act: str, delay: float) -> None:
+    if act == "kill" and delay:
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    elif act == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif act == "stall":
+        time.sleep(3600)
+    else:
+        raise OSError(getattr(errno, act), os.strerror(getattr(errno, act)))
+
+
+if _text := os.environ.get("SADDLE_FAULTS"):
+    _faults = [fault for part in _text.split(",") if (fault := _FAULT.fullmatch(part))]
+    _passed: collections.Counter[str] = collections.Counter()
+    if len(_faults) != len(_text.split(",")):
+        raise ValueError(f"SADDLE_FAULTS: found {_text!r}, expected POINT=ACT[@PASSING][+SECONDS],...")
+
+    def fault_point(name: str) -> None:
+        """Do what SADDLE_FAULTS says of this point."""
+        _passed[name] += 1
+        for fault in _faults:
+            if fault["point"] == name and int(fault["passing"] or 1) == _passed[name]:
+                _act(fault["act"], float(fault["delay"] or 0))
+else:
+
+    def fault_point(name: str) -> None:  # noqa: ARG001
+        """Do nothing."""

@@ -1,0 +1,144 @@
+"""One process at a time in a run's directory.
+
+`.lock` names the process that holds it. Where the file system keeps locks, the system's own lock (flock) decides: it
+goes with the process, however that ends. Where it keeps none, the holder touches the file and is believed to be gone
+when it has not for two minutes, or when it was on this host and no longer exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from saddle_jax.errors import ConfigError, WorkdirInUse
+from saddle_jax.train.metrics import duration
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_BEAT, _FORGOTTEN = 30, 120  # seconds between two signs of life, and without any until a holder counts as gone
+_SETTLE = 5  # seconds until another host sees what was written
+
+
+@contextlib.contextmanager
+def exclusive(workdir: pathlib.Path, fix: str = "another --workdir") -> Iterator[list[str]]:
+    """Make a run's directory and keep other processes out of it; yield what the user has to be told.
+
+    Args:
+      fix: what to do where that can't be.
+
+    Raises:
+      ConfigError: the directory can't be written.
+      WorkdirInUse: another process holds the lock.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"--workdir: {workdir} can't be written ({error}). Fix: {fix}") from error
+    with file, contextlib.ExitStack() as stack:
+        before = _holder(file)
+        is_kept = _take(file, workdir, fix)
+        notes = [f"took over the lock of {_named(before)}, which ended without giving it back"] if before else []
+        ours = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        _write(file, json.dumps(ours))
+        if not is_kept:
+            notes.append(
+                f"{workdir}: its file system keeps no locks; two processes are told apart by {file.name}'s age"
+            )
+            time.sleep(_SETTLE)
+            if _holder(file) != ours:
+                raise _in_use(workdir, file, fix)
+            stack.enter_context(_beating(file))
+        try:
+            yield notes
+        finally:
+            _write(file, "")
+
+
+def require_free(workdir: pathlib.Path) -> None:
+    """Look whether `exclusive` would be refused; take and write nothing.
+
+    Raises:
+      WorkdirInUse: it would.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context((workdir / ".lock").open("r+"))
+        except OSError:  # nobody was there yet, or `exclusive` will say what is wrong
+            return
+        _take(file, workdir, "another --workdir")
+
+
+def _take(file: TextIO, workdir: pathlib.Path, fix: str) -> bool:
+    """Take the lock; return whether the file system keeps it, False if nobody else seems to have it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise _in_use(workdir, file, fix) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise ConfigError(f"--workdir: {workdir} can't be locked ({error}). Fix: {fix}") from error
+        if (holder := _holder(file)) and _seems_alive(holder, file):
+            raise _in_use(workdir, file, fix) from error
+        return False
+    return True
+
+
+def _seems_alive(holder: dict[str, Any], file: TextIO) -> bool:
+    if holder["host"] == socket.gethostname():
+        try:
+            os.kill(holder["pid"], 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # somebody else's, but there
+            pass
+    return time.time() - os.fstat(file.fileno()).st_mtime < _FORGOTTEN
+
+
+@contextlib.contextmanager
+def _beating(file: TextIO) -> Iterator[None]:
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(_BEAT):
+            os.utime(file.fileno())
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+def _in_use(workdir: pathlib.Path, file: TextIO, fix: str) -> WorkdirInUse:
+    return WorkdirInUse(f"{workdir} is in use by {_named(_holder(file))}. Fix: {fix}")
+
+
+def _holder(file: TextIO) -> dict[str, Any]:
+    """Return who wrote the file; {} where nobody did, or what there is can't be read."""
+    file.seek(0)
+    try:
+        found = json.load(file)
+        return {"pid": int(found["pid"]), "host": str(found["host"]), "since": float(found["since"])}
+    except (ValueError, TypeError, KeyError):
+        return {}
+
+
+def _named(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "another process"
+    return f"process {holder['pid']} on {holder['host']}, begun {duration(time.time() - holder['since'])} ago"
+
+
+def _write(file: TextIO, text: str) -> None:
+    file.truncate(0)
+    file.write(text)
+    file.flush()

@@ -1,0 +1,50 @@
+"""A folder's manifest: size and sha256 of every file in it, by which damage is found before anything is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+
+from saddle_jax.files import write_atomically
+
+_MANIFEST = "MANIFEST.json"
+
+
+def write(folder: pathlib.Path) -> None:
+    """Write MANIFEST.json over all files that are in `folder` now."""
+    write_atomically(folder / _MANIFEST, json.dumps(_digests(folder), indent=1))
+
+
+def damage(folder: pathlib.Path) -> str:
+    """Return what is not as the manifest says; "" if all is.
+
+    Raises:
+      FileNotFoundError: a file went away meanwhile, as in a folder that is being deleted.
+    """
+    try:
+        expected = dict(json.loads((folder / _MANIFEST).read_bytes()))
+    except FileNotFoundError:
+        return f"{_MANIFEST} is missing"
+    except (OSError, ValueError, TypeError) as error:
+        return f"{_MANIFEST} can't be read ({error})"
+    found = _digests(folder)
+    names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"not as in its manifest: {', '.join(names[:5])}{more}" if names else ""
+
+
+def _digests(folder: pathlib.Path) -> dict[str, list]:
+    """Return {file: [size, sha256]}; [] for a file that can't be read."""
+    digests: dict[str, list] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != _MANIFEST:
+            name = path.relative_to(folder).as_posix()
+            try:
+                with path.open("rb") as file:
+                    digests[name] = [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+            except FileNotFoundError:
+                raise
+            except OSError:  # a bad sector: the file is damaged
+                digests[name] = []
+    return digests
