@@ -27,7 +27,12 @@ MAY_CHANGE_ON_RESUME = (
     "eval.batch_size",
     "data.path",
     "data.root",
+    "data.train_list",
+    "data.validation_list",
+    "data.test_list",
     "data.pipeline",
+    "data.max_bad_fraction",
+    "data.check_decode",
     "tensorboard",
     "spectra.",
 )

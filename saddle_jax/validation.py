@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 from saddle_jax.config import Duration, did_you_mean, flatten, parse_duration
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "data.source": ("digits", "arrays", "tfds"),
+    "data.source": ("digits", "arrays", "image_list", "tfds"),
     "data.profile": ("exp", "step", "as_is"),
     "data.sampling": ("instance", "balanced", "effective"),
+    "data.augmentation": ("crop_flip", "random_resized_crop"),
     "data.pipeline": ("auto", "resident", "tfdata", "numpy"),
     "model.name": ("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
     "model.head": ("linear", "normed"),
@@ -47,6 +48,9 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.validation_fraction": (lambda v: 0 <= v <= 0.5, "0 to 0.5"),
     "data.validation_floor": (lambda v: v >= 1, "1 or more images"),
     "data.crop_padding": (lambda v: v >= 0, "0 or more pixels"),
+    "data.color_jitter": (lambda v: 0 <= v <= 1, "0 to 1"),
+    "data.eval_resize": (lambda v: v >= 0, "0 or more pixels"),
+    "data.max_bad_fraction": (lambda v: 0 <= v < 1, "0 or more, less than 1"),
     "model.width": (lambda v: v > 0, "more than 0"),
     "model.batch_norm_momentum": (lambda v: 0 < v <= 1, "more than 0, at most 1"),
     "loss.effective_beta": (lambda v: 0 <= v < 1, "0 or more, less than 1"),
@@ -184,8 +188,7 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
     needed = {"arrays": "data.path", "tfds": "data.name"}.get(flat["data.source"])
     if needed and not flat[needed]:
         yield f"data.source={flat['data.source']!r} needs {needed}. Fix: --config.{needed}=..."
-    if flat["data.image_size"] and flat["data.source"] != "tfds":
-        yield f"data.image_size has no effect with data.source={flat['data.source']!r}. Fix: --config.data.image_size=0"
+    yield from _image_problems(flat)
     if flat["steps_at_once"] > 1 and flat["data.pipeline"] in ("tfdata", "numpy"):
         yield (
             f"steps_at_once={flat['steps_at_once']} needs images that stay on the devices (data.pipeline is "
@@ -213,6 +216,59 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
                 f"loss.drw_start: {flat['loss.drw_start']!r} is not before the end ({flat['duration']}): deferred "
                 "re-weighting would never act. Fix: a smaller position, or a percentage such as '80%'"
             )
+
+
+def _image_problems(flat: dict[str, Any]) -> Iterator[str]:
+    """Yield what does not fit together among the fields that say how images come in: whole in memory, or encoded."""
+    source, augmentation = flat["data.source"], flat["data.augmentation"]
+    encoded = augmentation == "random_resized_crop"
+    if encoded and source not in ("image_list", "tfds"):
+        yield (
+            f"data.augmentation='random_resized_crop' needs images that are files or records (data.source is "
+            f"{source!r}). Fix: --config.data.augmentation=crop_flip"
+        )
+        return
+    if source == "image_list" and not encoded:
+        yield "data.source='image_list' needs --config.data.augmentation=random_resized_crop (found 'crop_flip')"
+        return
+    unused = ["data.crop_padding"] if encoded else ["data.color_jitter", "data.eval_resize", "data.max_bad_fraction"]
+    if not encoded:
+        unused += ["data.validation_split", "data.check_decode"]
+    if source not in ("image_list", "tfds"):
+        unused.append("data.image_size")
+    for field in unused:
+        if flat[field]:
+            nothing = {str: "''", bool: "False"}.get(type(flat[field]), "0")
+            yield (
+                f"{field} has no effect with data.source={source!r} and data.augmentation={augmentation!r}. "
+                f"Fix: --config.{field}={nothing}"
+            )
+    if not encoded:
+        return
+    if flat["data.image_size"] < 1:
+        yield "data.image_size: found 0, but images of any size have to become one. Fix: --config.data.image_size=224"
+    elif flat["data.eval_resize"] < flat["data.image_size"]:
+        yield (
+            f"data.eval_resize: found {flat['data.eval_resize']}, expected at least data.image_size="
+            f"{flat['data.image_size']}, which is cut out of it. Fix: --config.data.eval_resize=256 for 224"
+        )
+    if flat["data.profile"] != "as_is":
+        yield (
+            f"data.profile={flat['data.profile']!r}: such sets keep the imbalance that they have, data.ratio has no "
+            "effect. Fix: --config.data.profile=as_is"
+        )
+    if flat["data.pipeline"] in ("resident", "numpy"):
+        yield (
+            f"data.pipeline={flat['data.pipeline']!r} holds images in memory; those of data.source={source!r} are "
+            "decoded batch by batch. Fix: --config.data.pipeline=tfdata"
+        )
+    elif flat["steps_at_once"] > 1:
+        yield (
+            f"steps_at_once={flat['steps_at_once']} needs images that stay on the devices; those of "
+            f"data.source={source!r} are decoded batch by batch. Fix: --config.steps_at_once=0"
+        )
+    if flat["data.validation_fraction"] and (flat["data.validation_list"] or flat["data.validation_split"]):
+        yield "data.validation_fraction and a validation list or split: both hold out images. Fix: one of them"
 
 
 def _order_problems(field: str, positions: list[Duration], total: Duration) -> Iterator[str]:

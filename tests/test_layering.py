@@ -9,9 +9,11 @@ from conftest import ROOT
 ORDER = [
     *("errors", "files", "config", "validation", "longtail", "schedules", "losses", "devices"),
     *("configs.recipes", "configs.default", "configs.cifar10_lt", "configs.cifar100_lt", "configs.digits_lt"),
+    *("configs.imagenet_lt", "configs.inat18"),
     "command_line",
-    *("data.order", "data.images", "data.feeder", "data.pipeline", "data.resident"),
-    *("data.tfds_source", "data.sources"),
+    *("data.order", "data.encoded", "data.images", "data.decoding", "data.streaming", "data.pipeline"),
+    *("data.feeder", "data.resident", "data.class_map", "data.image_list", "data.tfds_source", "data.tfds_records"),
+    *("data.sources", "data.inspection"),
     *("models.activation", "models.batchnorm", "models.heads", "models.resnet_cifar"),
     *("methods.base", "optim.sam", "optim.chain"),
     *("train.runtime", "train.state", "train.steps", "train.program", "train.evaluate", "train.checkpoint"),
@@ -54,7 +56,8 @@ def test_imports_point_downwards(name, path):
 
 
 def test_each_library_has_its_place():
-    assert users_of("tensorflow", "tensorflow_datasets") == {"data.pipeline", "data.tfds_source", "train.metrics"}
+    encoded = {"data.decoding", "data.streaming", "data.pipeline"}
+    assert users_of("tensorflow", "tensorflow_datasets") == {*encoded, "data.tfds_source", "train.metrics"}
     assert users_of("orbax") == {"train.checkpoint"}
     assert users_of("clu") == {"train.metrics", "programs"}
     assert users_of("matplotlib") == {"report.plots", "report.spectra"}

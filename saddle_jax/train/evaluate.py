@@ -12,8 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax import devices, longtail
-from saddle_jax.data import resident
-from saddle_jax.data.images import make_batch
+from saddle_jax.data import feeder, resident
 from saddle_jax.data.order import Slots, evaluation_slots
 from saddle_jax.data.sources import Images
 from saddle_jax.errors import NonFiniteError
@@ -77,8 +76,7 @@ class Evaluator:
     def _outputs(self, params: Any, batch_stats: Any) -> Iterator[tuple[Slots, EvalOutput]]:
         """Yield each batch's output when the next batch is queued, so that the device does not wait for the host."""
         before: tuple[Slots, EvalOutput] | None = None
-        for slots in evaluation_slots(len(self._images.labels), self._batch_size, devices.num_devices()):
-            inputs = slots if self._resident else make_batch(*self._images, slots=slots, padding=0)
+        for slots, inputs in self._inputs():
             inputs = devices.put(devices.split(inputs))
             output = devices.settle(self._step(params, batch_stats, self._data, inputs))
             if before is not None:
@@ -86,6 +84,15 @@ class Evaluator:
             before = slots, output
         if before is not None:
             yield before
+
+    def _inputs(self) -> Iterator[tuple[Slots, Any]]:
+        """Yield every batch's slots, with what the step takes of them."""
+        all_slots = list(evaluation_slots(len(self._images.labels), self._batch_size, devices.num_devices()))
+        yield from zip(
+            all_slots,
+            all_slots if self._resident else feeder.plain_batches(*self._images, slots=all_slots),
+            strict=True,
+        )
 
     def report(self, state: TrainState, workdir: pathlib.Path | None, split: str) -> dict[str, Any]:
         """Return what is reported of a state; write it into the run's directory if one is given."""

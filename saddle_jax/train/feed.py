@@ -85,13 +85,14 @@ class Feed:
         return pipeline.as_tensor(split.train.images)
 
     def _batches(self, order: Order, images: Any, start: int, total: int) -> Iterator[Any]:
+        slots = (slots_at(order, step) for step in range(start, total))
         if self.pipeline == "resident":
-            return (slots_at(order, step) for step in range(start, total))
+            return slots
         if self.pipeline == "tfdata":
             from saddle_jax.data import pipeline
 
-            return pipeline.training_batches(images, order, start, total)
-        return feeder.training_batches(images, order, start, total)
+            return pipeline.training_batches(images, order.labels_N, slots, order.crop_padding)
+        return feeder.training_batches(images, order.labels_N, slots, order.crop_padding)
 
     def _arrange(self, inputs: list[list[Any]]) -> Any:
         """Return (D, [steps,] [runs,] B / D, ...) from a batch for every step and run."""
@@ -106,10 +107,12 @@ class Feed:
 def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
     """Return the pipeline that the config names; for auto resident where the images fit, then tf.data, then NumPy.
 
-    Several steps at once are resident.
+    Several steps at once are resident; encoded images go through tf.data.
     """
     if config.data.pipeline != "auto":
         return config.data.pipeline
+    if config.data.augmentation == "random_resized_crop":
+        return "tfdata"
     images = [part.images.nbytes for split in splits for part in (split.train, split.validation, split.test) if part]
     if config.steps_at_once > 1 or sum(images) <= _RESIDENT_SHARE * memory_limit():
         return "resident"
@@ -133,4 +136,5 @@ def _order(config: ConfigDict, splits: Splits) -> Order:
         crop_padding=config.data.crop_padding,
         flip=config.data.flip,
         class_share_C=splits.stats.sampling_C(config.data.sampling, config.loss.effective_beta),
+        augmentation=config.data.augmentation,
     )
