@@ -45,7 +45,7 @@ def write_folder(root, *, counts=COUNTS, size=(60, 45), validation=2, test=3):
     return lists
 
 
-def list_config(root, method="ce_drw_sam", **changes):
+def list_config(root, method="ce_drw", **changes):
     """Return the config of a run of seconds on such a folder."""
     config = digits_lt.get_config(f"{method},smoke")
     config.duration, config.eval.every, config.checkpoint_every = "6 steps", "3 steps", "2 steps"

@@ -13,6 +13,7 @@ from jpeg_folder import BY_SIZE, list_config, write_folder
 from small_runs import train
 
 from saddle_jax.data import feeder, sources
+from saddle_jax.data.order import evaluation_slots
 from saddle_jax.errors import ConfigError, DataError, Preempted
 from saddle_jax.spectra import plan
 from saddle_jax.spectra.spectrometer import Spectrometer
@@ -116,35 +117,40 @@ def test_what_is_evaluated_is_what_pillow_shows(photos):
         )
 
 
-def test_spectra_of_a_class_of_files(photos, unbroken):
-    config = list_config(photos, spectra__classes="1", spectra__steps=3, spectra__probes=1, spectra__escape_batches=0)
+def test_spectra_see_all_images_of_a_class_as_the_evaluation_does(photos):
+    config = list_config(photos, spectra__classes="1")
     splits = sources.load(config.data)
-    folder = Spectrometer(config, splits).measure(end_of(unbroken, config), unbroken, quiet=True)
-    summary = json.loads((folder / "summary.json").read_text())
-    (target,) = summary["targets"].values()
-    assert target["images"] == 14
+    spectrometer = Spectrometer(config, splits)
+    positions = spectrometer._images_of(spectrometer.targets[0])
+    found = list(spectrometer._chunks(positions))
+    assert sum(chunk.mask.sum() for chunk in found) == len(positions) == 14
+    expected = feeder.plain_batches(*splits.train, slots=evaluation_slots(40, 40, 8))
+    pixels = {int(i): image for batch in expected for i, image in zip(batch.ids, batch.images, strict=True)}
+    for chunk in found:
+        for place in np.flatnonzero(chunk.mask):
+            np.testing.assert_array_equal(chunk.images[place], pixels[int(positions[chunk.ids[place]])])
     with pytest.raises(ConfigError, match="decoded images take .* are free"):
         plan.require_memory(splits.train.images.nbytes, 1000)
 
 
-def test_the_command_line_trains_checks_and_reports_files(photos, tmp_path):
+def test_the_command_line_trains_on_files(photos, tmp_path):
     """As a user would, with the settings on the command line, on one device."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     changes = (
         "--config.data.name=photos", f"--config.data.root={photos}", "--config.data.image_size=24",
         "--config.data.train_list=train.txt", "--config.data.validation_list=val.txt",
         "--config.data.test_list=test.txt", "--config.data.eval_resize=28", "--config.model.name=resnet8",
-        "--config.duration=2 steps", "--config.optim.lr_knots=((0,0.1),)", "--config.sam.rho_knots=((0,0.1),)",
+        "--config.duration=2 steps", "--config.optim.lr_knots=((0,0.1),)", 
         "--config.loss.drw_start=1 steps", "--config.batch_size=8", "--config.eval.rank_bounds=(1,3)",
         "--config.eval.batch_size=8", "--config.model.width=0.25", "--config.optim.lr_interpolation=constant",
     )  # fmt: skip
-    command = [sys.executable, ROOT / "main.py", "--config", "configs/imagenet_lt.py", *changes]
-    found = [
-        subprocess.run([*command, *more], capture_output=True, text=True, cwd=ROOT, env=environment)
-        for more in (["--mode=check", f"--workdir={tmp_path}/none"], [f"--workdir={tmp_path}/run"])
-    ]
-    for result in found:
-        assert result.returncode == 0, result.stderr
-    assert "class    4  class 2" in found[0].stdout and "all 65 images can be opened" in found[0].stdout
-    assert not (tmp_path / "none").exists()
-    assert "best on validation" in found[1].stdout
+    script = [sys.executable, ROOT / "main.py", "--config", "configs/imagenet_lt.py:ce_drw"]
+    command = [*script, *changes, f"--workdir={tmp_path}"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "40 training images (10 held out), 5 classes of 14 to 1; 15 test images" in result.stdout
+    assert "best on validation" in result.stdout
+    (photos / "train/class 0/0.JPEG").rename(photos / "train/class 0/gone.JPEG")
+    missing = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert missing.returncode == 3
+    assert "train.txt line 1: " in missing.stderr and "Traceback" not in missing.stderr

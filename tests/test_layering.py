@@ -13,6 +13,7 @@ ORDER = [
     "command_line",
     *("data.order", "data.encoded", "data.images", "data.decoding", "data.streaming", "data.pipeline"),
     *("data.feeder", "data.resident", "data.class_map", "data.image_list", "data.tfds_source", "data.tfds_records"),
+    "data.to_array_record",
     *("data.sources", "data.inspection"),
     *("models.activation", "models.batchnorm", "models.heads", "models.resnet_cifar"),
     *("methods.base", "optim.sam", "optim.chain"),
@@ -57,7 +58,9 @@ def test_imports_point_downwards(name, path):
 
 def test_each_library_has_its_place():
     encoded = {"data.decoding", "data.streaming", "data.pipeline"}
-    assert users_of("tensorflow", "tensorflow_datasets") == {*encoded, "data.tfds_source", "train.metrics"}
+    assert users_of("tensorflow", "tensorflow_datasets") == {
+        *encoded, "data.tfds_source", "data.to_array_record", "train.metrics",
+    }  # fmt: skip
     assert users_of("orbax") == {"train.checkpoint"}
     assert users_of("clu") == {"train.metrics", "programs"}
     assert users_of("matplotlib") == {"report.plots", "report.spectra"}

@@ -110,8 +110,8 @@ def class_names(train: Listed, num_classes: int) -> tuple[str, ...]:
 
 def _find(data: ConfigDict) -> tuple[str, dict[str, pathlib.Path]]:
     """Return the root and each split's list, or say what was looked for where."""
-    official = OFFICIAL.get(data.name, ("", "", ""))
-    named = (data.train_list, data.validation_list, data.test_list)
+    official = OFFICIAL.get(str(data.name), ("", "", ""))
+    named = (str(data.train_list), str(data.validation_list), str(data.test_list))
     wanted = {split: own or usual for split, own, usual in zip(SPLITS, named, official, strict=True)}
     unnamed = [split for split in ("train", "test") if not wanted[split]]
     if unnamed:
@@ -127,7 +127,7 @@ def _find(data: ConfigDict) -> tuple[str, dict[str, pathlib.Path]]:
             "Fix: --config.data.root=FOLDER; lists kept elsewhere: --config.data.train_list=FILE and so on. "
             "To try without data: --config FILE:smoke"
         )
-    root = pathlib.Path(os.path.expanduser(data.root))
+    root = pathlib.Path(os.path.expanduser(str(data.root)))
     files = {split: root / os.path.expanduser(name) for split, name in wanted.items() if name}
     if not root.is_dir():
         raise DataError(

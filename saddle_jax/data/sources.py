@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import zipfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -27,7 +27,7 @@ _ARRAY_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 class Images(NamedTuple):
     """Images and their labels."""
 
-    images: np.ndarray | Encoded  # (N, H, W, K) uint8
+    images: Any  # (N, H, W, K) uint8 array, or Encoded
     labels: np.ndarray  # (N,) int32
 
 
@@ -204,10 +204,13 @@ def _by_size(
 ) -> _Source:
     """Return a set with its classes numbered anew by falling size."""
     class_map_C = class_map.by_size(train[1], len(names))
-    train, validation, test = (
-        part and Images(part[0], class_map.renumber(part[1], class_map_C)) for part in (train, validation, test)
-    )
-    return _Source(train, test, tuple(names[label] for label in class_map_C), validation, class_map_C)
+
+    def renumbered(part: tuple[Encoded, np.ndarray]) -> Images:
+        return Images(part[0], class_map.renumber(part[1], class_map_C))
+
+    held_out = None if validation is None else renumbered(validation)
+    new_names = tuple(names[label] for label in class_map_C)
+    return _Source(renumbered(train), renumbered(test), new_names, held_out, class_map_C)
 
 
 def _load_tfds(data: ConfigDict) -> _Source:

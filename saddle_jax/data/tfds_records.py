@@ -87,9 +87,9 @@ def load(data: ConfigDict, decoding: Decoding) -> RecordSet:
     Raises:
       DataError: it is no prepared image classification set, not in array_record, or not the published one.
     """
-    name = _OFFICIAL.get(data.name, data.name)
+    name = _OFFICIAL.get(str(data.name), str(data.name))
     tf, tfds, builder = open_set(name, data.root)
-    builder = _in_array_record(tfds, builder, name, data.root)
+    builder = _in_array_record(tfds, builder)
     image_key, label_key = builder.info.supervised_keys
     label_names = tuple(builder.info.features[label_key].names)
 
@@ -113,17 +113,19 @@ def load(data: ConfigDict, decoding: Decoding) -> RecordSet:
     return RecordSet(train, validation, test, label_names)
 
 
-def _in_array_record(tfds: Any, builder: Any, name: str, root: str) -> Any:
+def _in_array_record(tfds: Any, builder: Any) -> Any:
     """Return a builder that reads array_record, which a set can have beside another format."""
     wanted = tfds.core.file_adapters.FileFormat.ARRAY_RECORD
     if builder.info.file_format == wanted:
         return builder
-    if wanted in (builder.info.alternative_file_formats or ()):
-        return tfds.builder(name, data_dir=os.path.expanduser(root) or None, file_format=wanted.value)
     folder = str(builder.data_path)
+    stored = tfds.builder_from_directory(folder)
+    if wanted in stored.info.alternative_file_formats:
+        stored.info.set_file_format(wanted, override=True, override_if_initialized=True)
+        return stored
     raise DataError(
-        f"{folder} is in {builder.info.file_format.value}, which can't be read at any position. Fix, once: "
-        f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+        f"{folder} is in {builder.info.file_format.value}, which can't be read at any position; array_record can. "
+        f"Fix, once: python -m saddle_jax.data.to_array_record {folder}"
     )
 
 
