@@ -20,13 +20,17 @@ def get_config() -> ConfigDict:
     config.duration = "200 epochs"  # length of training
 
     config.data = ConfigDict()
-    config.data.source = "digits"  # digits | arrays | tfds
-    config.data.name = ""  # tfds: name of the set, e.g. cifar10 or cifar10:3.0.2
+    config.data.source = "digits"  # digits | arrays | image_list | tfds
+    config.data.name = ""  # tfds: name of the set, e.g. cifar10 or cifar10:3.0.2; image_list: imagenet_lt, inat18, own
     config.data.path = ""  # arrays: an .npz with train_images, train_labels, test_images, test_labels
-    config.data.root = ""  # tfds: folder that holds the prepared sets; "" is tensorflow-datasets' own default
+    config.data.root = ""  # image_list: folder of lists and images; tfds: of prepared sets, "" is its own default
+    config.data.train_list = ""  # image_list: `path label` lines; under data.root, or absolute; "" is data.name's own
+    config.data.validation_list = ""  # image_list: likewise; chooses the best epoch; "" is data.name's own, or none
+    config.data.test_list = ""  # image_list: likewise
     config.data.train_split = "train"  # tfds: any split expression, e.g. train[:80%]
     config.data.test_split = "test"  # tfds: likewise
-    config.data.image_size = 0  # tfds: pixels a side to resize to; 0 leaves images as they are stored
+    config.data.validation_split = ""  # tfds with random_resized_crop: likewise; chooses the best epoch; "" is none
+    config.data.image_size = 0  # tfds, image_list: pixels a side of what the network sees; 0 leaves a tfds set as it is
     config.data.profile = "exp"  # exp | step | as_is: how class sizes fall from the first class to the last
     config.data.ratio = 100.0  # n_max / n_min, largest class over smallest ("imbalance factor", "rho" in papers)
     config.data.largest_class = 0  # n_max in images; 0 takes the most that the set allows
@@ -37,6 +41,12 @@ def get_config() -> ConfigDict:
     config.data.sampling = "instance"  # instance | balanced | effective: how often a class is drawn
     config.data.pipeline = "auto"  # auto | resident (images stay on the devices) | tfdata | numpy
     # auto is resident where all images fit into a quarter of a device's memory, else tf.data where it is installed
+    config.data.augmentation = "crop_flip"  # crop_flip (sets in memory) | random_resized_crop (image_list, tfds as
+    # array_record: images stay encoded until a batch asks for them)
+    config.data.color_jitter = 0.0  # random_resized_crop: brightness, contrast, saturation times 1 - this to 1 + this
+    config.data.eval_resize = 0  # random_resized_crop: evaluation's pixels of the shorter side, before the centre crop
+    config.data.max_bad_fraction = 0.0  # of the training images that may be undecodable: masked; 0 stops at the first
+    config.data.check_decode = False  # --mode check decodes every image of an image_list or array_record
     config.data.crop_padding = 4  # pixels of zero padding on each side before the random crop; 0 is no crop
     config.data.flip = True  # mirror half of the training images left to right
     config.data.mean = (0.5,)  # per channel, in units of 255; subtracted inside the step

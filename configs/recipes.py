@@ -25,14 +25,17 @@ LOSSES = {
 METHODS = tuple(f"{loss}{optimizer}" for loss in LOSSES for optimizer in ("", "_sam"))
 
 
-def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mapping[str, float]) -> ConfigDict:
+Knots = tuple[tuple[int | str, float], ...]
+
+
+def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mapping[str, float | Knots]) -> ConfigDict:
     """Set method, ratio and profile from `argument`, and shrink the run if it asks for `smoke`.
 
     Args:
       config: the experiment's own settings; changed in place.
       argument: what stood after the colon of --config.
       default_method: used where the argument names none.
-      rho: SAM's radius for every loss of LOSSES.
+      rho: SAM's radius for every loss of LOSSES, or its knots.
 
     Raises:
       ConfigError: all that is wrong with the argument.
@@ -42,7 +45,8 @@ def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mappin
     loss = method.removesuffix("_sam")
     config.loss.update(LOSSES[loss])
     config.sam.enabled = method.endswith("_sam")
-    config.sam.rho_knots = ((0, rho[loss]),)
+    radius = rho[loss]
+    config.sam.rho_knots = radius if isinstance(radius, tuple) else ((0, radius),)
     if config.loss.name == "ldam":
         config.model.head = "normed"
     if options.ratio is not None:
@@ -70,6 +74,12 @@ def shrink(config: ConfigDict) -> None:
     config.data.ratio = min(config.data.ratio, 100.0)
     config.duration = "60 steps"
     config.batch_size = 32
+    if (
+        config.data.augmentation == "random_resized_crop"
+    ):  # a large set, as_is; the digits as they are would be balanced
+        config.data.profile = "exp" if config.data.profile == "as_is" else config.data.profile
+        config.data.augmentation, config.data.pipeline, config.data.validation_split = "crop_flip", "auto", ""
+        config.data.image_size, config.data.eval_resize, config.data.color_jitter = 0, 0, 0.0
     config.data.source = "digits"
     config.data.largest_class = 0
     config.data.crop_padding = min(config.data.crop_padding, 1)

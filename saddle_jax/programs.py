@@ -15,7 +15,7 @@ from configs import default
 from saddle_jax import __version__, devices, processes, seeds
 from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
-from saddle_jax.data import sources
+from saddle_jax.data import inspection, sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, SaddleError
 from saddle_jax.observer import make_observer
 from saddle_jax.spectra import results
@@ -175,9 +175,9 @@ def check(command: Command) -> int:
     splits = sources.load(config.data)
     program = make_program(config, splits)
     _describe(config, splits, program, command.workdir)
-    names, counts_C = splits.stats.names, splits.stats.counts_C
-    for label in range(len(names)):
-        print(f"  class {label:4d}  {names[label]:20.20s} {counts_C[label]:6,d} training images")
+    for line in inspection.class_lines(splits):
+        print(line)
+    inspection.require_readable(splits, decode=config.data.check_decode)
     state = program.init(config.seed)
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)

@@ -206,7 +206,7 @@ def test_slots_are_the_same_images_on_any_number_of_devices():
     orders = [Order(3, LABELS, 32, n, crop_padding=1, flip=True) for n in (1, 2, 8)]
     for step in range(7):
         seen = [
-            sorted(zip(s.ids_B[s.mask_B], map(tuple, s.draws_Bx3[s.mask_B]), strict=True))
+            sorted(zip(s.ids_B[s.mask_B], map(tuple, s.draws_BR[s.mask_B]), strict=True))
             for s in (slots_at(order, step) for order in orders)
         ]
         assert seen[0] == seen[1] == seen[2]

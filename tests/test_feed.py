@@ -47,8 +47,9 @@ def test_all_pipelines_make_the_same_batches_byte_for_byte(shape, padding, flip)
     order = Order(3, random.integers(0, 5, 83), 16, 4, padding, flip)
     data = resident.put(images, order.labels_N)
     cut = jax.jit(lambda slots: resident.batch(data, slots, padding))
-    numpy_batches = list(feeder.training_batches(images, order, 4, 20))  # over epoch ends and padded last batches
-    tf_batches = list(pipeline.training_batches(images, order, 4, 20))
+    slots = [slots_at(order, step) for step in range(4, 20)]  # over epoch ends and padded last batches
+    numpy_batches = list(feeder.training_batches(images, order.labels_N, slots, padding))
+    tf_batches = list(pipeline.training_batches(images, order.labels_N, slots, padding))
     assert {int(batch.mask.sum()) for batch in numpy_batches} == {16, 3}
     for step, expected, from_tf in zip(range(4, 20), numpy_batches, tf_batches, strict=True):
         for found in (from_tf, jax.device_get(cut(slots_at(order, step)))):

@@ -19,6 +19,10 @@ def order_of(seed=0, **settings):
     )
 
 
+def slots_of(order, start, stop):
+    return (slots_at(order, step) for step in range(start, stop))
+
+
 def test_an_epoch_shows_every_image_once_and_keeps_the_last_batch():
     order = order_of()
     assert order.steps_per_epoch == 7
@@ -77,8 +81,10 @@ def test_crop_and_flip_known_answer():
 @pytest.mark.parametrize("num_devices", [1, 8])
 def test_tf_data_delivers_the_same_bytes_as_numpy(num_devices):
     order = order_of(3, num_devices=num_devices)
-    numpy_batches = list(feeder.training_batches(IMAGES, order, 4, 23))  # over epoch ends and padded last batches
-    tf_batches = list(pipeline.training_batches(IMAGES, order, 4, 23))
+    numpy_batches = list(
+        feeder.training_batches(IMAGES, LABELS, slots_of(order, 4, 23), 2)
+    )  # over epoch ends and padded last batches
+    tf_batches = list(pipeline.training_batches(IMAGES, LABELS, slots_of(order, 4, 23), 2))
     assert len(numpy_batches) == len(tf_batches) == 19
     for ours, theirs in zip(numpy_batches, tf_batches, strict=True):
         for name in ours._fields:
@@ -89,7 +95,7 @@ def test_tf_data_delivers_the_same_bytes_as_numpy(num_devices):
 
 def test_a_batch_is_what_its_draws_say():
     order = order_of(2)
-    batch = next(feeder.training_batches(IMAGES, order, 6, 7))
+    batch = next(feeder.training_batches(IMAGES, LABELS, slots_of(order, 6, 7), 2))
     assert batch.images.dtype == np.uint8
     assert not batch.images[~batch.mask].any()
     for slot in np.flatnonzero(batch.mask):

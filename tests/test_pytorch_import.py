@@ -4,7 +4,9 @@ import json
 import pathlib
 import shutil
 
+import golden_imagenet
 import jax
+import jpeg_folder
 import numpy as np
 import pytest
 import torch_files
@@ -20,6 +22,7 @@ from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import make_plain
+from saddle_jax.models.networks import make_network
 from saddle_jax.pytorch import archive, class_map, names, program
 from saddle_jax.train import checkpoint
 from saddle_jax.train.program import make_program
@@ -160,11 +163,28 @@ def test_the_class_map_puts_outputs_in_the_order_of_the_classes(tmp_path, capsys
 
 
 def test_where_classes_are_renumbered_the_class_map_is_needed(tmp_path, capsys):
-    config = config_for("linear")
-    config.data.source = "image_list"
-    assert run("import", tmp_path / "run", config) == 2
+    jpeg_folder.write_folder(tmp_path / "photos")
+    config = jpeg_folder.list_config(tmp_path / "photos", model__name="resnet10", model__width=0.125)
+    network = make_network(config.model, 5, None)
+    leaves = jax.tree_util.tree_leaves_with_path(golden_imagenet.variables(network, "linear"))
+    arrays = {
+        golden_imagenet.torch_name(path): np.float32(np.ascontiguousarray(golden_imagenet.to_torch(leaf, True)))
+        for path, leaf in leaves
+    }
+    (tmp_path / "net.pth").write_bytes(torch_files.of_arrays(arrays))
+    fields = {"head": None, "torch_file": str(tmp_path / "net.pth")}
+    assert run("import", tmp_path / "run", config, **fields) == 2
     assert "needs --class_map" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+    outputs = [2, 0, 3, 4, 1]  # of the set's labels 0 to 4
+    (tmp_path / "map.json").write_text(json.dumps(outputs))
+    assert run("import", tmp_path / "run", config, class_map=str(tmp_path / "map.json"), **fields) == 0
+    for label, row in zip(
+        jpeg_folder.BY_SIZE, restored(tmp_path / "run", config).params["linear"]["kernel"].T, strict=True
+    ):
+        np.testing.assert_array_equal(row, arrays["fc.weight"][outputs[label]])
+    assert run("eval", tmp_path / "run", config) == 0
 
 
 @pytest.mark.parametrize(
@@ -173,7 +193,9 @@ def test_where_classes_are_renumbered_the_class_map_is_needed(tmp_path, capsys):
 def test_forms_of_a_class_map(tmp_path, text):
     path = tmp_path / "map"
     path.write_text(text)
-    assert class_map.read(path, NAMES).tolist() == [2, 0, 3, 1]
+    assert class_map.read(path, NAMES, None).tolist() == [2, 0, 3, 1]
+    by_name = text.lstrip().startswith("{")
+    assert class_map.read(path, NAMES, np.array([1, 3, 0, 2])).tolist() == ([2, 0, 3, 1] if by_name else [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +213,7 @@ def test_what_is_no_class_map(tmp_path, text, problems):
     path = tmp_path / "map"
     path.write_text(text)
     with pytest.raises(ConfigError) as refused:
-        class_map.read(path, NAMES)
+        class_map.read(path, NAMES, None)
     assert len(refused.value.problems) == len(problems)
     for problem, found in zip(problems, refused.value.problems, strict=True):
         assert problem in found

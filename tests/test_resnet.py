@@ -11,10 +11,10 @@ from conftest import ROOT  # noqa: F401 (its devices)
 
 from benchmarks.operations import multiply_adds
 from configs import default
+from saddle_jax.field_values import CHOICES
 from saddle_jax.models import resnet, resnet_cifar
 from saddle_jax.models.networks import make_network
 from saddle_jax.models.pooling import max_pool
-from saddle_jax.validation import CHOICES
 
 PUBLISHED = {  # torchvision's: parameters with 1000 classes, 1e9 multiply-adds at 224
     "resnet50": (25_557_032, 4.089),

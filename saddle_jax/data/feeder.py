@@ -1,24 +1,37 @@
-"""Batches from images in memory with NumPy alone, and the batches of an evaluation."""
+"""Batches from images in memory with NumPy alone, and the batches of an evaluation, also of encoded images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.images import Batch, make_batch
-from saddle_jax.data.order import Order, evaluation_slots, slots_at
+from saddle_jax.data.order import Slots, evaluation_slots
 
 
-def training_batches(images_NHWK: np.ndarray, order: Order, start: int, stop: int) -> Iterator[Batch]:
-    """Yield the batches of steps `start` to `stop` - 1."""
-    for step in range(start, stop):
-        yield make_batch(images_NHWK, order.labels_N, slots_at(order, step), order.crop_padding)
+def training_batches(
+    images_NHWK: np.ndarray, labels_N: np.ndarray, slots: Iterable[Slots], padding: int
+) -> Iterator[Batch]:
+    """Yield the batches that `slots` describe."""
+    for one in slots:
+        yield make_batch(images_NHWK, labels_N, one, padding)
 
 
 def evaluation_batches(
-    images_NHWK: np.ndarray, labels_N: np.ndarray, batch_size: int, num_devices: int
+    images: np.ndarray | Encoded, labels_N: np.ndarray, batch_size: int, num_devices: int
 ) -> Iterator[Batch]:
     """Yield all images once, in their order and as they are; the last batch is padded and masked."""
-    for slots in evaluation_slots(len(labels_N), batch_size, num_devices):
-        yield make_batch(images_NHWK, labels_N, slots, padding=0)
+    return plain_batches(images, labels_N, evaluation_slots(len(labels_N), batch_size, num_devices))
+
+
+def plain_batches(images: np.ndarray | Encoded, labels_N: np.ndarray, slots: Iterable[Slots]) -> Iterator[Batch]:
+    """Yield the batches that `slots` describe, as they are: encoded images by the evaluation's transform."""
+    if isinstance(images, Encoded):
+        from saddle_jax.data import pipeline
+
+        yield from pipeline.plain_batches(images, labels_N, slots)
+        return
+    for one in slots:
+        yield make_batch(images, labels_N, one, padding=0)

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     labels: np.ndarray  # (B,) int32
     mask: np.ndarray  # (B,) bool
     ids: np.ndarray  # (B,) int32, position in the list of images
-    draws: np.ndarray  # (B, 3) int32: rows and columns of the crop, mirrored or not
+    draws: np.ndarray  # (B, R) int32: the random numbers of the slots
 
 
 def crop_and_flip(images_BHWK: Any, draws_Bx3: Any, padding: int, xp: Any = np) -> Any:
@@ -38,9 +38,9 @@ def make_batch(images_NHWK: Any, labels_N: Any, slots: Slots, padding: int, xp: 
     """Return the batch that `slots` describes."""
     images_BHWK = images_NHWK[slots.ids_B] * slots.mask_B[:, None, None, None].astype(np.uint8)
     return Batch(
-        images=crop_and_flip(images_BHWK, slots.draws_Bx3, padding, xp),
+        images=crop_and_flip(images_BHWK, slots.draws_BR, padding, xp),
         labels=(labels_N[slots.ids_B] * slots.mask_B).astype(np.int32),
         mask=slots.mask_B,
         ids=slots.ids_B,
-        draws=slots.draws_Bx3,
+        draws=slots.draws_BR,
     )

@@ -1,7 +1,7 @@
 """Which images make up a step, and the random draws of their augmentation: a pure function of (seed, step).
 
 Nothing is shuffled through a buffer and no iterator has a state to save, so a resumed run sees exactly the batches
-that the unbroken run would have seen. Shapes: N images an epoch, B slots a batch.
+that the unbroken run would have seen. Shapes: N images an epoch, B slots a batch, R random numbers a slot.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ import numpy as np
 
 _ORDER, _AUGMENTATION = 0, 1  # keys of independent random streams
 
+# Columns of the random numbers of "random_resized_crop": ten attempts at (area, aspect), where the crop lies, whether
+# to mirror, brightness, contrast and saturation, and in which order these act. Each is uniform in [0, DRAW_LIMIT).
+ATTEMPTS, POSITION, MIRROR, JITTER, JITTER_ORDER = slice(0, 20), slice(20, 22), 22, slice(23, 26), 26
+DRAW_LIMIT = 2**31
+_COLUMNS = {"crop_flip": 3, "random_resized_crop": 27}
+
 
 class Slots(NamedTuple):
     """What fills the slots of one batch, before any image is touched."""
 
     ids_B: np.ndarray  # int32, position in the training list; 0 in a padded slot
     mask_B: np.ndarray  # bool, False in a padded slot
-    draws_Bx3: np.ndarray  # int32: rows and columns to move the crop by, and whether to mirror
+    draws_BR: np.ndarray  # int32; crop_flip: rows and columns to move the crop by, and whether to mirror
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +40,7 @@ class Order:
     crop_padding: int
     flip: bool
     class_share_C: np.ndarray | None = None  # None: each image once an epoch; else drawn with replacement
+    augmentation: str = "crop_flip"  # crop_flip | random_resized_crop: what the random numbers are for
     _epochs: dict[tuple[int, int], Any] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )  # the last two
@@ -51,9 +58,9 @@ def slots_at(order: Order, step: int, view: int = 0) -> Slots:
       view: number of the augmented copy, for methods that compare several; views share images, not draws.
     """
     epoch, batch = divmod(step, order.steps_per_epoch)
-    ids_N, draws_Nx3 = _epoch(order, epoch, view)
+    ids_N, draws_NR = _epoch(order, epoch, view)
     positions_B, mask_B = deal(batch, len(ids_N), order.batch_size, order.num_devices)
-    return Slots(ids_N[positions_B] * mask_B, mask_B, draws_Nx3[positions_B] * mask_B[:, None])
+    return Slots(ids_N[positions_B] * mask_B, mask_B, draws_NR[positions_B] * mask_B[:, None])
 
 
 def deal(batch: int, total: int, batch_size: int, num_devices: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,8 +104,13 @@ def epoch_ids(order: Order, epoch: int) -> np.ndarray:
 def epoch_draws(order: Order, epoch: int, view: int) -> np.ndarray:
     """Return the augmentation of every position of an epoch; an image that is drawn twice is augmented twice."""
     generator = np.random.default_rng([order.seed, _AUGMENTATION, epoch, view])
-    draws_Nx3 = np.zeros((len(order.labels_N), 3), np.int32)
-    draws_Nx3[:, :2] = generator.integers(0, 2 * order.crop_padding + 1, size=(len(draws_Nx3), 2))
-    flips_N = generator.integers(0, 2, size=len(draws_Nx3))
-    draws_Nx3[:, 2] = flips_N * order.flip
-    return draws_Nx3
+    shape = (len(order.labels_N), _COLUMNS[order.augmentation])
+    if order.augmentation == "random_resized_crop":  # what they mean depends on each image's size
+        draws_NR = generator.integers(0, DRAW_LIMIT, size=shape, dtype=np.int32)
+        draws_NR[:, MIRROR] *= order.flip
+        return draws_NR
+    draws_NR = np.zeros(shape, np.int32)
+    draws_NR[:, :2] = generator.integers(0, 2 * order.crop_padding + 1, size=(len(draws_NR), 2))
+    flips_N = generator.integers(0, 2, size=len(draws_NR))
+    draws_NR[:, 2] = flips_N * order.flip
+    return draws_NR

@@ -1,5 +1,6 @@
-"""From the name of a data set to images in memory, made long-tailed: digits, arrays, tensorflow-datasets.
+"""From the name of a data set to its images: digits, arrays, image lists, tensorflow-datasets.
 
+Small sets are in memory and are made long-tailed; large ones are as they are, and stay encoded until a batch asks.
 Shapes: N images, H x W pixels, K channels; images are uint8, labels int32.
 """
 
@@ -8,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import zipfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax import longtail
+from saddle_jax.data import class_map, image_list
+from saddle_jax.data.encoded import Decoding, Encoded, ImageFiles
 from saddle_jax.errors import DataError
 
 _DIGITS_TEST_PER_CLASS = 60
@@ -24,7 +27,7 @@ _ARRAY_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 class Images(NamedTuple):
     """Images and their labels."""
 
-    images: np.ndarray  # (N, H, W, K) uint8
+    images: Any  # (N, H, W, K) uint8 array, or Encoded
     labels: np.ndarray  # (N,) int32
 
 
@@ -32,17 +35,20 @@ class Splits(NamedTuple):
     """A long-tailed experiment's images."""
 
     train: Images
-    validation: Images | None  # held out from the training images; None if not asked for
+    validation: Images | None  # held out from the training images, or the set's own; None if there are none
     test: Images
     stats: longtail.ClassStats  # of `train`
     split_hash: str  # names the choice of training images
-    content_hash: str  # names every pixel and label of all splits
+    content_hash: str  # names every label and every pixel of all splits; of encoded images their names, not pixels
+    class_map_C: np.ndarray | None = None  # original label of each class; None where they are the same
 
 
 class _Source(NamedTuple):
     train: Images
     test: Images
     names: tuple[str, ...]
+    validation: Images | None = None
+    class_map_C: np.ndarray | None = None
 
 
 def load(data: ConfigDict) -> Splits:
@@ -51,7 +57,8 @@ def load(data: ConfigDict) -> Splits:
     Raises:
       DataError: the set is missing, malformed, too small for the profile, or leaves a class empty.
     """
-    source = {"digits": _load_digits, "arrays": _load_arrays, "tfds": _load_tfds}[data.source](data)
+    loaders = {"digits": _load_digits, "arrays": _load_arrays, "image_list": _load_image_list, "tfds": _load_tfds}
+    source = loaders[data.source](data)
     train, num_classes = source.train, len(source.names)
     available_C = np.bincount(train.labels, minlength=num_classes)
     counts_C = longtail.profile_counts(data.profile, data.ratio, available_C, data.largest_class)
@@ -59,7 +66,9 @@ def load(data: ConfigDict) -> Splits:
         positions = np.arange(len(train.labels))
     else:
         positions = longtail.choose_subset(train.labels, counts_C, data.subset_seed)
-    validation = None
+    validation = source.validation
+    if validation is not None and data.validation_fraction:
+        raise DataError("data.validation_fraction: the set has validation images of its own. Fix: 0")
     if data.validation_fraction:
         kept, held_out = longtail.split_validation(
             train.labels[positions], num_classes, data.validation_fraction, data.validation_floor, data.subset_seed
@@ -81,12 +90,16 @@ def load(data: ConfigDict) -> Splits:
             f"{', ...' if empty.size > 10 else ''}. Fix: a lower data.ratio, or --config.data.allow_empty_classes=True"
         )
     split_hash = longtail.split_hash(positions, subset.labels)
-    return Splits(subset, validation, source.test, stats, split_hash, _content_hash(subset, validation, source.test))
+    content_hash = _content_hash(subset, validation, source.test)
+    return Splits(subset, validation, source.test, stats, split_hash, content_hash, source.class_map_C)
 
 
 def _content_hash(*splits: Images | None) -> str:
     digest = hashlib.sha256()
     for array in (array for split in splits if split is not None for array in split):
+        if isinstance(array, Encoded):
+            digest.update(array.digest())
+            continue
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
@@ -167,8 +180,50 @@ def _images(images: np.ndarray, labels: np.ndarray) -> Images:
     return Images(images if images.ndim == 4 else images[..., None], labels.astype(np.int32))
 
 
+def _load_image_list(data: ConfigDict) -> _Source:
+    lists = image_list.load(data)
+
+    def images(listed: image_list.Listed) -> tuple[Encoded, np.ndarray]:
+        paths_N = np.array([path.encode() for path in listed.paths])
+        return ImageFiles(lists.root, paths_N, _decoding(data)), listed.labels_N
+
+    names = image_list.class_names(lists.train, lists.num_classes)
+    validation = None if lists.validation is None else images(lists.validation)
+    return _by_size(images(lists.train), validation, images(lists.test), names)
+
+
+def _decoding(data: ConfigDict) -> Decoding:
+    return Decoding(data.image_size, data.eval_resize, data.color_jitter, data.max_bad_fraction)
+
+
+def _by_size(
+    train: tuple[Encoded, np.ndarray],
+    validation: tuple[Encoded, np.ndarray] | None,
+    test: tuple[Encoded, np.ndarray],
+    names: tuple[str, ...],
+) -> _Source:
+    """Return a set with its classes numbered anew by falling size."""
+    class_map_C = class_map.by_size(train[1], len(names))
+
+    def renumbered(part: tuple[Encoded, np.ndarray]) -> Images:
+        return Images(part[0], class_map.renumber(part[1], class_map_C))
+
+    held_out = None if validation is None else renumbered(validation)
+    new_names = tuple(names[label] for label in class_map_C)
+    return _Source(renumbered(train), renumbered(test), new_names, held_out, class_map_C)
+
+
 def _load_tfds(data: ConfigDict) -> _Source:
+    if data.augmentation == "random_resized_crop":
+        return _load_records(data)
     from saddle_jax.data import tfds_source
 
     train, test, names = tfds_source.load(data)
     return _Source(_images(*train), _images(*test), names)
+
+
+def _load_records(data: ConfigDict) -> _Source:
+    from saddle_jax.data import tfds_records
+
+    found = tfds_records.load(data, _decoding(data))
+    return _by_size(found.train, found.validation, found.test, found.names)

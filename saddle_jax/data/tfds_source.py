@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Any
 
@@ -18,6 +19,20 @@ def load(data: ConfigDict) -> tuple[Arrays, Arrays, tuple[str, ...]]:
     """Return the training split, the test split and the class names of the set that `data` names.
 
     Raises:
+      DataError: as `open_set`, or a split does not exist.
+    """
+    tf, tfds, builder = open_set(data.name, data.root)
+    train, test = (_read(tf, tfds, builder, split, data.image_size) for split in (data.train_split, data.test_split))
+    return train, test, tuple(builder.info.features[builder.info.supervised_keys[1]].names)
+
+
+def open_set(name: str, root: str) -> tuple[Any, Any, Any]:
+    """Return TensorFlow, tensorflow-datasets and the builder of a prepared set.
+
+    Args:
+      root: folder or bucket of the prepared sets; "" for tensorflow-datasets' own.
+
+    Raises:
       DataError: TensorFlow is not installed; the set is unknown, not prepared, or no image classification set.
     """
     try:
@@ -29,23 +44,21 @@ def load(data: ConfigDict) -> tuple[Arrays, Arrays, tuple[str, ...]]:
             "Fix: pip install -r requirements.txt, or use data.source='arrays'"
         ) from error
     tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
-    root = pathlib.Path(data.root).expanduser() if data.root else None
     try:
-        builder: Any = tfds.builder(data.name, data_dir=root)
+        builder: Any = tfds.builder(name, data_dir=os.path.expanduser(root) or None)
     except tfds.core.DatasetNotFoundError as error:
-        hint = did_you_mean(data.name, tfds.list_builders(with_community_datasets=False))
-        raise DataError(f"data.name: tensorflow-datasets has no set {data.name!r}.{hint}") from error
+        hint = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
+        raise DataError(f"data.name: tensorflow-datasets has no set {name!r}.{hint}") from error
     except Exception as error:  # tfds has many: a version or a configuration that is not there, a missing package
-        raise DataError(f"data.name: tensorflow-datasets can't open {data.name!r}: {error}") from error
+        raise DataError(f"data.name: tensorflow-datasets can't open {name!r}: {error}") from error
     if not builder.is_prepared():  # asked to load it anyway, tfds would retry the download for minutes
-        raise DataError(_how_to_prepare(builder, data.name))
+        raise DataError(_how_to_prepare(builder, name))
     keys = builder.info.supervised_keys
     if not keys or len(keys) != 2 or not isinstance(builder.info.features[keys[1]], tfds.features.ClassLabel):
-        raise DataError(f"{data.name} is no image classification set: it has no pair of an image and a class label")
+        raise DataError(f"{name} is no image classification set: it has no pair of an image and a class label")
     if not isinstance(builder.info.features[keys[0]], tfds.features.Image):
-        raise DataError(f"{data.name} is no image classification set: its input {keys[0]!r} is no image")
-    train, test = (_read(tf, tfds, builder, split, data.image_size) for split in (data.train_split, data.test_split))
-    return train, test, tuple(builder.info.features[keys[1]].names)
+        raise DataError(f"{name} is no image classification set: its input {keys[0]!r} is no image")
+    return tf, tfds, builder
 
 
 def _read(tf: Any, tfds: Any, builder: Any, split: str, image_size: int) -> Arrays:

@@ -12,14 +12,15 @@ import numpy as np
 from saddle_jax.errors import ConfigError
 
 
-def read(path: pathlib.Path, names: Sequence[str]) -> np.ndarray:
+def read(path: pathlib.Path, names: Sequence[str], labels_C: np.ndarray | None) -> np.ndarray:
     """Return the checkpoint's output for each of our classes, (C,).
 
-    The file has one number a line, that of class 0 first; or the same as a JSON list; or a JSON object
-    {name of the class: number}.
+    The file has one number a line, the output of the data set's label 0 first; or the same as a JSON list, which is
+    what the reference calls class_map; or a JSON object {name of the class: output}.
 
     Args:
       names: of our classes.
+      labels_C: the data set's label of each of our classes; None where they are the same.
 
     Raises:
       ConfigError: everything that keeps it from giving each class an output of its own.
@@ -30,7 +31,8 @@ def read(path: pathlib.Path, names: Sequence[str]) -> np.ndarray:
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"--class_map: {str(path)!r} can't be read ({error})") from error
     problems: list[str] = []
-    if isinstance(stored, dict):
+    by_name = isinstance(stored, dict)
+    if by_name:
         problems += [f"{name!r} is no class of the data set" for name in stored if name not in names]
         problems += [f"class {name!r} is missing" for name in names if name not in stored]
         stored = [stored.get(name) for name in names]
@@ -47,7 +49,7 @@ def read(path: pathlib.Path, names: Sequence[str]) -> np.ndarray:
             elif first.setdefault(output, label) != label:
                 problems.append(f"classes {first[output]} and {label} both have output {output}")
         if not problems:
-            return np.array(outputs)
+            return np.array(outputs) if by_name or labels_C is None else np.array(outputs)[labels_C]
     raise ConfigError([f"--class_map: {str(path)!r}: {problem}" for problem in problems])
 
 

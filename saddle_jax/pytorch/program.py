@@ -26,9 +26,6 @@ from saddle_jax.train.directory import IMPORTED, open_run
 from saddle_jax.train.lock import exclusive
 from saddle_jax.train.program import make_program
 
-# Sets whose classes the reference numbers by size, with a sort that is not stable: counts don't tell its order.
-_RENUMBERED = ("image_list",)
-
 
 def run(command: Command) -> int:
     """Import the file that the command names into its workdir."""
@@ -36,15 +33,17 @@ def run(command: Command) -> int:
     path = pathlib.Path(command.torch_file or "").expanduser()
     if config.num_seeds != 1:
         raise ConfigError(f"--mode import: found num_seeds={config.num_seeds}; a file is one run. Fix: leave it out")
-    if config.data.source in _RENUMBERED and not command.class_map:
-        raise ConfigError(
-            f"--mode import: data.source={config.data.source!r} needs --class_map FILE: the reference numbers the "
-            "classes of such sets in an order that can't be computed again. Fix: write its data set's class_map there"
-        )
     _require_no_run(workdir)
     found = archive.read(path)
     splits = sources.load(config.data)
-    outputs_C = class_map.read(pathlib.Path(command.class_map), splits.stats.names) if command.class_map else None
+    if splits.class_map_C is not None and not command.class_map:  # the reference's sort is not stable
+        raise ConfigError(
+            f"--mode import: {config.data.name or config.data.root!r} needs --class_map FILE: the reference numbers "
+            "the classes of such sets in an order that can't be computed again. Fix: its data set's class_map"
+        )
+    outputs_C = None
+    if command.class_map:
+        outputs_C = class_map.read(pathlib.Path(command.class_map), splits.stats.names, splits.class_map_C)
     program = make_program(config, splits)
     step = _step(found.epoch, program.schedules)
     like = jax.eval_shape(lambda: program.init(config.seed))

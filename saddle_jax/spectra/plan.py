@@ -37,6 +37,19 @@ def chunk_size(spectra: ConfigDict, image_shape: tuple[int, ...], num_devices: i
     return num_devices * (_CPU_CHUNK if on_cpu else max(1, _ACCELERATOR_PIXELS // pixels))
 
 
+def require_memory(images: int, free: int) -> None:
+    """Make sure that a target's images can be kept decoded; both in bytes.
+
+    Raises:
+      ConfigError: they can't.
+    """
+    if images > free:
+        raise ConfigError(
+            f"spectra.classes: a target's decoded images take {_size(images)}, {_size(free)} are free. "
+            "Fix: classes or groups with fewer images"
+        )
+
+
 def make_plan(
     spectra: ConfigDict,
     memory: Memory,

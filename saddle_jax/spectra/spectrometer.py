@@ -235,6 +235,7 @@ class Spectrometer:
 
     def _chunks(self, positions: np.ndarray) -> Iterator[Batch]:
         images, labels = self._splits.train.images[positions], self._splits.train.labels[positions]
+        plan.require_memory(images.nbytes, max(free_memory()))
         return feeder.evaluation_batches(images, labels, self._chunk_size, devices.num_devices())
 
 

@@ -12,8 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax import devices, longtail, processes
-from saddle_jax.data import resident
-from saddle_jax.data.images import make_batch
+from saddle_jax.data import feeder, resident
 from saddle_jax.data.order import Slots, evaluation_slots
 from saddle_jax.data.sources import Images
 from saddle_jax.errors import NonFiniteError
@@ -78,9 +77,7 @@ class Evaluator:
     def _outputs(self, params: Any, batch_stats: Any) -> Iterator[tuple[Slots, EvalOutput]]:
         """Yield each batch's output when the next batch is queued, so that the device does not wait for the host."""
         before: tuple[Slots, EvalOutput] | None = None
-        for everyones in evaluation_slots(len(self._images.labels), self._batch_size, devices.num_devices()):
-            slots = devices.own_rows(everyones)
-            inputs = slots if self._resident else make_batch(*self._images, slots=slots, padding=0)
+        for slots, inputs in self._inputs():
             inputs = devices.put(devices.split(inputs))
             output = devices.settle(self._step(params, batch_stats, self._data, inputs))
             if before is not None:
@@ -88,6 +85,12 @@ class Evaluator:
             before = slots, output
         if before is not None:
             yield before
+
+    def _inputs(self) -> Iterator[tuple[Slots, Any]]:
+        """Yield every batch's slots, this process's rows of them, with what the step takes."""
+        everyones = evaluation_slots(len(self._images.labels), self._batch_size, devices.num_devices())
+        slots = [devices.own_rows(one) for one in everyones]
+        return zip(slots, slots if self._resident else feeder.plain_batches(*self._images, slots=slots), strict=True)
 
     def report(self, state: TrainState, workdir: pathlib.Path | None, split: str) -> dict[str, Any]:
         """Return what is reported of a state; write it into the run's directory if one is given."""

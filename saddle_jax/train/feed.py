@@ -11,8 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax import devices
-from saddle_jax.data import resident
-from saddle_jax.data.images import make_batch
+from saddle_jax.data import feeder, resident
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.data.sources import Splits
 from saddle_jax.faults import fault_point
@@ -94,8 +93,8 @@ class Feed:
         if self.pipeline == "tfdata":
             from saddle_jax.data import pipeline
 
-            return pipeline.training_batches(images, order, start, total)
-        return (make_batch(images, order.labels_N, one, order.crop_padding) for one in slots)
+            return pipeline.training_batches(images, order.labels_N, slots, order.crop_padding)
+        return feeder.training_batches(images, order.labels_N, slots, order.crop_padding)
 
     def _arrange(self, inputs: list[list[Any]]) -> Any:
         """Return (D, [steps,] [runs,] B / D, ...) from a batch for every step and run."""
@@ -110,10 +109,12 @@ class Feed:
 def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
     """Return the pipeline that the config names; for auto resident where the images fit, then tf.data, then NumPy.
 
-    Several steps at once are resident.
+    Several steps at once are resident; encoded images go through tf.data.
     """
     if config.data.pipeline != "auto":
         return config.data.pipeline
+    if config.data.augmentation == "random_resized_crop":
+        return "tfdata"
     images = [part.images.nbytes for split in splits for part in (split.train, split.validation, split.test) if part]
     if config.steps_at_once > 1 or sum(images) <= _RESIDENT_SHARE * memory_limit():
         return "resident"
@@ -137,4 +138,5 @@ def _order(config: ConfigDict, splits: Splits) -> Order:
         crop_padding=config.data.crop_padding,
         flip=config.data.flip,
         class_share_C=splits.stats.sampling_C(config.data.sampling, config.loss.effective_beta),
+        augmentation=config.data.augmentation,
     )

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax import devices
 from saddle_jax.data import resident
+from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.order import Slots
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError
@@ -117,8 +118,11 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
     bounds, num_classes = config.eval.rank_bounds, splits.stats.num_classes
     if bounds and bounds[-1] > num_classes:
         problems.append(f"eval.rank_bounds: found {bounds}, but there are {num_classes} classes")
-    if config.data.pipeline == "tfdata" and importlib.util.find_spec("tensorflow") is None:
-        problems.append("data.pipeline='tfdata' needs TensorFlow. Fix: --config.data.pipeline=numpy")
+    if importlib.util.find_spec("tensorflow") is None:
+        if isinstance(splits.train.images, Encoded):
+            problems.append("encoded images need TensorFlow. Fix: pip install -r requirements.txt")
+        elif config.data.pipeline == "tfdata":
+            problems.append("data.pipeline='tfdata' needs TensorFlow. Fix: --config.data.pipeline=numpy")
     try:
         schedules = make_schedules(config, splits.stats, -(-len(splits.train.labels) // config.batch_size))
     except ConfigError as error:

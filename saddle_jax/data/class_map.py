@@ -1,0 +1,66 @@
+"""New class indices by falling size, and the published sizes of the large sets.
+
+The reference sorts the same way but not stably: where classes tie it may number them otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+
+from saddle_jax.errors import DataError
+
+_SHOWN = 10
+
+
+def by_size(labels_N: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the original label of each new index: the largest class first, equal ones in their original order."""
+    return np.argsort(-np.bincount(labels_N, minlength=num_classes), kind="stable")
+
+
+def renumber(labels_N: np.ndarray, class_map_C: np.ndarray) -> np.ndarray:
+    """Return the new indices of original labels."""
+    new_C = np.empty(len(class_map_C), np.int32)
+    new_C[class_map_C] = np.arange(len(class_map_C), dtype=np.int32)
+    return new_C[labels_N]
+
+
+def published_counts(name: str) -> np.ndarray | None:
+    """Return the training images of each original label in a published set; None for any other set."""
+    counts = json.loads((pathlib.Path(__file__).parent / "published_counts.json").read_bytes()).get(name)
+    return None if counts is None else np.array(counts)
+
+
+def require_published(name: str, found: str, labels_N: np.ndarray) -> None:
+    """Make sure that training labels are those of the published set `name`; any other name is let pass.
+
+    Args:
+      found: where the labels were read, for the message.
+
+    Raises:
+      DataError: class sizes differ.
+    """
+    expected_C = published_counts(name)
+    if expected_C is None:
+        return
+    size = max(len(expected_C), int(labels_N.max(initial=-1)) + 1)
+    counts_C = np.bincount(labels_N, minlength=size)
+    expected_C = np.pad(expected_C, (0, size - len(expected_C)))
+    differing = np.flatnonzero(counts_C != expected_C)
+    if not differing.size:
+        return
+    lines = [f"  - label {c}: found {counts_C[c]:,} images, published {expected_C[c]:,}" for c in differing[:_SHOWN]]
+    more = [f"  ... and {differing.size - _SHOWN:,} more"] if differing.size > _SHOWN else []
+    raise DataError(
+        "\n".join(
+            [
+                f"{found} is not the published training set of {name}: {len(labels_N):,} images, expected "
+                f"{expected_C.sum():,}; {differing.size:,} of {size:,} classes differ in size",
+                *lines,
+                *more,
+                "Fix: the official list; for a list of your own --config.data.name=NAME with any other name",
+            ]
+        )
+    )

@@ -1,0 +1,186 @@
+"""Pixels out of encoded images with TensorFlow: torchvision's training and evaluation transforms on Pillow images.
+
+Of a JPEG only the part that is asked for is decoded. What is drawn comes as whole numbers with the slot, so that an
+image's pixels are a function of the file and the slot. Differs from the reference: one rounding after the resampling
+where Pillow rounds after each axis (a level of 255 at most). As there, the EXIF orientation is ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.order import ATTEMPTS, DRAW_LIMIT, JITTER, JITTER_ORDER, MIRROR, POSITION
+
+_AREA = (0.08, 1.0)  # of the image
+_ASPECT = (3 / 4, 4 / 3)  # width over height
+_NEIGHBOURS = 2  # pixels around a part of a JPEG from which the colours at its edge are interpolated
+_LUMA = (19595, 38470, 7471)  # Pillow's, in units of 2^-16
+_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+
+
+class _Window(NamedTuple):
+    """A part of an image, and how it lies on the result: result = part x scale + shift, in pixels; rows first."""
+
+    corner: Any  # (2,) int32
+    extent: Any  # (2,) int32
+    scale: Any  # (2,) float32
+    shift: Any  # (2,) float32
+
+
+def make_loader(images: Encoded, *, train: bool) -> Callable[[Any, Any, Any], Any]:
+    """Return (position, mask, draws_R) -> (S, S, 3) uint8; zeros where the mask is False, which reads nothing.
+
+    It raises a subclass of `tf.errors.OpError` for an image that can't be read or decoded.
+
+    Args:
+      train: augment by the draws, in place of the evaluation's resize and centre crop.
+    """
+    read, decoding = images.reader(tf), images.decoding
+    size = decoding.size
+
+    def augmented(position: Any, draws_R: Any) -> Any:
+        uniform_R = tf.cast(draws_R, tf.float64) / DRAW_LIMIT
+        pixels = _cut(read(position), size, lambda extent: _random_crop(extent, uniform_R, size))
+        pixels = tf.cond(uniform_R[MIRROR] < 0.5, lambda: pixels, lambda: pixels[:, ::-1])
+        return jitter(pixels, uniform_R, decoding.color_jitter) if decoding.color_jitter else pixels
+
+    def plain(position: Any) -> Any:
+        return _cut(read(position), size, lambda extent: _centre(extent, size, decoding.resize))
+
+    def load(position: Any, mask: Any, draws_R: Any) -> Any:
+        with tf.device("CPU"):
+            image = (lambda: augmented(position, draws_R)) if train else (lambda: plain(position))
+            return tf.ensure_shape(tf.cond(mask, image, lambda: tf.zeros((size, size, 3), tf.uint8)), (size, size, 3))
+
+    return tf.function(load, input_signature=_signature(), autograph=False)
+
+
+def make_probe(images: Encoded, *, whole: bool) -> Callable[[Any], Any]:
+    """Return a function of a position that raises `tf.errors.OpError` for an image that can't be decoded.
+
+    Args:
+      whole: decode all of it; otherwise its first pixel, without which nothing of it can be decoded.
+    """
+    read = images.reader(tf)
+
+    def probe(position: Any) -> Any:
+        with tf.device("CPU"):
+            content = read(position)
+            if whole:
+                return tf.reduce_max(tf.io.decode_image(content, channels=3, expand_animations=False))
+            return tf.reduce_max(_decode(content, lambda extent: (tf.zeros_like(extent), tf.ones_like(extent)))[0])
+
+    return tf.function(probe, input_signature=_signature()[:1], autograph=False)
+
+
+def _signature() -> tuple[Any, Any, Any]:
+    return tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.bool), tf.TensorSpec((None,), tf.int32)
+
+
+def _decode(content: Any, choose: Callable[[Any], tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Return the pixels of a part of an image, and what `choose` returned after it.
+
+    Args:
+      choose: (height, width) -> corner, extent, and anything more.
+    """
+
+    def jpeg() -> tuple[Any, ...]:
+        whole = tf.io.extract_jpeg_shape(content)[:2]
+        corner, extent, *more = choose(whole)
+        start = tf.maximum(corner - _NEIGHBOURS, 0)
+        window = tf.concat([start, tf.minimum(corner + extent + _NEIGHBOURS, whole) - start], 0)
+        pixels = tf.image.decode_and_crop_jpeg(content, window, channels=3, dct_method="INTEGER_ACCURATE")
+        return part(pixels, corner - start, extent), *more
+
+    def other() -> tuple[Any, ...]:
+        pixels = tf.io.decode_image(content, channels=3, expand_animations=False)
+        corner, extent, *more = choose(tf.shape(pixels)[:2])
+        return part(pixels, corner, extent), *more
+
+    def part(pixels: Any, corner: Any, extent: Any) -> Any:
+        return tf.slice(pixels, tf.pad(corner, [[0, 1]]), tf.concat([extent, [3]], 0))
+
+    return tf.cond(tf.io.is_jpeg(content), jpeg, other)
+
+
+def _cut(content: Any, size: int, choose: Callable[[Any], _Window]) -> Any:
+    """Return a part of an image at size x size pixels: triangle filter, widened where it shrinks, as in Pillow."""
+    pixels, scale, shift = _decode(content, choose)
+    resampled = tf.raw_ops.ScaleAndTranslate(
+        images=pixels[None], size=(size, size), scale=scale, translation=shift, kernel_type="triangle", antialias=True
+    )
+    return tf.cast(tf.round(tf.clip_by_value(resampled[0], 0.0, 255.0)), tf.uint8)
+
+
+def _random_crop(extent: Any, uniform_R: Any, size: int) -> _Window:
+    """Return RandomResizedCrop's window: the first of ten attempts that fits, else the largest centred one."""
+    height, width = extent[0], extent[1]
+    area, aspect = tf.unstack(tf.reshape(uniform_R[ATTEMPTS], (-1, 2)), axis=1)
+    target = tf.cast(height * width, tf.float64) * (_AREA[0] + area * (_AREA[1] - _AREA[0]))
+    low, high = map(math.log, _ASPECT)
+    ratio = tf.exp(low + aspect * (high - low))
+    sides = tf.cast(tf.round(tf.sqrt(tf.stack([target / ratio, target * ratio], axis=1))), tf.int32)
+    fits = tf.reduce_all((sides > 0) & (sides <= extent), axis=1)
+    first = sides[tf.argmax(fits)]
+    corner = tf.cast(uniform_R[POSITION] * tf.cast(extent - first + 1, tf.float64), tf.int32)
+
+    in_ratio = tf.cast(width, tf.float64) / tf.cast(height, tf.float64)
+    tall = tf.stack([tf.cast(tf.round(tf.cast(width, tf.float64) / _ASPECT[0]), tf.int32), width])
+    wide = tf.stack([height, tf.cast(tf.round(tf.cast(height, tf.float64) * _ASPECT[1]), tf.int32)])
+    largest = tf.where(in_ratio < _ASPECT[0], tall, tf.where(in_ratio > _ASPECT[1], wide, extent))
+    found = tf.reduce_any(fits)
+    corner, sides = tf.where(found, corner, (extent - largest) // 2), tf.where(found, first, largest)
+    return _Window(corner, sides, size / tf.cast(sides, tf.float32), tf.zeros(2))
+
+
+def _centre(extent: Any, size: int, resize: int) -> _Window:
+    """Return the window of Resize(resize) and CenterCrop(size), with the pixels that the filter reaches beyond it."""
+    resized = resize * extent // tf.reduce_min(extent)
+    corner = tf.round(tf.cast(resized - size, tf.float32) / 2)  # of the crop, in the resized image
+    scale = tf.cast(resized, tf.float32) / tf.cast(extent, tf.float32)
+    reach = tf.maximum(1 / scale, 1) + 1
+    start = tf.maximum(tf.cast(tf.floor(corner / scale - reach), tf.int32), 0)
+    end = tf.minimum(tf.cast(tf.math.ceil((corner + size) / scale + reach), tf.int32), extent)
+    return _Window(start, end - start, scale, tf.cast(start, tf.float32) * scale - corner)
+
+
+def jitter(pixels: Any, uniform_R: Any, strength: float) -> Any:
+    """Return the image with brightness, contrast and saturation changed, in the order drawn, to Pillow's roundings.
+
+    Args:
+      pixels: (H, W, 3) uint8.
+      uniform_R: random numbers in [0, 1), in `order`'s columns.
+      strength: each factor lies within 1 - strength and 1 + strength.
+    """
+    factors = tf.cast(1 - strength + 2 * strength * uniform_R[JITTER], tf.float32)
+    chosen = tf.gather(_ORDERS, tf.cast(uniform_R[JITTER_ORDER] * len(_ORDERS), tf.int32))
+
+    def blend(other: Any, image: Any, factor: Any) -> Any:
+        return tf.floor(tf.clip_by_value(other + factor * (image - other), 0.0, 255.0))
+
+    def brightness(image: Any) -> Any:
+        return blend(0.0, image, factors[0])
+
+    def contrast(image: Any) -> Any:
+        mean = tf.reduce_mean(tf.cast(_grey(image), tf.float64))
+        return blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factors[1])
+
+    def saturation(image: Any) -> Any:
+        return blend(tf.cast(_grey(image), tf.float32), image, factors[2])
+
+    image = tf.cast(pixels, tf.float32)
+    for place in range(3):
+        acts = [lambda x=image, act=act: act(x) for act in (brightness, contrast, saturation)]
+        image = tf.switch_case(chosen[place], acts)
+    return tf.cast(image, tf.uint8)
+
+
+def _grey(image: Any) -> Any:
+    """Return Pillow's luma, (H, W, 1) int32."""
+    red, green, blue = tf.split(tf.cast(image, tf.int32), 3, axis=-1)
+    return tf.bitwise.right_shift(_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue + 0x8000, 16)

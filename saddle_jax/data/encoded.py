@@ -1,0 +1,82 @@
+"""Images that stay encoded until a batch asks for them. They stand where an array of images would, and know its shape.
+
+Shapes: N images, S x S pixels, 3 channels.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Decoding(NamedTuple):
+    """How pixels are made of an encoded image."""
+
+    size: int  # S, pixels a side
+    resize: int  # evaluation: pixels of the shorter side, of which the centre is cut
+    color_jitter: float  # training: brightness, contrast and saturation are multiplied by 1 - this to 1 + this
+    max_bad_fraction: float  # training: part of the images that may be bad; their slots are masked
+
+
+class Encoded(abc.ABC):
+    """A list of encoded images."""
+
+    def __init__(self, decoding: Decoding):
+        self.decoding = decoding
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the decoded images."""
+        return (len(self), self.decoding.size, self.decoding.size, 3)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the decoded images."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def __getitem__(self, positions: np.ndarray) -> Encoded:
+        """Return the images at some positions."""
+
+    @abc.abstractmethod
+    def name(self, position: int) -> str:
+        """Return what a person finds an image by."""
+
+    @abc.abstractmethod
+    def digest(self) -> bytes:
+        """Return what names the images and their order: of the list, not of the pixels."""
+
+    @abc.abstractmethod
+    def reader(self, tf: Any) -> Any:
+        """Return TensorFlow's function from a position to the encoded image."""
+
+
+class ImageFiles(Encoded):
+    """Image files under a folder."""
+
+    def __init__(self, root: str, paths_N: np.ndarray, decoding: Decoding):
+        """Take the files `paths_N` (UTF-8 as bytes) under `root`."""
+        super().__init__(decoding)
+        self.root, self.paths_N = root, paths_N
+
+    def __len__(self) -> int:
+        return len(self.paths_N)
+
+    def __getitem__(self, positions: np.ndarray) -> ImageFiles:
+        return ImageFiles(self.root, self.paths_N[positions], self.decoding)
+
+    def name(self, position: int) -> str:
+        return f"{self.root}/{self.paths_N[position].decode()}"
+
+    def digest(self) -> bytes:
+        return hashlib.sha256(b"\n".join(self.paths_N.tolist())).digest()
+
+    def reader(self, tf: Any) -> Any:
+        paths_N = tf.constant(self.paths_N, tf.string)
+        return lambda position: tf.io.read_file(tf.strings.join([self.root, "/", paths_N[position]]))

@@ -1,0 +1,191 @@
+"""Batches of encoded images through tf.data: read, decoded and augmented in parallel, in the order of their slots.
+
+A bad image ends the run by its name, or, within the fraction that the config allows, its slot is masked. Whether a
+slot is masked depends on the file and the slot's own draws alone, so that a resumed run masks the same ones.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import math
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from saddle_jax.data.decoding import make_loader, make_probe
+from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.images import Batch
+from saddle_jax.data.order import Slots
+from saddle_jax.errors import DataError
+
+_SHOWN = 10
+
+
+def batches(images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool) -> Iterator[Batch]:
+    """Yield the batch of each slots, all of one length.
+
+    Args:
+      train: augment by the draws; bad images up to the fraction of `images.decoding` are masked. Otherwise the
+        evaluation's transform, and any bad image is an error: masked, it would change what is measured.
+
+    Raises:
+      DataError: images can't be read or decoded.
+    """
+    return _Stream(images, labels_N, slots, train=train).batches()
+
+
+def reason_of(error: tf.errors.OpError) -> str:
+    """Return TensorFlow's message in one line, without the names of its nodes."""
+    text = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*", "", error.message)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__  # the lines before it tell where in the graph
+
+
+def make_whole_check(images: Encoded) -> Callable[[int], str]:
+    """Return what tells why an image can't be decoded whole, or "" for one that can."""
+    return functools.partial(_failure, make_probe(images, whole=True))
+
+
+def _failure(probe: Callable[[Any], Any], position: int) -> str:
+    try:
+        probe(np.int32(position))
+    except tf.errors.OpError as error:
+        return reason_of(error)
+    return ""
+
+
+class _Stream:
+    """Slots on their way through tf.data, which is started again where an image is found to be bad."""
+
+    def __init__(self, images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool):
+        tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
+        self._images, self._labels_N, self._slots = images, labels_N, iter(slots)
+        self._load = make_loader(images, train=train)
+        self._probe = make_probe(images, whole=False)
+        self._allowed = math.floor(images.decoding.max_bad_fraction * len(images)) if train else 0
+        self._kind = "training image" if train else "evaluation image"
+        self._fix = "Fix: restore the file; --mode check --config.data.check_decode=True finds all that are bad" + (
+            "; --config.data.max_bad_fraction=0.001 masks up to one in a thousand" if train else ""
+        )
+        self._bad: dict[int, str] = {}  # position -> reason
+        self._hopeless: set[int] = set()  # those of which nothing can be decoded: masked before they are read
+        self._lock = threading.Lock()
+        self._waiting: collections.deque[Slots] = collections.deque()  # handed to tf.data, not yet delivered
+        self._delivered = 0  # batches
+        self._attempt: object = None  # the feeding generator that is in charge
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches."""
+        failed_at = -1
+        try:
+            while self._refill():
+                try:
+                    for pixels in self._dataset().as_numpy_iterator():
+                        with self._lock:
+                            slots = self._waiting.popleft()
+                            self._delivered += 1
+                        labels = (self._labels_N[slots.ids_B] * slots.mask_B).astype(np.int32)
+                        yield Batch(pixels, labels, slots.mask_B, slots.ids_B, slots.draws_BR)
+                except tf.errors.OpError as error:
+                    with self._lock:  # no longer than this: TensorFlow's threads may wait for it
+                        self._attempt = None
+                    found = self._mask_bad()
+                    # Without a bad image it was the storage's fault: try once more.
+                    if not found and failed_at == self._delivered:
+                        raise DataError(f"reading images failed: {reason_of(error)}. Fix: the storage") from error
+                    failed_at = self._delivered
+        finally:
+            with self._lock:
+                self._attempt = None
+
+    def _dataset(self) -> tf.data.Dataset:
+        """Return the batches' pixels from the first one that waits."""
+        attempt = self._attempt = object()
+        first = self._waiting[0]
+        batch, numbers = first.draws_BR.shape
+
+        def feed() -> Iterator[tuple]:
+            at = self._delivered
+            while True:
+                with self._lock:
+                    if self._attempt is not attempt or (
+                        at - self._delivered == len(self._waiting) and not self._take()
+                    ):
+                        return
+                    slots = self._waiting[at - self._delivered]
+                yield tuple(slots)
+                at += 1
+
+        with tf.device("CPU"):
+            signature = (
+                tf.TensorSpec((batch,), tf.int32),
+                tf.TensorSpec((batch,), tf.bool),
+                tf.TensorSpec((batch, numbers), tf.int32),
+            )
+            dataset = tf.data.Dataset.from_generator(feed, output_signature=signature).unbatch()
+            dataset = dataset.map(self._load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            return dataset.batch(batch, drop_remainder=True).prefetch(2)
+
+    def _refill(self) -> bool:
+        with self._lock:
+            return bool(self._waiting) or self._take()
+
+    def _take(self) -> bool:
+        """Let the next slots wait; return whether there are any."""
+        slots = next(self._slots, None)
+        if slots is not None:
+            self._waiting.append(_masked(slots, np.isin(slots.ids_B, list(self._hopeless))))
+        return slots is not None
+
+    def _mask_bad(self) -> bool:
+        """Find the bad images of the first batch that waits and mask their slots; return whether there are any.
+
+        Raises:
+          DataError: there are more than are allowed.
+        """
+        slots = self._waiting[0]
+        reasons = {row: self._reason(slots, row) for row in np.flatnonzero(slots.mask_B)}
+        bad = {row: reason for row, reason in reasons.items() if reason}
+        new = {int(slots.ids_B[row]): reason for row, reason in bad.items() if slots.ids_B[row] not in self._bad}
+        self._bad |= new
+        if len(self._bad) > self._allowed:
+            raise DataError(self._message())
+        self._hopeless |= {position for position in new if _failure(self._probe, position)}
+        for position, reason in new.items():
+            logging.warning("bad image, masked: %s: %s", self._images.name(position), reason)
+        if new:
+            logging.warning("%d bad images so far; %d may be", len(self._bad), self._allowed)
+        hopeless = list(self._hopeless)
+        self._waiting = collections.deque(_masked(one, np.isin(one.ids_B, hopeless)) for one in self._waiting)
+        self._waiting[0] = _masked(self._waiting[0], np.isin(np.arange(len(slots.mask_B)), list(bad)))
+        return bool(bad)
+
+    def _reason(self, slots: Slots, row: int) -> str:
+        """Return why a slot can't be filled, or nothing if it can."""
+        try:
+            self._load(slots.ids_B[row], slots.mask_B[row], slots.draws_BR[row])
+        except tf.errors.OpError as error:
+            return reason_of(error)
+        return ""
+
+    def _message(self) -> str:
+        shown = list(self._bad.items())[:_SHOWN]
+        lines = [f"  - {self._images.name(position)}: {reason}" for position, reason in shown]
+        more = [f"  ... and {len(self._bad) - _SHOWN} more"] if len(self._bad) > _SHOWN else []
+        count = f"{len(self._bad)} {self._kind}{'s' * (len(self._bad) > 1)} can't be decoded"
+        allowed = f", {self._allowed} may be (data.max_bad_fraction)" if self._allowed else ""
+        return "\n".join([f"{count}{allowed}", *lines, *more, self._fix])
+
+
+def _masked(slots: Slots, rows_B: np.ndarray) -> Slots:
+    """Return the slots with some of them masked, as padded ones are."""
+    if not rows_B.any():
+        return slots
+    mask_B = slots.mask_B & ~rows_B
+    return Slots(slots.ids_B * mask_B, mask_B, slots.draws_BR * mask_B[:, None])

@@ -1,0 +1,256 @@
+"""Pixels of encoded images: torchvision's transforms on Pillow images, to a level of 255; and what bad files do."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from jpeg_folder import augmented, centred, crop_of, jittered, photograph
+from PIL import Image
+
+from saddle_jax.data import decoding, streaming
+from saddle_jax.data.encoded import Decoding, ImageFiles
+from saddle_jax.data.order import DRAW_LIMIT, Order, Slots, evaluation_slots, slots_at
+from saddle_jax.errors import DataError
+
+SIZES = ((250, 188), (188, 250), (64, 64), (30, 21), (500, 150), (57, 211))
+
+
+def encode(image, kind="JPEG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write(root, files, **changes):
+    """Write {name: bytes} and return them as images."""
+    for name, content in files.items():
+        (root / name).write_bytes(content)
+    settings = Decoding(size=64, resize=73, color_jitter=0.0, max_bad_fraction=0.0)._replace(**changes)
+    return ImageFiles(str(root), np.array([name.encode() for name in files]), settings)
+
+
+def draws_of(number, seed=0):
+    return np.random.default_rng(seed).integers(0, DRAW_LIMIT, (number, 27), np.int32)
+
+
+def difference(a, b):
+    return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """JPEGs of all shapes with whole, halved and quartered colours, and the same as PNG."""
+    files = {}
+    for i, size in enumerate(SIZES):
+        photo = photograph(i, *size)
+        files[f"{i}.jpg"] = encode(photo, quality=90, subsampling=(2, 0, 1)[i % 3])
+        files[f"{i}.png"] = encode(photo, "PNG")
+    return write(tmp_path_factory.mktemp("photographs"), files)
+
+
+def test_the_evaluation_sees_what_pillow_shows(photographs):
+    load = decoding.make_loader(photographs, train=False)
+    for position in range(len(photographs)):
+        found = load(np.int32(position), True, np.zeros(3, np.int32)).numpy()
+        with Image.open(photographs.name(position)) as image:
+            assert difference(found, centred(image.convert("RGB"), 64, 73)) <= 1, photographs.name(position)
+
+
+def test_training_sees_what_pillow_shows_for_the_same_draws(photographs):
+    load = decoding.make_loader(photographs, train=True)
+    for position in range(len(photographs)):
+        with Image.open(photographs.name(position)) as image:
+            for draws in draws_of(12, position):
+                found = load(np.int32(position), True, draws).numpy()
+                expected = augmented(image.convert("RGB"), draws / DRAW_LIMIT, 64, 0.0)
+                assert difference(found, expected) <= 1, (photographs.name(position), draws)
+
+
+def test_colours_change_to_the_level_as_pillow_changes_them():
+    photo = photograph(3, 90, 70)
+    for draws in draws_of(40):
+        uniform = draws / DRAW_LIMIT
+        found = decoding.jitter(tf.constant(np.asarray(photo)), tf.constant(uniform), 0.4).numpy()
+        np.testing.assert_array_equal(found, np.asarray(jittered(photo, uniform, 0.4)))
+
+
+def test_a_batch_goes_through_every_part_of_the_augmentation(photographs):
+    """Crop, mirror and colours together: colours stretch the level by which the crop may differ."""
+    images = ImageFiles(photographs.root, photographs.paths_N, photographs.decoding._replace(color_jitter=0.4))
+    draws = draws_of(len(images), 7)
+    slots = Slots(np.arange(len(images), dtype=np.int32), np.ones(len(images), bool), draws)
+    (batch,) = streaming.batches(images, np.arange(len(images)), [slots], train=True)
+    assert batch.images.shape == (len(images), 64, 64, 3)
+    assert batch.labels.tolist() == list(range(len(images)))
+    for position, found in enumerate(batch.images):
+        with Image.open(images.name(position)) as image:
+            assert difference(found, augmented(image.convert("RGB"), draws[position] / DRAW_LIMIT, 64, 0.4)) <= 6
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (90, 400)])
+def test_crops_have_torchvisions_distribution(height, width):
+    """Against torchvision's own loop with PyTorch's generator: means and squares of place and size."""
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(low, high):
+        return low + (high - low) * torch.rand(1, generator=generator).item()
+
+    def torchvisions():
+        for _ in range(10):
+            area = height * width * uniform(0.08, 1.0)
+            ratio = np.exp(uniform(np.log(3 / 4), np.log(4 / 3)))
+            w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top = torch.randint(0, height - h + 1, (1,), generator=generator).item()
+                return top, torch.randint(0, width - w + 1, (1,), generator=generator).item(), h, w
+        return crop_of(np.full(27, 1.0), height, width)  # what is done when no attempt fits draws nothing
+
+    order = Order(1, np.zeros(3000, np.int32), 3000, 1, 0, True, augmentation="random_resized_crop")
+    ours = decoding_crops(slots_at(order, 0).draws_BR, height, width)
+    theirs = np.array([torchvisions() for _ in range(3000)])
+    for power in (1, 2):
+        a, b = ours.astype(float) ** power, theirs.astype(float) ** power
+        error = np.sqrt((a.var(0) + b.var(0)) / 3000)
+        assert (np.abs(a.mean(0) - b.mean(0)) <= 4 * error + 1e-9).all(), power
+    areas = [np.sort(x[:, 2] * x[:, 3]) for x in (ours, theirs)]
+    grid = np.linspace(0, height * width, 200)
+    ranks = [np.searchsorted(x, grid) / 3000 for x in areas]
+    assert np.abs(ranks[0] - ranks[1]).max() < 1.95 * np.sqrt(2 / 3000)  # Kolmogorov-Smirnov at 0.1 %
+
+
+def decoding_crops(draws_BR, height, width):
+    def crop(uniform_R):
+        window = decoding._random_crop(tf.constant([height, width]), uniform_R, 64)
+        return tf.concat([window.corner, window.extent], 0)
+
+    all_crops = tf.function(lambda uniform_BR: tf.map_fn(crop, uniform_BR, fn_output_signature=tf.int32))
+    return all_crops(tf.constant(draws_BR / DRAW_LIMIT)).numpy()
+
+
+def test_the_mirror_the_colours_and_their_order_are_drawn_evenly():
+    order = Order(1, np.zeros(6000, np.int32), 6000, 1, 0, True, augmentation="random_resized_crop")
+    uniform = slots_at(order, 0).draws_BR / DRAW_LIMIT
+    assert uniform.min() >= 0 and uniform.max() < 1
+    np.testing.assert_allclose(uniform.mean(0), 0.5, atol=5 * np.sqrt(1 / 12 / 6000))
+    np.testing.assert_allclose(np.bincount((uniform[:, 26] * 6).astype(int)) / 6000, 1 / 6, atol=0.03)
+    assert np.abs(np.corrcoef(uniform.T) - np.eye(27)).max() < 0.07
+    still = Order(1, np.zeros(60, np.int32), 60, 1, 0, False, augmentation="random_resized_crop")
+    assert not slots_at(still, 0).draws_BR[:, 22].any()
+
+
+# RELIABILITY D1: what becomes of a file. None: it is bad; else how far the pixels may be from Pillow's.
+PHOTO = photograph(1, 120, 90)
+GOOD = encode(PHOTO, quality=90)
+MIDDLE = len(GOOD) // 2
+ROTATED = Image.Exif()
+ROTATED[274] = 6  # "turn me by 90 degrees", which neither Pillow nor we do
+KINDS = {
+    "empty": (b"", None),
+    "truncated": (GOOD[: len(GOOD) // 2], None),
+    "flipped bytes, no longer a JPEG": (GOOD[:2] + bytes(b ^ 255 for b in GOOD[2:40]) + GOOD[40:], None),
+    "flipped bits, still a JPEG": (GOOD[:MIDDLE] + bytes([GOOD[MIDDLE] ^ 1]) + GOOD[MIDDLE + 1 :], 1),  # who can tell
+    "text": (b"not an image\n", None),
+    "progressive, truncated": (encode(PHOTO, quality=90, progressive=True)[:2000], None),
+    "PNG": (encode(PHOTO, "PNG"), 1),
+    "GIF": (encode(PHOTO, "GIF"), 1),
+    "CMYK": (encode(PHOTO.convert("CMYK"), quality=90), 1),
+    "grey": (encode(PHOTO.convert("L"), quality=90), 1),
+    "1 x 1": (encode(PHOTO.resize((1, 1)), quality=90), 1),
+    "EXIF-rotated": (encode(PHOTO, quality=90, exif=ROTATED), 1),
+    "transparent PNG": (encode(PHOTO.convert("RGBA"), "PNG"), 1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file_has_a_stated_fate(kind, tmp_path):
+    content, tolerance = KINDS[kind]
+    images = write(tmp_path, {"good.jpg": GOOD, "odd.jpg": content})  # whatever it is, it is called .jpg
+    evaluate = streaming.batches(images, np.zeros(2, int), evaluation_slots(2, 2, 1), train=False)
+    if tolerance is None:
+        with pytest.raises(DataError, match=r"1 evaluation image can't be decoded\n  - .*/odd.jpg: \w.*\nFix: restore"):
+            next(evaluate)
+        assert streaming.make_whole_check(images)(1)
+    else:
+        with Image.open(images.name(1)) as image:
+            assert difference(next(evaluate).images[1], centred(image.convert("RGB"), 64, 73)) <= tolerance
+        assert streaming.make_whole_check(images)(1) == ""
+    assert streaming.make_whole_check(images)(0) == ""
+
+
+def test_sixteen_bits_become_their_upper_eight(tmp_path):
+    """Pillow would cut levels above 255 off; only PNG has them."""
+    grey = np.asarray(PHOTO.convert("L")).astype(np.uint16)
+    images = write(tmp_path, {"deep.png": encode(Image.fromarray(grey * 256 + 17), "PNG")})
+    (batch,) = streaming.batches(images, np.zeros(1, int), evaluation_slots(1, 1, 1), train=False)
+    assert difference(batch.images[0], centred(PHOTO.convert("L").convert("RGB"), 64, 73)) <= 1
+
+
+def bad_folder(root, bad, **changes):
+    files = {f"{i}.jpg": encode(photograph(i, 40 + i, 50), quality=90) for i in range(20)}
+    return write(root, {**files, **bad}, **changes)
+
+
+TRUNCATED = encode(photograph(5, 45, 50), quality=90)
+BAD = {"5.jpg": TRUNCATED[: len(TRUNCATED) * 2 // 3], "11.jpg": b"", "17.jpg": b"GIF89a"}
+
+
+def training(images, start, stop):
+    labels = np.arange(len(images), dtype=np.int32) % 3
+    order = Order(2, labels, 8, 2, 0, True, augmentation="random_resized_crop")
+    return list(streaming.batches(images, labels, (slots_at(order, step) for step in range(start, stop)), train=True))
+
+
+def test_a_bad_training_image_is_named_and_stops_by_default(tmp_path):
+    with pytest.raises(DataError, match=r"training image.*can't be decoded") as error:
+        training(bad_folder(tmp_path, BAD), 0, 3)
+    assert any(f"{tmp_path}/{name}" in str(error.value) for name in BAD)
+    assert "data.max_bad_fraction" in str(error.value)
+    images = bad_folder(tmp_path, {})
+    (tmp_path / "3.jpg").unlink()
+    with pytest.raises(DataError, match=r"3\.jpg: .*No such file"):
+        training(images, 0, 3)
+
+
+def test_tolerated_bad_images_are_masked_slots_and_nothing_else_moves(tmp_path):
+    (tmp_path / "sound").mkdir(), (tmp_path / "bad").mkdir()
+    sound = training(bad_folder(tmp_path / "sound", {}), 0, 12)
+    images = bad_folder(tmp_path / "bad", BAD, max_bad_fraction=0.15)
+    found = training(images, 0, 12)
+    assert len(found) == 12
+    masked, seen = [], 0
+    for step, (ours, theirs) in enumerate(zip(found, sound, strict=True)):
+        assert not (ours.mask & ~theirs.mask).any()
+        gone = theirs.mask & ~ours.mask
+        masked += [(step, int(row), int(theirs.ids[row])) for row in np.flatnonzero(gone)]
+        seen += int(np.isin(theirs.ids[theirs.mask], (11, 17)).sum())
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a[~gone], b[~gone])
+            assert not a[gone].any()
+    ids = [position for _, _, position in masked]
+    assert sum(position != 5 for position in ids) == seen == 8  # four epochs
+    assert 0 < ids.count(5) <= 4  # where the crop reaches what is missing
+    # A resumed run masks the same slots, and delivers the same bytes, wherever it starts.
+    for start in (1, 7):
+        for ours, again in zip(found[start:], training(images, start, 12), strict=True):
+            for a, b in zip(ours, again, strict=True):
+                assert a.tobytes() == b.tobytes()
+    with pytest.raises(DataError, match=r"3 training images can't be decoded, 2 may be"):
+        training(bad_folder(tmp_path / "bad", BAD, max_bad_fraction=0.1), 0, 12)
+
+
+def test_slots_of_any_length_and_an_early_end(tmp_path):
+    """A process that holds some of the devices takes its rows; a stream may be left at any batch."""
+    images = bad_folder(tmp_path, {})
+    labels = np.arange(20, dtype=np.int32)
+    order = Order(2, labels, 8, 4, 0, True, augmentation="random_resized_crop")
+    whole = [slots_at(order, step) for step in range(6)]
+    parts = [Slots(*(x[2:4] for x in slots)) for slots in whole]
+    expected = list(streaming.batches(images, labels, whole, train=True))
+    stream = streaming.batches(images, labels, iter(parts), train=True)
+    for full, _ in zip(expected, range(3), strict=False):
+        for a, b in zip(full, next(stream), strict=True):
+            assert a[2:4].tobytes() == b.tobytes()
+    stream.close()
+    assert list(streaming.batches(images, labels, [], train=True)) == []

@@ -1,0 +1,156 @@
+"""Whole runs on a folder of real JPEGs: the same after an interruption, bad images named or masked, spectra."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from jpeg_folder import BY_SIZE, list_config, write_folder
+from small_runs import train
+
+from saddle_jax.data import feeder, sources
+from saddle_jax.data.order import evaluation_slots
+from saddle_jax.errors import ConfigError, DataError, Preempted
+from saddle_jax.spectra import plan
+from saddle_jax.spectra.spectrometer import Spectrometer
+from saddle_jax.train import checkpoint, evaluate
+from saddle_jax.train.feed import Feed
+from saddle_jax.train.program import make_program
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    write_folder(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def unbroken(photos, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    train(list_config(photos), workdir)
+    return workdir
+
+
+def end_of(workdir, config):
+    like = make_program(config, sources.load(config.data)).init(0)
+    return jax.device_get(checkpoint.restore(checkpoint.find(workdir / "checkpoints"), like))
+
+
+def stop_after(monkeypatch, steps):
+    """Let a signal come when so many steps have been taken."""
+    advance = Feed.advance
+
+    def advance_and_stop(self, state, segment):
+        if segment.stop == steps:
+            os.kill(os.getpid(), 15)
+        return advance(self, state, segment)
+
+    monkeypatch.setattr(Feed, "advance", advance_and_stop)
+
+
+def test_an_interrupted_run_ends_bit_for_bit_as_the_unbroken_one(photos, unbroken, tmp_path, monkeypatch):
+    config = list_config(photos)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Preempted):
+            train(config, tmp_path)
+    assert checkpoint.find(tmp_path / "checkpoints").step == 3
+    train(config, tmp_path)
+    for a, b in zip(*map(jax.tree.leaves, (end_of(tmp_path, config), end_of(unbroken, config))), strict=True):
+        assert a.tobytes() == b.tobytes()
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads((unbroken / "results.json").read_text())
+
+
+def test_the_run_keeps_the_class_map_and_the_validation_list_chooses_the_best_epoch(unbroken):
+    stats = json.loads((unbroken / "class_stats.json").read_text())
+    assert stats["original_labels"] == list(BY_SIZE)
+    assert stats["counts"] == [14, 14, 8, 3, 1]
+    assert (stats["train_images"], stats["test_images"]) == (40, 15)
+    results = json.loads((unbroken / "results.json").read_text())
+    assert results["best"]["chosen_by"] == ", best on validation"
+    assert results["best"]["images"] == 15
+
+
+def test_a_run_is_bound_to_its_lists(photos, unbroken, tmp_path):
+    lines = (photos / "test.txt").read_text().splitlines()
+    (tmp_path / "fewer.txt").write_text("\n".join(lines[1:]))
+    with pytest.raises(DataError, match="was trained on other images"):
+        train(list_config(photos, data__test_list=str(tmp_path / "fewer.txt")), unbroken)
+
+
+def test_a_bad_image_ends_training_by_name_or_becomes_a_masked_slot(tmp_path, capsys):
+    root = tmp_path / "photos"
+    write_folder(root)
+    bad = root / "train/class 1/2.JPEG"
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"1 training image can't be decoded\n  - .*/train/class 1/2.JPEG: "):
+        train(list_config(root), tmp_path / "run")
+    tolerant = list_config(root, data__max_bad_fraction=0.03)
+    train(tolerant, tmp_path / "run")  # the field may change: the run goes on
+    assert (tmp_path / "run/results.json").is_file()
+    (root / "test/class 0/0.JPEG").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 evaluation image can't be decoded\n  - .*/test/class 0/0.JPEG: "):
+        train(tolerant, tmp_path / "another")
+
+
+def test_what_is_evaluated_is_what_pillow_shows(photos):
+    """Through the whole evaluation: a network of known logits counts what it should."""
+    config = list_config(photos)
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+    state = program.init(0)
+    evaluator = evaluate.Evaluator(config, program, splits.test, splits.stats, "tfdata")
+    encoded = evaluator.report(state, None, "test")
+    batches = list(feeder.evaluation_batches(*splits.test, batch_size=16, num_devices=8))
+    pixels = np.concatenate([batch.images[batch.mask] for batch in batches])
+    ids = np.concatenate([batch.ids[batch.mask] for batch in batches])
+    in_memory = sources.Images(pixels[np.argsort(ids)], splits.test.labels)
+    for pipeline in ("numpy", "resident"):
+        assert (
+            evaluate.Evaluator(config, program, in_memory, splits.stats, pipeline).report(state, None, "test")
+            == encoded
+        )
+
+
+def test_spectra_see_all_images_of_a_class_as_the_evaluation_does(photos):
+    config = list_config(photos, spectra__classes="1")
+    splits = sources.load(config.data)
+    spectrometer = Spectrometer(config, splits)
+    positions = spectrometer._images_of(spectrometer.targets[0])
+    found = list(spectrometer._chunks(positions))
+    assert sum(chunk.mask.sum() for chunk in found) == len(positions) == 14
+    expected = feeder.plain_batches(*splits.train, slots=evaluation_slots(40, 40, 8))
+    pixels = {int(i): image for batch in expected for i, image in zip(batch.ids, batch.images, strict=True)}
+    for chunk in found:
+        for place in np.flatnonzero(chunk.mask):
+            np.testing.assert_array_equal(chunk.images[place], pixels[int(positions[chunk.ids[place]])])
+    with pytest.raises(ConfigError, match="decoded images take .* are free"):
+        plan.require_memory(splits.train.images.nbytes, 1000)
+
+
+def test_the_command_line_trains_on_files(photos, tmp_path):
+    """As a user would, with the settings on the command line, on one device."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    changes = (
+        "--config.data.name=photos", f"--config.data.root={photos}", "--config.data.image_size=24",
+        "--config.data.train_list=train.txt", "--config.data.validation_list=val.txt",
+        "--config.data.test_list=test.txt", "--config.data.eval_resize=28", "--config.model.name=resnet8",
+        "--config.duration=2 steps", "--config.optim.lr_knots=((0,0.1),)", 
+        "--config.loss.drw_start=1 steps", "--config.batch_size=8", "--config.eval.rank_bounds=(1,3)",
+        "--config.eval.batch_size=8", "--config.model.width=0.25", "--config.optim.lr_interpolation=constant",
+    )  # fmt: skip
+    script = [sys.executable, ROOT / "main.py", "--config", "configs/imagenet_lt.py:ce_drw"]
+    command = [*script, *changes, f"--workdir={tmp_path}"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "40 training images (10 held out), 5 classes of 14 to 1; 15 test images" in result.stdout
+    assert "best on validation" in result.stdout
+    (photos / "train/class 0/0.JPEG").rename(photos / "train/class 0/gone.JPEG")
+    missing = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert missing.returncode == 3
+    assert "train.txt line 1: " in missing.stderr and "Traceback" not in missing.stderr

@@ -1,0 +1,301 @@
+"""Image lists: what is let pass, and one clear message with line numbers for everything that is not."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+from conftest import shared_file
+from jpeg_folder import BY_SIZE, COUNTS, list_config, write_folder
+
+from configs import default, imagenet_lt, inat18, recipes
+from saddle_jax import programs, schedules
+from saddle_jax.command_line import Command
+from saddle_jax.data import class_map, image_list, inspection, sources
+from saddle_jax.errors import DataError
+from saddle_jax.longtail import ClassStats
+from saddle_jax.validation import problems_of
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos with blanks")
+    write_folder(root)
+    return root
+
+
+def load(root, **changes):
+    return sources.load(list_config(root, **changes).data)
+
+
+def other_list(root, tmp_path, content, split="train"):
+    """Return the config's data fields with another list."""
+    path = tmp_path / "list.txt"
+    path.write_bytes(content)
+    return list_config(root, **{f"data__{split}_list": str(path)}).data
+
+
+def test_classes_are_numbered_by_falling_size_and_ties_keep_their_order(photos):
+    splits = load(photos)
+    assert splits.class_map_C.tolist() == list(BY_SIZE)
+    assert splits.stats.counts_C.tolist() == [COUNTS[label] for label in BY_SIZE]
+    assert splits.stats.names == tuple(f"class {label}" for label in BY_SIZE)
+    for part, folder in ((splits.train, "train"), (splits.validation, "val"), (splits.test, "test")):
+        for position, label in enumerate(part.labels):
+            assert part.images.name(position).startswith(f"{photos}/{folder}/class {BY_SIZE[label]}/")
+    assert splits.train.images.shape == (sum(COUNTS), 32, 32, 3)
+
+
+def test_the_hash_is_of_paths_and_labels(photos, tmp_path):
+    splits = load(photos)
+    moved = tmp_path / "moved"
+    shutil.copytree(photos, moved)
+    assert load(moved).content_hash == splits.content_hash
+    lines = (moved / "test.txt").read_text().splitlines()
+    (moved / "test.txt").write_text("\n".join(lines[1:]))
+    assert load(moved).content_hash != splits.content_hash
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "  \t \n"),
+        lambda text: "\n\n" + text.replace("\n", "\n \n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace("train/class", "./train//class"),
+    ],
+    ids=["CRLF", "trailing blanks", "blank lines", "no last line end", "odd slashes"],
+)
+def test_what_is_let_pass(photos, tmp_path, change):
+    plain = load(photos)
+    data = other_list(photos, tmp_path, change((photos / "train.txt").read_text()).encode())
+    assert sources.load(data).content_hash == plain.content_hash
+
+
+LINE = "train/class 0/0.JPEG 0\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train/class 0/99.JPEG 0\n", r"images that are not there: 1\n  - list.txt line 2: .*/train/class 0/99.JPEG"),
+        (LINE, r"images listed twice: 1\n  - list.txt line 2: train/class 0/0.JPEG, first in line 1"),
+        ("train/class 0/0.JPEG 1\n", "images listed twice: 1"),
+        ("val/class 0/0.JPEG 0\n", r"more than one list: 1\n  - val.txt line 1: .* is in list.txt line 2 as well"),
+        ("test/class 0/0.JPEG 0\n", r"more than one list: 1\n  - test.txt line 1: .* is in list.txt line 2 as well"),
+        (b"train/class 0/\xff.JPEG 0\n", r"lines that are not UTF-8: 1\n  - list.txt line 2: byte 14"),
+        ("train/class 0/1.JPEG -1\n", "no `path label`: 1\n.*line 2: .*-1', expected a path and a label of 0 or more"),
+        ("train/class 0/1.JPEG 3.0\n", "no `path label`: 1"),
+        ("train/class 0/1.JPEG dog\n", "no `path label`: 1"),
+        ("train/class\n", "no `path label`: 1"),
+        ("7\n", "no `path label`: 1"),
+        ("train/class 0/1.JPEG 99999999\n", "no `path label`: 1"),
+        ("/etc/passwd 0\n", r"paths that leave data.root: 1\n  - list.txt line 2: '/etc/passwd'"),
+        ("../secret.JPEG 0\n", "paths that leave data.root: 1"),
+        ("train/../../secret.JPEG 0\n", "paths that leave data.root: 1"),
+    ],
+)
+def test_bad_lines_are_told_with_their_numbers(photos, tmp_path, line, message):
+    data = other_list(photos, tmp_path, LINE.encode() + (line if isinstance(line, bytes) else line.encode()))
+    with pytest.raises(DataError, match=message) as error:
+        sources.load(data)
+    assert error.value.exit_code == 3
+
+
+def test_a_test_label_that_training_has_not_is_out_of_range(photos, tmp_path):
+    data = other_list(photos, tmp_path, b"test/class 0/0.JPEG 5\n", split="test")
+    with pytest.raises(
+        DataError, match=r"labels out of range: 1\n.* line 1: found 5, expected 0 to 4, as in train.txt"
+    ):
+        sources.load(data)
+
+
+def test_of_many_offenders_ten_are_shown_and_all_are_counted(photos, tmp_path):
+    lines = [f"train/none/{i}.JPEG 0" for i in range(1234)] + [LINE.strip()] * 13
+    with pytest.raises(DataError) as error:
+        sources.load(other_list(photos, tmp_path, "\n".join(lines).encode()))
+    text = str(error.value)
+    assert "images that are not there: 1,234" in text and "... and 1,224 more" in text
+    assert "images listed twice: 12" in text and "... and 2 more" in text
+    assert len(text.splitlines()) == 1 + 3 * 12
+
+
+def test_a_class_without_images_is_an_error_unless_allowed(photos, tmp_path):
+    lines = [line for line in (photos / "train.txt").read_text().splitlines() if not line.endswith(" 2")]
+    data = other_list(photos, tmp_path, "\n".join(lines).encode())
+    with pytest.raises(DataError, match=r"1 of 5 classes end with no training image: 4 \(2\)"):
+        sources.load(data)
+    data.allow_empty_classes = True
+    assert sources.load(data).stats.counts_C.tolist() == [14, 14, 8, 3, 0]
+
+
+@pytest.mark.parametrize("name", ["imagenet_lt", "inat18"])
+def test_without_data_the_message_says_what_was_looked_for_where_and_the_fix(name, tmp_path):
+    config = {"imagenet_lt": imagenet_lt, "inat18": inat18}[name].get_config()
+    official = {"imagenet_lt": "ImageNet_LT_train.txt", "inat18": "iNaturalist18_train.txt"}[name]
+    with pytest.raises(DataError, match=rf"data.root is not given.*{official}.*--config.data.root=FOLDER.*:smoke"):
+        sources.load(config.data)
+    config.data.root = str(tmp_path / "none")
+    with pytest.raises(DataError, match=rf"found no folder {tmp_path}/none.*{official}"):
+        sources.load(config.data)
+    (tmp_path / "photos").mkdir()
+    config.data.root = str(tmp_path)
+    with pytest.raises(
+        DataError, match=rf"lacks \d of \d lists \(it holds photos\)\n  - looked for {tmp_path}/{official}"
+    ):
+        sources.load(config.data)
+    config.data.name = "mine"
+    with pytest.raises(DataError, match="no train and no test list.*--config.data.train_list=FILE"):
+        sources.load(config.data)
+
+
+@pytest.mark.parametrize("name", ["imagenet_lt", "inat18"])
+def test_published_class_sizes(name):
+    file = {"imagenet_lt": "ImageNet_LT", "inat18": "iNaturalist18"}[name]
+    counts = json.loads(shared_file(f"data/lists/{file}_train_class_counts.json").read_text())
+    np.testing.assert_array_equal(class_map.published_counts(name), counts)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    class_map.require_published(name, "list", labels)
+    class_map.require_published("mine", "list", labels[:3])
+    with pytest.raises(
+        DataError, match=rf"not the published.*\n  - label 0: found {counts[0] - 1:,} images, published"
+    ):
+        class_map.require_published(name, "list", labels[1:])
+    map_C = class_map.by_size(labels, len(counts))
+    sizes = np.array(counts)[map_C]
+    assert (np.diff(sizes) <= 0).all()
+    assert all(a < b for a, b, m, n in zip(map_C, map_C[1:], sizes, sizes[1:], strict=False) if m == n)
+    np.testing.assert_array_equal(map_C[class_map.renumber(labels, map_C)], labels)
+
+
+def test_the_sizes_of_an_official_list_are_checked(photos, tmp_path):
+    data = list_config(photos, data__name="imagenet_lt").data
+    with pytest.raises(
+        DataError, match=r"train.txt is not the published training set of imagenet_lt: 40 images, expected 115,8"
+    ):
+        sources.load(data)
+
+
+@pytest.mark.parametrize(
+    ("split", "lines"), [("ImageNet_LT_val", 20_000), ("ImageNet_LT_test", 50_000), ("iNaturalist18_val", 24_426)]
+)
+def test_real_official_lists_are_read(split, lines):
+    offenders = image_list._Offenders()
+    listed = image_list._read(shared_file(f"data/lists/{split}.txt"), offenders)
+    image_list._find_repeated([listed], offenders)
+    assert not offenders
+    assert len(listed.paths) == lines == listed.lines_N[-1]
+    assert np.bincount(listed.labels_N).tolist() == [lines // (listed.labels_N.max() + 1)] * (listed.labels_N.max() + 1)
+
+
+def test_half_a_million_lines_are_read_in_seconds(tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text("".join(f"train_val2018/Plantae/{i % 8142}/{i:032x}.jpg {i % 8142}\n" for i in range(437_513)))
+    began = time.process_time()
+    offenders = image_list._Offenders()
+    listed = image_list._read(path, offenders)
+    image_list._find_repeated([listed], offenders)
+    names = image_list.class_names(listed, 8142)
+    assert time.process_time() - began < 10  # some 2 seconds
+    assert len(listed.paths) == 437_513 and not offenders and names[7] == "7"
+
+
+def test_check_finds_what_can_not_be_read(photos, tmp_path, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(photos, root)
+    config = list_config(root)
+    inspection.require_readable(sources.load(config.data), decode=True)
+    assert "all 65 images decode" in capsys.readouterr().out
+    (root / "train/class 0/1.JPEG").write_bytes(b"")
+    (root / "test/class 3/0.JPEG").write_bytes(b"<html>")
+    whole = (root / "val/class 1/0.JPEG").read_bytes()
+    (root / "val/class 1/0.JPEG").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="2 of 65 images can't be read") as error:
+        programs.check(Command("check", str(tmp_path / "run"), config))
+    assert "train/class 0/1.JPEG: empty" in str(error.value)
+    assert "test/class 3/0.JPEG: no JPEG" in str(error.value)
+    assert "class    0  class 1                  14 training images   label 1 of the set" in capsys.readouterr().out
+    config.data.check_decode = True
+    with pytest.raises(DataError, match=r"3 of 65 images can't be read(\n.*)*val/class 1/0.JPEG"):
+        programs.check(Command("check", str(tmp_path / "run"), config))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__pipeline": "resident"}, "decoded batch by batch. Fix: --config.data.pipeline=tfdata"),
+        ({"data__pipeline": "numpy"}, "decoded batch by batch"),
+        ({"steps_at_once": 3}, "steps_at_once=3 needs images that stay on the devices"),
+        ({"data__profile": "exp"}, "keep the imbalance that they have"),
+        ({"data__augmentation": "crop_flip"}, "needs --config.data.augmentation=random_resized_crop"),
+        ({"data__crop_padding": 4}, "data.crop_padding has no effect"),
+        ({"data__eval_resize": 31}, "data.eval_resize: found 31, expected at least data.image_size=32"),
+        ({"data__image_size": 0}, "data.image_size: found 0"),
+        ({"data__validation_fraction": 0.1}, "both hold out images"),
+        ({"data__source": "digits"}, "needs images that are files or records"),
+    ],
+)
+def test_checks_of_the_config(photos, changes, message):
+    assert problems_of(list_config(photos), default.get_config()) == []
+    assert message in "\n".join(problems_of(list_config(photos, **changes), default.get_config()))
+
+
+def test_fields_of_encoded_images_have_no_effect_on_others():
+    config = default.get_config()
+    config.data.color_jitter, config.data.max_bad_fraction, config.data.check_decode = 0.4, 0.1, True
+    found = "\n".join(problems_of(config, default.get_config()))
+    for field in ("color_jitter", "max_bad_fraction", "check_decode"):
+        assert f"data.{field} has no effect with data.source='digits'" in found
+
+
+# The reference's ResNet-50 recipe: RECIPES A8.
+RHO = {
+    ("imagenet_lt", "ce_drw"): (0.05, 0.1, 0.5, 0.5),
+    ("imagenet_lt", "ldam_drw"): (0.05, 0.1, 0.5, 0.5),
+    ("inat18", "ce_drw"): (0.05, 0.1, 0.1, 0.2),
+    ("inat18", "ldam_drw"): (0.05, 0.1, 0.5, 0.5),
+}
+
+
+@pytest.mark.parametrize(("name", "method"), RHO)
+def test_recipes_are_the_references_at_every_epoch(name, method):
+    module = {"imagenet_lt": imagenet_lt, "inat18": inat18}[name]
+    config = module.get_config(f"{method}_sam")
+    stats = ClassStats(np.array([100, 10, 5]), ("a", "b", "c"))
+    found = schedules.make_schedules(config, stats, steps_per_epoch=10)
+    assert found.total_steps == 900
+    first = {"imagenet_lt": 0.2, "inat18": 0.1}[name]
+    rho = RHO[name, method]
+    for epoch in range(90):
+        for step in (10 * epoch, 10 * epoch + 9):
+            np.testing.assert_allclose(
+                found.lr(step), first * (1 + np.cos(np.pi * epoch / 90)) / 2, rtol=2e-5, atol=1e-7
+            )
+            expected = rho[int(np.searchsorted([5, 60, 75], epoch, side="right"))]
+            np.testing.assert_allclose(found.rho(step), expected, rtol=1e-6)
+            assert np.ptp(np.asarray(found.class_weights(step))) == 0 if epoch < 60 else True
+    assert np.ptp(np.asarray(found.class_weights(600))) > 0
+    decay = 1e-4 if (name, method) == ("inat18", "ldam_drw") else 2e-4
+    assert (config.optim.weight_decay, config.optim.momentum, config.batch_size) == (decay, 0.9, 256)
+    assert (config.loss.ldam_max_margin, config.loss.logit_scale, config.loss.effective_beta) == (0.3, 30.0, 0.9999)
+    data = config.data
+    assert (data.image_size, data.eval_resize, data.color_jitter, data.flip) == (224, 256, 0.4, True)
+    assert (config.model.name, config.model.width) == ("resnet50", 1.0)
+    assert config.eval.rank_bounds == {"imagenet_lt": (390, 835), "inat18": (842, 4543)}[name]
+    assert not module.get_config(method).sam.enabled
+
+
+@pytest.mark.parametrize("module", [imagenet_lt, inat18], ids=["imagenet_lt", "inat18"])
+def test_large_configs_are_sound_with_every_method(module):
+    for method in recipes.METHODS:
+        smoke = module.get_config(f"smoke,{method}")
+        assert problems_of(smoke, default.get_config()) == [], method
+        assert sources.load(smoke.data).stats.ratio > 50
+        for source in ("image_list", "tfds"):
+            config = module.get_config(method)
+            config.data.source = source
+            problems = problems_of(config, default.get_config())
+            assert [p for p in problems if not p.startswith("model.name")] == [], method
