@@ -8,5 +8,6 @@ python benchmarks/train_step.py --seeds 2 4 8
 python benchmarks/spectra.py
 python benchmarks/imagenet_step.py
 python benchmarks/epoch.py
+python benchmarks/pipeline.py
 python benchmarks/growth.py
 python benchmarks/reproduce.py --table cifar_lt --budget "${BUDGET:-9m}" "$@"

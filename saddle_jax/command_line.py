@@ -22,6 +22,7 @@ from saddle_jax.validation import problems_of
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
+SHIPPED = [f"configs/{name}.py" for name in ("cifar100_lt", "cifar10_lt", "digits_lt", "imagenet_lt", "inat18")]
 MODES = ("train", "eval", "spectra", "check", "report", "import")
 _ARGV: list[str] = []  # what config_flags reads overrides from; filled by `parse`
 
@@ -70,7 +71,7 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
 
   methods   {" ".join(recipes.LOSSES)}; each also with _sam
   smoke     any experiment in about a minute on two cores, on digits, without its data set
-  configs   {" ".join(sorted(f"configs/{p.name}" for p in _ROOT.glob("configs/*_lt.py")))}
+  configs   {" ".join(SHIPPED)}
 
 exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint; 5 non-finite loss; 6 workdir in use;
             75 preempted, resumable; 70 internal
@@ -182,7 +183,7 @@ def _plain_problem(argument: str) -> str | None:
 def _load(program: str, argument: str) -> tuple[ConfigDict | None, list[str]]:
     path = argument.partition("=")[2].partition(":")[0]
     if not pathlib.Path(path).is_file():
-        shipped = [os.path.relpath(p) for p in _ROOT.glob("configs/*_lt.py")]
+        shipped = [os.path.relpath(_ROOT / name) for name in SHIPPED]
         return None, [f"--config: found no file {path!r}.{config_lib.did_you_mean(path, shipped)}"]
     sys.modules.pop("config_config", None)  # the name under which config_flags keeps every file it loads
     try:

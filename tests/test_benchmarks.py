@@ -10,7 +10,7 @@ from conftest import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [["epoch.py"], ["growth.py", "--vary", "classes"]], ids=" ".join)
+@pytest.mark.parametrize("script", [["epoch.py"], ["growth.py", "--vary", "classes"], ["pipeline.py"]], ids=" ".join)
 def test_ours_alone(script, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     script = [f"benchmarks/{script[0]}", *script[1:]]

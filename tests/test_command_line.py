@@ -50,7 +50,7 @@ def test_all_problems_at_once_without_leaving_a_file(tmp_path):
     assert "6 problems" in result.stderr
     for part in (
         "no such field. Did you mean batch_size", "found 'abc', expected float", "train|eval|spectra|check",
-        "Did you mean: workdir", "Did you mean digits", "'stray': expected a flag",
+        "Did you mean: workdir", "Did you mean digits or image_list?", "'stray': expected a flag",
     ):  # fmt: skip
         assert part in result.stderr
     assert "Traceback" not in result.stderr

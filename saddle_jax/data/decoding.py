@@ -171,7 +171,7 @@ def jitter(pixels: Any, uniform_R: Any, strength: float) -> Any:
         return blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factors[1])
 
     def saturation(image: Any) -> Any:
-        return blend(tf.cast(_grey(image), tf.float32), image, factors[2])
+        return blend(_grey(image), image, factors[2])
 
     image = tf.cast(pixels, tf.float32)
     for place in range(3):
@@ -181,6 +181,5 @@ def jitter(pixels: Any, uniform_R: Any, strength: float) -> Any:
 
 
 def _grey(image: Any) -> Any:
-    """Return Pillow's luma, (H, W, 1) int32."""
-    red, green, blue = tf.split(tf.cast(image, tf.int32), 3, axis=-1)
-    return tf.bitwise.right_shift(_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue + 0x8000, 16)
+    """Return Pillow's luma, (H, W, 1); all sums are whole numbers below 2^24, which float32 holds."""
+    return tf.floor((tf.linalg.matvec(image, tf.constant(_LUMA, tf.float32)) + 0x8000) / 0x10000)[..., None]
