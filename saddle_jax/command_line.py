@@ -59,8 +59,8 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
   smoke     any experiment in about a minute on two cores, on digits, without its data set
   configs   {" ".join(sorted(f"configs/{p.name}" for p in _ROOT.glob("configs/*_lt.py")))}
 
-exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint; 5 non-finite loss; 6 workdir in use;
-            75 preempted, resumable; 70 internal
+exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint, or a disk that refuses; 5 non-finite loss;
+            6 workdir in use; 75 preempted or stalled, resumable; 70 internal
 """
 
 
