@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test check format install clean
+.PHONY: help demo test test-faults check format install clean
 
 help:
 	@echo "make demo     train SGD and SAM on long-tailed digits, show what SAM did to the rare classes"
 	@echo "make test     run all tests"
+	@echo "make test-faults  kill, break and damage real runs some hundred times; under an hour on two cores"
 	@echo "make check    format, lint, types, fast tests"
 	@echo "make format   rewrite the code in the project's format"
 	@echo "make install  make the environment in $(VENV)"
@@ -21,11 +22,15 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2
 
+# Its figures go into docs/reliability.md.
+test-faults: $(VENV)/installed-dev
+	PYTHONPATH=tests SADDLE_FIGURES=docs/reliability.md $(BIN)/python -m pytest -p fault_figures -n 2 -m faults
+
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not nightly"
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

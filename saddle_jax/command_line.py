@@ -73,8 +73,8 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
   smoke     any experiment in about a minute on two cores, on digits, without its data set
   configs   {" ".join(SHIPPED)}
 
-exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint; 5 non-finite loss; 6 workdir in use;
-            75 preempted, resumable; 70 internal
+exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint, or a disk that refuses; 5 non-finite loss;
+            6 workdir in use; 75 preempted or stalled, resumable; 70 internal
 """
 
 

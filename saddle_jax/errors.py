@@ -31,7 +31,7 @@ class DataError(SaddleError):
 
 
 class CheckpointError(SaddleError):
-    """A checkpoint is missing, damaged or belongs to another model."""
+    """A checkpoint is missing, damaged or belongs to another model, or the disk refuses what a run has to write."""
 
     exit_code = 4
 
@@ -53,6 +53,6 @@ class WorkdirInUse(SaddleError):
 
 
 class Preempted(SaddleError):
-    """SIGTERM or SIGINT was honoured: the state is saved and the same command resumes."""
+    """SIGTERM or SIGINT was honoured, or a stall found: the same command resumes."""
 
     exit_code = 75

@@ -1,8 +1,8 @@
 """Places where a test can kill, stall or break a real run: nothing at all unless SADDLE_FAULTS is set.
 
-SADDLE_FAULTS="save:commit=kill@2"            SIGKILL when this point is passed for the second time
-SADDLE_FAULTS="save:arrays=kill@1+0.02"       ... 20 ms after it is passed
-SADDLE_FAULTS="feed:batch=stall@20,save:manifest=ENOSPC"     several; any name of `errno` is raised
+SADDLE_FAULTS="save:commit=SIGKILL@2"                 the signal comes when this point is passed for the second time
+SADDLE_FAULTS="save:arrays=SIGKILL@1+0.02"            20 ms after it is passed
+SADDLE_FAULTS="feed=stall@20,save:manifest=ENOSPC"    several; any name of `errno` is raised
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _FAULT = re.compile(r"(?P<point>[\w:]+)=(?P<act>\w+)(@(?P<passing>\d+))?(\+(?P<d
 
 
 def _act(act: str, delay: float) -> None:
-    if act == "kill" and delay:
-        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    elif act == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if act.startswith("SIG") and delay:
+        threading.Timer(delay, os.kill, (os.getpid(), signal.Signals[act])).start()
+    elif act.startswith("SIG"):
+        os.kill(os.getpid(), signal.Signals[act])
     elif act == "stall":
         time.sleep(3600)
     else:

@@ -44,3 +44,11 @@ def x64():
     """Run the test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory):
+    """The job of the fault tests, compiled and once run unbroken."""
+    from fault_harness import make_bench
+
+    return make_bench(tmp_path_factory.mktemp("bench"))

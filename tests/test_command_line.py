@@ -40,6 +40,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", heavy], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.faults("G1")
 def test_all_problems_at_once_without_leaving_a_file(tmp_path):
     workdir = tmp_path / "run"
     result = main(
@@ -77,6 +78,7 @@ def test_a_broken_config_file_is_told_without_a_traceback(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.faults("G1")
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_a_misspelled_field_gets_the_right_name(field):
     from saddle_jax import command_line
@@ -88,6 +90,7 @@ def test_a_misspelled_field_gets_the_right_name(field):
     assert field in problem
 
 
+@pytest.mark.faults("G1")
 @pytest.mark.parametrize("field", sorted(FIELDS))
 @pytest.mark.parametrize("value", ["abc", "[]", "-1", "1e400", "nan"])
 def test_no_bad_value_gets_through(field, value):
@@ -108,6 +111,7 @@ def test_no_bad_value_gets_through(field, value):
         assert bool(problems_of(config, base)) != sound, f"{field} = {taken!r}"
 
 
+@pytest.mark.faults("G2")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

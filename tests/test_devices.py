@@ -180,6 +180,7 @@ def test_batch_norm_policies(policy, x64):
         np.testing.assert_allclose(mean, 0.9 * first + second, rtol=1e-10)
 
 
+@pytest.mark.faults("D5")
 def test_evaluation_counts_every_image_once_on_eight_devices():
     method, _, state = build(config_of("ce"), devices.AXIS)
     mapped = devices.map_step(make_eval_step(method), 2, gather=True)

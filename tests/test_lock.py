@@ -18,6 +18,8 @@ from conftest import ROOT
 from saddle_jax.errors import ConfigError, WorkdirInUse
 from saddle_jax.train import lock
 
+pytestmark = pytest.mark.faults("W1")
+
 HOST = socket.gethostname()
 
 

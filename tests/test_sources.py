@@ -126,6 +126,7 @@ def test_a_class_without_any_image_in_the_set_stays_empty(tmp_path):
     assert (sources.load(data).stats.counts_C[1:] > 0).all()
 
 
+@pytest.mark.faults("D3")
 def test_an_empty_class_is_an_error_unless_allowed(tmp_path):
     data = write_arrays(tmp_path / "a.npz")
     data.ratio = 100.0

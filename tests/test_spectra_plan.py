@@ -35,6 +35,7 @@ def test_groups_and_many_classes():
     assert chosen == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
 
 
+@pytest.mark.faults("D4")
 def test_all_wrong_names_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
         find_targets("0,5,dgo,3,-1", STATS, (1, 3))

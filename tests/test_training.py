@@ -1,12 +1,10 @@
-"""Whole runs: in one process, and as real processes that are killed and started again."""
+"""Whole runs, in one process and from the command line."""
 
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -22,10 +20,6 @@ from saddle_jax.train import checkpoint, lock, metrics, run
 from saddle_jax.train.program import make_program
 
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-LONG = (
-    "--config=configs/digits_lt.py:ce_drw_sam,smoke", "--config.duration=400 steps",
-    "--config.checkpoint_every=20 steps", "--config.eval.every=50 steps", "--config.log_every=7 steps",
-)  # fmt: skip
 
 
 def stored(workdir):
@@ -41,69 +35,6 @@ def stored(workdir):
     leaves, structure = jax.tree_util.tree_flatten(arrays)
     results = json.loads(pathlib.Path(workdir, "results.json").read_text())
     return str(structure), [leaf.tobytes() for leaf in leaves], records, latest._replace(path=None), results
-
-
-def start(workdir, *arguments):
-    command = [sys.executable, ROOT / "main.py", *LONG, f"--workdir={workdir}", *arguments]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT, cwd=ROOT
-    )
-
-
-def wait_for_step(process, workdir, step):
-    """Wait until a checkpoint of `step` or later is there; return whether the process still runs then."""
-    while process.poll() is None:
-        if max(checkpoint.available(pathlib.Path(workdir, "checkpoints")), default=-1) >= step:
-            return True
-        time.sleep(0.005)
-    return False
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("unbroken")
-    process = start(workdir)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert "from the first step" in output
-    return workdir
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_the_run_ends_as_the_unbroken_one(unbroken, tmp_path):
-    workdir = tmp_path / "killed"
-    moments = (
-        (None, signal.SIGKILL),  # during start-up, before there is anything
-        (20, signal.SIGKILL),
-        (100, signal.SIGTERM),
-        (160, signal.SIGKILL),
-        (220, signal.SIGINT),
-        (300, signal.SIGKILL),
-    )
-    random = np.random.default_rng(0)
-    for step, kind in moments:
-        process = start(workdir)
-        if step is None:
-            time.sleep(3)
-        else:
-            assert wait_for_step(process, workdir, step), process.communicate()[0]
-            time.sleep(random.uniform(0, 0.3))  # somewhere between two checkpoints, or in one
-        process.send_signal(kind)
-        output, _ = process.communicate(timeout=60)
-        assert process.returncode == (-9 if kind == signal.SIGKILL else 75), output
-        if kind != signal.SIGKILL:
-            assert f"{kind.name}: saved step" in output
-            saved = int(output.split("saved step ")[1].split(" of")[0].replace(",", ""))
-            assert checkpoint.find(workdir / "checkpoints").step == saved  # no step is lost
-    process = start(workdir)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert "resuming at step" in output
-    assert stored(workdir) == stored(unbroken)
-    process = start(workdir)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert "this run has finished" in output
 
 
 def test_resuming_in_process_is_bit_identical(tmp_path, monkeypatch):
@@ -259,6 +190,7 @@ def test_everything_runs_without_tensorflow(tmp_path):
     assert "needs tensorflow and tensorflow-datasets" in result.stderr
 
 
+@pytest.mark.faults("W2")
 def test_another_config_in_a_used_workdir_is_refused_with_a_diff(tmp_path):
     train(small_config(), tmp_path / "run")
     for changes, expected in (
@@ -294,6 +226,7 @@ def test_other_images_under_the_same_config_are_refused(tmp_path):
         train(config, tmp_path / "run")
 
 
+@pytest.mark.faults("N1")
 def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_of_it_is_saved(tmp_path):
     config = small_config(optim__lr_knots=((0, 0.1), ("5 steps", 1e38)), eval__every="100%")
     with pytest.raises(NonFiniteError, match=r"step [67]: .* is (nan|inf).*Last good checkpoint: .*4") as error:
@@ -306,6 +239,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_of_it_is_saved(tmp_p
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.faults("W3")
 def test_a_torn_last_line_of_the_metrics_is_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 3, "a": 1}\n{"step": 6, "a": 2}\n{"step": 9, "a"')
@@ -314,6 +248,7 @@ def test_a_torn_last_line_of_the_metrics_is_dropped(tmp_path):
     assert metrics.read(tmp_path) == [{"step": 3, "a": 1}, {"step": 6, "a": 7}]
 
 
+@pytest.mark.faults("W1")
 def test_two_processes_do_not_share_a_directory(tmp_path):
     config = small_config()
     train(config, tmp_path / "run")
@@ -345,6 +280,7 @@ def test_evaluation_under_another_config_is_refused_or_not_filed(tmp_path):
         programs.evaluate_run(command_line.Command("eval", str(tmp_path / "none"), config, True))
 
 
+@pytest.mark.faults("W1")
 def test_a_workdir_that_can_not_be_one(tmp_path):
     (tmp_path / "file").write_text("")
     command = command_line.Command("train", str(tmp_path / "file"), small_config(), True)
@@ -354,6 +290,7 @@ def test_a_workdir_that_can_not_be_one(tmp_path):
         train(small_config(), tmp_path / "file" / "below")
 
 
+@pytest.mark.faults("G2")
 def test_what_only_devices_and_data_tell_is_told_at_once(tmp_path):
     config = small_config(batch_size=30, data__mean=(0.5, 0.5, 0.5), data__std=(0.5,) * 3, eval__rank_bounds=(3, 12))
     config.duration = "0.2 steps"

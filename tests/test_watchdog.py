@@ -11,6 +11,8 @@ from conftest import ROOT
 
 from saddle_jax.train import watchdog
 
+pytestmark = pytest.mark.faults("stalls")
+
 CODE = """
 import time
 from saddle_jax.train import watchdog

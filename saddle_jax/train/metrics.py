@@ -146,15 +146,19 @@ def duration(seconds: float) -> str:
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Return the records of metrics.jsonl; a torn last line is left out."""
     path = workdir / "metrics.jsonl"
-    return [record for line in path.read_text().splitlines() if (record := _parse(line)) is not None]
+    return [record for line in _lines(path) if (record := _parse(line)) is not None]
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
     """Remove records later than `step` and a torn last line: a resumed run writes them again."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if (r := _parse(line)) is not None and r["step"] <= step]
+    kept = [line for line in _lines(path) if (r := _parse(line)) is not None and r["step"] <= step]
     write_atomically(path, "".join(f"{line}\n" for line in kept))
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines()  # a power cut may leave anything at the end
 
 
 def _parse(line: str) -> dict[str, Any] | None:
