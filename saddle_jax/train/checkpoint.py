@@ -69,6 +69,7 @@ def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mea
         for abandoned in folder.glob(".tmp-*"):
             shutil.rmtree(abandoned)
         temporary.mkdir()
+        fault_point("save:arrays")
         _write((temporary / _STATE).resolve(), state)
         write_atomically(temporary / _META, json.dumps(meta, indent=1))
         fault_point("save:manifest")
