@@ -22,7 +22,8 @@ from saddle_jax.validation import problems_of
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
-SHIPPED = [f"configs/{name}.py" for name in ("cifar100_lt", "cifar10_lt", "digits_lt", "imagenet_lt", "inat18")]
+_NO_EXPERIMENTS = ("__init__.py", "default.py", "recipes.py")
+SHIPPED = sorted(f"configs/{p.name}" for p in _ROOT.glob("configs/*.py") if p.name not in _NO_EXPERIMENTS)
 MODES = ("train", "eval", "spectra", "check", "report", "import")
 _ARGV: list[str] = []  # what config_flags reads overrides from; filled by `parse`
 

@@ -64,6 +64,7 @@ class ImageFiles(Encoded):
         """Take the files `paths_N` (UTF-8 as bytes) under `root`."""
         super().__init__(decoding)
         self.root, self.paths_N = root, paths_N
+        self._tensor: Any = None  # of the paths; one for all that read them
 
     def __len__(self) -> int:
         return len(self.paths_N)
@@ -78,5 +79,6 @@ class ImageFiles(Encoded):
         return hashlib.sha256(b"\n".join(self.paths_N.tolist())).digest()
 
     def reader(self, tf: Any) -> Any:
-        paths_N = tf.constant(self.paths_N, tf.string)
-        return lambda position: tf.io.read_file(tf.strings.join([self.root, "/", paths_N[position]]))
+        if self._tensor is None:
+            self._tensor = tf.constant(self.paths_N, tf.string)
+        return lambda position: tf.io.read_file(tf.strings.join([self.root, "/", self._tensor[position]]))

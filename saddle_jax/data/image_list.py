@@ -127,6 +127,11 @@ def _find(data: ConfigDict) -> tuple[str, dict[str, pathlib.Path]]:
             "Fix: --config.data.root=FOLDER; lists kept elsewhere: --config.data.train_list=FILE and so on. "
             "To try without data: --config FILE:smoke"
         )
+    if "://" in data.root:
+        raise DataError(
+            f"data.root: found {data.root!r}, expected a folder: lists are read from one. Fix: mount it as one, "
+            "or --config.data.source=tfds"
+        )
     root = pathlib.Path(os.path.expanduser(str(data.root)))
     files = {split: root / os.path.expanduser(name) for split, name in wanted.items() if name}
     if not root.is_dir():

@@ -68,7 +68,8 @@ class _Stream:
         self._images, self._labels_N, self._slots = images, labels_N, iter(slots)
         self._load = make_loader(images, train=train)
         self._probe = make_probe(images, whole=False)
-        self._allowed = math.floor(images.decoding.max_bad_fraction * len(images)) if train else 0
+        self._fraction = images.decoding.max_bad_fraction if train else 0.0
+        self._allowed = math.floor(self._fraction * len(images))
         self._kind = "training image" if train else "evaluation image"
         self._fix = "Fix: restore the file; --mode check --config.data.check_decode=True finds all that are bad" + (
             "; --config.data.max_bad_fraction=0.001 masks up to one in a thousand" if train else ""
@@ -179,7 +180,7 @@ class _Stream:
         lines = [f"  - {self._images.name(position)}: {reason}" for position, reason in shown]
         more = [f"  ... and {len(self._bad) - _SHOWN} more"] if len(self._bad) > _SHOWN else []
         count = f"{len(self._bad)} {self._kind}{'s' * (len(self._bad) > 1)} can't be decoded"
-        allowed = f", {self._allowed} may be (data.max_bad_fraction)" if self._allowed else ""
+        allowed = f", {self._allowed} may be (data.max_bad_fraction={self._fraction:g})" if self._fraction else ""
         return "\n".join([f"{count}{allowed}", *lines, *more, self._fix])
 
 
