@@ -7,7 +7,7 @@ import signal
 
 import numpy as np
 import pytest
-from fault_harness import saved_step, trials
+from fault_harness import STEPS, saved_step, trials
 
 POINTS = {  # (where it is killed, how often an unbroken run passes there)
     "before the temporary folder": ("save:begin", 20),
@@ -26,11 +26,12 @@ POINTS = {  # (where it is killed, how often an unbroken run passes there)
 @trials("K1", 30, small=1)
 def test_killed_at_random_moments(bench, tmp_path, trial, record_property):
     random, job = np.random.default_rng([1, trial]), bench.job(tmp_path)
-    kills = 0
+    kills, newest = 0, 0
     for _ in range(random.integers(1, 4)):
-        code = job.interrupt(job.start(), (signal.SIGKILL, random.uniform(0, bench.seconds)))
+        left = bench.seconds * (1 - newest / STEPS)
+        code = job.interrupt(job.start(), (signal.SIGKILL, random.uniform(0, left)))
         kills += code == -signal.SIGKILL
-        job.require_sound()
+        newest = job.require_sound()
     record_property("faults", kills)
     job.require_as(bench.unbroken)
 
@@ -109,7 +110,7 @@ def test_asked_twice(bench, tmp_path, trial, record_property):
 def test_killed_in_the_grace_period(bench, tmp_path, trial, record_property):
     random, job = np.random.default_rng([6, trial]), bench.job(tmp_path)
     grace = (signal.SIGKILL, random.uniform(0.5, 2))
-    code = job.interrupt(job.start(), random.uniform(0, 0.9) * bench.seconds, (signal.SIGTERM, 0), grace)
+    code = job.interrupt(job.start(), (signal.SIGTERM, random.uniform(0, 0.9) * bench.seconds), grace)
     assert code in (0, 75, -signal.SIGKILL), job.told()
     if code == 75:
         require_saved(job, code)

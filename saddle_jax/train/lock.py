@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from saddle_jax.errors import ConfigError, WorkdirInUse
+from saddle_jax.files import writing
 from saddle_jax.train.metrics import duration
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -113,9 +114,11 @@ def _beating(file: TextIO) -> Iterator[None]:
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
-    yield
-    ended.set()
-    thread.join()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _in_use(workdir: pathlib.Path, file: TextIO, fix: str) -> WorkdirInUse:
@@ -124,9 +127,8 @@ def _in_use(workdir: pathlib.Path, file: TextIO, fix: str) -> WorkdirInUse:
 
 def _holder(file: TextIO) -> dict[str, Any]:
     """Return who wrote the file; {} where nobody did, or what there is can't be read."""
-    file.seek(0)
     try:
-        found = json.load(file)
+        found = json.loads(os.pread(file.fileno(), 4096, 0))
         return {"pid": int(found["pid"]), "host": str(found["host"]), "since": float(found["since"])}
     except (ValueError, TypeError, KeyError):
         return {}
@@ -139,6 +141,6 @@ def _named(holder: dict[str, Any]) -> str:
 
 
 def _write(file: TextIO, text: str) -> None:
-    file.truncate(0)
-    file.write(text)
-    file.flush()
+    with writing(pathlib.Path(file.name), len(text)):
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), text.encode())
