@@ -129,8 +129,8 @@ def _find(data: ConfigDict) -> tuple[str, dict[str, pathlib.Path]]:
         )
     if "://" in data.root:
         raise DataError(
-            f"data.root: found {data.root!r}, expected a folder: lists are read from one. Fix: mount it as one, "
-            "or --config.data.source=tfds"
+            f"data.root: found {data.root!r}, expected a folder: image lists are read from folders. Fix: mount it as "
+            "one, or --config.data.source=tfds"
         )
     root = pathlib.Path(os.path.expanduser(str(data.root)))
     files = {split: root / os.path.expanduser(name) for split, name in wanted.items() if name}
