@@ -40,7 +40,7 @@ def test_the_system_refuses(bench, tmp_path, error, trial):
 
 
 @pytest.mark.parametrize(("limit", "name"), [(30, "checkpoints/10"), (60, "metrics.jsonl")])
-@trials("C4", 1, small=1)
+@trials("C4", 1)
 def test_a_file_may_not_grow(bench, tmp_path, limit, name, trial):
     job = bench.job(tmp_path)
     output = job.run(file_size=limit, expect=4)

@@ -226,8 +226,9 @@ def test_one_device_and_eight_measure_the_same(trained, tmp_path):
             np.testing.assert_allclose(other, value, rtol=1e-8, atol=1e-10 * np.nanmax(np.abs(value)), err_msg=key)
 
 
+@pytest.mark.faults("K6")
 @pytest.mark.slow
-def test_killed_between_classes_it_goes_on_where_it_stopped(trained, tmp_path):
+def test_killed_between_classes_it_goes_on_where_it_stopped(trained, tmp_path, record_property):
     arguments = ("--mode=spectra", "--config.spectra.classes=each", "--config.spectra.steps=30")
     expected = pathlib.Path(shutil.copytree(trained, tmp_path / "unbroken"))
     assert main(*arguments, f"--workdir={expected}").returncode == 0
@@ -248,6 +249,7 @@ def test_killed_between_classes_it_goes_on_where_it_stopped(trained, tmp_path):
     assert main(*arguments, f"--workdir={workdir}").returncode == 0
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
     assert numbers(folder) == numbers(expected / "spectra" / "12")
+    record_property("faults", 4)
 
 
 @pytest.mark.slow

@@ -56,6 +56,7 @@ def test_nothing_is_watched_where_the_limit_is_zero():
         assert not [thread for thread in threading.enumerate() if thread.name == "watchdog"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_that_stalls_ends_and_the_same_command_finishes_it(tmp_path):
     def train(**faults):
