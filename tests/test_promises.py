@@ -16,6 +16,7 @@ from conftest import GOLDEN, ROOT
 from small_runs import small_config, train
 
 from configs import default, recipes
+from saddle_jax import command_line
 from saddle_jax import config as config_lib
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError, DataError
@@ -87,7 +88,9 @@ def test_evaluations_count_every_image_once(count, record_property):
     record_property("faults", len(sizes))
 
 
-SHIPPED = {path.stem: importlib.import_module(f"configs.{path.stem}") for path in sorted(ROOT.glob("configs/*_lt.py"))}
+SHIPPED = {
+    (name := pathlib.Path(path).stem): importlib.import_module(f"configs.{name}") for path in command_line.SHIPPED
+}
 ARGUMENTS = {name: ["", "smoke", *(recipes.METHODS if name == "cifar10_lt" else ())] for name in SHIPPED}
 
 
