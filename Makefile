@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-faults check format install clean
+.PHONY: help demo test test-all test-faults check format install clean
 
 help:
 	@echo "make demo     train SGD and SAM on long-tailed digits, show what SAM did to the rare classes"
-	@echo "make test     run all tests"
+	@echo "make test     run the tests; under 25 minutes on two cores"
+	@echo "make test-all     run also those that take longer"
 	@echo "make test-faults  kill, break and damage real runs some hundred times; under an hour on two cores"
 	@echo "make check    format, lint, types, fast tests"
 	@echo "make format   rewrite the code in the project's format"
@@ -21,6 +22,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2
+
+test-all: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2 -m ""
 
 # Its figures go into docs/reliability.md.
 test-faults: $(VENV)/installed-dev

@@ -8,8 +8,9 @@ import sys
 import pytest
 from conftest import ROOT
 
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize("script", [["epoch.py"], ["growth.py", "--vary", "classes"], ["pipeline.py"]], ids=" ".join)
 def test_ours_alone(script, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}

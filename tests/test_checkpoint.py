@@ -104,7 +104,7 @@ def test_every_damage_is_found_set_aside_and_the_one_before_is_used(copy, record
 
 @pytest.mark.faults("C1")
 def test_a_run_goes_on_from_the_checkpoint_before_and_ends_as_it_would_have(copy, trained):
-    (copy / "checkpoints/12/state/state/manifest.ocdbt").write_bytes(b"")
+    (copy / "checkpoints/12/state/manifest.ocdbt").write_bytes(b"")
     shutil.rmtree(copy / "eval")
     assert train(small_config(), copy) == json.loads((trained / "results.json").read_text())
     ours, theirs = (restored(checkpoint.find(run / "checkpoints", "12")) for run in (copy, trained))
@@ -206,17 +206,15 @@ def test_an_interrupted_save_is_no_checkpoint(copy):
 
 
 def test_a_save_that_fails_is_an_error_and_leaves_what_was_there(copy, monkeypatch):
-    from orbax.checkpoint import v1 as ocp
-
     folder = copy / "checkpoints"
     found = checkpoint.find(folder)
     state = restored(found)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
-    def full(*_):
+    def full(*_, **__):
         raise ValueError("OUT_OF_RANGE: Failed writing")  # what tensorstore says of a full disk
 
-    monkeypatch.setattr(ocp, "save", full)
+    monkeypatch.setattr("orbax.checkpoint.Checkpointer.save", full)
     with pytest.raises(CheckpointError, match=f"12 can't be written .*Failed writing.*needs {size:,} bytes"):
         checkpoint.save(folder, state, found.best, found.running_mean)
     assert checkpoint.find(folder) == found

@@ -137,6 +137,7 @@ def test_spectra_see_all_images_of_a_class_as_the_evaluation_does(photos):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_line_trains_on_files(photos, tmp_path):
     """As a user would, with the settings on the command line, on one device."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}

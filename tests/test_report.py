@@ -155,6 +155,7 @@ def test_demo_ends_with_table_and_picture(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_benchmark_script_continues_where_its_budget_ended(tmp_path):
     command = [sys.executable, "benchmarks/reproduce.py", "--smoke", "--seeds", "2", "--cells", "cifar10_lt-100-ce_drw"]
     command += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "results.json")]

@@ -92,6 +92,7 @@ def test_training_pass_equals_pytorch(head, store, passes, x64):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_batch_256_at_224_fits_a_device_of_16_gb():
     def what_is_kept(remat):
         """Return the GiB between the passes, and the gradient's function with its arguments."""

@@ -285,7 +285,7 @@ def test_one_basis_is_held_at_a_time(basis):
 
     def count(_):
         nonlocal most
-        most = max(most, sum(isinstance(thing, kind) for thing in gc.get_objects()))
+        most = max(most, sum(type(thing) is kind for thing in gc.get_objects()))
 
     loss = FunctionLoss(lambda w: jnp.sum(jnp.sin(w) * w), jnp.linspace(0, 1, 50))
     classwise.measure(loss, steps=5, probes=3, basis=basis, on_step=count)

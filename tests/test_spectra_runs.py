@@ -228,6 +228,7 @@ def test_one_device_and_eight_measure_the_same(trained, tmp_path):
 
 @pytest.mark.faults("K6")
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_between_classes_it_goes_on_where_it_stopped(trained, tmp_path, record_property):
     arguments = ("--mode=spectra", "--config.spectra.classes=each", "--config.spectra.steps=30")
     expected = pathlib.Path(shutil.copytree(trained, tmp_path / "unbroken"))
