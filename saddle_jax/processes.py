@@ -31,8 +31,6 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     Raises:
       ConfigError: neither the flags nor the environment tell who takes part, or the others can't be reached.
     """
-    if "cpu" in (jax.config.jax_platforms or ""):
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
             coordinator,
