@@ -2,7 +2,8 @@
 
     python benchmarks/epoch.py
 
-ResNet-32 of width 1, batch 128, 12,406 training and 10,000 test images of random pixels. Pipelines and optimizers take
+ResNet-32 of width 1, batch 128, 12,406 training and 10,000 test images of random pixels (on a slow machine fewer:
+--images, --test_images). Pipelines and optimizers take
 turns. "Input alone" makes batches and copies them to the device, with no network: images a second against what the
 steps take shows whether a device waits. Writes benchmarks/results/epoch-<device>.json.
 """
@@ -26,16 +27,18 @@ from our_steps import CIFAR10_LT, make_feed, make_splits
 
 from saddle_jax.train.evaluate import Evaluator
 
-TEST_IMAGES = 10_000
-
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="ResNet-8, small batches, a few hundred images")
+    parser.add_argument("--images", type=int, default=CIFAR10_LT, help="of an epoch")
+    parser.add_argument("--test_images", type=int, default=10_000, help="of an evaluation")
+    parser.add_argument("--quick", action="store_true", help="ResNet-8, small batches, 200 images")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
+    if options.quick:
+        options.images = options.test_images = 200
     seconds = in_turns(cases(options), options.repeats)
     found = {name: round(float(np.median(1 / times[:, 0])), 1) for name, times in seconds.items()}
     for name, value in found.items():
@@ -48,15 +51,14 @@ def main() -> None:
 def cases(options: argparse.Namespace) -> dict[str, Callable[[], int]]:
     """Return what is measured: each does its work once and returns how many images it went through."""
     small = {"network": "resnet8", "batch": 8} if options.quick else {}
-    images = 200 if options.quick else CIFAR10_LT
     pipelines = ["resident", "numpy", *(["tfdata"] if importlib.util.find_spec("tensorflow") else [])]
     found = {}
     for pipeline in pipelines:
-        found[f"{pipeline}: input alone"] = epoch(images, pipeline, "SGD", small, network=False)
+        found[f"{pipeline}: input alone"] = epoch(options.images, pipeline, "SGD", small, network=False)
     for pipeline in pipelines:
         for optimizer in ("SGD", "SAM"):
-            found[f"{pipeline}: epoch, {optimizer}"] = epoch(images, pipeline, optimizer, small)
-        found[f"{pipeline}: evaluation"] = evaluation(200 if options.quick else TEST_IMAGES, pipeline, small)
+            found[f"{pipeline}: epoch, {optimizer}"] = epoch(options.images, pipeline, optimizer, small)
+        found[f"{pipeline}: evaluation"] = evaluation(options.test_images, pipeline, small)
     return found
 
 
