@@ -25,12 +25,12 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
-def sync_folder(folder: pathlib.Path) -> None:
-    """Make renames inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: pathlib.Path) -> None:
+    """Make a file, or the names inside a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
 

@@ -20,7 +20,7 @@ def problems(config: ConfigDict, of_config: Sequence[str], *, config_named: bool
       of_config: the arguments that name a config or override its fields.
       config_named: --config was given.
     """
-    return [*_mode_problems(of_config), *_import_problems(config_named), *_process_problems(config)]
+    return [*_mode_problems(of_config), *_import_problems(config_named), *_process_problems(config, config_named)]
 
 
 def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
@@ -43,7 +43,7 @@ def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
         yield f"--compare: found --checkpoint {FLAGS.checkpoint!r}, expected a step"
 
 
-def _process_problems(config: ConfigDict) -> Iterator[str]:
+def _process_problems(config: ConfigDict, config_named: bool) -> Iterator[str]:
     given = [name for name in _PROCESS_FLAGS if FLAGS[name].present]
     if given and not FLAGS.distributed:
         yield f"--{given[0]} belongs to --distributed. Fix: --distributed, or leave it out"
@@ -54,6 +54,8 @@ def _process_problems(config: ConfigDict) -> Iterator[str]:
         yield f"--process_id: found {FLAGS.process_id}, expected 0 to {FLAGS.num_processes - 1} (--num_processes - 1)"
     if FLAGS.coordinator is not None and not re.fullmatch(r".+:\d+", FLAGS.coordinator):
         yield f"--coordinator: found {FLAGS.coordinator!r}, expected HOST:PORT such as 10.0.0.1:1234"
+    if FLAGS.distributed and not config_named:
+        yield "--distributed needs --config: a run's own config is read by the first process alone"
     if FLAGS.distributed and FLAGS.mode != "train":
         yield f"--distributed belongs to --mode train, found --mode {FLAGS.mode}; one process can read what it left"
     if FLAGS.distributed and (config.spectra.every or config.spectra.at):

@@ -6,9 +6,9 @@ the same order; whatever could differ between them is compared or handed on here
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -16,29 +16,29 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax._src import distributed  # for a barrier that may fail: shutdown's own ends whoever has waited in vain
 from jax.experimental import multihost_utils
 
 from saddle_jax import errors
-from saddle_jax.errors import ConfigError, SaddleError
+from saddle_jax.errors import ConfigError, Preempted, SaddleError
 
 _HEARTBEAT_SECONDS = 30  # after which the others end when a process has died; JAX's own 100 waste a pod's time
-_SHUTDOWN_SECONDS = 15  # that an ending process waits for the others
+_PATIENCE = {0: 300, Preempted.exit_code: 300}  # seconds that an ending process waits for the others to end as it does
+_IMPATIENCE = 10  # after an error: all have it, or the others can't go on without this one
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Join the other processes; what is not given JAX reads from SLURM, Open MPI, Cloud TPU or Kubernetes.
 
+    Where the others do not come within five minutes JAX ends this process.
+
     Raises:
-      ConfigError: neither the flags nor the environment tell who takes part, or the others can't be reached.
+      ConfigError: neither the flags nor the environment tell who takes part.
     """
+    who = f"process {process_id} of {num_processes} at {coordinator}" if coordinator else "as the environment tells"
+    print(f"join   {who}: waiting for the other processes", flush=True)
     try:
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
-        )
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--distributed: the processes can't be joined ({error}). Fix: on every process --coordinator HOST:PORT "
@@ -57,14 +57,15 @@ def is_first() -> bool:
 
 
 def end(exit_code: int) -> NoReturn:
-    """Leave with this exit code, whatever the other processes do: they end by themselves if they were not asked to."""
+    """Leave with this exit code: together with the other processes or, if they go on, before JAX ends them too."""
     sys.stdout.flush()
     sys.stderr.flush()
-    try:
-        jax.distributed.shutdown()
-    except Exception as error:  # one of the others has gone already
-        print(f"note   the other processes did not end with this one ({error})", file=sys.stderr, flush=True)
-    os._exit(exit_code)  # a hanging collective of a process that has gone would keep the interpreter
+    if distributed.global_state.client is not None:
+        patience = _PATIENCE.get(exit_code, _IMPATIENCE)
+        with contextlib.suppress(Exception):  # the others go on, or have gone
+            distributed.global_state.client.wait_at_barrier("saddle_jax_end", 1000 * patience)
+            jax.distributed.shutdown()
+    os._exit(exit_code)  # a collective that waits for a process that has gone would keep the interpreter
 
 
 def gather(text: str) -> list[str]:
@@ -88,7 +89,13 @@ def sum_over(tree: Any) -> Any:
 
 def of_first(tree: Any) -> Any:
     """Return the first process's tree of arrays, of the same shapes and dtypes everywhere, on the host."""
-    return jax.device_get(tree) if count() == 1 else multihost_utils.broadcast_one_to_all(jax.device_get(tree))
+    host = jax.device_get(tree)
+    if count() == 1:
+        return host
+    # As bytes: what is sent is added to zeros, and -0.0 + 0.0 is 0.0.
+    content = jax.tree.map(lambda x: np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8), host)
+    received = multihost_utils.broadcast_one_to_all(content)
+    return jax.tree.map(lambda b, x: np.frombuffer(b.tobytes(), x.dtype).reshape(x.shape), received, host)
 
 
 def on_first(act: Callable[[], Any]) -> Any:
@@ -101,6 +108,9 @@ def on_first(act: Callable[[], Any]) -> Any:
             outcome = {"value": act()}
         except SaddleError as error:
             outcome = {"error": type(error).__name__, "message": getattr(error, "problems", str(error))}
+        except Exception as error:  # the others must not wait for what will never come
+            gather(json.dumps({"error": "SaddleError", "message": f"process 0: {type(error).__name__}: {error}"}))
+            raise
     outcome = json.loads(gather(json.dumps(outcome))[0])
     if "error" in outcome:
         raise getattr(errors, outcome["error"])(outcome["message"])
@@ -127,11 +137,6 @@ def require_agreement(facts: dict[str, Any]) -> None:
     ]
     if problems:
         raise ConfigError(sorted(problems))
-
-
-def interrupt_all(*_: object) -> None:
-    """Answer SIGINT as JAX answers SIGTERM: all processes save the same step and end."""
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def stop_agreed(calls: int) -> bool:

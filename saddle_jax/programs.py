@@ -16,7 +16,7 @@ from saddle_jax import __version__, devices, processes, seeds
 from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
 from saddle_jax.data import inspection, sources
-from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, SaddleError
+from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, Preempted, SaddleError
 from saddle_jax.observer import make_observer
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
@@ -39,6 +39,9 @@ def run(command: Command) -> int:
     except SaddleError as error:
         print(f"process {jax.process_index()}: {error}", file=sys.stderr)
         exit_code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted before the first step; the same command starts again", file=sys.stderr)
+        exit_code = Preempted.exit_code
     except BaseException:
         traceback.print_exc()
         exit_code = SaddleError.exit_code
@@ -50,7 +53,7 @@ def _facts(command: Command) -> dict[str, Any]:
     elsewhere = ("data.root", "data.path", "compilation_cache")  # may lie in another folder on another machine
     fields = {name: value for name, value in config_lib.flatten(command.config).items() if name not in elsewhere}
     versions = {"code": source_hash(), **package_versions()}
-    return {"mode": command.mode, "workdir": command.workdir, **fields, **versions}
+    return {**fields, **versions}
 
 
 def _run(command: Command) -> int:
@@ -76,12 +79,12 @@ def _run(command: Command) -> int:
 def train(command: Command) -> int:
     """Train, or continue, the run in the command's workdir."""
     config, workdir = command.config, pathlib.Path(command.workdir)
-    if processes.is_first() and workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"--workdir: {workdir} is a file, expected a directory")
-    processes.on_first(lambda: lock.require_free(workdir))
+    processes.on_first(lambda: _require_directory(workdir))
     with StopRequest() as stop:  # a signal while data are read or code is compiled is answered before the first step
         splits = sources.load(config.data)
-        processes.require_agreement({"split_hash": splits.split_hash, "content_hash": splits.content_hash})
+        images = {"split_hash": splits.split_hash, "content_hash": splits.content_hash}
+        pipeline = {"data.pipeline": pipeline_of(config, [splits]), "device": jax.devices()[0].device_kind}
+        processes.require_agreement({**images, **pipeline})  # what each one chooses by its memory, too
         program = make_program(config, splits)
         observer = make_observer(config, splits, program.schedules)
         if processes.is_first():
@@ -96,6 +99,12 @@ def train(command: Command) -> int:
     print(seeds.table([workdir / run for run in summary["runs"]]))
     print(f"\ndone   all seeds have finished; their summary is {workdir / 'summary.json'}")
     return 0
+
+
+def _require_directory(workdir: pathlib.Path) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir: {workdir} is a file, expected a directory")
+    lock.require_free(workdir)
 
 
 def evaluate_run(command: Command) -> int:
@@ -113,11 +122,12 @@ def evaluate_run(command: Command) -> int:
     if command.checkpoint is None and (best := chosen["latest"].best):
         is_latest = best.step == chosen["latest"].step
         chosen[f"best on {best.split}"] = chosen["latest"] if is_latest else checkpoint.find(checkpoints, "best")
+    like = program.init(config.seed)
+    states = {name: _restore_from_a_running_run(checkpoints, str(found.step), like) for name, found in chosen.items()}
     evaluator = evaluate.Evaluator(config, program, splits.test, splits.stats, pipeline_of(config, [splits]))
-    for name, found in chosen.items():
-        state = checkpoint.restore(found, program.init(config.seed))
+    for name, state in states.items():
         report = evaluator.report(state, folder, "test")
-        print(f"{name} (step {found.step:,}): {evaluate.one_line(report)}")
+        print(f"{name} (step {int(state.step):,}): {evaluate.one_line(report)}")
         for label, (count, accuracy) in enumerate(zip(splits.stats.counts_C, report["class_accuracy"], strict=True)):
             shown = "n/a" if accuracy is None else f"{accuracy:6.2f}"
             print(f"  class {label:4d}  {splits.stats.names[label]:20.20s} {count:6,d} training images  {shown}")

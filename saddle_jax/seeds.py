@@ -46,10 +46,7 @@ def train(
       NonFiniteError: of the seeds that ended early, after all others have finished; the summary is of those.
       The errors of `loop.train`.
     """
-    if processes.is_first() and (workdir / "config.json").is_file():
-        raise ConfigError(
-            f"--workdir: {workdir} holds a run of one seed, num_seeds is {config.num_seeds}. Fix: another --workdir"
-        )
+    processes.on_first(lambda: _require_several(workdir, config.num_seeds))
     members = [
         Member(member_config(config, seed), workdir / f"seed-{seed}", splits, observer, f"seed-{seed}")
         for seed in seeds_of(config)
@@ -69,6 +66,13 @@ def train(
     if errors:
         raise NonFiniteError("\n".join(errors))
     return summary
+
+
+def _require_several(workdir: pathlib.Path, num_seeds: int) -> None:
+    if (workdir / "config.json").is_file():
+        raise ConfigError(
+            f"--workdir: {workdir} holds a run of one seed, num_seeds is {num_seeds}. Fix: another --workdir"
+        )
 
 
 def _write_summary(workdir: pathlib.Path, members: Sequence[Member]) -> dict[str, Any]:

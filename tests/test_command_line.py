@@ -203,7 +203,10 @@ def test_values_and_repetitions_of_flags(tmp_path):
             ["--distributed", "--coordinator=a", "--num_processes=2", "--process_id=2", "--mode=eval"],
             ["expected 0 to 1", "expected HOST:PORT", "--distributed belongs to --mode train"],
         ),
-        (["--distributed", "--config.spectra.every=10 epochs"], ["measured by one process only"]),
+        (
+            ["--distributed", "--config.spectra.every=10 epochs"],
+            ["measured by one process only", "--distributed needs --config"],
+        ),
         (["--num_processes=0"], ["num_processes"]),
     ],
 )

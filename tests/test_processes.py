@@ -37,11 +37,12 @@ class Processes:
         each: dict[int, list[str]] | None = None,
         faults: dict[int, str] | None = None,
         roots: dict[int, pathlib.Path] | None = None,
+        devices: int = 0,
     ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        devices = 1 if number == 2 else 2
+        devices = devices or 2 // number
         flags = f"--xla_force_host_platform_device_count={devices}"
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1", "XLA_FLAGS": flags}
         self.logs = [workdir.with_name(f"{workdir.name}-{time.monotonic_ns()}-{i}.log") for i in range(number)]
@@ -111,14 +112,24 @@ def assert_equal(a, b):
     assert (a / "eval/24-test.json").read_bytes() == (b / "eval/24-test.json").read_bytes()
 
 
+def require_near(workdir, other):
+    for x, y in zip(last_state(workdir), last_state(other), strict=True):
+        scale = max(np.abs(y).max(), 1e-300)
+        np.testing.assert_allclose(x / scale, y / scale, atol=1e-10)
+    assert (workdir / "eval/24-test.json").read_text() == (other / "eval/24-test.json").read_text()
+
+
 def test_two_processes_train_as_one_with_two_devices(unbroken, tmp_path):
     alone = Processes(tmp_path / "run", 1)
     assert alone.wait() == [0], alone.text()
-    for x, y in zip(last_state(unbroken), last_state(tmp_path / "run"), strict=True):
-        scale = max(np.abs(y).max(), 1e-300)
-        np.testing.assert_allclose(x / scale, y / scale, atol=1e-10)
-    one, two = ((folder / "eval/24-test.json").read_text() for folder in (tmp_path / "run", unbroken))
-    assert one == two
+    require_near(unbroken, tmp_path / "run")
+
+
+@pytest.mark.nightly
+def test_two_devices_in_each_of_two_processes(unbroken, tmp_path):
+    both = Processes(tmp_path / "run", 2, devices=2)
+    assert both.wait() == [0, 0], both.text()
+    require_near(unbroken, tmp_path / "run")
 
 
 def test_a_signal_to_one_process_stops_both_at_the_same_step(unbroken, tmp_path):
@@ -158,7 +169,7 @@ def test_when_one_process_is_killed_the_other_ends_and_the_rerun_is_bit_equal(un
     ("differing", "words"),
     [
         (["--config.sam.rho_knots=((0,0.3),)"], "sam.rho_knots is [[0, 0.3]]"),
-        (["--config.data.subset_seed=1"], "data.subset_seed is 1"),
+        (["--config.eval.batch_size=7"], "eval.batch_size is 7"),
     ],
 )
 def test_processes_that_differ_stop_at_once_and_say_which(tmp_path, differing, words):
@@ -168,6 +179,39 @@ def test_processes_that_differ_stop_at_once_and_say_which(tmp_path, differing, w
         assert "process 1 (" in log.read_text()
         assert words in log.read_text()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def image_files(tmp_path):
+    """Two sets of ten classes that differ in one pixel."""
+    random = np.random.default_rng(0)
+    arrays = {f"{split}_images": random.integers(0, 256, (64, 8, 8, 1), np.uint8) for split in ("train", "test")}
+    arrays |= {f"{split}_labels": np.arange(64) % 10 for split in ("train", "test")}
+    np.savez(tmp_path / "one.npz", **arrays)
+    arrays["train_images"][5, 3, 3] ^= 1
+    np.savez(tmp_path / "other.npz", **arrays)
+    return tmp_path / "one.npz", tmp_path / "other.npz"
+
+
+ARRAYS = ["--config.data.source=arrays", "--config.data.profile=as_is"]
+
+
+@pytest.mark.faults("M3")
+def test_processes_with_other_images_stop_at_once_and_say_which(image_files, tmp_path):
+    paths = {i: [f"--config.data.path={path}"] for i, path in enumerate(image_files)}
+    processes = Processes(tmp_path / "run", 2, *ARRAYS, each=paths)
+    assert processes.wait() == [2, 2], processes.text()
+    assert "content_hash is" in processes.logs[0].read_text()
+    assert "split_hash is" not in processes.text()
+
+
+def test_a_process_that_fails_alone_keeps_its_exit_code(image_files, tmp_path):
+    paths = {0: [f"--config.data.path={image_files[0]}"], 1: ["--config.data.path=nowhere.npz"]}
+    processes = Processes(tmp_path / "run", 2, *ARRAYS, each=paths)
+    codes = processes.wait(100)
+    assert codes[1] == 3, processes.text()
+    assert codes[0] not in (0, 75)
+    assert "found no file 'nowhere.npz'" in processes.logs[1].read_text()
 
 
 @pytest.mark.faults("M3")

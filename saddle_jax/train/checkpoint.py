@@ -24,7 +24,7 @@ import numpy as np
 
 from saddle_jax.errors import CheckpointError
 from saddle_jax.faults import fault_point
-from saddle_jax.files import refusal, sync_folder, write_atomically, writing
+from saddle_jax.files import refusal, sync, write_atomically, writing
 from saddle_jax.train import manifest
 from saddle_jax.train.state import TrainState
 
@@ -78,7 +78,7 @@ def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mea
         if final.exists():
             _delete(final)
         temporary.rename(final)
-        sync_folder(folder)
+        sync(folder)
         fault_point("save:committed")
         for other in _superfluous(folder):
             _delete(folder / str(other))
@@ -231,7 +231,7 @@ def _set_aside(folder: pathlib.Path, step: int, damage: str) -> str:
         quarantine.mkdir(exist_ok=True)
         target = next(path for n in itertools.count(1) if not (path := quarantine / f"{step}-{n}").exists())
         damaged.rename(target)
-        sync_folder(folder)
+        sync(folder)
     return f"DAMAGED: checkpoint {damaged} ({damage}) was moved to {target}"
 
 

@@ -58,16 +58,23 @@ def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command:
     record = _run_record(workdir) if stored.is_file() else {"starts": []}
     warnings, starts = [], record["starts"]
     this_start = provenance(config, splits, command)
-    if starts and starts[-1]["devices"] != this_start["devices"]:
+    if starts and (before := _machines(starts[-1])) != (now := _machines(this_start)):
         warnings.append(
-            f"this run had {len(starts[-1]['devices'])} devices and continues on {len(this_start['devices'])}: it goes "
-            "on from the same state, but not bit for bit as it would have"
+            f"this run had {before} and continues on {now}: it goes on from the same state, but not bit for bit as it "
+            "would have"
         )
     write_atomically(workdir / "class_stats.json", json.dumps(_class_stats(splits), indent=1))
     if not (workdir / "results.json").is_file():  # a finished run takes no further step
         write_atomically(workdir / _RECORD, json.dumps({**record, "starts": [*starts, this_start]}, indent=1))
     write_atomically(stored, config_lib.to_json(config))  # the last of them: it is what makes this a run
     return warnings
+
+
+def _machines(start: dict[str, Any]) -> str:
+    """Return "8 devices (gpu: NVIDIA H100) of 2 processes" of a start."""
+    devices, processes = start["devices"], start.get("processes", 1)
+    of = f" of {processes} processes" if processes > 1 else ""
+    return f"{len(devices)} devices ({', '.join(sorted(set(devices)))}){of}"
 
 
 def different_config(workdir: pathlib.Path, differing: dict[str, tuple[Any, Any]], fix: str) -> list[str]:
@@ -152,6 +159,7 @@ def provenance(config: ConfigDict, splits: Splits, command: list[str]) -> dict[s
         "python": sys.version.split()[0],
         "packages": package_versions(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
         "seed": config.seed,
         "fingerprint": config_lib.fingerprint(config),
         "split_hash": splits.split_hash,

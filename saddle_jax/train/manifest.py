@@ -6,13 +6,15 @@ import hashlib
 import json
 import pathlib
 
-from saddle_jax.files import write_atomically
+from saddle_jax.files import sync, write_atomically
 
 _MANIFEST = "MANIFEST.json"
 
 
 def write(folder: pathlib.Path) -> None:
-    """Write MANIFEST.json over all files that are in `folder` now."""
+    """Write MANIFEST.json over all files that are in `folder` now, which a power cut does not change any more."""
+    for path in sorted(folder.rglob("*")):
+        sync(path)
     write_atomically(folder / _MANIFEST, json.dumps(_digests(folder), indent=1))
 
 
@@ -30,6 +32,8 @@ def damage(folder: pathlib.Path) -> str:
         return f"{_MANIFEST} can't be read ({error})"
     found = _digests(folder)
     names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if names and not (folder / _MANIFEST).is_file():
+        raise FileNotFoundError(folder)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"not as in its manifest: {', '.join(names[:5])}{more}" if names else ""
 

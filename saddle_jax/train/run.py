@@ -75,8 +75,8 @@ class Run:
             return {"step": found.step, "best": best, "running_mean": found.running_mean}, notes
 
         found, notes = processes.on_first(read)
+        self.state = processes.of_first(self.state)  # also the first one: another processor may draw other bits
         if found is not None:
-            self.state = processes.of_first(self.state)
             self.best, self.saved_step = found["best"] and checkpoint.Best(**found["best"]), found["step"]
             self._mean = RunningMean(**found["running_mean"])
         return notes
@@ -148,10 +148,13 @@ class Run:
 
     def save(self, state: TrainState, step: int) -> None:
         """Save the state after `step` steps."""
-        if processes.is_first():
+
+        def write() -> None:
             checkpoint.save(self.checkpoints, jax.device_get(state), self.best, self._mean.state())
             if self.saved_step == self.start:
                 directory.record_first_save(self.workdir, step)
+
+        processes.on_first(write)  # all wait: none may end while this one writes
         self.saved_step = step
         watchdog.alive()
 

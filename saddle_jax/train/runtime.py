@@ -20,7 +20,8 @@ from saddle_jax import processes
 class StopRequest:
     """Note SIGTERM or SIGINT as a request for an orderly end; a second signal ends the process at once.
 
-    Of several processes all stop at the same step, whichever was sent the signal. JAX has the handler of SIGTERM then.
+    Of several processes all stop at the same step, whichever was sent the signal. JAX has the handler of SIGTERM then,
+    which no second one ends; SIGINT is passed on to it once.
     """
 
     def __init__(self):
@@ -30,7 +31,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if processes.count() > 1:
-            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, processes.interrupt_all)
+            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._pass_on)
             return self
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._note)
@@ -45,6 +46,10 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+
+    def _pass_on(self, number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal_name = signal.Signals(number).name
