@@ -27,17 +27,20 @@ from saddle_jax.errors import DataError
 _SHOWN = 10
 
 
-def batches(images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool) -> Iterator[Batch]:
+def batches(
+    images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool, plain: bool = False
+) -> Iterator[Batch]:
     """Yield the batch of each slots, all of one length.
 
     Args:
       train: augment by the draws; bad images up to the fraction of `images.decoding` are masked. Otherwise the
         evaluation's transform, and any bad image is an error: masked, it would change what is measured.
+      plain: training images by the evaluation's transform.
 
     Raises:
       DataError: images can't be read or decoded.
     """
-    return _Stream(images, labels_N, slots, train=train).batches()
+    return _Stream(images, labels_N, slots, train=train, plain=plain).batches()
 
 
 def reason_of(error: tf.errors.OpError) -> str:
@@ -63,10 +66,10 @@ def _failure(probe: Callable[[Any], Any], position: int) -> str:
 class _Stream:
     """Slots on their way through tf.data, which is started again where an image is found to be bad."""
 
-    def __init__(self, images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool):
+    def __init__(self, images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool, plain: bool):
         tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
         self._images, self._labels_N, self._slots = images, labels_N, iter(slots)
-        self._load = make_loader(images, train=train)
+        self._load = make_loader(images, train=train and not plain)
         self._probe = make_probe(images, whole=False)
         self._fraction = images.decoding.max_bad_fraction if train else 0.0
         self._allowed = math.floor(self._fraction * len(images))
