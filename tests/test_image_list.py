@@ -226,6 +226,27 @@ def test_check_finds_what_can_not_be_read(photos, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("decode", [False, True])
+def test_check_tells_of_tolerated_bad_images_but_of_no_others(decode, photos, tmp_path, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(photos, root)
+    (root / "train/class 0/1.JPEG").write_bytes(b"")
+    splits = load(root, data__max_bad_fraction=0.03)
+    inspection.require_readable(splits, decode=decode)
+    out = capsys.readouterr().out
+    assert "1 bad training images, which are masked; 1 may be" in out and "train/class 0/1.JPEG" in out
+    assert "all other 64 images" in out
+    with pytest.raises(DataError, match="1 of 65 images can't be read"):
+        inspection.require_readable(load(root), decode=decode)
+    (root / "train/class 0/1.JPEG").unlink()  # since the lists were read: a missing file is never tolerated
+    with pytest.raises(DataError, match=r"1 of 65 images can't be read\n  - .*class 0/1.JPEG.*No such file"):
+        inspection.require_readable(splits, decode=decode)
+    shutil.copy(photos / "train/class 0/1.JPEG", root / "train/class 0/1.JPEG")
+    (root / "test/class 0/1.JPEG").write_bytes(b"")
+    with pytest.raises(DataError, match="1 of 65 images can't be read"):
+        inspection.require_readable(splits, decode=decode)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -8,7 +8,6 @@ the same ones. What can't be read (missing files, networks, memory) is never mas
 from __future__ import annotations
 
 import collections
-import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -82,7 +81,7 @@ class _Stream:
         self._load = make_loader(images, train=train and not plain)
         self._probe = make_probe(images, whole=False)
         self._fraction = images.decoding.max_bad_fraction if train else 0.0
-        self._allowed = math.floor(self._fraction * len(images))
+        self._allowed = images.may_be_bad if train else 0
         self._kind = "training image" if train else "evaluation image"
         self._fix = "Fix: restore the file; --mode check --config.data.check_decode=True finds all that are bad" + (
             "; --config.data.max_bad_fraction=0.001 masks up to one in a thousand" if train else ""
