@@ -259,12 +259,23 @@ def test_check_tells_of_tolerated_bad_images_but_of_no_others(decode, photos, tm
         ({"data__eval_resize": 31}, "data.eval_resize: found 31, expected at least data.image_size=32"),
         ({"data__image_size": 0}, "data.image_size: found 0"),
         ({"data__validation_fraction": 0.1}, "both hold out images"),
+        ({"data__train_split": "train[:50%]"}, "data.train_split has no effect with data.source='image_list'"),
+        ({"data__source": "tfds"}, "data.test_list has no effect with data.source='tfds'"),
         ({"data__source": "digits"}, "needs images that are files or records"),
     ],
 )
 def test_checks_of_the_config(photos, changes, message):
     assert problems_of(list_config(photos), default.get_config()) == []
     assert message in "\n".join(problems_of(list_config(photos, **changes), default.get_config()))
+
+
+def test_only_the_sources_own_validation_images_exclude_a_fraction(photos):
+    """configs/imagenet_lt.py names a split, which its image lists do not use."""
+    changes = {"data__validation_list": "", "data__validation_split": "validation", "data__validation_fraction": 0.1}
+    assert problems_of(list_config(photos, **changes), default.get_config()) == []
+    lists = {"data__source": "tfds", "data__train_list": "", "data__test_list": ""}
+    (problem,) = problems_of(list_config(photos, **changes, **lists), default.get_config())
+    assert "data.validation_fraction and data.validation_split: both" in problem
 
 
 def test_fields_of_encoded_images_have_no_effect_on_others():
