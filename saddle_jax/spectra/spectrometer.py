@@ -27,7 +27,7 @@ from saddle_jax.spectra.targets import Target, find_targets
 from saddle_jax.train import watchdog
 from saddle_jax.train.lock import exclusive
 from saddle_jax.train.metrics import Progress
-from saddle_jax.train.runtime import StopRequest, free_memory
+from saddle_jax.train.runtime import StopRequest, free_host_memory, free_memory
 from saddle_jax.train.state import TrainState
 
 # Fields of config.spectra that say what to measure or where to compute, not what comes out.
@@ -238,7 +238,7 @@ class Spectrometer:
         return np.flatnonzero(np.isin(self._splits.train.labels, target.classes))
 
     def _chunks(self, positions: np.ndarray) -> Iterator[Batch]:
-        return chunks_of(self._splits.train, positions, self._chunk_size, max(free_memory()))
+        return chunks_of(self._splits.train, positions, self._chunk_size, free_host_memory())
 
 
 class _Job(NamedTuple):
