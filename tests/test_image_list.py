@@ -64,9 +64,10 @@ def test_the_hash_is_of_paths_and_labels(photos, tmp_path):
         lambda text: text.replace("\n", "  \t \n"),
         lambda text: "\n\n" + text.replace("\n", "\n \n"),
         lambda text: text.rstrip("\n"),
+        lambda text: "\ufeff" + text,
         lambda text: text.replace("train/class", "./train//class"),
     ],
-    ids=["CRLF", "trailing blanks", "blank lines", "no last line end", "odd slashes"],
+    ids=["CRLF", "trailing blanks", "blank lines", "no last line end", "byte order mark", "odd slashes"],
 )
 def test_what_is_let_pass(photos, tmp_path, change):
     plain = load(photos)
@@ -92,6 +93,7 @@ LINE = "train/class 0/0.JPEG 0\n"
         ("train/class\n", "no `path label`: 1"),
         ("7\n", "no `path label`: 1"),
         ("train/class 0/1.JPEG 99999999\n", "no `path label`: 1"),
+        (f"train/class 0/1.JPEG {'9' * 5000}\n", "no `path label`: 1"),
         ("/etc/passwd 0\n", r"paths that leave data.root: 1\n  - list.txt line 2: '/etc/passwd'"),
         ("../secret.JPEG 0\n", "paths that leave data.root: 1"),
         ("train/../../secret.JPEG 0\n", "paths that leave data.root: 1"),
