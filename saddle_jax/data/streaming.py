@@ -76,7 +76,6 @@ class _Stream:
     """Slots on their way through tf.data, which is started again where an image is found to be bad."""
 
     def __init__(self, images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool, plain: bool):
-        tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
         self._images, self._labels_N, self._slots = images, labels_N, iter(slots)
         self._load = make_loader(images, train=train and not plain)
         self._probe = make_probe(images, whole=False)
