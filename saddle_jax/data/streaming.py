@@ -2,7 +2,7 @@
 
 An image that can't be decoded is bad: it ends the run by its name, or, within the fraction that the config allows, its
 slot is masked. Whether a slot is masked depends on the file and the slot's own draws alone, so that a resumed run masks
-the same ones. What can't be read (missing files, networks, memory) is never masked: it is tried again once, then an error.
+the same ones. What can't be read (a missing file, a network that fails) is never masked: one more try, then an error.
 """
 
 from __future__ import annotations
@@ -107,17 +107,18 @@ class _Stream:
                 except tf.errors.OpError as error:
                     with self._lock:  # no longer than this: TensorFlow's threads may wait for it
                         self._attempt = None
+                    cause = error
                     try:
                         if self._mask_bad():
                             continue
                     except tf.errors.OpError as again:
-                        error = again
+                        cause = again
                     # It was the storage's fault: try once more.
                     if failed_at == self._delivered:
                         raise DataError(
-                            f"reading images failed: {reason_of(error)}. Fix: restore the file or the storage; the "
+                            f"reading images failed: {reason_of(cause)}. Fix: restore the file or the storage; the "
                             "same command goes on"
-                        ) from error
+                        ) from cause
                     failed_at = self._delivered
         finally:
             with self._lock:
