@@ -50,7 +50,13 @@ def main() -> None:
     need_one_device()
     options.batch = options.batch or (8 if jax.default_backend() == "cpu" else 256)
     # A step is compiled once to count its memory and once to run: the second time it is found there.
-    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="imagenet_step_"))
+    with tempfile.TemporaryDirectory(prefix="imagenet_step_") as compiled:
+        jax.config.update("jax_compilation_cache_dir", compiled)
+        measure(options)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Time all steps and write the record."""
     model = default.get_config().model
     model.name = options.network
     products = multiply_adds(make_network(model, CLASSES, None), options.size)

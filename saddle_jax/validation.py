@@ -89,6 +89,10 @@ def _image_problems(flat: dict[str, Any]) -> Iterator[str]:
         unused += ["data.validation_split", "data.check_decode"]
     if source not in ("image_list", "tfds"):
         unused.append("data.image_size")
+    if source != "image_list":
+        unused += ["data.train_list", "data.validation_list", "data.test_list"]
+    if source != "tfds" and flat["data.train_split"] != "train":
+        yield f"data.train_split has no effect with data.source={source!r}. Fix: --config.data.train_split=train"
     for field in unused:
         if flat[field]:
             nothing = {str: "''", bool: "False"}.get(type(flat[field]), "0")
@@ -120,8 +124,9 @@ def _image_problems(flat: dict[str, Any]) -> Iterator[str]:
             f"steps_at_once={flat['steps_at_once']} needs images that stay on the devices; those of "
             f"data.source={source!r} are decoded batch by batch. Fix: --config.steps_at_once=0"
         )
-    if flat["data.validation_fraction"] and (flat["data.validation_list"] or flat["data.validation_split"]):
-        yield "data.validation_fraction and a validation list or split: both hold out images. Fix: one of them"
+    own = "data.validation_list" if source == "image_list" else "data.validation_split"
+    if flat["data.validation_fraction"] and flat[own]:
+        yield f"data.validation_fraction and {own}: both hold out images. Fix: --config.{own}=''"
 
 
 def _order_problems(field: str, positions: list[Duration], total: Duration) -> Iterator[str]:

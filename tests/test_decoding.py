@@ -207,10 +207,41 @@ def test_a_bad_training_image_is_named_and_stops_by_default(tmp_path):
         training(bad_folder(tmp_path, BAD), 0, 3)
     assert any(f"{tmp_path}/{name}" in str(error.value) for name in BAD)
     assert "data.max_bad_fraction" in str(error.value)
-    images = bad_folder(tmp_path, {})
+
+
+def test_a_file_that_vanishes_is_never_masked(tmp_path):
+    images = bad_folder(tmp_path, BAD, max_bad_fraction=0.5)
     (tmp_path / "3.jpg").unlink()
-    with pytest.raises(DataError, match=r"3\.jpg: .*No such file"):
+    with pytest.raises(DataError, match=r"reading images failed: .*3\.jpg; No such file"):
         training(images, 0, 3)
+    with pytest.raises(OSError, match="No such file"):
+        streaming.make_whole_check(images)(3)
+
+
+def test_errors_of_the_storage_mask_nothing_and_are_tried_again_once(tmp_path, monkeypatch):
+    """Storage that fails cannot be had here: the reader stands for it."""
+    images = bad_folder(tmp_path, {}, max_bad_fraction=0.5)
+    left = []
+    read = ImageFiles.reader
+
+    def failing(images, tf):
+        def fail():
+            if left:
+                left.pop()
+                raise OSError("timed out")
+            return np.int32(0)
+
+        plain = read(images, tf)
+        return lambda position: plain(position + tf.ensure_shape(tf.numpy_function(fail, [], tf.int32), ()))
+
+    expected = training(images, 0, 2)
+    monkeypatch.setattr(ImageFiles, "reader", failing)
+    left += [0]
+    for ours, theirs in zip(training(images, 0, 2), expected, strict=True):
+        np.testing.assert_array_equal(ours.mask, theirs.mask)
+    left += [0] * 10**6
+    with pytest.raises(DataError, match="reading images failed: .*timed out"):
+        training(images, 0, 2)
 
 
 def test_tolerated_bad_images_are_masked_slots_and_nothing_else_moves(tmp_path):

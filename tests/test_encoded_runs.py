@@ -16,6 +16,7 @@ from saddle_jax.data import feeder, sources
 from saddle_jax.data.order import evaluation_slots
 from saddle_jax.errors import ConfigError, DataError, Preempted
 from saddle_jax.spectra import plan
+from saddle_jax.spectra import results as spectra_results
 from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.train import checkpoint, evaluate
 from saddle_jax.train.feed import Feed
@@ -90,11 +91,16 @@ def test_a_bad_image_ends_training_by_name_or_becomes_a_masked_slot(tmp_path, ca
     bad.write_bytes(bad.read_bytes()[:200])
     with pytest.raises(DataError, match=r"1 training image can't be decoded\n  - .*/train/class 1/2.JPEG: "):
         train(list_config(root), tmp_path / "run")
-    tolerant = list_config(root, data__max_bad_fraction=0.03)
+    spectra = {"spectra__classes": "0", "spectra__steps": 4, "spectra__probes": 1}
+    tolerant = list_config(root, data__max_bad_fraction=0.03, **spectra)
     train(tolerant, tmp_path / "run")  # the field may change: the run goes on
     assert (tmp_path / "run/results.json").is_file()
     (root / "test/class 0/0.JPEG").write_bytes(b"")
     splits = sources.load(tolerant.data)
+    spectrometer = Spectrometer(tolerant, splits)
+    folder = spectrometer.measure(end_of(tmp_path / "run", tolerant), tmp_path / "run", quiet=True)
+    (summary,) = spectra_results.read_summary(folder)["targets"].values()
+    assert summary["images"] == 13  # of 14
     program = make_program(tolerant, splits)
     evaluator = evaluate.Evaluator(tolerant, program, splits.test, splits.stats, "tfdata")
     with pytest.raises(DataError, match=r"1 evaluation image can't be decoded\n  - .*/test/class 0/0.JPEG: "):
@@ -131,7 +137,7 @@ def test_spectra_see_all_images_of_a_class_as_the_evaluation_does(photos):
     pixels = {int(i): image for batch in expected for i, image in zip(batch.ids, batch.images, strict=True)}
     for chunk in found:
         for place in np.flatnonzero(chunk.mask):
-            np.testing.assert_array_equal(chunk.images[place], pixels[int(positions[chunk.ids[place]])])
+            np.testing.assert_array_equal(chunk.images[place], pixels[int(chunk.ids[place])])
     with pytest.raises(ConfigError, match="decoded images take .* are free"):
         plan.require_memory(splits.train.images.nbytes, 1000)
 

@@ -64,9 +64,10 @@ def test_the_hash_is_of_paths_and_labels(photos, tmp_path):
         lambda text: text.replace("\n", "  \t \n"),
         lambda text: "\n\n" + text.replace("\n", "\n \n"),
         lambda text: text.rstrip("\n"),
+        lambda text: "\ufeff" + text,
         lambda text: text.replace("train/class", "./train//class"),
     ],
-    ids=["CRLF", "trailing blanks", "blank lines", "no last line end", "odd slashes"],
+    ids=["CRLF", "trailing blanks", "blank lines", "no last line end", "byte order mark", "odd slashes"],
 )
 def test_what_is_let_pass(photos, tmp_path, change):
     plain = load(photos)
@@ -92,6 +93,7 @@ LINE = "train/class 0/0.JPEG 0\n"
         ("train/class\n", "no `path label`: 1"),
         ("7\n", "no `path label`: 1"),
         ("train/class 0/1.JPEG 99999999\n", "no `path label`: 1"),
+        (f"train/class 0/1.JPEG {'9' * 5000}\n", "no `path label`: 1"),
         ("/etc/passwd 0\n", r"paths that leave data.root: 1\n  - list.txt line 2: '/etc/passwd'"),
         ("../secret.JPEG 0\n", "paths that leave data.root: 1"),
         ("train/../../secret.JPEG 0\n", "paths that leave data.root: 1"),
@@ -226,6 +228,27 @@ def test_check_finds_what_can_not_be_read(photos, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("decode", [False, True])
+def test_check_tells_of_tolerated_bad_images_but_of_no_others(decode, photos, tmp_path, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(photos, root)
+    (root / "train/class 0/1.JPEG").write_bytes(b"")
+    splits = load(root, data__max_bad_fraction=0.03)
+    inspection.require_readable(splits, decode=decode)
+    out = capsys.readouterr().out
+    assert "1 bad training images, which are masked; 1 may be" in out and "train/class 0/1.JPEG" in out
+    assert "all other 64 images" in out
+    with pytest.raises(DataError, match="1 of 65 images can't be read"):
+        inspection.require_readable(load(root), decode=decode)
+    (root / "train/class 0/1.JPEG").unlink()  # since the lists were read: a missing file is never tolerated
+    with pytest.raises(DataError, match=r"1 of 65 images can't be read\n  - .*class 0/1.JPEG.*No such file"):
+        inspection.require_readable(splits, decode=decode)
+    shutil.copy(photos / "train/class 0/1.JPEG", root / "train/class 0/1.JPEG")
+    (root / "test/class 0/1.JPEG").write_bytes(b"")
+    with pytest.raises(DataError, match="1 of 65 images can't be read"):
+        inspection.require_readable(splits, decode=decode)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -238,12 +261,23 @@ def test_check_finds_what_can_not_be_read(photos, tmp_path, capsys):
         ({"data__eval_resize": 31}, "data.eval_resize: found 31, expected at least data.image_size=32"),
         ({"data__image_size": 0}, "data.image_size: found 0"),
         ({"data__validation_fraction": 0.1}, "both hold out images"),
+        ({"data__train_split": "train[:50%]"}, "data.train_split has no effect with data.source='image_list'"),
+        ({"data__source": "tfds"}, "data.test_list has no effect with data.source='tfds'"),
         ({"data__source": "digits"}, "needs images that are files or records"),
     ],
 )
 def test_checks_of_the_config(photos, changes, message):
     assert problems_of(list_config(photos), default.get_config()) == []
     assert message in "\n".join(problems_of(list_config(photos, **changes), default.get_config()))
+
+
+def test_only_the_sources_own_validation_images_exclude_a_fraction(photos):
+    """configs/imagenet_lt.py names a split, which its image lists do not use."""
+    changes = {"data__validation_list": "", "data__validation_split": "validation", "data__validation_fraction": 0.1}
+    assert problems_of(list_config(photos, **changes), default.get_config()) == []
+    lists = {"data__source": "tfds", "data__train_list": "", "data__test_list": ""}
+    (problem,) = problems_of(list_config(photos, **changes, **lists), default.get_config())
+    assert "data.validation_fraction and data.validation_split: both" in problem
 
 
 def test_fields_of_encoded_images_have_no_effect_on_others():

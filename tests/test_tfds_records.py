@@ -125,6 +125,11 @@ def test_a_bad_record_is_named(tmp_path):
         batches(splits.test, False)
 
 
+def test_a_set_that_is_not_prepared_is_to_be_prepared_as_array_record(tmp_path):
+    with pytest.raises(DataError, match=r"imagenet_lt is not prepared.*\n.*file_format='array_record'\)\.download_and"):
+        sources.load(record_config(tmp_path, data__name="imagenet_lt").data)
+
+
 def test_tfrecord_is_refused_with_the_command_that_converts_it(tmp_path):
     root, folder = tmp_path / "photos", tmp_path / "tfds"
     store(root, folder, write_folder(root), file_format="tfrecord")

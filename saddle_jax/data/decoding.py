@@ -40,7 +40,7 @@ def make_loader(images: Encoded, *, train: bool) -> Callable[[Any, Any, Any], An
     Args:
       train: augment by the draws, in place of the evaluation's resize and centre crop.
     """
-    read, decoding = images.reader(tf), images.decoding
+    read, decoding = _reader(images), images.decoding
     size = decoding.size
 
     def augmented(position: Any, draws_R: Any) -> Any:
@@ -66,7 +66,7 @@ def make_probe(images: Encoded, *, whole: bool) -> Callable[[Any], Any]:
     Args:
       whole: decode all of it; otherwise its first pixel, without which nothing of it can be decoded.
     """
-    read = images.reader(tf)
+    read = _reader(images)
 
     def probe(position: Any) -> Any:
         with tf.device("CPU"):
@@ -76,6 +76,11 @@ def make_probe(images: Encoded, *, whole: bool) -> Callable[[Any], Any]:
             return tf.reduce_max(_decode(content, lambda extent: (tf.zeros_like(extent), tf.ones_like(extent)))[0])
 
     return tf.function(probe, input_signature=_signature()[:1], autograph=False)
+
+
+def _reader(images: Encoded) -> Any:
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
+    return images.reader(tf)
 
 
 def _signature() -> tuple[Any, Any, Any]:

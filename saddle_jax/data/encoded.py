@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,11 @@ class Encoded(abc.ABC):
     def nbytes(self) -> int:
         """Bytes of the decoded images."""
         return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def may_be_bad(self) -> int:
+        """How many of them may be bad if they are training images."""
+        return math.floor(self.decoding.max_bad_fraction * len(self))
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

@@ -26,12 +26,18 @@ def evaluation_batches(
     return plain_batches(images, labels_N, evaluation_slots(len(labels_N), batch_size, num_devices))
 
 
-def plain_batches(images: np.ndarray | Encoded, labels_N: np.ndarray, slots: Iterable[Slots]) -> Iterator[Batch]:
-    """Yield the batches that `slots` describe, as they are: encoded images by the evaluation's transform."""
+def plain_batches(
+    images: np.ndarray | Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool = False
+) -> Iterator[Batch]:
+    """Yield the batches that `slots` describe, as they are: encoded images by the evaluation's transform.
+
+    Args:
+      train: these are training images: of encoded ones data.max_bad_fraction may be bad, their slots are masked.
+    """
     if isinstance(images, Encoded):
         from saddle_jax.data import pipeline
 
-        yield from pipeline.plain_batches(images, labels_N, slots)
+        yield from pipeline.plain_batches(images, labels_N, slots, train=train)
         return
     for one in slots:
         yield make_batch(images, labels_N, one, padding=0)

@@ -6,6 +6,7 @@ empty lines are let pass. Everything that is wrong with any list is told at once
 
 from __future__ import annotations
 
+import codecs
 import os
 import pathlib
 import posixpath
@@ -27,6 +28,7 @@ OFFICIAL = {  # by data.name; "" is none
 }
 _SHOWN = 10
 _MAX_LABEL = 1_000_000
+_LABEL_DIGITS = 20  # zeros in front included; Python refuses to read thousands
 _THREADS = 16  # folders that are listed at once: on a network most of the time is waiting
 
 
@@ -156,7 +158,7 @@ def _find(data: ConfigDict) -> tuple[str, dict[str, pathlib.Path]]:
 
 def _read(path: pathlib.Path, offenders: _Offenders) -> Listed:
     try:
-        content = path.read_bytes()
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise DataError(f"{path} can't be read ({error})") from error
     paths, labels, numbers = [], [], []
@@ -170,9 +172,14 @@ def _read(path: pathlib.Path, offenders: _Offenders) -> Listed:
             continue
         name, _, word = line.replace("\t", " ").rpartition(" ")
         name = name.rstrip()
-        if not name or not (word.isascii() and word.isdecimal() and int(word) < _MAX_LABEL):
+        if not name or not (
+            word.isascii() and word.isdecimal() and len(word) <= _LABEL_DIGITS and int(word) < _MAX_LABEL
+        ):
             offenders.add(
-                "lines that are no `path label`", path, number, f"{line!r}, expected a path and a label of 0 or more"
+                "lines that are no `path label`",
+                path,
+                number,
+                f"{line[:200]!r}, expected a path and a label of 0 or more",
             )
             continue
         if "//" in name or "./" in name:

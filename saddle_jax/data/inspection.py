@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from saddle_jax.data.encoded import Encoded, ImageFiles
 from saddle_jax.data.sources import Splits
@@ -12,6 +13,7 @@ from saddle_jax.errors import DataError
 
 _SHOWN = 10
 _READERS = 16  # files that are opened at once: on a network most of the time is waiting
+_STRETCH = 256  # images
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF")  # of what TensorFlow decodes
 
 
@@ -26,11 +28,14 @@ def class_lines(splits: Splits) -> Iterator[str]:
 def require_readable(splits: Splits, *, decode: bool) -> None:
     """Open every image file, or decode every image whole; images in memory are let pass.
 
+    Bad training images are only told where data.max_bad_fraction lets there be as many; those that can't be read are no
+    bad ones.
+
     Raises:
       DataError: images can't be read or decoded; the first ten are named.
     """
     found: list[str] = []
-    total = 0
+    total = tolerated = 0
     for split, part in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         if part is None or not isinstance(part.images, Encoded):
             continue
@@ -40,28 +45,61 @@ def require_readable(splits: Splits, *, decode: bool) -> None:
             continue
         print(f"check  {'decoding' if decode else 'opening'} {len(part.images):,} {split} images", flush=True)
         total += len(part.images)
-        with ThreadPoolExecutor((os.cpu_count() or 1) if decode else _READERS) as pool:
-            reasons = pool.map(look, range(len(part.images)), chunksize=64)
-            found += [f"{split}: {part.images.name(at)}: {reason}" for at, reason in enumerate(reasons) if reason]
+        unsound = list(_look_at(part.images, look, (os.cpu_count() or 1) if decode else _READERS))
+        lines = [f"{split}: {part.images.name(one.position)}: {one.reason}" for one in unsound]
+        may_be = part.images.may_be_bad if split == "train" else 0
+        if len(unsound) > may_be or any(one.unread for one in unsound):
+            found += lines
+        elif unsound:
+            tolerated += len(unsound)
+            told = f"{len(unsound):,} bad training images, which are masked; {may_be:,} may be (data.max_bad_fraction)"
+            print("\n".join([f"check  {told}", *_shown(lines)]))
     if found:
-        more = [f"  ... and {len(found) - _SHOWN:,} more"] if len(found) > _SHOWN else []
-        lines = [f"  - {line}" for line in found[:_SHOWN]]
-        raise DataError("\n".join([f"{len(found):,} of {total:,} images can't be read", *lines, *more]))
+        raise DataError("\n".join([f"{len(found):,} of {total:,} images can't be read", *_shown(found)]))
     if total:
-        print(f"check  all {total:,} images {'decode' if decode else 'can be opened'}")
+        which = f"all other {total - tolerated:,}" if tolerated else f"all {total:,}"
+        print(f"check  {which} images {'decode' if decode else 'can be opened'}")
+
+
+def _shown(lines: list[str]) -> list[str]:
+    more = [f"  ... and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
+    return [*(f"  - {line}" for line in lines[:_SHOWN]), *more]
+
+
+class _Unsound(NamedTuple):
+    """An image that can't be used."""
+
+    position: int
+    reason: str
+    unread: bool  # rather than read and bad
+
+
+def _look_at(images: Encoded, look: Callable[[int], str], threads: int) -> Iterator[_Unsound]:
+    """Yield the unsound images in their order; `threads` look at once, each at a stretch of them."""
+
+    def stretch(start: int) -> list[_Unsound]:
+        found = []
+        for position in range(start, min(start + _STRETCH, len(images))):
+            try:
+                if reason := look(position):
+                    found.append(_Unsound(position, reason, False))
+            except OSError as error:
+                found.append(_Unsound(position, error.strerror or str(error), True))
+        return found
+
+    with ThreadPoolExecutor(threads) as pool:  # it keeps all that it is given: stretches rather than images
+        for found in pool.map(stretch, range(0, len(images), _STRETCH)):
+            yield from found
 
 
 def _opening(images: Encoded) -> Callable[[int], str] | None:
-    """Return what tells why a file can't be an image, or "" for one that begins as an image does."""
+    """Return what tells why a file can't be an image, or "" for one that begins as one does; OSError if unreadable."""
     if not isinstance(images, ImageFiles):
         return None
 
     def look(position: int) -> str:
-        try:
-            with open(images.name(position), "rb") as file:
-                start = file.read(8)
-        except OSError as error:
-            return error.strerror or str(error)
+        with open(images.name(position), "rb") as file:
+            start = file.read(8)
         if not start:
             return "empty"
         return "" if start.startswith(_STARTS) else f"no JPEG, PNG, GIF, BMP or WebP (begins with {start!r})"
@@ -70,7 +108,7 @@ def _opening(images: Encoded) -> Callable[[int], str] | None:
 
 
 def _decoding(images: Encoded) -> Callable[[int], str]:
-    """Return what tells why an image can't be decoded, or "" for one that can."""
+    """Return what tells why an image can't be decoded, or "" for one that can; OSError if it can't be read."""
     from saddle_jax.data import streaming
 
     return streaming.make_whole_check(images)

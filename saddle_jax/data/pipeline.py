@@ -70,10 +70,15 @@ def training_batches(images: Any, labels_N: np.ndarray, slots: Iterable[Slots], 
         yield Batch(images_BHWK.reshape(batch, height, width, channels), *rest)
 
 
-def plain_batches(images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots]) -> Iterator[Batch]:
+def plain_batches(
+    images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool = False
+) -> Iterator[Batch]:
     """Yield the batches that `slots`, all of one length, describe, by the evaluation's transform.
+
+    Args:
+      train: these are training images, of which data.max_bad_fraction may be bad: their slots are masked.
 
     Raises:
       DataError: an image can't be read or decoded.
     """
-    return streaming.batches(images, labels_N, slots, train=False)
+    return streaming.batches(images, labels_N, slots, train=train, plain=True)

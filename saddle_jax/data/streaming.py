@@ -1,14 +1,13 @@
 """Batches of encoded images through tf.data: read, decoded and augmented in parallel, in the order of their slots.
 
-A bad image ends the run by its name, or, within the fraction that the config allows, its slot is masked. Whether a
-slot is masked depends on the file and the slot's own draws alone, so that a resumed run masks the same ones.
+An image that can't be decoded is bad: it ends the run by its name, or, within the fraction that the config allows, its
+slot is masked. Whether a slot is masked depends on the file and the slot's own draws alone, so that a resumed run masks
+the same ones. What can't be read (a missing file, a network that fails) is never masked: one more try, then an error.
 """
 
 from __future__ import annotations
 
 import collections
-import functools
-import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -25,19 +24,23 @@ from saddle_jax.data.order import Slots
 from saddle_jax.errors import DataError
 
 _SHOWN = 10
+_BAD = tf.errors.InvalidArgumentError  # what decoders raise; all other errors tell nothing about an image
 
 
-def batches(images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool) -> Iterator[Batch]:
+def batches(
+    images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool, plain: bool = False
+) -> Iterator[Batch]:
     """Yield the batch of each slots, all of one length.
 
     Args:
       train: augment by the draws; bad images up to the fraction of `images.decoding` are masked. Otherwise the
         evaluation's transform, and any bad image is an error: masked, it would change what is measured.
+      plain: training images by the evaluation's transform.
 
     Raises:
       DataError: images can't be read or decoded.
     """
-    return _Stream(images, labels_N, slots, train=train).batches()
+    return _Stream(images, labels_N, slots, train=train, plain=plain).batches()
 
 
 def reason_of(error: tf.errors.OpError) -> str:
@@ -48,14 +51,23 @@ def reason_of(error: tf.errors.OpError) -> str:
 
 
 def make_whole_check(images: Encoded) -> Callable[[int], str]:
-    """Return what tells why an image can't be decoded whole, or "" for one that can."""
-    return functools.partial(_failure, make_probe(images, whole=True))
+    """Return what tells why an image can't be decoded whole, or "" for one that can; OSError if it can't be read."""
+    probe = make_probe(images, whole=True)
+
+    def look(position: int) -> str:
+        try:
+            return _failure(probe, np.int32(position))
+        except tf.errors.OpError as error:
+            raise OSError(reason_of(error)) from error
+
+    return look
 
 
-def _failure(probe: Callable[[Any], Any], position: int) -> str:
+def _failure(function: Callable[..., Any], *arguments: Any) -> str:
+    """Return why an image can't be decoded, or ""; errors of reading are raised."""
     try:
-        probe(np.int32(position))
-    except tf.errors.OpError as error:
+        function(*arguments)
+    except _BAD as error:
         return reason_of(error)
     return ""
 
@@ -63,13 +75,12 @@ def _failure(probe: Callable[[Any], Any], position: int) -> str:
 class _Stream:
     """Slots on their way through tf.data, which is started again where an image is found to be bad."""
 
-    def __init__(self, images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool):
-        tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
+    def __init__(self, images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool, plain: bool):
         self._images, self._labels_N, self._slots = images, labels_N, iter(slots)
-        self._load = make_loader(images, train=train)
+        self._load = make_loader(images, train=train and not plain)
         self._probe = make_probe(images, whole=False)
         self._fraction = images.decoding.max_bad_fraction if train else 0.0
-        self._allowed = math.floor(self._fraction * len(images))
+        self._allowed = images.may_be_bad if train else 0
         self._kind = "training image" if train else "evaluation image"
         self._fix = "Fix: restore the file; --mode check --config.data.check_decode=True finds all that are bad" + (
             "; --config.data.max_bad_fraction=0.001 masks up to one in a thousand" if train else ""
@@ -96,10 +107,18 @@ class _Stream:
                 except tf.errors.OpError as error:
                     with self._lock:  # no longer than this: TensorFlow's threads may wait for it
                         self._attempt = None
-                    found = self._mask_bad()
-                    # Without a bad image it was the storage's fault: try once more.
-                    if not found and failed_at == self._delivered:
-                        raise DataError(f"reading images failed: {reason_of(error)}. Fix: the storage") from error
+                    cause = error
+                    try:
+                        if self._mask_bad():
+                            continue
+                    except tf.errors.OpError as again:
+                        cause = again
+                    # It was the storage's fault: try once more.
+                    if failed_at == self._delivered:
+                        raise DataError(
+                            f"reading images failed: {reason_of(cause)}. Fix: restore the file or the storage; the "
+                            "same command goes on"
+                        ) from cause
                     failed_at = self._delivered
         finally:
             with self._lock:
@@ -149,31 +168,25 @@ class _Stream:
 
         Raises:
           DataError: there are more than are allowed.
+          tf.errors.OpError: images can't be read.
         """
         slots = self._waiting[0]
-        reasons = {row: self._reason(slots, row) for row in np.flatnonzero(slots.mask_B)}
+        rows = np.flatnonzero(slots.mask_B)
+        reasons = {row: _failure(self._load, *(part[row] for part in slots)) for row in rows}
         bad = {row: reason for row, reason in reasons.items() if reason}
         new = {int(slots.ids_B[row]): reason for row, reason in bad.items() if slots.ids_B[row] not in self._bad}
-        self._bad |= new
+        hopeless = self._hopeless | {position for position in new if _failure(self._probe, np.int32(position))}
+        self._bad, self._hopeless = self._bad | new, hopeless
         if len(self._bad) > self._allowed:
             raise DataError(self._message())
-        self._hopeless |= {position for position in new if _failure(self._probe, position)}
         for position, reason in new.items():
             logging.warning("bad image, masked: %s: %s", self._images.name(position), reason)
         if new:
             logging.warning("%d bad images so far; %d may be", len(self._bad), self._allowed)
-        hopeless = list(self._hopeless)
-        self._waiting = collections.deque(_masked(one, np.isin(one.ids_B, hopeless)) for one in self._waiting)
+        gone = list(hopeless)
+        self._waiting = collections.deque(_masked(one, np.isin(one.ids_B, gone)) for one in self._waiting)
         self._waiting[0] = _masked(self._waiting[0], np.isin(np.arange(len(slots.mask_B)), list(bad)))
         return bool(bad)
-
-    def _reason(self, slots: Slots, row: int) -> str:
-        """Return why a slot can't be filled, or nothing if it can."""
-        try:
-            self._load(slots.ids_B[row], slots.mask_B[row], slots.draws_BR[row])
-        except tf.errors.OpError as error:
-            return reason_of(error)
-        return ""
 
     def _message(self) -> str:
         shown = list(self._bad.items())[:_SHOWN]

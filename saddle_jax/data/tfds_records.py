@@ -88,7 +88,7 @@ def load(data: ConfigDict, decoding: Decoding) -> RecordSet:
       DataError: it is no prepared image classification set, not in array_record, or not the published one.
     """
     name = _OFFICIAL.get(str(data.name), str(data.name))
-    tf, tfds, builder = open_set(name, data.root)
+    tf, tfds, builder = open_set(name, data.root, file_format="array_record")
     builder = _in_array_record(tfds, builder)
     image_key, label_key = builder.info.supervised_keys
     label_names = tuple(builder.info.features[label_key].names)

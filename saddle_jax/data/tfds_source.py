@@ -26,10 +26,11 @@ def load(data: ConfigDict) -> tuple[Arrays, Arrays, tuple[str, ...]]:
     return train, test, tuple(builder.info.features[builder.info.supervised_keys[1]].names)
 
 
-def open_set(name: str, root: str) -> tuple[Any, Any, Any]:
+def open_set(name: str, root: str, *, file_format: str = "") -> tuple[Any, Any, Any]:
     """Return TensorFlow, tensorflow-datasets and the builder of a prepared set.
 
     Args:
+      file_format: what a set that is not prepared is to be prepared as; "" is tensorflow-datasets' own choice.
       root: folder or bucket of the prepared sets; "" for tensorflow-datasets' own.
 
     Raises:
@@ -52,7 +53,7 @@ def open_set(name: str, root: str) -> tuple[Any, Any, Any]:
     except Exception as error:  # tfds has many: a version or a configuration that is not there, a missing package
         raise DataError(f"data.name: tensorflow-datasets can't open {name!r}: {error}") from error
     if not builder.is_prepared():  # asked to load it anyway, tfds would retry the download for minutes
-        raise DataError(_how_to_prepare(builder, name))
+        raise DataError(_how_to_prepare(builder, name, file_format))
     keys = builder.info.supervised_keys
     if not keys or len(keys) != 2 or not isinstance(builder.info.features[keys[1]], tfds.features.ClassLabel):
         raise DataError(f"{name} is no image classification set: it has no pair of an image and a class label")
@@ -91,13 +92,14 @@ def _read(tf: Any, tfds: Any, builder: Any, split: str, image_size: int) -> Arra
     return images[official], labels[official]
 
 
-def _how_to_prepare(builder: Any, name: str) -> str:
+def _how_to_prepare(builder: Any, name: str, file_format: str) -> str:
     """Return what to do about a set that has not been prepared, with the files to fetch where tfds names them."""
     folder = pathlib.Path(builder.data_path)  # root/name/config/version, of which the root is wanted
     while folder.name and folder.name != builder.name:
         folder = folder.parent
     folder = folder.parent
-    command = f"tfds.builder('{name}', data_dir='{folder}').download_and_prepare()"
+    chosen = f", file_format='{file_format}'" if file_format else ""
+    command = f"tfds.builder('{name}', data_dir='{folder}'{chosen}).download_and_prepare()"
     lines = [
         f"{name} is not prepared in {folder}.",
         f'  With internet, once: python -c "import tensorflow_datasets as tfds; {command}"',

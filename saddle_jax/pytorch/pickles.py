@@ -165,9 +165,12 @@ def _last(stack: list[Any], kind: type) -> Any:
 
 
 def _key(key: Any) -> str | int:
-    # A tuple of tuples of ... can take for ever to hash, and so can large numbers that were chosen to collide.
-    if not isinstance(key, str) and not (isinstance(key, int) and 0 <= key < 2**31):
-        raise ValueError(f"found {_shown(key)} as a key, expected text or a number below 2^31")
+    # A tuple of tuples of ... can take for ever to hash, and so can large numbers that were chosen to collide. Text has
+    # salted hashes. (Before torch 1.6 an optimizer's state was keyed by its parameters' addresses.)
+    if isinstance(key, int):
+        return key if 0 <= key < 2**31 else f"number {key}"
+    if not isinstance(key, str):
+        raise ValueError(f"found {_shown(key)} as a key, expected text or a whole number")
     return key
 
 

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from saddle_jax import config as config_lib
 from saddle_jax import devices
-from saddle_jax.data import feeder
 from saddle_jax.data.images import Batch
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import Preempted
@@ -22,12 +21,13 @@ from saddle_jax.losses import make_loss
 from saddle_jax.methods.base import make_plain
 from saddle_jax.schedules import make_schedules
 from saddle_jax.spectra import classwise, escape, plan, record, results
+from saddle_jax.spectra.chunks import chunks_of, sound_positions
 from saddle_jax.spectra.hvp import MeanLoss, Pieces, Point, flat_point, linear_map_bytes, make_pieces
 from saddle_jax.spectra.targets import Target, find_targets
 from saddle_jax.train import watchdog
 from saddle_jax.train.lock import exclusive
 from saddle_jax.train.metrics import Progress
-from saddle_jax.train.runtime import StopRequest, free_memory
+from saddle_jax.train.runtime import StopRequest, free_host_memory, free_memory
 from saddle_jax.train.state import TrainState
 
 # Fields of config.spectra that say what to measure or where to compute, not what comes out.
@@ -168,7 +168,11 @@ class Spectrometer:
     ) -> None:
         assert self._pieces is not None
         spectra, target, chosen, began = self._config.spectra, job.target, job.plan, time.monotonic()
-        mean_loss = MeanLoss(self._pieces, point, list(self._chunks(job.positions)), width=chosen.probes_at_once)
+        chunks = list(self._chunks(job.positions))
+        sound = sound_positions(job.positions, chunks, target.title)
+        if masked := len(job.positions) - len(sound):
+            progress.say(f"note   {target.title}: {masked} bad images of {len(job.positions)} are left out")
+        mean_loss = MeanLoss(self._pieces, point, chunks, width=chosen.probes_at_once)
         if chosen.linearize:
             mean_loss.linearize(progress.poll)
         spectrum = classwise.measure(
@@ -181,7 +185,7 @@ class Spectrometer:
             what=f"spectrum of {target.title}",
             on_step=progress.step,
         )
-        along = self._escape(job.positions, mean_loss, spectrum, header.settings["rho"], progress)
+        along = self._escape(sound, mean_loss, spectrum, header.settings["rho"], progress)
         summary = {
             "title": target.title,
             "classes": target.classes.tolist(),
@@ -234,9 +238,7 @@ class Spectrometer:
         return np.flatnonzero(np.isin(self._splits.train.labels, target.classes))
 
     def _chunks(self, positions: np.ndarray) -> Iterator[Batch]:
-        images, labels = self._splits.train.images[positions], self._splits.train.labels[positions]
-        plan.require_memory(images.nbytes, max(free_memory()))
-        return feeder.evaluation_batches(images, labels, self._chunk_size, devices.num_devices())
+        return chunks_of(self._splits.train, positions, self._chunk_size, free_host_memory())
 
 
 class _Job(NamedTuple):

@@ -79,15 +79,15 @@ def memory_limit() -> int:
 
 def free_memory() -> tuple[int, int]:
     """Return the free bytes of the first device and of the host beside it: 0 where the device is the host."""
-    host = _free_host_memory()
+    host = free_host_memory()
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"], host
     return host // len(jax.local_devices()), 0
 
 
-def _free_host_memory() -> int:
-    """Return what the system says is available, within the limit of a container."""
+def free_host_memory() -> int:
+    """Return the bytes that the system says are available, within the limit of a container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = [total]
     for path, pattern in (("/proc/meminfo", r"MemAvailable:\s+(\d+) kB"), ("/sys/fs/cgroup/memory.max", r"(\d+)$")):
