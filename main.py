@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 
 from absl import app
 
 from saddle_jax import command_line
-from saddle_jax.errors import Preempted, SaddleError
+from saddle_jax.errors import SaddleError, tell
 
 # TensorFlow only feeds images here: its start-up notes are noise, and it computes nothing that oneDNN would speed up.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,15 +27,8 @@ def main(arguments: list[command_line.Command]) -> int:
             from saddle_jax import programs as program
 
         return program.run(arguments[0])
-    except SaddleError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted before the first step; the same command starts again", file=sys.stderr)
-        return Preempted.exit_code
-    except Exception:
-        traceback.print_exc()
-        return SaddleError.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        return tell(error)
 
 
 def parse_flags(argv: list[str]) -> list[command_line.Command]:
@@ -47,8 +39,7 @@ def parse_flags(argv: list[str]) -> list[command_line.Command]:
     try:
         return [command_line.parse(argv)]
     except SaddleError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(tell(error))
 
 
 if __name__ == "__main__":

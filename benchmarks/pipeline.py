@@ -25,7 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from measure import RESULTS, in_turns, write  # noqa: E402 (needs the path above)
 
-from saddle_jax.data import pipeline
+from saddle_jax.data import feeder, pipeline
 from saddle_jax.data.encoded import Decoding, ImageFiles
 from saddle_jax.data.order import Order, slots_at
 
@@ -91,7 +91,7 @@ def cases(folder: str, paths: np.ndarray, batches: int) -> dict[str, Callable[[]
     return {
         "train: crop, mirror, colours": case(pipeline.training_batches, files, crops, 0),
         "train: crop, mirror": case(pipeline.training_batches, without, crops, 0),
-        "evaluation: resize, centre": case(pipeline.plain_batches, files, crops),
+        "evaluation: resize, centre": case(feeder.plain_batches, files, crops),
         "32 x 32 in memory: crop, mirror": case(pipeline.training_batches, array, small, 4, times=SMALL_TIMES),
     }
 

@@ -17,6 +17,7 @@ from configs import default, recipes
 from saddle_jax import config as config_lib
 from saddle_jax import flag_checks
 from saddle_jax.errors import ConfigError
+from saddle_jax.flag_checks import Processes
 from saddle_jax.validation import problems_of
 
 FLAGS = flags.FLAGS
@@ -77,14 +78,6 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
 exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint, or a disk that refuses; 5 non-finite loss;
             6 workdir in use; 75 preempted or stalled, resumable; 70 internal
 """
-
-
-class Processes(NamedTuple):
-    """What the user said of the processes that take part; None where the environment tells."""
-
-    coordinator: str | None
-    num_processes: int | None
-    process_id: int | None
 
 
 class Command(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Sequence
 
 
@@ -56,3 +58,15 @@ class Preempted(SaddleError):
     """SIGTERM or SIGINT was honoured, or a stall found: the same command resumes."""
 
     exit_code = 75
+
+
+def tell(error: BaseException, who: str = "") -> int:
+    """Print what ended the program, after `who` it befell; return the exit code."""
+    if isinstance(error, SaddleError):
+        print(f"{who}{error}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        print(f"{who}interrupted before the first step; the same command starts again", file=sys.stderr)
+        return Preempted.exit_code
+    traceback.print_exception(error)
+    return SaddleError.exit_code

@@ -5,12 +5,20 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict
 
 FLAGS = flags.FLAGS
-_PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
+
+
+class Processes(NamedTuple):
+    """What the user said of the processes that take part, a flag each; None where the environment tells."""
+
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
 
 
 def problems(config: ConfigDict, of_config: Sequence[str], *, config_named: bool) -> list[str]:
@@ -44,13 +52,13 @@ def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
 
 
 def _process_problems(config: ConfigDict, config_named: bool) -> Iterator[str]:
-    given = [name for name in _PROCESS_FLAGS if FLAGS[name].present]
+    given = [name for name in Processes._fields if FLAGS[name].present]
     if given and not FLAGS.distributed:
         yield f"--{given[0]} belongs to --distributed. Fix: --distributed, or leave it out"
-    if given and len(given) < len(_PROCESS_FLAGS):
-        missing = [name for name in _PROCESS_FLAGS if name not in given]
+    if given and len(given) < len(Processes._fields):
+        missing = [name for name in Processes._fields if name not in given]
         yield f"--{given[0]} alone does not tell who takes part. Fix: also --{' and --'.join(missing)}"
-    if len(given) == len(_PROCESS_FLAGS) and FLAGS.process_id >= FLAGS.num_processes:
+    if len(given) == len(Processes._fields) and FLAGS.process_id >= FLAGS.num_processes:
         yield f"--process_id: found {FLAGS.process_id}, expected 0 to {FLAGS.num_processes - 1} (--num_processes - 1)"
     if FLAGS.coordinator is not None and not re.fullmatch(r".+:\d+", FLAGS.coordinator):
         yield f"--coordinator: found {FLAGS.coordinator!r}, expected HOST:PORT such as 10.0.0.1:1234"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 import sys
-import traceback
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from saddle_jax import __version__, devices, processes, seeds
 from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
 from saddle_jax.data import inspection, sources
-from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, Preempted, SaddleError
+from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, tell
 from saddle_jax.observer import make_observer
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
@@ -36,15 +35,8 @@ def run(command: Command) -> int:
         processes.start(*command.processes)
         processes.require_agreement(_facts(command))
         exit_code = _run(command)
-    except SaddleError as error:
-        print(f"process {jax.process_index()}: {error}", file=sys.stderr)
-        exit_code = error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted before the first step; the same command starts again", file=sys.stderr)
-        exit_code = Preempted.exit_code
-    except BaseException:
-        traceback.print_exc()
-        exit_code = SaddleError.exit_code
+    except BaseException as error:
+        exit_code = tell(error, f"process {jax.process_index()}: ")
     return processes.end(exit_code)
 
 
@@ -117,13 +109,15 @@ def evaluate_run(command: Command) -> int:
     program = make_program(config, splits)
     # With other images or groups than the run's own, the result is shown but not filed among the run's.
     folder = None if differing or differing_images(workdir, splits) else workdir
-    checkpoints = workdir / "checkpoints"
-    chosen = {command.checkpoint or "latest": checkpoint.find(checkpoints, command.checkpoint or "latest")}
-    if command.checkpoint is None and (best := chosen["latest"].best):
-        is_latest = best.step == chosen["latest"].step
-        chosen[f"best on {best.split}"] = chosen["latest"] if is_latest else checkpoint.find(checkpoints, "best")
-    like = program.init(config.seed)
-    states = {name: _restore_from_a_running_run(checkpoints, str(found.step), like) for name, found in chosen.items()}
+    checkpoints, like = workdir / "checkpoints", program.init(config.seed)
+    which = command.checkpoint or "latest"
+    found, state = _restore_from_a_running_run(checkpoints, which, like)
+    states = {which: state}
+    if command.checkpoint is None and (best := found.best):
+        is_latest = best.step == found.step
+        states[f"best on {best.split}"] = (
+            state if is_latest else _restore_from_a_running_run(checkpoints, "best", like)[1]
+        )
     evaluator = evaluate.Evaluator(config, program, splits.test, splits.stats, pipeline_of(config, [splits]))
     for name, state in states.items():
         report = evaluator.report(state, folder, "test")
@@ -147,7 +141,7 @@ def spectra(command: Command) -> int:
             raise DataError(f"{workdir} was trained on other images ({', '.join(differing)} differ). Fix: its data set")
         spectrometer = Spectrometer(config, splits)
         like = make_program(config, splits).init(config.seed)
-        state = _restore_from_a_running_run(workdir / "checkpoints", command.checkpoint or "latest", like)
+        _, state = _restore_from_a_running_run(workdir / "checkpoints", command.checkpoint or "latest", like)
         print(f"saddle_jax {__version__}  spectra of {workdir} at step {int(state.step):,}")
         print(f"loss   {spectrometer.describe()}", flush=True)
         folder = spectrometer.measure(state, workdir, stop=stop)
@@ -208,11 +202,14 @@ def check(command: Command) -> int:
     return 0
 
 
-def _restore_from_a_running_run(checkpoints: pathlib.Path, which: str, like: TrainState) -> TrainState:
-    """Return a checkpoint's state on the host; the run may delete the checkpoint for a newer one meanwhile."""
+def _restore_from_a_running_run(
+    checkpoints: pathlib.Path, which: str, like: TrainState
+) -> tuple[checkpoint.Checkpoint, TrainState]:
+    """Return a checkpoint and its state on the host; the run may delete it for a newer one meanwhile."""
     for last_try in (False, True):
         try:
-            return jax.device_get(checkpoint.restore(checkpoint.find(checkpoints, which), like))
+            found = checkpoint.find(checkpoints, which)
+            return found, jax.device_get(checkpoint.restore(found, like))
         except CheckpointError:
             raise
         except Exception as error:  # orbax and the file system have many names for a file that has gone

@@ -35,9 +35,9 @@ def plain_batches(
       train: these are training images: of encoded ones data.max_bad_fraction may be bad, their slots are masked.
     """
     if isinstance(images, Encoded):
-        from saddle_jax.data import pipeline
+        from saddle_jax.data import streaming
 
-        yield from pipeline.plain_batches(images, labels_N, slots, train=train)
+        yield from streaming.batches(images, labels_N, slots, train=train, plain=True)
         return
     for one in slots:
         yield make_batch(images, labels_N, one, padding=0)

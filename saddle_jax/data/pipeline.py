@@ -68,17 +68,3 @@ def training_batches(images: Any, labels_N: np.ndarray, slots: Iterable[Slots], 
     # Outside the device's scope: several of these generators may take turns.
     for images_BHWK, *rest in dataset.as_numpy_iterator():
         yield Batch(images_BHWK.reshape(batch, height, width, channels), *rest)
-
-
-def plain_batches(
-    images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool = False
-) -> Iterator[Batch]:
-    """Yield the batches that `slots`, all of one length, describe, by the evaluation's transform.
-
-    Args:
-      train: these are training images, of which data.max_bad_fraction may be bad: their slots are masked.
-
-    Raises:
-      DataError: an image can't be read or decoded.
-    """
-    return streaming.batches(images, labels_N, slots, train=train, plain=True)

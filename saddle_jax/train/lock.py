@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from typing import Any, TextIO
 from saddle_jax.errors import ConfigError, WorkdirInUse
 from saddle_jax.files import writing
 from saddle_jax.train.metrics import duration
+from saddle_jax.train.runtime import beside
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _BEAT, _FORGOTTEN = 30, 120  # seconds between two signs of life, and without any until a holder counts as gone
@@ -57,7 +59,7 @@ def exclusive(workdir: pathlib.Path, fix: str = "another --workdir") -> Iterator
             time.sleep(_SETTLE)
             if _holder(file) != ours:
                 raise _in_use(workdir, file, fix)
-            stack.enter_context(_beating(file))
+            stack.enter_context(beside(functools.partial(_beat, file), "lock"))
         try:
             yield notes
         finally:
@@ -104,21 +106,9 @@ def _seems_alive(holder: dict[str, Any], file: TextIO) -> bool:
     return time.time() - os.fstat(file.fileno()).st_mtime < _FORGOTTEN
 
 
-@contextlib.contextmanager
-def _beating(file: TextIO) -> Iterator[None]:
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(_BEAT):
-            os.utime(file.fileno())
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+def _beat(file: TextIO, ended: threading.Event) -> None:
+    while not ended.wait(_BEAT):
+        os.utime(file.fileno())
 
 
 def _in_use(workdir: pathlib.Path, file: TextIO, fix: str) -> WorkdirInUse:

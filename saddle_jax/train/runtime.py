@@ -9,6 +9,8 @@ import re
 import resource
 import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -58,6 +60,19 @@ class StopRequest:
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def beside(act: Callable[[threading.Event], None], name: str) -> Iterator[None]:
+    """Run `act` in a thread of that name beside the block, at whose end the event is set and the thread awaited."""
+    ended = threading.Event()
+    thread = threading.Thread(target=act, args=(ended,), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def peak_memory_mib() -> float:

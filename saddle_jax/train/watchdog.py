@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import os
 import sys
 import threading
 from collections.abc import Iterator
 
 from saddle_jax.errors import Preempted
+from saddle_jax.train.runtime import beside
 
 _COMPILING = 4  # times the limit, for what has to be compiled first
 _TELLING = 10  # seconds to print the stacks
@@ -45,16 +47,10 @@ def watch(limit: float) -> Iterator[None]:
     if not limit:
         yield
         return
-    ended = threading.Event()
     _signs.known.clear()
     alive("everything")
-    thread = threading.Thread(target=_count, args=(limit, ended), name="watchdog", daemon=True)
-    thread.start()
-    try:
+    with beside(functools.partial(_count, limit), "watchdog"):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _count(limit: float, ended: threading.Event) -> None:
