@@ -74,9 +74,8 @@ def shrink(config: ConfigDict) -> None:
     config.data.ratio = min(config.data.ratio, 100.0)
     config.duration = "60 steps"
     config.batch_size = 32
-    if (
-        config.data.augmentation == "random_resized_crop"
-    ):  # a large set, as_is; the digits as they are would be balanced
+    if config.data.augmentation == "random_resized_crop":
+        # A large set, as it is; the digits as they are would be balanced.
         config.data.profile = "exp" if config.data.profile == "as_is" else config.data.profile
         config.data.augmentation, config.data.pipeline, config.data.validation_split = "crop_flip", "auto", ""
         config.data.image_size, config.data.eval_resize, config.data.color_jitter = 0, 0, 0.0
