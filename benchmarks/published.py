@@ -1,7 +1,8 @@
 """Accuracies in percent as the papers report them, at the best test epoch: overall, head, mid, tail; mean and sd.
 
 Rangwani et al., NeurIPS 2022 (slides, page 21; the number of seeds is not stated): CIFAR-LT, exponential profile,
-ResNet-32, 200 epochs. Ratios 10 and 200: as a leaderboard lists them, without groups and without spread.
+ResNet-32, 200 epochs. Ratios 10 and 200: as a leaderboard lists them, without groups and without spread. GLMC and
+GLMC+SAM: the repository of the latter, ResNet-34 for CIFAR. PaCo+SAM: a leaderboard, without code; PaCo: unverified.
 """
 
 from __future__ import annotations
@@ -21,6 +22,22 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.data}_lt-{self.ratio}-{self.method}"
+
+    @property
+    def network(self) -> str:
+        """The network that its figures are of."""
+        return "CIFAR ResNet-34" if self.method.startswith("glmc") else "ResNet-32"
+
+    def config(self, *, smoke: bool = False, as_is: bool = False) -> str:
+        """Return the config that trains it: shrunken, or on images that are the subset already."""
+        is_glmc = self.method.startswith("glmc")
+        choices = [self.method, *(["smoke"] if smoke else []), *(["profile=as_is"] if as_is else [])]
+        if is_glmc or not as_is:
+            choices.append(f"ratio={self.ratio}")  # on which GLMC's settings depend
+        if is_glmc:
+            return f"configs/methods/glmc_cifar.py:{','.join([*choices, f'data={self.data}'])}"
+        file = f"methods/paco_{self.data}" if self.method.startswith("paco") else f"{self.data}_lt"
+        return f"configs/{file}.py:{','.join(choices)}"
 
 
 _RATIO_100 = {
@@ -54,10 +71,27 @@ PUBLISHED: dict[Cell, dict[str, str]] = {
     },
     Cell("cifar10", 10, "ldam_drw_sam"): {"overall": "89.4"},
     Cell("cifar10", 200, "ldam_drw_sam"): {"overall": "78.1"},
+    Cell("cifar10", 100, "glmc_sam"): {"overall": "89.18"},
+    Cell("cifar10", 100, "glmc"): {"overall": "87.55"},
+    Cell("cifar10", 50, "glmc_sam"): {"overall": "91.56"},
+    Cell("cifar10", 50, "glmc"): {"overall": "89.81"},
+    Cell("cifar100", 100, "glmc_sam"): {"overall": "59.01"},
+    Cell("cifar100", 100, "glmc"): {"overall": "57.63"},
+    Cell("cifar100", 50, "glmc_sam"): {"overall": "65.28"},
+    Cell("cifar100", 50, "glmc"): {"overall": "62.49"},
+    Cell("cifar100", 100, "paco_sam"): {"overall": "53.0"},
+    Cell("cifar100", 100, "paco"): {"overall": "52.0"},
+    Cell("cifar100", 200, "paco_sam"): {"overall": "48.0"},
 }
 
 # What the paper claims most comes first: SAM's gain with DRW, LDAM and VS, then plain CE; then further ratios.
 _METHODS = ("ce_drw_sam", "ce_drw", "ldam_drw_sam", "ldam_drw", "vs_sam", "vs", "ce_sam", "ce")
 CIFAR_LT = [
     Cell(data, ratio, method) for ratio in (100, 10, 50, 200) for data in ("cifar10", "cifar100") for method in _METHODS
+]
+CIFAR_LT += [
+    *(Cell("cifar100", 100, method) for method in ("glmc_sam", "paco_sam", "glmc", "paco")),
+    *(Cell("cifar100", 200, method) for method in ("paco_sam", "paco")),
+    *(Cell("cifar100", 50, method) for method in ("glmc_sam", "glmc")),
+    *(Cell("cifar10", ratio, method) for ratio in (100, 50) for method in ("glmc_sam", "glmc")),
 ]

@@ -1,4 +1,4 @@
-"""Reproduce the paper's CIFAR-LT table, several seeds at once, in the order of what the paper claims most.
+"""Reproduce the CIFAR-LT tables of the paper and of GLMC+SAM and PaCo+SAM, in the order of what the paper claims most.
 
     python benchmarks/reproduce.py --table cifar_lt --seeds 3 --budget 9m
 
@@ -156,9 +156,8 @@ def data_file(cell: Cell, options: argparse.Namespace) -> pathlib.Path:
 
 def command_of(cell: Cell, options: argparse.Namespace) -> list[str]:
     """Return the command that trains a cell, all but its interpreter and its directory."""
-    choice = [cell.method, *(["smoke"] if options.smoke else [])]
-    choice += ["profile=as_is"] if options.data and not options.smoke else [f"ratio={cell.ratio}"]
-    command = ["main.py", "--config", f"configs/{cell.data}_lt.py:{','.join(choice)}"]
+    as_is = bool(options.data) and not options.smoke
+    command = ["main.py", "--config", cell.config(smoke=options.smoke, as_is=as_is)]
     if options.data and not options.smoke:
         command += ["--config.data.source=arrays", f"--config.data.path={data_file(cell, options)}"]
     return [*command, f"--config.num_seeds={options.seeds}", *options.override]
@@ -216,13 +215,18 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
         "not been run. Made by `python benchmarks/reproduce.py`; details are in",
         f"`benchmarks/results/{options.table}.json`.",
     ]
-    groups = dict.fromkeys((cell.data, cell.ratio) for cell in TABLES[options.table])
-    for data, ratio in groups:
-        lines += ["", f"## {data.upper().replace('CIFAR', 'CIFAR-')}-LT, ratio {ratio}, ResNet-32", ""]
+    sections: dict[str, list[Cell]] = {}
+    for cell in TABLES[options.table]:
+        data = cell.data.upper().replace("CIFAR", "CIFAR-")
+        sections.setdefault(f"## {data}-LT, ratio {cell.ratio}, {cell.network}", []).append(cell)
+    for title, cells in sections.items():
+        lines += ["", title, ""]
         lines += ["| method | | overall | head | mid | tail | n |", "|---|---|---|---|---|---|---|"]
-        for cell in (c for c in TABLES[options.table] if (c.data, c.ratio) == (data, ratio)):
+        for cell in cells:
             lines += rows(cell, results.get(cell.name))
-    lines += ["", "## Commands", ""] if results else []
+    lines += ["", "## Commands", "", "One seed of a row, with CIFAR of tensorflow-datasets:", ""]
+    lines += [f"- {cell.name}: `python main.py --config {cell.config()}`" for cell in TABLES[options.table]]
+    lines += ["", "What was run:", ""] if results else []
     for name, found in results.items():
         if found["exit"]:
             lines += [

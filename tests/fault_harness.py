@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from small_runs import METHODS
 
 from saddle_jax.train import checkpoint, manifest, metrics
 
@@ -37,6 +38,7 @@ def get_config():
         "model.name": "resnet8", "model.width": 0.25, "loss.class_weights": "drw", "loss.drw_start": "120 steps",
         "optim.lr_knots": ((0, 0.1), ("100 steps", 0.02)),
         "sam.enabled": True, "sam.rho_knots": ((0, 0.05), ("80 steps", 0.1)),
+        **CHANGES,
     })
     return config
 """
@@ -203,11 +205,12 @@ def write_images(path: pathlib.Path) -> None:
     np.savez(path, **arrays)
 
 
-def make_bench(folder: pathlib.Path) -> Bench:
+def make_bench(folder: pathlib.Path, method: str = "plain") -> Bench:
     """Write the job, compile it, and run it unbroken."""
+    changes = METHODS[method] if method == "plain" else METHODS[method] | {"loss.class_weights": "none"}
     images, config = folder / "images.npz", folder / "job.py"
     write_images(images)
-    config.write_text(CONFIG.replace("PATH", repr(str(images))))
+    config.write_text(CONFIG.replace("PATH", repr(str(images))).replace("CHANGES", repr(changes)))
     warm, job = (Job(config, folder / "compiled", folder / name) for name in ("warm", "unbroken"))
     warm.run()  # everything is compiled by now
     began = time.monotonic()

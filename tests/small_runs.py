@@ -2,10 +2,24 @@
 
 import pathlib
 
+from conftest import ROOT
+
 from configs import digits_lt
 from saddle_jax.data import sources
 from saddle_jax.train import loop
 from saddle_jax.train.program import make_program
+
+# Fields of a small run with each method there is, for batches of 32: what it asks for beside the defaults.
+_FIELDS = {
+    "plain": {},
+    "glmc": {"glmc.resample_power": 0.2, "glmc.projection_dim": 8},
+    "paco": {"paco.queue_size": 64, "paco.dim": 8, "paco.momentum": 0.9, "paco.key_augmentation": "crop_flip"},
+}
+METHODS = {
+    name: {"method": name, **fields}
+    for name, fields in _FIELDS.items()
+    if (ROOT / "saddle_jax" / "methods" / f"{name}.py").is_file()
+}
 
 
 def small_config(method="ce_drw_sam", **changes):

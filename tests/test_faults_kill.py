@@ -1,13 +1,15 @@
 """Killed at any moment, by SIGKILL, SIGTERM or SIGINT, the same command ends bit for bit as the unbroken run.
 
-K1 to K4 of docs/reliability.md. `make test` runs a few of these trials, `make test-faults` all.
+K1 to K5 of docs/reliability.md. `make test` runs a few of these trials, `make test-faults` all.
 """
 
+import functools
 import signal
 
 import numpy as np
 import pytest
-from fault_harness import STEPS, saved_step, trials
+from fault_harness import STEPS, make_bench, saved_step, trials
+from small_runs import METHODS
 
 POINTS = {  # (where it is killed, how often an unbroken run passes there)
     "before the temporary folder": ("save:begin", 20),
@@ -25,7 +27,12 @@ POINTS = {  # (where it is killed, how often an unbroken run passes there)
 
 @trials("K1", 30, small=1)
 def test_killed_at_random_moments(bench, tmp_path, trial, record_property):
-    random, job = np.random.default_rng([1, trial]), bench.job(tmp_path)
+    check_kills(bench, tmp_path, [1, trial], record_property)
+
+
+def check_kills(bench, folder, seed, record_property):
+    """Kill a job one to three times, each time at any moment of what is left."""
+    random, job = np.random.default_rng(seed), bench.job(folder)
     kills, newest = 0, 0
     for _ in range(random.integers(1, 4)):
         left = bench.seconds * (1 - newest / STEPS)
@@ -34,6 +41,19 @@ def test_killed_at_random_moments(bench, tmp_path, trial, record_property):
         newest = job.require_sound()
     record_property("faults", kills)
     job.require_as(bench.unbroken)
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory):
+    """The jobs of the methods that have a state of their own, each compiled and once run unbroken when it is asked for."""
+    return functools.cache(lambda method: make_bench(tmp_path_factory.mktemp(method), method))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "plain"])
+@trials("K5", 5)
+def test_methods_killed_at_random_moments(benches, method, tmp_path, trial, record_property):
+    """As K1: queue, momentum encoder, mixtures and the second sampler."""
+    check_kills(benches(method), tmp_path, [5, list(METHODS).index(method), trial], record_property)
 
 
 @pytest.mark.parametrize("point", POINTS)
