@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from saddle_jax.data.augmentation import Augmentation
 from small_runs import METHODS
 from test_devices import COUNTS, IMAGES, LABELS, assert_close
 
 from configs import default
 from saddle_jax import devices
 from saddle_jax.data import feeder
-from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
