@@ -88,7 +88,7 @@ def shrink(config: ConfigDict) -> None:
     config.data.ratio = min(config.data.ratio, 100.0)
     config.duration = "60 steps"
     config.batch_size = 32
-    if config.data.augmentation == "random_resized_crop":
+    if config.data.source == "image_list":
         # A large set, as it is; the digits as they are would be balanced.
         config.data.profile = "exp" if config.data.profile == "as_is" else config.data.profile
         config.data.augmentation, config.data.pipeline, config.data.validation_split = "crop_flip", "auto", ""

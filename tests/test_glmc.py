@@ -93,9 +93,7 @@ class Published:
         self.stats = ClassStats(golden["counts"], ())
         mixture = glmc.Mixture(jnp.asarray(golden["mix/lam"]), jnp.asarray(golden["mix/box_h1_w1_h2_w2"]))
         monkeypatch.setattr(glmc, "draw_mixture", lambda *_: mixture)
-        self.method, self.step, state = build(
-            self.config, stats=self.stats, image_shape=(32, 32, 3), steps_per_epoch=1
-        )
+        self.method, self.step, state = build(self.config, stats=self.stats, image_shape=(32, 32, 3), steps_per_epoch=1)
         init = {key.removeprefix("init/"): value for key, value in golden.items() if key.startswith("init/")}
         params, batch_stats = names.convert(init, state.params, state.batch_stats)
         self.state = state._replace(
@@ -144,3 +142,262 @@ def test_mixed_images_and_targets_are_the_published_ones(golden, published):
         for term in TERMS:
             np.testing.assert_allclose(found.metrics[term], golden[f"step/{name}/{term}"], rtol=1e-9)
         np.testing.assert_allclose(found.loss, golden[f"step/{name}/loss"], rtol=1e-9)
+
+
+def test_a_sam_step_is_the_published_one(golden, published):
+    state, step_metrics = jax.jit(published.step)(published.state, published.views)
+    np.testing.assert_allclose(step_metrics.loss, golden["step/first/loss"], rtol=1e-9)
+    np.testing.assert_allclose(step_metrics.perturbed_loss, golden["step/second/loss"], rtol=1e-9)
+    after = {key.removeprefix("step/after/"): value for key, value in golden.items() if key.startswith("step/after/")}
+    for name, expected in after.items():
+        collection, *path = names.our_path(name, expected.ndim)
+        found = getattr(state, collection)
+        for part in path:
+            found = found[part]
+        layout = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[expected.ndim]
+        np.testing.assert_allclose(found, expected.transpose(layout), rtol=1e-9, atol=1e-11, err_msg=name)
+    logits = published.method.predict(state.params, state.batch_stats, published.views[0])
+    np.testing.assert_allclose(logits, golden["step/logits_eval_after"], rtol=1e-9, atol=1e-10)
+
+
+def test_mixing_of_whole_pairs_only():
+    views = four_views(range(8), range(40, 48))
+    views = tuple(view._replace(images=view.images.astype(np.float32)) for view in views)
+    hidden = views[3]._replace(mask=views[3].mask & (np.arange(32) != 5))
+    mixture = glmc.Mixture(jnp.float32(0.25), jnp.array([1, 0, 5, 8]))
+    inputs = glmc.mix((*views[:3], hidden), mixture, 5, area_corrected=True)
+    np.testing.assert_array_equal(inputs.mask_B, (np.arange(32) < 8) & (np.arange(32) != 5))
+    np.testing.assert_array_equal(inputs.cutmix_BHWK[:, 1:5], views[3].images[:, 1:5])
+    np.testing.assert_array_equal(inputs.cutmix_BHWK[:, :1], views[1].images[:, :1])
+    np.testing.assert_array_equal(inputs.cutmix_BHWK[:, 5:], views[1].images[:, 5:])
+    np.testing.assert_allclose(inputs.mixup_BHWK, 0.25 * views[0].images + 0.75 * views[2].images, rtol=1e-6)
+    one, other = LABELS[0], LABELS[40]
+    assert one != other
+    np.testing.assert_allclose(inputs.mixup_targets_BC[0, [one, other]], [0.25, 0.75])
+    np.testing.assert_allclose(inputs.cutmix_targets_BC[0, [one, other]], [0.5, 0.5])  # 4 of 8 rows are pasted
+    inputs = glmc.mix(views, mixture, 5, area_corrected=False)
+    np.testing.assert_array_equal(inputs.cutmix_targets_BC, inputs.mixup_targets_BC)
+
+
+def test_boxes_are_distributed_as_published():
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    lam_N, box_Nx4 = jax.device_get(jax.vmap(lambda key: glmc.draw_mixture(key, 32, 48, 1.0))(keys))
+    random = np.random.default_rng(0)
+    expected = []
+    for lam in random.beta(1.0, 1.0, len(keys)):
+        for side in (32, 48):
+            half, centre = int(np.ceil(side * np.sqrt(1 - lam))) // 2, random.integers(side)
+            expected.append((np.clip(centre - half, 0, side), np.clip(centre + half, 0, side)))
+    expected_Nx2x2 = np.array(expected).reshape(-1, 2, 2)
+    found_Nx2x2 = box_Nx4.reshape(-1, 2, 2).swapaxes(1, 2)
+    assert abs(lam_N.mean() - 0.5) < 0.01
+    assert abs(np.quantile(lam_N, 0.1) - 0.1) < 0.01
+    for axis, side in enumerate((32, 48)):
+        for of in (lambda x: x[:, 0], lambda x: x[:, 1], lambda x: x[:, 1] - x[:, 0]):
+            found, wanted = of(found_Nx2x2[:, axis]) / side, of(expected_Nx2x2[:, axis]) / side
+            levels = np.linspace(0, 1, 12)
+            cumulative = [(x[:, None] <= levels).mean(0) for x in (found, wanted)]
+            np.testing.assert_allclose(*cumulative, atol=0.02)  # Kolmogorov-Smirnov: 0.0195 once in a thousand
+    sides = found_Nx2x2[:, :, 1] - found_Nx2x2[:, :, 0]
+    largest = 2 * (np.ceil(np.array([32, 48]) * np.sqrt(1 - lam_N[:, None])) // 2)
+    assert (sides <= largest).all()
+    inside = (found_Nx2x2[:, :, 0] > 0) & (found_Nx2x2[:, :, 1] < [32, 48])
+    assert inside.any()
+    np.testing.assert_array_equal(sides[inside], largest[inside])
+
+
+def test_mixtures_are_a_function_of_seed_and_step():
+    method, _, state = build(small_config())
+    views = four_views(range(32), range(40, 72))
+
+    def mixed(step, key=state.method_state):
+        variables = Variables(state.params, state.batch_stats, key)
+        return np.asarray(method.prepare(variables, views, jnp.int32(step)).mixup_BHWK)
+
+    other = method.init(jax.random.key(1)).method_state
+    np.testing.assert_array_equal(mixed(7), mixed(7))
+    assert not np.allclose(mixed(7), mixed(8))
+    assert not np.allclose(mixed(7), mixed(7, other))
+
+
+def test_shares_and_label_weights():
+    stats = ClassStats(np.array([100, 0, 25, 4]), ())
+    np.testing.assert_allclose(glmc.resampling_share(stats, 0.0), np.array([100, 0, 25, 4]) / 129)
+    np.testing.assert_allclose(glmc.resampling_share(stats, 0.5), np.array([10, 0, 5, 2]) / 17)
+    np.testing.assert_allclose(glmc.resampling_share(stats, 1.0), [1 / 3, 0, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(glmc.label_weights(stats, 0.5), np.array([0.1, 0, 0.2, 0.5]) / 0.8 * 4)
+
+
+def test_the_weight_moves_from_the_plain_to_the_balanced_classifier():
+    schedules = make_schedules(small_config(duration="10 epochs"), STATS, steps_per_epoch=7)
+    found = [float(glmc.balance_weight(jnp.int32(step), schedules)) for step in (0, 6, 7, 13, 69)]
+    np.testing.assert_allclose(found, [1, 1, 1 - 0.01, 1 - 0.01, 1 - 0.81], rtol=1e-6)
+
+
+def both_passes(config, **context):
+    """Return {pass name: (gradient, pass)} at the initial parameters."""
+    method, _, state = build(config)
+    variables = Variables(state.params, state.batch_stats, state.method_state)
+    inputs = method.prepare(variables, four_views(range(24), range(30, 54)), jnp.int32(4))
+
+    @jax.jit
+    def gradients():
+        gradient = make_gradient(method, inputs, None)
+        return {name: gradient(variables, Context(jnp.int32(4), name, jnp.ones(5), **context)) for name in PASSES}
+
+    return gradients()
+
+
+PASSES = (ASCENT, DESCENT)
+
+
+def test_contrast_in_the_ascent_changes_the_ascent_only(x64):
+    without, with_it = both_passes(small_config()), both_passes(small_config(glmc__contrast_in_ascent=True))
+    assert_close(with_it[DESCENT], without[DESCENT], 1e-13)
+    (grads, ascent), (more_grads, more) = without[ASCENT], with_it[ASCENT]
+    assert_close(more.metrics, ascent.metrics, 1e-13)
+    np.testing.assert_allclose(more.loss, ascent.loss + 2.0 * ascent.metrics["contrast"], rtol=1e-12)
+    assert_close((more_grads, more.loss), (with_it[DESCENT][0], with_it[DESCENT][1].loss), 1e-12)
+    for head in ("projector", "predictor"):
+        for leaf in jax.tree.leaves(grads[head]):
+            np.testing.assert_array_equal(leaf, 0)  # the perturbation leaves them where they are
+        assert np.abs(more_grads[head]["kernel"]).max() > 0
+
+
+def test_gradients_of_groups_of_classes_add_up(x64):
+    whole, _ = both_passes(small_config())[DESCENT]
+    parts = []
+    for group in ([1, 1, 0, 0, 0], [0, 0, 1, 1, 1]):
+        parts.append(both_passes(small_config(), extra_weights_C=jnp.array(group, float))[DESCENT][0])
+    assert_close(jax.tree.map(jnp.add, *parts), whole, 1e-11)
+    assert not np.allclose(parts[0]["conv1"]["kernel"], whole["conv1"]["kernel"], rtol=0.1)
+
+
+def test_features_of_zero_have_no_direction_and_no_gradient():
+    def contrast(p, z):
+        outputs = glmc.Outputs(jnp.zeros((2, 5)), jnp.zeros((2, 5)), z, p)
+        targets = jnp.ones((2, 5)) / 5
+        inputs = glmc.Inputs(None, None, targets, targets, jnp.ones(2, bool))
+        return glmc.loss_terms(outputs, outputs, inputs, np.ones(5)).contrast.sum()
+
+    some, none = jnp.array([[3.0, 4.0], [0.0, 2.0]]), jnp.zeros((2, 2))
+    assert contrast(some, some) == pytest.approx(-4)
+    for p, z in ((none, some), (some, none), (none, none)):
+        assert contrast(p, z) == 0
+        for gradient in jax.grad(contrast, argnums=(0, 1))(p, z):
+            np.testing.assert_array_equal(gradient, 0)
+    np.testing.assert_array_equal(jax.grad(contrast, argnums=1)(some, some[:, ::-1]), 0)  # a projection is a target
+
+
+def batches(num_devices):
+    """A full batch, a ragged one with a hole, and one so short that five devices get no image."""
+    everything = np.random.default_rng(1).permutation(len(LABELS))
+    for size in (32, 21, 3):
+        *others, last = four_views(everything[:size], everything[-size:], num_devices)
+        yield (*others, last._replace(mask=last.mask & (last.ids != everything[-1])))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_one_device_equals_eight(enabled, x64):
+    config = small_config(sam__enabled=enabled, sam__rho_knots=((0, 0.1),))
+    _, single, state = build(config)
+    _, mapped, other = build(config, devices.AXIS)
+    single, mapped = jax.jit(single), devices.map_step(mapped, 1)
+    for one, eight in zip(batches(1), batches(8), strict=True):
+        state, expected = single(state, one)
+        other, found = mapped(other, devices.split(eight))
+        assert_close(found, expected, 1e-10)
+        assert_close(other, state, 1e-10)
+    assert expected.finite
+    assert set(expected.method) == set(TERMS)
+
+
+def test_rho_zero_trains_as_sgd():
+    results = []
+    for sam in ({"sam__rho_knots": ((0, 0.0),)}, {"sam__enabled": False}):
+        _, step, state = build(small_config(**sam))
+        step = jax.jit(step)
+        for views in batches(1):
+            state, step_metrics = step(state, views)
+        results.append((state.params, step_metrics.perturbed_loss))
+    assert_close(*results, 1e-5)
+
+
+def test_micro_batches_are_mixed_alike_and_add_up(x64):
+    twice = tuple(jax.tree.map(lambda x: np.repeat(x[:16], 2, axis=0), view) for view in next(batches(1)))
+    results = []
+    for micro_batches in (1, 2):  # two equal halves: BatchNorm normalises each as it does the whole
+        _, step, state = build(small_config(micro_batches=micro_batches, sam__rho_knots=((0, 0.1),)))
+        after, step_metrics = jax.jit(step)(state, twice)
+        results.append((after.params, step_metrics))
+    assert_close(*results, 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss__name": "focal"}, "loss.name='focal' has no meaning with method='glmc'"),
+        ({"loss__class_weights": "drw"}, "Fix: --config.loss.class_weights=none"),
+        ({"loss__name": "ldam", "model__head": "normed"}, "Fix: --config.model.head=linear"),
+        ({"data__sampling": "balanced"}, "Fix: --config.data.sampling=instance"),
+        ({"glmc__projection_dim": 0}, "glmc.projection_dim: found 0, expected 1 or more"),
+        ({"glmc__beta": 0.0}, "glmc.beta: found 0.0, expected more than 0"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(changes, message):
+    assert problems_of(small_config(), default.get_config()) == []
+    assert any(message in problem for problem in problems_of(small_config(**changes), default.get_config()))
+
+
+def test_the_configs_are_the_published_settings():
+    def settings(argument):
+        config = glmc_cifar.get_config(argument)
+        assert problems_of(config, default.get_config()) == [], argument
+        assert config.sam.enabled == ("_sam" in argument or "glmc" not in argument)
+        glmc_fields = config.glmc
+        return glmc_fields.resample_power, glmc_fields.label_weight_power, glmc_fields.contrast
+
+    for data, ratios in glmc_cifar.AUTHORS.items():
+        for ratio, published in ratios.items():
+            for method in ("glmc", "glmc_sam"):  # the same, for a fair comparison
+                assert settings(f"{method},data={data},ratio={ratio}") == published
+    assert settings("data=cifar100,ratio=20") == glmc_cifar.AUTHORS["cifar100"][10]
+    assert settings("data=cifar10,ratio=5") == glmc_cifar.AUTHORS["cifar10"][10]
+    assert settings("glmc_published,data=cifar10") == (0, 1.2, 4)
+    assert settings("glmc_sam_published,data=cifar10") == (0, 1.2, 1)
+    assert settings("glmc_sam_published,data=cifar100,ratio=50") == (0, 1.2, 4)
+    wide = glmc_cifar.get_config("net=wide_resnet32,smoke,glmc")
+    assert problems_of(wide, default.get_config()) == []
+    assert (wide.name, wide.glmc.projection_dim) == ("cifar10_lt-wide_resnet32-smoke-glmc-exp100", 128)
+    with pytest.raises(ConfigError, match=r"unknown 'net=resnet32'. Did you mean net=wide_resnet32"):
+        glmc_cifar.get_config("net=resnet32")
+
+
+@pytest.mark.parametrize("module", [glmc_imagenet_lt, glmc_inat18])
+def test_large_configs_warm_up_and_cool_down(module):
+    config = module.get_config("glmc_sam")
+    epochs = int(config.duration.split()[0])
+    lr = make_schedules(config, STATS, steps_per_epoch=7).lr
+    found = [float(lr(7 * epoch)) for epoch in range(epochs)]
+    np.testing.assert_allclose(found[:11], [*(np.arange(1, 11) / 100), 0.1], rtol=1e-5)
+    cosine = 0.05 * (1 + np.cos(np.pi * np.arange(epochs - 10) / (epochs - 10)))
+    np.testing.assert_allclose(found[10:], cosine, rtol=1e-4, atol=1e-8)
+    assert problems_of(module.get_config("smoke"), default.get_config()) == []
+
+
+@pytest.mark.slow
+def test_the_loss_falls_on_real_cifar10(tmp_path):
+    store = tmp_path / "lt.npz"
+    shared_file("data/cifar10_lt.npz")
+    subprocess.run([sys.executable, SHARED / "data/unpack.py", "cifar10", "--ratio", "100", "--out", store], check=True)
+    config = glmc_cifar.get_config("glmc_sam,data=cifar10,ratio=100")
+    config.update_from_flattened_dict(
+        {"data.source": "arrays", "data.path": str(store), "data.profile": "as_is", "model.width": 0.125}
+        | {"duration": "60 steps", "optim.lr_knots": ((0, 0.02),), "log_every": "15 steps", "tensorboard": False}
+        | {"eval.every": "100%", "checkpoint_every": "100%"}
+    )
+    results = train(config, tmp_path / "run")
+    records = [r for r in metrics.read(tmp_path / "run") if "train/balance" in r]
+    for term in TERMS:
+        assert records[-1][f"train/{term}"] < records[0][f"train/{term}"], term
+    assert results["last"]["images"] == 10_000
