@@ -104,6 +104,7 @@ def make(
       schedules: for the length of an epoch and of the run.
     """
     glmc = config.glmc
+    height, width, _ = image_shape
     model = Network(
         make_backbone(config.model, axis_name),
         linear=make_linear(config.model, stats.num_classes),
@@ -121,7 +122,7 @@ def make(
 
     def prepare(variables: Variables, views: tuple[Batch, ...], step: jax.Array) -> Inputs:
         key = jax.random.fold_in(jax.random.wrap_key_data(variables.method_state), step)
-        mixture = draw_mixture(key, *image_shape[:2], glmc.beta)
+        mixture = draw_mixture(key, height, width, glmc.beta)
         views = tuple(view._replace(images=normalise(view.images)) for view in views)
         return mix(views, mixture, stats.num_classes, area_corrected=glmc.area_corrected)
 
