@@ -1,5 +1,6 @@
 """GLMC and GLMC + SAM: the authors' figures, the mixtures, the passes, one device and eight, a real run."""
 
+import functools
 import subprocess
 import sys
 
@@ -20,10 +21,9 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import glmc
 from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
 from saddle_jax.optim.chain import make_optimizer
-from saddle_jax.optim.sam import perturbation
 from saddle_jax.pytorch import names
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train import metrics
+from saddle_jax.train import metrics, steps
 from saddle_jax.train.gradient import make_gradient, pass_like
 from saddle_jax.train.steps import init_state, make_train_step
 from saddle_jax.validation import problems_of
@@ -45,7 +45,7 @@ def build(config, axis_name=None, *, stats=STATS, image_shape=IMAGES.shape[1:], 
         micro_batches=config.micro_batches,
         axis_name=axis_name,
     )
-    return method, step, init_state(method, tx, jax.random.key(0))
+    return method, step, jax.jit(lambda key: init_state(method, tx, key))(jax.random.key(0))
 
 
 def small_config(**changes):
@@ -104,18 +104,6 @@ class Published:
             batch_like(golden[f"in/{stream}{view}"], labels[stream]) for stream in labels for view in (1, 2)
         )
 
-    def passes(self):
-        """Return inputs, and both passes of SAM at the perturbed and the original parameters."""
-        start = Variables(self.state.params, self.state.batch_stats, self.state.method_state)
-        inputs = self.method.prepare(start, self.views, self.state.step)
-        gradient = make_gradient(self.method, inputs, None)
-        context = Context(self.state.step, ASCENT, jnp.ones(10))
-        grads, first = gradient(start, context)
-        shift, _ = perturbation(grads, start.params, self.config.sam.rho_knots[0][1])
-        shifted = Variables(jax.tree.map(jnp.add, start.params, shift), first.batch_stats, start.method_state)
-        _, second = gradient(shifted, context._replace(pass_name=DESCENT))
-        return inputs, first, second
-
 
 def batch_like(images_nchw, labels):
     images, size = images_nchw.transpose(0, 2, 3, 1).astype(np.float64), len(labels)
@@ -129,25 +117,42 @@ def published(golden, monkeypatch, x64):
 
 
 def test_mixed_images_and_targets_are_the_published_ones(golden, published):
-    inputs, first, second = jax.jit(published.passes)()
+    start = Variables(published.state.params, published.state.batch_stats, published.state.method_state)
+    inputs = jax.jit(published.method.prepare)(start, published.views, published.state.step)
+    weights = glmc.label_weights(published.stats, float(golden["label_weighting"]))
+    np.testing.assert_allclose(weights, golden["class_weights"], rtol=1e-12)
     for name in ("mixup", "cutmix"):
         images = golden[f"mix/{name}_images"].transpose(0, 2, 3, 1)  # float32
         np.testing.assert_allclose(getattr(inputs, f"{name}_BHWK"), images, atol=3e-7)
         targets = getattr(inputs, f"{name}_targets_BC")
-        np.testing.assert_allclose(targets, golden[f"mix/{name}_targets"], rtol=1e-7)
-        weights = glmc.label_weights(published.stats, float(golden["label_weighting"]))
-        np.testing.assert_allclose(weights, golden["class_weights"], rtol=1e-12)
-        np.testing.assert_allclose(weights * targets, golden[f"mix/{name}_targets_weighted"], rtol=1e-7)
-    for name, found in (("first", first), ("second", second)):
+        np.testing.assert_allclose(targets, golden[f"mix/{name}_targets"], rtol=1e-12)
+        np.testing.assert_allclose(weights * targets, golden[f"mix/{name}_targets_weighted"], rtol=1e-12)
+
+
+def test_a_sam_step_is_the_published_one(golden, published, monkeypatch):
+    traced = {}
+
+    def make_recording_gradient(*arguments):
+        gradient = make_gradient(*arguments)
+
+        def record(variables, context):
+            grads, found = gradient(variables, context)
+            traced[context.pass_name] = found
+            return grads, found
+
+        return record
+
+    monkeypatch.setattr(steps, "make_gradient", make_recording_gradient)
+
+    @jax.jit
+    def step_and_passes():
+        return published.step(published.state, published.views)[0], traced
+
+    state, passes = step_and_passes()
+    for name, found in (("first", passes[ASCENT]), ("second", passes[DESCENT])):
+        np.testing.assert_allclose(found.loss, golden[f"step/{name}/loss"], rtol=1e-9)
         for term in TERMS:
             np.testing.assert_allclose(found.metrics[term], golden[f"step/{name}/{term}"], rtol=1e-9)
-        np.testing.assert_allclose(found.loss, golden[f"step/{name}/loss"], rtol=1e-9)
-
-
-def test_a_sam_step_is_the_published_one(golden, published):
-    state, step_metrics = jax.jit(published.step)(published.state, published.views)
-    np.testing.assert_allclose(step_metrics.loss, golden["step/first/loss"], rtol=1e-9)
-    np.testing.assert_allclose(step_metrics.perturbed_loss, golden["step/second/loss"], rtol=1e-9)
     after = {key.removeprefix("step/after/"): value for key, value in golden.items() if key.startswith("step/after/")}
     for name, expected in after.items():
         collection, *path = names.our_path(name, expected.ndim)
@@ -207,17 +212,18 @@ def test_boxes_are_distributed_as_published():
 
 
 def test_mixtures_are_a_function_of_seed_and_step():
-    method, _, state = build(small_config())
+    config = small_config()
+    method = glmc.make(config, STATS, IMAGES.shape[1:], None, make_schedules(config, STATS, steps_per_epoch=3))
     views = four_views(range(32), range(40, 72))
 
-    def mixed(step, key=state.method_state):
-        variables = Variables(state.params, state.batch_stats, key)
-        return np.asarray(method.prepare(variables, views, jnp.int32(step)).mixup_BHWK)
+    @jax.jit
+    def prepare(step, key):
+        return method.prepare(Variables((), (), key), views, step).mixup_BHWK
 
-    other = method.init(jax.random.key(1)).method_state
-    np.testing.assert_array_equal(mixed(7), mixed(7))
-    assert not np.allclose(mixed(7), mixed(8))
-    assert not np.allclose(mixed(7), mixed(7, other))
+    key, other = (jax.random.key_data(jax.random.key(seed)) for seed in (0, 1))
+    np.testing.assert_array_equal(prepare(7, key), prepare(7, key))
+    assert not np.allclose(prepare(7, key), prepare(8, key))
+    assert not np.allclose(prepare(7, key), prepare(7, other))
 
 
 def test_shares_and_label_weights():
@@ -234,43 +240,47 @@ def test_the_weight_moves_from_the_plain_to_the_balanced_classifier():
     np.testing.assert_allclose(found, [1, 1, 1 - 0.01, 1 - 0.01, 1 - 0.81], rtol=1e-6)
 
 
-def both_passes(config, **context):
-    """Return {pass name: (gradient, pass)} at the initial parameters."""
+def loss_of(config):
+    """Return (pass name, extra weights) -> the loss's output at the initial parameters, and the heads' gradients."""
     method, _, state = build(config)
     variables = Variables(state.params, state.batch_stats, state.method_state)
-    inputs = method.prepare(variables, four_views(range(24), range(30, 54)), jnp.int32(4))
+    ids = np.random.default_rng(3).permutation(len(LABELS))
+    inputs = method.prepare(variables, four_views(ids[:24], ids[-24:]), jnp.int32(4))
 
-    @jax.jit
-    def gradients():
-        gradient = make_gradient(method, inputs, None)
-        return {name: gradient(variables, Context(jnp.int32(4), name, jnp.ones(5), **context)) for name in PASSES}
+    @functools.partial(jax.jit, static_argnums=0)
+    def loss(pass_name, extra_weights_C):
+        def of_heads(heads):
+            context = Context(jnp.int32(4), pass_name, jnp.ones(5), extra_weights_C)
+            output = method.loss(variables._replace(params=variables.params | heads), inputs, context)
+            return output.numerator / output.denominator, output
 
-    return gradients()
+        heads = {name: state.params[name] for name in ("projector", "predictor")}
+        grads, output = jax.grad(of_heads, has_aux=True)(heads)
+        return output, grads
 
-
-PASSES = (ASCENT, DESCENT)
+    return loss
 
 
 def test_contrast_in_the_ascent_changes_the_ascent_only(x64):
-    without, with_it = both_passes(small_config()), both_passes(small_config(glmc__contrast_in_ascent=True))
-    assert_close(with_it[DESCENT], without[DESCENT], 1e-13)
-    (grads, ascent), (more_grads, more) = without[ASCENT], with_it[ASCENT]
-    assert_close(more.metrics, ascent.metrics, 1e-13)
-    np.testing.assert_allclose(more.loss, ascent.loss + 2.0 * ascent.metrics["contrast"], rtol=1e-12)
-    assert_close((more_grads, more.loss), (with_it[DESCENT][0], with_it[DESCENT][1].loss), 1e-12)
-    for head in ("projector", "predictor"):
-        for leaf in jax.tree.leaves(grads[head]):
-            np.testing.assert_array_equal(leaf, 0)  # the perturbation leaves them where they are
-        assert np.abs(more_grads[head]["kernel"]).max() > 0
+    without, with_it = loss_of(small_config()), loss_of(small_config(glmc__contrast_in_ascent=True))
+    assert_close(with_it(DESCENT, None), without(DESCENT, None), 1e-13)
+    assert_close(with_it(ASCENT, None), with_it(DESCENT, None), 1e-13)
+    (ascent, grads), (descent, more_grads) = without(ASCENT, None), without(DESCENT, None)
+    assert_close(ascent.metrics, descent.metrics, 1e-13)
+    np.testing.assert_allclose(ascent.numerator + 2.0 * ascent.metrics["contrast"], descent.numerator, rtol=1e-12)
+    for leaf in jax.tree.leaves(grads):
+        np.testing.assert_array_equal(leaf, 0)  # the perturbation leaves these heads where they are
+    assert np.abs(more_grads["projector"]["kernel"]).max() > 0
 
 
-def test_gradients_of_groups_of_classes_add_up(x64):
-    whole, _ = both_passes(small_config())[DESCENT]
-    parts = []
-    for group in ([1, 1, 0, 0, 0], [0, 0, 1, 1, 1]):
-        parts.append(both_passes(small_config(), extra_weights_C=jnp.array(group, float))[DESCENT][0])
-    assert_close(jax.tree.map(jnp.add, *parts), whole, 1e-11)
-    assert not np.allclose(parts[0]["conv1"]["kernel"], whole["conv1"]["kernel"], rtol=0.1)
+def test_groups_of_classes_add_up(x64):
+    loss = loss_of(small_config())
+    whole, _ = loss(DESCENT, jnp.ones(5))
+    parts = [loss(DESCENT, jnp.array(group, float))[0] for group in ([1, 1, 0, 0, 0], [0, 0, 1, 1, 1])]
+    np.testing.assert_allclose(parts[0].numerator + parts[1].numerator, whole.numerator, rtol=1e-12)
+    np.testing.assert_allclose(loss(DESCENT, None)[0].numerator, whole.numerator, rtol=1e-12)
+    assert all(part.denominator == whole.denominator == 24 for part in parts)
+    assert all(0.01 < part.numerator / whole.numerator < 0.99 for part in parts)
 
 
 def test_features_of_zero_have_no_direction_and_no_gradient():
@@ -297,40 +307,52 @@ def batches(num_devices):
         yield (*others, last._replace(mask=last.mask & (last.ids != everything[-1])))
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_one_device_equals_eight(enabled, x64):
-    config = small_config(sam__enabled=enabled, sam__rho_knots=((0, 0.1),))
-    _, single, state = build(config)
-    _, mapped, other = build(config, devices.AXIS)
-    single, mapped = jax.jit(single), devices.map_step(mapped, 1)
-    for one, eight in zip(batches(1), batches(8), strict=True):
+STEPS_WITHOUT_RHO = 3  # an epoch: SAM's radius is 0 there, and 0.1 later
+
+
+SAM = {"sam__rho_knots": ((0, 0.0), (1, 0.1))}
+SGD = {"sam__enabled": False}
+
+
+@functools.cache
+def single_step(*, enabled):
+    """Return one device's step, compiled once for all tests, and the state before it; in float64."""
+    _, step, state = build(small_config(**SAM if enabled else SGD))
+    return jax.jit(step), state
+
+
+def test_one_device_equals_eight(x64):
+    single, state = single_step(enabled=True)
+    _, mapped, other = build(small_config(**SAM), devices.AXIS)
+    mapped = devices.map_step(mapped, 1)
+    pairs = list(zip(batches(1), batches(8), strict=True))
+    for one, eight in (*pairs[:1] * STEPS_WITHOUT_RHO, *pairs):
         state, expected = single(state, one)
         other, found = mapped(other, devices.split(eight))
         assert_close(found, expected, 1e-10)
         assert_close(other, state, 1e-10)
     assert expected.finite
+    assert abs(expected.perturbed_loss - expected.loss - 2.0 * expected.method["contrast"]) > 1e-3
     assert set(expected.method) == set(TERMS)
 
 
-def test_rho_zero_trains_as_sgd():
-    results = []
-    for sam in ({"sam__rho_knots": ((0, 0.0),)}, {"sam__enabled": False}):
-        _, step, state = build(small_config(**sam))
-        step = jax.jit(step)
-        for views in batches(1):
-            state, step_metrics = step(state, views)
-        results.append((state.params, step_metrics.perturbed_loss))
-    assert_close(*results, 1e-5)
+def test_rho_zero_trains_as_sgd(x64):
+    with_sam, state = single_step(enabled=True)
+    sgd, other = single_step(enabled=False)
+    for views in list(batches(1))[:STEPS_WITHOUT_RHO]:
+        state, found = with_sam(state, views)
+        other, expected = sgd(other, views)
+        assert_close(found.perturbed_loss, expected.loss, 1e-12)  # with the contrastive term, both
+        assert_close(state.params, other.params, 1e-12)
 
 
 def test_micro_batches_are_mixed_alike_and_add_up(x64):
+    whole, start = single_step(enabled=False)
+    _, in_parts, _ = build(small_config(**SGD, micro_batches=2))
+    # Two equal halves: BatchNorm normalises each as it does the whole.
     twice = tuple(jax.tree.map(lambda x: np.repeat(x[:16], 2, axis=0), view) for view in next(batches(1)))
-    results = []
-    for micro_batches in (1, 2):  # two equal halves: BatchNorm normalises each as it does the whole
-        _, step, state = build(small_config(micro_batches=micro_batches, sam__rho_knots=((0, 0.1),)))
-        after, step_metrics = jax.jit(step)(state, twice)
-        results.append((after.params, step_metrics))
-    assert_close(*results, 1e-10)
+    (after, found), (expected_after, expected) = jax.jit(in_parts)(start, twice), whole(start, twice)
+    assert_close((after.params, found), (expected_after.params, expected), 1e-10)
 
 
 @pytest.mark.parametrize(
