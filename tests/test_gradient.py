@@ -82,7 +82,7 @@ def test_batch_norm_normalises_each_micro_batch_by_itself(x64):
     results = []
     for micro_batches in (1, 2):
         step, state = step_of(config, plain(config), micro_batches, None)
-        results.append((state, *jax.jit(step)(state, twice)))
+        results.append((state, *jax.jit(step)(state, (twice,))))
     (start, whole, metrics), (_, parts, metrics_of_parts) = results
     assert_close(parts.params, whole.params, 1e-10)
     assert_close(metrics_of_parts, metrics, 1e-10)
@@ -98,7 +98,7 @@ def test_micro_batches_need_less_memory_where_they_are_a_loop(monkeypatch):
     bytes_needed = []
     for micro_batches in (1, 8):
         step, state = step_of(config, plain(config), micro_batches, None)
-        bytes_needed.append(jax.jit(step).lower(state, batch).compile().memory_analysis().temp_size_in_bytes)
+        bytes_needed.append(jax.jit(step).lower(state, (batch,)).compile().memory_analysis().temp_size_in_bytes)
     assert bytes_needed[1] < 0.4 * bytes_needed[0]
 
 
