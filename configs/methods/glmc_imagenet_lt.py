@@ -43,7 +43,7 @@ def base(epochs: int):
     config.glmc.label_weight_power = 1.0
     config.glmc.contrast = 10.0
     config.glmc.projection_dim = 256
-    warm_up = ((epoch, 0.1 * (epoch + 1) / WARM_UP) for epoch in range(WARM_UP))
+    warm_up = ((epoch, round(0.1 * (epoch + 1) / WARM_UP, 4)) for epoch in range(WARM_UP))
     config.optim.lr_knots = (*warm_up, (WARM_UP, 0.1), (epochs, 0.0))
     config.sam.rho_knots = ((0, 0.05),)
     return config
