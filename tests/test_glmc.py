@@ -14,6 +14,7 @@ from test_devices import COUNTS, IMAGES, LABELS, assert_close, batch_of
 
 from configs import default
 from configs.methods import glmc_cifar, glmc_imagenet_lt, glmc_inat18
+from saddle_jax import config as config_lib
 from saddle_jax import devices
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import ConfigError
@@ -22,6 +23,7 @@ from saddle_jax.methods import glmc
 from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.pytorch import names
+from saddle_jax.report import rows
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train import metrics, steps
 from saddle_jax.train.gradient import make_gradient, pass_like
@@ -407,6 +409,13 @@ def test_large_configs_warm_up_and_cool_down(module):
     assert problems_of(module.get_config("smoke"), default.get_config()) == []
 
 
+def test_rows_of_a_report_are_named_after_the_method():
+    configs = [config_lib.flatten(glmc_cifar.get_config(method)) for method in ("glmc", "glmc_sam")]
+    assert rows._names(configs) == ["glmc", "glmc_sam"]
+    configs.append(configs[1] | {"glmc.contrast_in_ascent": True})
+    assert rows._names(configs)[1:] == ["glmc_sam, contrast_in_ascent=False", "glmc_sam, contrast_in_ascent=True"]
+
+
 @pytest.mark.slow
 def test_the_loss_falls_on_real_cifar10(tmp_path):
     store = tmp_path / "lt.npz"
@@ -414,9 +423,9 @@ def test_the_loss_falls_on_real_cifar10(tmp_path):
     subprocess.run([sys.executable, SHARED / "data/unpack.py", "cifar10", "--ratio", "100", "--out", store], check=True)
     config = glmc_cifar.get_config("glmc_sam,data=cifar10,ratio=100")
     config.update_from_flattened_dict(
-        {"data.source": "arrays", "data.path": str(store), "data.profile": "as_is", "model.width": 0.125}
-        | {"duration": "60 steps", "optim.lr_knots": ((0, 0.02),), "log_every": "15 steps", "tensorboard": False}
-        | {"eval.every": "100%", "checkpoint_every": "100%"}
+        {"data.source": "arrays", "data.path": str(store), "data.profile": "as_is"}
+        | {"model.name": "resnet8", "model.width": 0.5, "optim.lr_knots": ((0, 0.02),), "tensorboard": False}
+        | {"duration": "60 steps", "log_every": "15 steps", "eval.every": "100%", "checkpoint_every": "100%"}
     )
     results = train(config, tmp_path / "run")
     records = [r for r in metrics.read(tmp_path / "run") if "train/balance" in r]
