@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.micro_batches = 1  # into how many a device's images of a step are cut, one after the other, to save memory
     config.duration = "200 epochs"  # length of training
 
-    config.method = "plain"  # what is minimised: plain (one network, one loss)
+    config.method = "plain"  # what is minimised: plain (one network, one loss) | glmc
 
     config.data = ConfigDict()
     config.data.source = "digits"  # digits | arrays | image_list | tfds
@@ -56,7 +56,8 @@ def get_config() -> ConfigDict:
     config.data.std = (0.5,)  # per channel, in units of 255; divided by inside the step
 
     config.model = ConfigDict()
-    config.model.name = "resnet32"  # small images: resnet8 | resnet20 | resnet32 | resnet44 | resnet56 | resnet110;
+    config.model.name = "resnet32"  # small images: resnet8 | resnet20 | resnet32 | resnet44 | resnet56 | resnet110,
+    # wide_resnet32 (four times the filters: 7.4 million parameters) | cifar_resnet34 (21 million);
     # large ones: resnet10 | resnet50 | resnet101 | resnet152 | resnext50_32x4d; each takes images of any size
     config.model.width = 1.0  # factor on the filters, a ResNeXt's in each group; only 1 is the paper's network
     config.model.head = "linear"  # linear | normed (cosine logits; LDAM's)
@@ -78,6 +79,17 @@ def get_config() -> ConfigDict:
     config.loss.logit_scale = 30.0  # s: factor on a normed head's logits inside LDAM
     config.loss.vs_gamma = 0.3  # exponent of VS's and CDT's multiplicative adjustment
     config.loss.vs_tau = 1.0  # factor of VS's and LA's additive adjustment
+
+    config.glmc = ConfigDict()  # method=glmc
+    config.glmc.resample_power = 0.0  # r: the second stream draws an image in proportion to n^-r of its class
+    config.glmc.label_weight_power = 1.0  # l: labels of the balanced classifier are weighted in proportion to n^-l
+    config.glmc.contrast = 4.0  # kappa: factor on the contrastive term
+    config.glmc.projection_dim = 128  # numbers that the contrastive term compares
+    config.glmc.beta = 1.0  # b: a batch's mixing part is drawn from Beta(b, b)
+    config.glmc.contrast_in_ascent = False  # SAM also perturbs along the contrastive term
+    config.glmc.area_corrected = (
+        False  # CutMix's labels follow the pasted area, not the mixing part that it is drawn for
+    )
 
     config.optim = ConfigDict()
     config.optim.momentum = 0.9

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from saddle_jax.config import parse_argument, rescale_to_percent
+from saddle_jax.config import Options, parse_argument, rescale_to_percent
 from saddle_jax.errors import ConfigError
 
 LOSSES = {
@@ -49,6 +49,20 @@ def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mappin
     config.sam.rho_knots = radius if isinstance(radius, tuple) else ((0, radius),)
     if config.loss.name == "ldam":
         config.model.head = "normed"
+    return finish(config, options, method)
+
+
+def finish(config: ConfigDict, options: Options, method: str) -> ConfigDict:
+    """Set ratio, profile and name, and shrink the run if `options` ask for `smoke`.
+
+    Args:
+      config: the experiment's own settings, the method's among them; changed in place.
+      options: what the argument asks for.
+      method: the method's name, which becomes part of the run's.
+
+    Raises:
+      ConfigError: the options do not go together.
+    """
     if options.ratio is not None:
         config.data.ratio = options.ratio
     if options.profile is not None:
@@ -74,7 +88,7 @@ def shrink(config: ConfigDict) -> None:
     config.data.ratio = min(config.data.ratio, 100.0)
     config.duration = "60 steps"
     config.batch_size = 32
-    if config.data.augmentation == "random_resized_crop":
+    if config.data.source == "image_list":
         # A large set, as it is; the digits as they are would be balanced.
         config.data.profile = "exp" if config.data.profile == "as_is" else config.data.profile
         config.data.augmentation, config.data.pipeline, config.data.validation_split = "crop_flip", "auto", ""

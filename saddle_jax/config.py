@@ -49,6 +49,7 @@ class Options(NamedTuple):
     ratio: float | None
     profile: str | None
     smoke: bool
+    chosen: dict[str, str]  # of the experiment's own choices, those that were made
 
 
 class Duration(NamedTuple):
@@ -89,12 +90,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
-def parse_argument(argument: str, methods: Sequence[str]) -> Options:
-    """Read comma-separated options: a method, `smoke`, `ratio=`, `profile=`; in any order.
+def parse_argument(
+    argument: str, methods: Sequence[str], choices: Mapping[str, Sequence[str]] | None = None
+) -> Options:
+    """Read comma-separated options: a method, `smoke`, `ratio=`, `profile=`, the experiment's own; in any order.
+
+    Args:
+      argument: what stood after the colon of --config.
+      methods: their names.
+      choices: the experiment's own options, each with the values that it can have.
 
     Raises:
       ConfigError: every option that can't be read.
     """
+    choices = choices or {}
     found: dict[str, Any] = {}
     problems: list[str] = []
 
@@ -117,15 +126,19 @@ def parse_argument(argument: str, methods: Sequence[str]) -> Options:
                 problems.append(f"config argument: found ratio={value!r}, expected a number such as ratio=100")
         elif separator and key == "profile":
             take("profile", value, text)
+        elif separator and value in choices.get(key, ()):
+            take(key, value, text)
         else:
-            known = [*methods, "smoke", "ratio=100", "profile=exp"]
+            own = [f"{key}={value}" for key, values in choices.items() for value in values]
+            known = [*methods, "smoke", "ratio=100", "profile=exp", *own]
             problems.append(
                 f"config argument: unknown {text!r}.{did_you_mean(text, known)} "
-                f"Known: smoke, ratio=, profile=, {', '.join(methods)}"
+                f"Known: smoke, ratio=, profile=, {', '.join([*own, *methods])}"
             )
     if problems:
         raise ConfigError(problems)
-    return Options(found.get("method"), found.get("ratio"), found.get("profile"), found.get("smoke", False))
+    chosen = {key: found[key] for key in choices if key in found}
+    return Options(found.get("method"), found.get("ratio"), found.get("profile"), found.get("smoke", False), chosen)
 
 
 def rescale_to_percent(config: ml_collections.ConfigDict) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 from saddle_jax.config import did_you_mean, parse_duration
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "method": ("plain",),
+    "method": ("plain", "glmc"),
     "data.source": ("digits", "arrays", "image_list", "tfds"),
     "data.profile": ("exp", "step", "as_is"),
     "data.sampling": ("instance", "balanced", "effective"),
     "data.augmentation": ("crop_flip", "random_resized_crop"),
     "data.pipeline": ("auto", "resident", "tfdata", "numpy"),
     "model.name": (
-        *("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
-        *("resnet10", "resnet50", "resnet101", "resnet152", "resnext50_32x4d"),
+        *("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "wide_resnet32"),
+        *("resnet10", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "cifar_resnet34"),
     ),
     "model.head": ("linear", "normed"),
     "model.dtype": ("float32", "bfloat16"),
@@ -62,6 +62,11 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "loss.ldam_max_margin": (lambda v: v >= 0, "0 or more"),
     "loss.logit_scale": (lambda v: v > 0, "more than 0"),
     "loss.vs_gamma": (lambda v: v >= 0, "0 or more"),
+    "glmc.resample_power": (lambda v: v >= 0, "0 or more"),
+    "glmc.label_weight_power": (lambda v: v >= 0, "0 or more"),
+    "glmc.contrast": (lambda v: v >= 0, "0 or more"),
+    "glmc.projection_dim": (lambda v: v >= 1, "1 or more"),
+    "glmc.beta": (lambda v: v > 0, "more than 0"),
     "optim.momentum": (lambda v: 0 <= v < 1, "0 or more, less than 1"),
     "optim.weight_decay": (lambda v: v >= 0, "0 or more"),
     "sam.adaptive_eta": (lambda v: v >= 0, "0 or more"),

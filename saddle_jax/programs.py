@@ -257,6 +257,6 @@ def _describe(config: ConfigDict, splits: sources.Splits, program: Program, work
     )
     print(
         f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "
-        f"loss {config.loss.name}{drw}{sam}",
+        f"method {config.method}, loss {config.loss.name}{drw}{sam}",
         flush=True,
     )

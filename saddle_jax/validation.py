@@ -27,7 +27,19 @@ def problems_of(config: ConfigDict, default: ConfigDict) -> list[str]:
     return list(_cross_problems(flat))
 
 
+# What a method leaves no choice of, since it brings its own.
+_FIXED = {
+    "glmc": {"loss.name": "ce", "loss.class_weights": "none", "model.head": "linear", "data.sampling": "instance"}
+}
+
+
 def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
+    for field, value in _FIXED.get(flat["method"], {}).items():
+        if flat[field] != value:
+            yield (
+                f"{field}={flat[field]!r} has no meaning with method={flat['method']!r}, which brings its own. "
+                f"Fix: --config.{field}={value}"
+            )
     if flat["spectra.loss"] == "ldam" and flat["model.head"] != "normed":
         yield f"spectra.loss='ldam' needs model.head='normed' (found {flat['model.head']!r}). Fix: another spectra.loss"
     if flat["spectra.logit_scale"] and flat["model.head"] != "normed":

@@ -170,7 +170,7 @@ def test_initialisation_follows_torchvision():
 
 @pytest.mark.parametrize("name", CHOICES["model.name"])
 def test_neither_image_size_nor_rematerialisation_changes_a_name(name):
-    assert name in (resnet.ARCHITECTURES.keys() | resnet_cifar.BLOCKS_PER_STAGE.keys())
+    assert name in (resnet.ARCHITECTURES.keys() | resnet_cifar.ARCHITECTURES.keys())
     small, large = (
         shapes_of(network_of(name, width=0.1, remat=remat), size) for remat, size in ((False, 1), (True, 65))
     )

@@ -44,7 +44,8 @@ def test_parameter_counts():
     assert sizes(name="resnet32") == 464_154  # 0.46 million, the narrow network
     assert sizes(name="resnet20") == 269_722
     assert sizes(name="resnet56") == 853_018
-    assert sizes(name="resnet32", width=4.0) > 7.3e6
+    assert sizes(name="resnet32", width=4.0) == sizes(name="wide_resnet32") == 7_386_186  # GLMC's "ResNet-32"
+    assert sizes(name="cifar_resnet34") == 21_282_122  # torchvision's has 21,797,672: 7x7 stem, 1000 classes
     assert sizes(name="resnet32", width=0.25) < 31_000
     assert sizes(name="resnet32", head="normed") == 464_154 - 10
 

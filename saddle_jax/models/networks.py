@@ -34,7 +34,7 @@ def make_backbone(model: ConfigDict, axis_name: str | None) -> nn.Module:
     }
     if model.name in resnet.ARCHITECTURES:
         return resnet.ResNet(resnet.ARCHITECTURES[model.name], **common)
-    return resnet_cifar.ResNet(resnet_cifar.BLOCKS_PER_STAGE[model.name], **common)
+    return resnet_cifar.ResNet(resnet_cifar.ARCHITECTURES[model.name], **common)
 
 
 def make_linear(model: ConfigDict, num_classes: int) -> nn.Module:

@@ -1,7 +1,8 @@
 """ResNets and ResNeXts for large images: 7x7 stem, max-pool, four stages of 64 to 512 filters (He et al., 2016).
 
 Equal to torchvision's, whose stride is in the 3x3 convolution of a bottleneck ("v1.5") and whose names ours follow;
-ResNet-10 is the long-tail literature's, one basic block a stage. Images of any size from 1 pixel on will do.
+ResNet-10 is the long-tail literature's, one basic block a stage. The CIFAR ResNet-34 is another kind for small images:
+3x3 stem, no max-pool, 21 million parameters. Images of any size from 1 pixel on will do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Architecture(NamedTuple):
     bottleneck: bool
     groups: int = 1  # of the 3x3 convolution; bottlenecks only
     group_width: int = 64  # its filters in each group of the first stage; bottlenecks only
+    small_images: bool = False  # 3x3 stem that keeps the image's size, no max-pool
 
 
 ARCHITECTURES = {
@@ -35,6 +37,7 @@ ARCHITECTURES = {
     "resnet50": Architecture((3, 4, 6, 3), bottleneck=True),
     "resnet101": Architecture((3, 4, 23, 3), bottleneck=True),
     "resnet152": Architecture((3, 8, 36, 3), bottleneck=True),
+    "cifar_resnet34": Architecture((3, 4, 6, 3), bottleneck=False, small_images=True),
     "resnext50_32x4d": Architecture((3, 4, 6, 3), bottleneck=True, groups=32, group_width=4),
 }
 
@@ -52,9 +55,10 @@ class ResNet(nn.Module):
     def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
         """Return features (B, D) for normalised images; masked rows enter no statistics."""
         x = images_BHWK if self.dtype is None else images_BHWK.astype(self.dtype)
-        x = _conv(self._scaled(64), 7, 2, self.dtype, "conv1")(x)
+        size, stride = (3, 1) if self.architecture.small_images else (7, 2)
+        x = _conv(self._scaled(64), size, stride, self.dtype, "conv1")(x)
         x = relu(self.norm(name="bn1")(x, mask_B, train))
-        x = max_pool(x)
+        x = x if self.architecture.small_images else max_pool(x)
         for stage, blocks in enumerate(self.architecture.blocks):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1

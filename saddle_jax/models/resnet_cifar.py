@@ -1,12 +1,14 @@
 """ResNets for small images: 3x3 stem, three stages of 16, 32, 64 filters, parameter-free shortcuts (He et al., 2016).
 
-ResNet-32 at width 1 has 0.46 million parameters: the narrow network of the paper. Names follow the reference's, so that
-its checkpoints map to ours name by name.
+ResNet-32 at width 1 has 0.46 million parameters: the narrow network of the paper. What GLMC's authors call ResNet-32
+has four times the filters and 7.4 million: here it is the wide one. Names follow the reference's, so that its
+checkpoints map to ours name by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,14 +18,30 @@ from saddle_jax.models import heads
 from saddle_jax.models.activation import relu
 from saddle_jax.models.batchnorm import BatchNorm
 
-BLOCKS_PER_STAGE = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
+
+class Architecture(NamedTuple):
+    """What tells the networks apart."""
+
+    blocks: int  # in each of the three stages
+    filters: int = 16  # of the first stage; each later one has twice those before it
+
+
+ARCHITECTURES = {
+    "resnet8": Architecture(1),
+    "resnet20": Architecture(3),
+    "resnet32": Architecture(5),
+    "resnet44": Architecture(7),
+    "resnet56": Architecture(9),
+    "resnet110": Architecture(18),
+    "wide_resnet32": Architecture(5, filters=64),
+}
 
 
 class ResNet(nn.Module):
     """Images to features."""
 
-    blocks: int  # in each of the three stages
-    width: float
+    architecture: Architecture
+    width: float  # factor on all filters
     dtype: jnp.dtype | None  # of the layers' arithmetic; None is that of the images
     remat: bool  # compute blocks again in the backward pass instead of keeping what is inside them
     norm: Callable[..., BatchNorm]
@@ -32,12 +50,12 @@ class ResNet(nn.Module):
     def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
         """Return features (B, D) for normalised images; masked rows enter no statistics."""
         x = images_BHWK if self.dtype is None else images_BHWK.astype(self.dtype)
-        filters = [max(1, round(self.width * size)) for size in (16, 32, 64)]
+        filters = [max(1, round(self.width * self.architecture.filters * 2**stage)) for stage in range(3)]
         x = _conv(filters[0], 1, self.dtype, "conv1")(x)
         x = relu(self.norm(name="bn1")(x, mask_B, train))
         kind = nn.remat(Block, static_argnums=(3,)) if self.remat else Block  # 3: train
         for stage, size in enumerate(filters):
-            for block in range(self.blocks):
+            for block in range(self.architecture.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"layer{stage + 1}_{block}"
                 x = kind(size, stride, self.dtype, self.norm, name=name)(x, mask_B, train)

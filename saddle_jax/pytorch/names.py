@@ -6,6 +6,9 @@ layer1.0.bn1.running_mean, _var                  batch_stats/layer1_0/bn1/mean, 
 layer1.0.downsample.0.weight                     params/layer1_0/downsample_conv/kernel
 linear.weight or fc.weight      (out, in)        params/linear/kernel                    (in, out)
 linear.weight without a bias    (in, out)        params/linear/kernel                    (in, out): cosine head
+fc_cb.weight                    (out, in)        params/linear_balanced/kernel           (in, out)
+projection_head.0.weight        (out, in)        params/projector/kernel                 (in, out)
+contrast_head.0.weight          (out, in)        params/predictor/kernel                 (in, out)
 """
 
 from __future__ import annotations
@@ -20,10 +23,14 @@ from flax import traverse_util
 
 from saddle_jax.errors import CheckpointError
 
-_KERNEL, _BIAS = ("params", "linear", "kernel"), ("params", "linear", "bias")
+_HEAD = ("params", "linear")
+_CLASSIFIERS = (_HEAD, ("params", "linear_balanced"))
 _RULES = (
     (r"^(module\.)+", ""),  # DataParallel's
     (r"^fc\.", "linear."),
+    (r"^fc_cb\.", "linear_balanced."),
+    (r"^projection_head\.0\.", "projector."),
+    (r"^contrast_head\.0\.", "predictor."),
     (r"\blayer(\d+)\.(\d+)\.", r"layer\1_\2."),
     (r"\bdownsample\.0\.", "downsample_conv."),
     (r"\bdownsample\.1\.", "downsample_bn."),
@@ -58,7 +65,7 @@ def convert(
     """
     expected = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
     names = [name for name in tensors if name.rpartition(".")[2] != "num_batches_tracked"]
-    has_bias = any(our_path(name, 1) == _BIAS for name in names)
+    biased = {path[:-1] for name in names if (path := our_path(name, 1))[-1] == "bias"}
     problems: list[str] = []
     found: dict[Path, np.ndarray] = {}
     took: dict[Path, str] = {}
@@ -70,7 +77,7 @@ def convert(
             problems.append(f"{name!r}: the network has no {'/'.join(path)!r}")
         else:
             took[path] = name
-            value = _our_layout(tensors[name], transposed=path == _KERNEL and has_bias)
+            value = _our_layout(tensors[name], transposed=path[:-1] in biased)
             if misfit := _misfit(value, expected[path]):
                 problems.append(f"{name!r} as {'/'.join(path)}: {misfit}")
             else:
@@ -80,8 +87,9 @@ def convert(
                     problems.append(f"{name!r} holds what is no finite number")
     problems += [f"{'/'.join(path)}: the file has no tensor for it" for path in expected if path not in took]
     if problems:
+        has_bias = _HEAD in biased
         head = f", here --config.model.head={'linear' if has_bias else 'normed'}"
-        wrong_head = (_BIAS in expected) != has_bias and any(path[:2] == _BIAS[:2] for path in took)
+        wrong_head = ((*_HEAD, "bias") in expected) != has_bias and any(path[:-1] == _HEAD for path in took)
         lines = [
             f"the file does not fit the config's network ({len(problems)} problems). Fix: the fields of config.model "
             f"and the classes that it was trained with{head if wrong_head else ''}",
@@ -89,8 +97,9 @@ def convert(
         ]
         raise CheckpointError("\n".join(lines))
     if outputs_C is not None:
-        for path in {_KERNEL, _BIAS} & found.keys():
-            found[path] = found[path][..., outputs_C]
+        for path in found:
+            if path[:-1] in _CLASSIFIERS:
+                found[path] = found[path][..., outputs_C]
     trees = traverse_util.unflatten_dict(found)
     return trees["params"], trees["batch_stats"]
 

@@ -141,7 +141,8 @@ def _short_field(field: str, config: Mapping[str, Any]) -> str:
 
 def _short_name(config: Mapping[str, Any]) -> str:
     weights = config["loss.class_weights"]
-    return f"{config['loss.name']}{'' if weights == 'none' else f'_{weights}'}{'_sam' if config['sam.enabled'] else ''}"
+    loss = f"{config['loss.name']}{'' if weights == 'none' else f'_{weights}'}"
+    return f"{loss if config['method'] == 'plain' else config['method']}{'_sam' if config['sam.enabled'] else ''}"
 
 
 def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:

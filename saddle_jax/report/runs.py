@@ -140,7 +140,8 @@ def _config(stored: Any) -> dict[str, Any]:
     config = {field: _frozen(value) for field, value in sorted(flat.items())}
     bounds = config["eval.rank_bounds"]
     whole = [config["seed"], config["data.subset_seed"], *bounds]
-    words = [config[field] for field in ("loss.name", "loss.class_weights", "data.source", "data.name", "data.path")]
+    texts = ("method", "loss.name", "loss.class_weights", "data.source", "data.name", "data.path")
+    words = [config[field] for field in texts]
     sound = all(isinstance(n, int) for n in whole) and all(isinstance(w, str) for w in words)
     if not sound or len(bounds) not in (0, 2) or sorted(bounds) != list(bounds) or min((0, *bounds)) < 0:
         raise ValueError("a seed, a bound or a name has a value that no run can have")

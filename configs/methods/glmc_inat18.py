@@ -1,0 +1,25 @@
+"""GLMC and GLMC + SAM on iNaturalist 2018: 120 epochs of ResNeXt-50 32x4d.
+
+    python main.py --config configs/methods/glmc_inat18.py --config.data.root=/data/inat18               # GLMC + SAM
+    python main.py --config configs/methods/glmc_inat18.py:glmc --config.data.root=/data/inat18          # with SGD
+    python main.py --config configs/methods/glmc_inat18.py:smoke                                         # without data
+
+data.root is that of configs/inat18.py. GLMC's authors report 72.21. For GLMC + SAM nothing is published here: rho is
+that of CIFAR, not tuned; resampling, label weights and the contrastive term's factor are ImageNet-LT's, which is the
+only recipe that was published. Ours is not measured yet.
+"""
+
+from configs.methods import glmc_imagenet_lt
+
+
+def get_config(argument: str = ""):
+    """Return the recipe for the method that `argument` names."""
+    config = glmc_imagenet_lt.base(120)
+    config.name = "inat18-resnext50"
+    config.batch_size = 128
+    config.data.name = "inat18"
+    config.data.test_split = "validation"
+    config.data.mean, config.data.std = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
+    config.optim.weight_decay = 1e-4
+    config.eval.rank_bounds = (842, 4543)
+    return glmc_imagenet_lt.apply(config, argument)

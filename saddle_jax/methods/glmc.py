@@ -1,0 +1,247 @@
+"""GLMC, and GLMC + SAM: two mixed images of every pair, two classifiers, one contrastive term (Du et al., CVPR 2023).
+
+A pair is an image of a uniform stream and one of a re-sampled stream, each seen twice. MixUp mixes the first views,
+CutMix the second, both with the batch's one λ. Of the two mixed images, over a run of E epochs:
+
+    loss = a · balance + (1 - a) · rebalance + κ · contrast,  a = 1 - (epoch / E)²
+
+balance is the plain classifier's cross-entropy of both, rebalance the balanced classifier's with class-weighted labels,
+contrast the negative cosine between one's prediction and the other's projection. SAM perturbs along the loss without
+contrast and descends with it (Rangwani et al., NeurIPS 2022, in their code). The balanced classifier predicts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax.data.images import Batch
+from saddle_jax.longtail import ClassStats
+from saddle_jax.methods.base import DESCENT, Context, LossOutput, Method, Stream, Variables, make_normalise
+from saddle_jax.models import heads
+from saddle_jax.models.networks import make_backbone, make_linear
+from saddle_jax.schedules import Schedules
+
+_MIXING = 1  # folded into the run's key; what is left initialises the network
+
+
+class Mixture(NamedTuple):
+    """How all pairs of a batch are mixed."""
+
+    lam: jax.Array  # (): λ, the part of the uniform stream
+    box: jax.Array  # (4,) int32: CutMix pastes rows h1 to h2, columns w1 to w2, as h1, w1, h2, w2
+
+
+class Inputs(NamedTuple):
+    """The mixed images of a device's pairs."""
+
+    mixup_BHWK: jax.Array
+    cutmix_BHWK: jax.Array
+    mixup_targets_BC: jax.Array  # soft labels, with sum 1
+    cutmix_targets_BC: jax.Array
+    mask_B: jax.Array  # bool: the pair is whole
+
+
+class Outputs(NamedTuple):
+    """What the network says of one image each."""
+
+    plain_BC: jax.Array  # logits
+    balanced_BC: jax.Array  # logits
+    projected_BP: jax.Array
+    predicted_BP: jax.Array  # of the other mixed image's projection
+
+
+class Terms(NamedTuple):
+    """The terms of the loss, one value a pair."""
+
+    balance: jax.Array
+    rebalance: jax.Array
+    contrast: jax.Array
+
+
+class Network(nn.Module):
+    """A backbone and four linear heads. Names of parameters are the backbone's own, beside the heads'."""
+
+    backbone: nn.Module
+    linear: nn.Module
+    linear_balanced: nn.Module
+    projector: nn.Module
+    predictor: nn.Module
+
+    def setup(self) -> None:
+        """Put the backbone's parameters beside the heads' instead of into a level of their own."""
+        nn.share_scope(self, self.backbone)
+
+    def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> Outputs:
+        """Return all heads' outputs for normalised images; masked rows enter no statistics."""
+        features_BD = self.backbone(images_BHWK, mask_B, train)
+        projected_BP = self.projector(features_BD)
+        return Outputs(
+            plain_BC=self.linear(features_BD),
+            balanced_BC=self.linear_balanced(features_BD),
+            projected_BP=projected_BP,
+            predicted_BP=self.predictor(projected_BP),
+        )
+
+
+def make(
+    config: ConfigDict,
+    stats: ClassStats,
+    image_shape: tuple[int, ...],
+    axis_name: str | None,
+    schedules: Schedules,
+) -> Method:
+    """Return the method. Its state is a random key, of which and of the step every batch's mixture is a function.
+
+    Args:
+      image_shape: (height, width, channels).
+      axis_name: axis of the devices that the steps will be mapped over; None for none.
+      schedules: for the length of an epoch and of the run.
+    """
+    glmc = config.glmc
+    height, width, _ = image_shape
+    model = Network(
+        make_backbone(config.model, axis_name),
+        linear=make_linear(config.model, stats.num_classes),
+        linear_balanced=make_linear(config.model, stats.num_classes),
+        projector=make_linear(config.model, glmc.projection_dim),
+        predictor=make_linear(config.model, glmc.projection_dim),
+    )
+    normalise = make_normalise(config.data)
+    label_weights_C = label_weights(stats, glmc.label_weight_power)
+
+    def init(key: jax.Array) -> Variables:
+        variables = model.init(key, jnp.zeros((1, *image_shape)), jnp.ones(1, bool), train=False)
+        mixing_key = jax.random.key_data(jax.random.fold_in(key, _MIXING))
+        return Variables(variables["params"], variables["batch_stats"], mixing_key)
+
+    def prepare(variables: Variables, views: tuple[Batch, ...], step: jax.Array) -> Inputs:
+        key = jax.random.fold_in(jax.random.wrap_key_data(variables.method_state), step)
+        mixture = draw_mixture(key, height, width, glmc.beta)
+        views = tuple(view._replace(images=normalise(view.images)) for view in views)
+        return mix(views, mixture, stats.num_classes, area_corrected=glmc.area_corrected)
+
+    def forward(params: Any, batch_stats: Any, images_BHWK: jax.Array, mask_B: jax.Array, train: bool):
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs, updated = model.apply(variables, images_BHWK, mask_B, train=train, mutable=["batch_stats"])
+        return outputs, updated["batch_stats"]
+
+    def loss(variables: Variables, inputs: Inputs, context: Context) -> LossOutput:
+        params, mask_B = variables.params, inputs.mask_B
+        # One after the other: each is normalised by itself and moves the running statistics.
+        mixup, batch_stats = forward(params, variables.batch_stats, inputs.mixup_BHWK, mask_B, train=True)
+        cutmix, batch_stats = forward(params, batch_stats, inputs.cutmix_BHWK, mask_B, train=True)
+        terms = loss_terms(mixup, cutmix, inputs, label_weights_C)
+        a = balance_weight(context.step, schedules)
+        losses_B = a * terms.balance + (1 - a) * terms.rebalance
+        if context.pass_name == DESCENT or glmc.contrast_in_ascent:
+            losses_B += glmc.contrast * terms.contrast
+        if context.extra_weights_C is not None:
+            # Linear in the soft labels, so that the gradients of groups of classes add up to the batch's.
+            targets_BC = (inputs.mixup_targets_BC + inputs.cutmix_targets_BC) / 2
+            losses_B *= targets_BC @ context.extra_weights_C.astype(targets_BC.dtype)
+        numerator, *sums = (jnp.sum(jnp.where(mask_B, values_B, 0)) for values_B in (losses_B, *terms))
+        pairs = jnp.sum(mask_B)
+        metrics = dict(zip(Terms._fields, sums, strict=True))
+        return LossOutput(numerator, pairs.astype(numerator.dtype), batch_stats, pairs, metrics)
+
+    def predict(params: Any, batch_stats: Any, batch: Batch, *, train: bool = False) -> jax.Array:
+        outputs, _ = forward(params, batch_stats, normalise(batch.images), batch.mask, train)
+        return outputs.balanced_BC
+
+    two_views = (config.data.augmentation,) * 2
+    return Method(
+        streams=(Stream(None, two_views), Stream(resampling_share(stats, glmc.resample_power), two_views)),
+        init=init,
+        prepare=prepare,
+        loss=loss,
+        after_update=lambda variables, _: variables.method_state,
+        predict=predict,
+    )
+
+
+def resampling_share(stats: ClassStats, power: float) -> np.ndarray:
+    """Return the share of each class in the re-sampled stream, where an image is drawn in proportion to n^(-power)."""
+    share_C = np.where(stats.counts_C > 0, stats.safe_counts_C ** (1.0 - power), 0.0)
+    return share_C / share_C.sum()
+
+
+def label_weights(stats: ClassStats, power: float) -> np.ndarray:
+    """Return class weights in proportion to n^(-power), with sum C."""
+    weights_C = np.where(stats.counts_C > 0, stats.safe_counts_C**-power, 0.0)
+    return weights_C / weights_C.sum() * stats.num_classes
+
+
+def balance_weight(step: jax.Array, schedules: Schedules) -> jax.Array:
+    """Return a = 1 - (epoch / E)²: 1 in the first epoch, towards 0 in the last; epochs count from 0."""
+    epoch_start = step // schedules.steps_per_epoch * schedules.steps_per_epoch
+    return 1 - jnp.square(epoch_start / schedules.total_steps)
+
+
+def draw_mixture(key: jax.Array, height: int, width: int, beta: float) -> Mixture:
+    """Return λ from Beta(beta, beta), and a box of 1 - λ of the area around any pixel, cut off at the borders."""
+    lam_key, row_key, column_key = jax.random.split(key, 3)
+    lam = jax.random.beta(lam_key, beta, beta)
+    corners = []
+    for side, side_key in ((height, row_key), (width, column_key)):
+        half = jnp.ceil(side * jnp.sqrt(1 - lam)).astype(jnp.int32) // 2
+        centre = jax.random.randint(side_key, (), 0, side, jnp.int32)
+        corners.append((jnp.maximum(centre - half, 0), jnp.minimum(centre + half, side)))
+    (h1, h2), (w1, w2) = corners
+    return Mixture(lam, jnp.stack((h1, w1, h2, w2)))
+
+
+def mix(views: tuple[Batch, ...], mixture: Mixture, num_classes: int, *, area_corrected: bool) -> Inputs:
+    """Return the mixed images and their soft labels.
+
+    Args:
+      views: two of the uniform stream, two of the re-sampled one, with normalised images.
+      area_corrected: give CutMix's soft labels the box's true part of the image, which borders and rounding change.
+        As published they have λ.
+    """
+    uniform_1, uniform_2, resampled_1, resampled_2 = views
+    lam, (h1, w1, h2, w2) = mixture.lam.astype(uniform_1.images.dtype), mixture.box
+    height, width = uniform_1.images.shape[1:3]
+    rows_Hx1x1, columns_Wx1 = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]
+    is_pasted_HWx1 = (h1 <= rows_Hx1x1) & (rows_Hx1x1 < h2) & (w1 <= columns_Wx1) & (columns_Wx1 < w2)
+
+    def soft_labels(part: jax.Array) -> jax.Array:
+        uniform_BC = jax.nn.one_hot(uniform_1.labels, num_classes, dtype=part.dtype)
+        resampled_BC = jax.nn.one_hot(resampled_1.labels, num_classes, dtype=part.dtype)
+        return part * uniform_BC + (1 - part) * resampled_BC
+
+    kept = 1 - ((h2 - h1) * (w2 - w1) / (height * width)).astype(lam.dtype)
+    return Inputs(
+        mixup_BHWK=lam * uniform_1.images + (1 - lam) * resampled_1.images,
+        cutmix_BHWK=jnp.where(is_pasted_HWx1, resampled_2.images, uniform_2.images),
+        mixup_targets_BC=soft_labels(lam),
+        cutmix_targets_BC=soft_labels(kept if area_corrected else lam),
+        mask_B=uniform_1.mask & uniform_2.mask & resampled_1.mask & resampled_2.mask,
+    )
+
+
+def loss_terms(mixup: Outputs, cutmix: Outputs, inputs: Inputs, label_weights_C: np.ndarray) -> Terms:
+    """Return the terms of each pair, both mixed images added up."""
+    mixup_BC, cutmix_BC = inputs.mixup_targets_BC, inputs.cutmix_targets_BC
+    weights_C = label_weights_C.astype(mixup_BC.dtype)
+    return Terms(
+        balance=_soft_cross_entropy(mixup.plain_BC, mixup_BC) + _soft_cross_entropy(cutmix.plain_BC, cutmix_BC),
+        rebalance=_soft_cross_entropy(mixup.balanced_BC, weights_C * mixup_BC)
+        + _soft_cross_entropy(cutmix.balanced_BC, weights_C * cutmix_BC),
+        contrast=-_cosine(mixup.predicted_BP, cutmix.projected_BP) - _cosine(cutmix.predicted_BP, mixup.projected_BP),
+    )
+
+
+def _soft_cross_entropy(logits_BC: jax.Array, targets_BC: jax.Array) -> jax.Array:
+    return -jnp.sum(jax.nn.log_softmax(logits_BC) * targets_BC, axis=1)
+
+
+def _cosine(predicted_BP: jax.Array, projected_BP: jax.Array) -> jax.Array:
+    """Return cosines; the projection is a target, and gets no gradient."""
+    target_BP = heads.unit(jax.lax.stop_gradient(projected_BP), axis=1)
+    return jnp.sum(heads.unit(predicted_BP, axis=1) * target_BP, axis=1)
