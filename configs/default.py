@@ -82,6 +82,17 @@ def get_config() -> ConfigDict:
     config.optim.lr_knots = ((0, 0.1),)  # learning rate from each position on
     config.optim.lr_interpolation = "constant"  # constant | linear | cosine between knots, one value an epoch
 
+    config.paco = ConfigDict()  # method paco
+    config.paco.alpha = 0.05  # weight of each image with the query's label among what the query is drawn to
+    config.paco.beta = 1.0  # weight of the query's class there
+    config.paco.gamma = 1.0  # weight of all other images among what the query is pushed from
+    config.paco.temperature = 0.2  # divides similarities of images, which are cosines; not the classes' logits
+    config.paco.queue_size = 8192  # keys of earlier steps that queries are compared with; a multiple of batch_size
+    config.paco.dim = 128  # numbers that stand for an image there
+    config.paco.momentum = 0.999  # part of the key encoder that a step keeps; the rest is the query's network
+    config.paco.key_augmentation = "simclr"  # as data.augmentation, which is the query's
+    config.paco.queue_init = "normalized"  # normalized | published (not keys of length 1, but columns of the queue)
+
     config.sam = ConfigDict()
     config.sam.enabled = False  # False: plain SGD, one gradient a step
     config.sam.rho_knots = ((0, 0.05),)  # radius of the perturbation from each position on
