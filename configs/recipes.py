@@ -28,22 +28,30 @@ METHODS = tuple(f"{loss}{optimizer}" for loss in LOSSES for optimizer in ("", "_
 Knots = tuple[tuple[int | str, float], ...]
 
 
-def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mapping[str, float | Knots]) -> ConfigDict:
+def apply(
+    config: ConfigDict,
+    argument: str,
+    *,
+    default_method: str,
+    rho: Mapping[str, float | Knots],
+    losses: Mapping[str, Mapping[str, str]] = LOSSES,
+) -> ConfigDict:
     """Set method, ratio and profile from `argument`, and shrink the run if it asks for `smoke`.
 
     Args:
       config: the experiment's own settings; changed in place.
       argument: what stood after the colon of --config.
       default_method: used where the argument names none.
-      rho: SAM's radius for every loss of LOSSES, or its knots.
+      rho: SAM's radius for every one of `losses`, or its knots.
+      losses: the fields of config.loss for every loss that the argument may name.
 
     Raises:
       ConfigError: all that is wrong with the argument.
     """
-    options = parse_argument(argument, METHODS)
+    options = parse_argument(argument, [f"{loss}{optimizer}" for loss in losses for optimizer in ("", "_sam")])
     method = options.method or default_method
     loss = method.removesuffix("_sam")
-    config.loss.update(LOSSES[loss])
+    config.loss.update(losses[loss])
     config.sam.enabled = method.endswith("_sam")
     radius = rho[loss]
     config.sam.rho_knots = radius if isinstance(radius, tuple) else ((0, radius),)
@@ -74,11 +82,13 @@ def shrink(config: ConfigDict) -> None:
     config.data.ratio = min(config.data.ratio, 100.0)
     config.duration = "60 steps"
     config.batch_size = 32
-    if config.data.augmentation == "random_resized_crop":
+    if config.data.augmentation != "crop_flip":
         # A large set, as it is; the digits as they are would be balanced.
         config.data.profile = "exp" if config.data.profile == "as_is" else config.data.profile
         config.data.augmentation, config.data.pipeline, config.data.validation_split = "crop_flip", "auto", ""
         config.data.image_size, config.data.eval_resize, config.data.color_jitter = 0, 0, 0.0
+    if config.method == "paco":
+        config.paco.key_augmentation, config.paco.queue_size = "crop_flip", 128
     config.data.source = "digits"
     config.data.largest_class = 0
     config.data.crop_padding = min(config.data.crop_padding, 1)

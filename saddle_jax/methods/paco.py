@@ -115,3 +115,157 @@ def enqueue(state: State, keys_ND: jax.Array, labels_N: jax.Array) -> State:
         labels_K=jax.lax.dynamic_update_slice_in_dim(state.labels_K, labels_N, state.pointer, axis=0),
         pointer=(state.pointer + len(labels_N)) % len(state.labels_K),
     )
+
+
+class Projector(nn.Module):
+    """Features to what similarities are taken of: linear, BatchNorm, rectifier, linear."""
+
+    dim: int
+    norm: Callable[..., BatchNorm]
+
+    @nn.compact
+    def __call__(self, features_BF: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return projections (B, D), not of length 1."""
+        x = heads.Linear(features_BF.shape[-1], heads.pytorch_uniform, name="hidden")(features_BF)
+        x = relu(self.norm(name="bn")(x, mask_B, train))
+        return heads.Linear(self.dim, name="output")(x)
+
+
+class Network(nn.Module):
+    """A backbone with a class head and a projector; parameters of the backbone and the head are a plain network's."""
+
+    backbone: nn.Module
+    linear: nn.Module
+    projector: nn.Module
+
+    def setup(self) -> None:
+        nn.share_scope(self, self.backbone)
+
+    def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Return logits and projections."""
+        features_BF = self.backbone(images_BHWK, mask_B, train)
+        return self.linear(features_BF), self.projector(features_BF, mask_B, train)
+
+    def classify(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return logits."""
+        return self.linear(self.backbone(images_BHWK, mask_B, train))
+
+    def project(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return projections."""
+        return self.projector(self.backbone(images_BHWK, mask_B, train), mask_B, train)
+
+
+def make(config: ConfigDict, stats: ClassStats, image_shape: tuple[int, ...], axis_name: str | None, schedules: Any) -> Method:
+    """Return the method; see `methods.base.Method`."""
+    del schedules
+    paco = config.paco
+    linear = heads.Linear(stats.num_classes, heads.pytorch_uniform)
+    norm = make_norm(config.model, axis_name)
+    model = Network(make_backbone(config.model, axis_name), linear, Projector(paco.dim, norm))
+    normalise = make_normalise(config.data)
+    log_priors_C = np.log(stats.priors_C() + 1e-9)
+
+    def init(key: jax.Array) -> Variables:
+        of_network, of_queue, of_shuffle = jax.random.split(key, 3)
+        images = jnp.zeros((1, *image_shape))
+        network = model.init(of_network, images, jnp.ones(1, bool), train=False)
+        keys_KD, labels_K = start_of_queue(of_queue, paco, stats.num_classes)
+        state = State(
+            key_params=of_key_encoder(network["params"]),
+            keys_KD=keys_KD,
+            labels_K=labels_K,
+            pointer=jnp.zeros((), jnp.int32),
+            shuffle_key=jax.random.key_data(of_shuffle),
+        )
+        return Variables(network["params"], network["batch_stats"], state)
+
+    def apply(params: Any, batch_stats: Any, images: jax.Array, mask_B: jax.Array, train: bool, part: str) -> Any:
+        """Return what a part of the network says, and the running statistics after it."""
+        output, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            normalise(images),
+            mask_B,
+            train=train,
+            mutable=["batch_stats"],
+            method=part,
+        )
+        return output, updated["batch_stats"]
+
+    def prepare(variables: Variables, views: tuple[Batch, ...], step: jax.Array) -> Inputs:
+        query, key = views
+        state: State = variables.method_state
+
+        def encode(images: jax.Array, mask_B: jax.Array) -> jax.Array:
+            # In training mode: by statistics of these images. Running ones of the key encoder would serve nothing.
+            projections_BD, _ = apply(state.key_params, variables.batch_stats, images, mask_B, True, "project")
+            return heads.unit(projections_BD, axis=1)
+
+        labels_N = devices.gather_rows(jnp.where(key.mask, key.labels, _EMPTY), axis_name)
+        if len(labels_N) == len(key.labels):
+            return Inputs(query, encode(key.images, key.mask), labels_N)
+        of_step = jax.random.fold_in(jax.random.wrap_key_data(state.shuffle_key), step)
+        keys_ND = shuffled(encode, key, jax.random.permutation(of_step, len(labels_N)), axis_name)
+        return Inputs(query, keys_ND, labels_N)
+
+    def loss(variables: Variables, inputs: Inputs, context: Context) -> LossOutput:
+        batch, state = inputs.query, variables.method_state
+        (logits_BC, projections_BD), batch_stats = apply(
+            variables.params, variables.batch_stats, batch.images, batch.mask, True, "__call__"
+        )
+        queries_BD = heads.unit(projections_BD, axis=1)
+        labels_B = jnp.where(batch.mask, batch.labels, _EMPTY)
+        queries_ND, labels_N = devices.gather_rows((queries_BD, labels_B), axis_name)
+        parts = contrast(
+            logits_BC + log_priors_C.astype(logits_BC.dtype),
+            queries_BD,
+            batch.labels,
+            jnp.concatenate([queries_ND, inputs.keys_ND, state.keys_KD]),
+            jnp.concatenate([labels_N, inputs.labels_N, state.labels_K]),
+            devices.own_rows_of(jnp.arange(len(labels_N)), axis_name),
+            paco,
+        )
+        numerator, denominator = weighted_sums(
+            parts.class_loss_B + parts.contrast_B,
+            batch.labels,
+            batch.mask,
+            context.class_weights_C,
+            context.extra_weights_C,
+        )
+        metrics = {
+            "accuracy": jnp.sum((jnp.argmax(logits_BC, axis=1) == batch.labels) & batch.mask),
+            "class_loss": jnp.sum(jnp.where(batch.mask, parts.class_loss_B, 0)),
+            "contrast": jnp.sum(jnp.where(batch.mask, parts.contrast_B, 0)),
+        }
+        return LossOutput(numerator, denominator, batch_stats, jnp.sum(batch.mask), metrics)
+
+    def after_update(variables: Variables, inputs: Inputs) -> State:
+        state = variables.method_state
+        query_params = of_key_encoder(variables.params)
+        momentum = paco.momentum
+        key_params = jax.tree.map(lambda k, q: momentum * k + (1 - momentum) * q, state.key_params, query_params)
+        return enqueue(state._replace(key_params=key_params), inputs.keys_ND, inputs.labels_N)
+
+    def predict(params: Any, batch_stats: Any, batch: Batch, *, train: bool = False) -> jax.Array:
+        return apply(params, batch_stats, batch.images, batch.mask, train, "classify")[0]
+
+    views = (config.data.augmentation, paco.key_augmentation)
+    sampling = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
+    return Method((Stream(sampling, views),), init, prepare, loss, after_update, predict)
+
+
+def of_key_encoder(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of the network's parameters that the key encoder has too: all but the class head."""
+    return {name: tree for name, tree in params.items() if name != "linear"}
+
+
+def shuffled(encode: Callable, batch: Batch, order_N: jax.Array, axis_name: str | None) -> jax.Array:
+    """Return the keys of all devices' images, encoded among others than the query's, so that BatchNorm tells nothing.
+
+    Args:
+      encode: (images, mask) of a device -> keys.
+      order_N: a permutation, the same on all devices.
+    """
+    everything = devices.gather_rows((batch.images, batch.mask), axis_name)
+    images, mask_B = devices.own_rows_of(jax.tree.map(lambda x: x[order_N], everything), axis_name)
+    keys_ND = devices.gather_rows(encode(images, mask_B), axis_name)
+    return jnp.zeros_like(keys_ND).at[order_N].set(keys_ND)
