@@ -123,9 +123,7 @@ def test_rows_without_a_label_are_in_no_contrast_set(golden):
         return (parts.class_loss_B + parts.contrast_B)[valid].sum()
 
     def expected(rows):
-        parts = paco.contrast(
-            logits[valid], rows[valid], labels[valid], rows[keep], labels[keep], own[valid], fields
-        )
+        parts = paco.contrast(logits[valid], rows[valid], labels[valid], rows[keep], labels[keep], own[valid], fields)
         return (parts.class_loss_B + parts.contrast_B).sum()
 
     garbage = rows.at[empty].set(rows[0] * 1e3)  # of similarity far above all others
@@ -267,16 +265,21 @@ def test_rho_zero_trains_as_sgd_bit_for_bit(x64):
         np.testing.assert_array_equal(a, b)
 
 
-def test_gradients_of_groups_of_classes_add_up(x64):
+def test_losses_of_groups_of_classes_add_up(x64):
     method, _, state = build(config_of(), None)
     variables = variables_of(state)
-    inputs = method.prepare(variables, steps_of(1)[1], 0)
-    head = jnp.asarray([1.0, 1, 0, 0, 0])
-    whole, of_head, of_tail = (
-        method.loss(variables, inputs, context_at(weights)) for weights in (None, head, 1 - head)
-    )
-    np.testing.assert_allclose(of_head.numerator + of_tail.numerator, whole.numerator, rtol=1e-13)
-    assert of_head.denominator == whole.denominator == 21
+
+    @jax.jit
+    def sums(weights_C):
+        inputs = method.prepare(variables, steps_of(1)[1], 0)
+        output = method.loss(variables, inputs, context_at(weights_C))
+        return output.numerator, output.denominator
+
+    head_C = jnp.asarray([1.0, 1, 0, 0, 0])
+    (head, weight), (tail, _), (whole, _) = (sums(weights_C) for weights_C in (head_C, 1 - head_C, jnp.ones(5)))
+    np.testing.assert_allclose(head + tail, whole, rtol=1e-13)
+    assert min(head, tail) > 0
+    assert weight == 21
 
 
 def test_prediction_is_the_class_head_without_the_prior(x64):

@@ -155,7 +155,9 @@ class Network(nn.Module):
         return self.projector(self.backbone(images_BHWK, mask_B, train), mask_B, train)
 
 
-def make(config: ConfigDict, stats: ClassStats, image_shape: tuple[int, ...], axis_name: str | None, schedules: Any) -> Method:
+def make(
+    config: ConfigDict, stats: ClassStats, image_shape: tuple[int, ...], axis_name: str | None, schedules: Any
+) -> Method:
     """Return the method; see `methods.base.Method`."""
     del schedules
     paco = config.paco
