@@ -16,6 +16,7 @@ from configs import default
 from configs.methods import paco_cifar100, paco_imagenet_lt
 from saddle_jax import devices
 from saddle_jax.longtail import ClassStats
+from saddle_jax.losses import cross_entropy
 from saddle_jax.methods import paco
 from saddle_jax.methods.base import DESCENT, Context, Variables
 from saddle_jax.optim.chain import make_optimizer
@@ -216,6 +217,8 @@ def test_the_shuffle_changes_what_devices_normalise_and_nothing_else(x64):
         keys = devices.map_step(lambda variables, views, m=method: m.prepare(variables, views, 0).keys_ND, 1)
         difference = np.abs(np.asarray(keys(variables, views)) - np.asarray(keys(other, views))).max()
         assert difference < 1e-10 if batch_norm == "synchronized" else difference > 1e-3
+        unread = jax.tree.map(lambda x: x + 3, variables.batch_stats)  # keys are encoded in training mode
+        np.testing.assert_array_equal(keys(variables._replace(batch_stats=unread), views), keys(variables, views))
 
 
 def test_a_step_of_sam_sees_one_key_encoder_and_one_queue(x64):
@@ -227,6 +230,10 @@ def test_a_step_of_sam_sees_one_key_encoder_and_one_queue(x64):
     norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
     perturbed = jax.tree.map(lambda w, g: w + 0.1 * g / norm, state.params, grads)
     (at_shifted, _), _ = gradient(perturbed, variables, views)
+    # The gradient is that of the loss with queries in each other's contrast sets.
+    ahead, behind = (jax.tree.map(lambda w, g, h=h: w + h * g / norm, state.params, grads) for h in (1e-5, -1e-5))
+    slope = (gradient(ahead, variables, views)[0][0] - gradient(behind, variables, views)[0][0]) / 2e-5
+    np.testing.assert_allclose(slope, norm, rtol=1e-5)
 
     after, metrics = jax.jit(step)(state, views)
     np.testing.assert_allclose(metrics.loss, at_w / 32, rtol=1e-12)
@@ -282,15 +289,24 @@ def test_losses_of_groups_of_classes_add_up(x64):
     assert weight == 21
 
 
+def test_without_images_it_is_the_cross_entropy_of_the_logits_with_the_prior(x64):
+    method, _, state = build(config_of(paco__alpha=0.0, paco__gamma=0.0), None)
+    batch, key = steps_of(1)[0]
+    output = part_of(method)(state.params, variables_of(state), (batch, key))[1][1]
+    logits_BC = method.predict(state.params, state.batch_stats, batch, train=True)
+    expected_B = cross_entropy(logits_BC + np.log(COUNTS / COUNTS.sum() + 1e-9), batch.labels)
+    np.testing.assert_allclose(output.numerator, expected_B.sum(), rtol=1e-10)
+    assert output.metrics["contrast"] == 0
+    assert output.metrics["accuracy"] == np.sum(np.argmax(logits_BC, 1) == batch.labels)
+
+
 def test_prediction_is_the_class_head_without_the_prior(x64):
     method, _, state = build(config_of(), None)
     batch, _ = steps_of(1)[0]
-    logits = method.predict(state.params, state.batch_stats, batch)
-    assert logits.shape == (32, len(COUNTS))
-    shifted = {**state.params, "linear": {**state.params["linear"], "bias": state.params["linear"]["bias"] + 1}}
-    np.testing.assert_allclose(method.predict(shifted, state.batch_stats, batch), logits + 1, rtol=1e-12)
-    other = build(config_of(), None)[0]
-    np.testing.assert_array_equal(other.predict(state.params, state.batch_stats, batch), logits)
+    nothing = {**state.params, "linear": jax.tree.map(jnp.zeros_like, state.params["linear"])}
+    np.testing.assert_array_equal(method.predict(nothing, state.batch_stats, batch), np.zeros((32, len(COUNTS))))
+    logits_BC = method.predict(state.params, state.batch_stats, batch)
+    assert len(np.unique(np.argmax(logits_BC, 1))) > 1
 
 
 @pytest.mark.parametrize(
