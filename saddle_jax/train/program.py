@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 from saddle_jax import devices
 from saddle_jax.data import resident
 from saddle_jax.data.encoded import Encoded
-from saddle_jax.data.order import Slots
+from saddle_jax.data.order import Slots, steps_per_epoch
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError
-from saddle_jax.methods.base import make_plain
+from saddle_jax.methods.base import Stream
+from saddle_jax.methods.choose import make_method
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import Schedules, make_schedules
 from saddle_jax.train.gradient import pass_like
@@ -42,10 +43,12 @@ class Layout(NamedTuple):
 class Program(NamedTuple):
     """Runs that differ in nothing but seed and images can share one, and its compilation.
 
-    `data` is a `Resident`, or () where images come with every batch; inputs are slots or batches, on the devices.
+    `data` is a `Resident`, or () where images come with every batch; inputs are slots or batches, on the devices: of a
+    training step a tuple, one for each view.
     """
 
     schedules: Schedules
+    streams: tuple[Stream, ...]  # of images that a step takes
     init: Callable[[int], TrainState]  # seed -> state
     # layout -> the mapped function (state, data, inputs) -> state, metrics; donates the state
     train_steps: Callable[[Layout], Callable[[TrainState, Any, Any], tuple[TrainState, StepMetrics]]]
@@ -61,7 +64,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     """
     schedules = _check(config, splits)
     devices.set_precision(config.precision)
-    method = make_plain(config, splits.stats, splits.train.images.shape[1:], devices.AXIS)
+    method = make_method(config, splits.stats, splits.train.images.shape[1:], devices.AXIS, schedules)
     tx = make_optimizer(config, schedules, aux_like=pass_like(method), axis_name=devices.AXIS)
     init = jax.jit(lambda key: init_state(method, tx, key))
     step = make_train_step(
@@ -76,12 +79,14 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     evaluate = make_eval_step(method)
     padding = config.data.crop_padding
 
-    def filled_step(state: TrainState, data: resident.Resident, slots: Slots) -> tuple[TrainState, StepMetrics]:
-        return step(state, resident.batch(data, slots, padding))
+    def filled_step(
+        state: TrainState, data: resident.Resident, views: tuple[Slots, ...]
+    ) -> tuple[TrainState, StepMetrics]:
+        return step(state, tuple(resident.batch(data, slots, padding) for slots in views))
 
     @functools.cache
     def train_steps(layout: Layout):
-        one = filled_step if layout.resident else lambda state, _, batch: step(state, batch)
+        one = filled_step if layout.resident else lambda state, _, views: step(state, views)
         if layout.runs > 1:
             one = jax.vmap(one, in_axes=(0, 0 if layout.own_images else None, 0))
 
@@ -97,7 +102,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
 
         return devices.map_step(one, num_replicated=3, gather=True)
 
-    return Program(schedules, lambda seed: init(jax.random.key(seed)), train_steps, eval_step)
+    return Program(schedules, method.streams, lambda seed: init(jax.random.key(seed)), train_steps, eval_step)
 
 
 def _check(config: ConfigDict, splits: Splits) -> Schedules:
@@ -124,7 +129,8 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
         elif config.data.pipeline == "tfdata":
             problems.append("data.pipeline='tfdata' needs TensorFlow. Fix: --config.data.pipeline=numpy")
     try:
-        schedules = make_schedules(config, splits.stats, -(-len(splits.train.labels) // config.batch_size))
+        steps = steps_per_epoch(len(splits.train.labels), config.batch_size, config.data.drop_last)
+        schedules = make_schedules(config, splits.stats, steps)
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error
     if problems:
