@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.micro_batches = 1  # into how many a device's images of a step are cut, one after the other, to save memory
     config.duration = "200 epochs"  # length of training
 
-    config.method = "plain"  # what is minimised: plain (one network, one loss)
+    config.method = "plain"  # what is minimised: plain (one network, one loss) | paco
 
     config.data = ConfigDict()
     config.data.source = "digits"  # digits | arrays | image_list | tfds

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from saddle_jax.config import parse_argument, rescale_to_percent
+from saddle_jax.config import Options, parse_argument, rescale_to_percent
 from saddle_jax.errors import ConfigError
 
 LOSSES = {
@@ -28,35 +28,41 @@ METHODS = tuple(f"{loss}{optimizer}" for loss in LOSSES for optimizer in ("", "_
 Knots = tuple[tuple[int | str, float], ...]
 
 
-def apply(
-    config: ConfigDict,
-    argument: str,
-    *,
-    default_method: str,
-    rho: Mapping[str, float | Knots],
-    losses: Mapping[str, Mapping[str, str]] = LOSSES,
-) -> ConfigDict:
+def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mapping[str, float | Knots]) -> ConfigDict:
     """Set method, ratio and profile from `argument`, and shrink the run if it asks for `smoke`.
 
     Args:
       config: the experiment's own settings; changed in place.
       argument: what stood after the colon of --config.
       default_method: used where the argument names none.
-      rho: SAM's radius for every one of `losses`, or its knots.
-      losses: the fields of config.loss for every loss that the argument may name.
+      rho: SAM's radius for every loss of LOSSES, or its knots.
 
     Raises:
       ConfigError: all that is wrong with the argument.
     """
-    options = parse_argument(argument, [f"{loss}{optimizer}" for loss in losses for optimizer in ("", "_sam")])
+    options = parse_argument(argument, METHODS)
     method = options.method or default_method
     loss = method.removesuffix("_sam")
-    config.loss.update(losses[loss])
+    config.loss.update(LOSSES[loss])
     config.sam.enabled = method.endswith("_sam")
     radius = rho[loss]
     config.sam.rho_knots = radius if isinstance(radius, tuple) else ((0, radius),)
     if config.loss.name == "ldam":
         config.model.head = "normed"
+    return finish(config, options, method)
+
+
+def finish(config: ConfigDict, options: Options, method: str) -> ConfigDict:
+    """Set ratio, profile and name, and shrink the run if `options` ask for `smoke`.
+
+    Args:
+      config: the experiment's own settings, the method's among them; changed in place.
+      options: what the argument asks for.
+      method: the method's name, which becomes part of the run's.
+
+    Raises:
+      ConfigError: the options do not go together.
+    """
     if options.ratio is not None:
         config.data.ratio = options.ratio
     if options.profile is not None:
@@ -82,11 +88,12 @@ def shrink(config: ConfigDict) -> None:
     config.data.ratio = min(config.data.ratio, 100.0)
     config.duration = "60 steps"
     config.batch_size = 32
-    if config.data.augmentation != "crop_flip":
+    if config.data.source == "image_list":
         # A large set, as it is; the digits as they are would be balanced.
         config.data.profile = "exp" if config.data.profile == "as_is" else config.data.profile
-        config.data.augmentation, config.data.pipeline, config.data.validation_split = "crop_flip", "auto", ""
+        config.data.pipeline, config.data.validation_split = "auto", ""
         config.data.image_size, config.data.eval_resize, config.data.color_jitter = 0, 0, 0.0
+    config.data.augmentation = "crop_flip"  # the digits are 8 x 8 pixels of grey
     if config.method == "paco":
         config.paco.key_augmentation, config.paco.queue_size = "crop_flip", 128
     config.data.source = "digits"

@@ -24,7 +24,9 @@ FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
 _NO_EXPERIMENTS = ("__init__.py", "default.py", "recipes.py")
-SHIPPED = sorted(f"configs/{p.name}" for p in _ROOT.glob("configs/*.py") if p.name not in _NO_EXPERIMENTS)
+SHIPPED = sorted(
+    p.relative_to(_ROOT).as_posix() for p in _ROOT.glob("configs/**/*.py") if p.name not in _NO_EXPERIMENTS
+)
 MODES = ("train", "eval", "spectra", "check", "report", "import")
 _ARGV: list[str] = []  # what config_flags reads overrides from; filled by `parse`
 

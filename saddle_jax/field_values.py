@@ -9,7 +9,7 @@ from typing import Any
 from saddle_jax.config import did_you_mean, parse_duration
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "method": ("plain",),
+    "method": ("plain", "paco"),
     "data.source": ("digits", "arrays", "image_list", "tfds"),
     "data.profile": ("exp", "step", "as_is"),
     "data.sampling": ("instance", "balanced", "effective"),
@@ -24,6 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.batch_norm": ("per_device", "synchronized"),
     "loss.name": ("ce", "focal", "ldam", "la", "cdt", "vs"),
     "loss.class_weights": ("none", "reweight", "drw"),
+    "paco.key_augmentation": ("crop_flip", "autoaugment", "randaugment", "simclr", "random_resized_crop"),
     "paco.queue_init": ("normalized", "published"),
     "optim.lr_interpolation": ("constant", "linear", "cosine"),
     "sam.rho_interpolation": ("constant", "linear", "cosine"),

@@ -74,7 +74,7 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
 
 
 def _paco_problems(flat: dict[str, Any]) -> Iterator[str]:
-    """Yield the fields that PaCo has one value for, and a queue that batches do not fill evenly."""
+    """Yield what PaCo has no other value for, a queue that batches do not fill evenly, an unfit view of the keys."""
     reasons = {
         "loss.name": ("ce", "its loss has a class part of its own"),
         "loss.class_weights": ("none", "the prior stands in its logits"),
@@ -89,6 +89,13 @@ def _paco_problems(flat: dict[str, Any]) -> Iterator[str]:
         yield (
             f"paco.queue_size: {queue} is no multiple of batch_size={batch}, whose keys replace as many of the queue. "
             f"Fix: --config.paco.queue_size={-(-queue // batch) * batch}"
+        )
+    key, is_encoded = flat["paco.key_augmentation"], flat["data.eval_resize"] > 0  # no other images have a use for it
+    if key in (("crop_flip", "autoaugment") if is_encoded else ("random_resized_crop",)):
+        fits, found = ("in memory", "stay encoded") if is_encoded else ("that stay encoded", "are in memory")
+        yield (
+            f"paco.key_augmentation={key!r} is for images {fits}, these {found}. "
+            "Fix: --config.paco.key_augmentation=simclr"
         )
 
 

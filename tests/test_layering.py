@@ -11,6 +11,7 @@ ORDER = [
     *("devices", "processes"),
     *("configs.recipes", "configs.default", "configs.cifar10_lt", "configs.cifar100_lt", "configs.digits_lt"),
     *("configs.imagenet_lt", "configs.inat18"),
+    *("configs.methods.paco_cifar100", "configs.methods.paco_imagenet_lt", "configs.methods.paco_inat18"),
     *("flag_checks", "command_line"),
     *("data.order", "data.encoded", "data.images", "data.decoding", "data.streaming", "data.pipeline"),
     *("data.feeder", "data.resident", "data.class_map", "data.image_list", "data.tfds_source", "data.tfds_records"),
@@ -18,7 +19,7 @@ ORDER = [
     *("data.sources", "data.inspection"),
     *("models.activation", "models.batchnorm", "models.heads", "models.pooling"),
     *("models.resnet_cifar", "models.resnet", "models.networks"),
-    *("methods.base", "methods.plain", "methods.choose", "optim.sam", "optim.chain"),
+    *("methods.base", "methods.plain", "methods.paco", "methods.choose", "optim.sam", "optim.chain"),
     *("train.runtime", "train.watchdog", "train.state", "train.gradient", "train.steps", "train.program"),
     *("train.evaluate", "train.manifest", "train.checkpoint", "train.metrics", "train.lock", "train.directory"),
     *("train.feed", "train.run", "train.loop"),
@@ -40,7 +41,7 @@ RANK = {name: rank for rank, name in enumerate(ORDER)}
 
 
 def modules():
-    for path in [*ROOT.glob("saddle_jax/**/*.py"), *ROOT.glob("configs/*.py")]:
+    for path in [*ROOT.glob("saddle_jax/**/*.py"), *ROOT.glob("configs/**/*.py")]:
         if path.name != "__init__.py":
             yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("saddle_jax."), path
 

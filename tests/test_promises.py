@@ -16,6 +16,7 @@ from conftest import GOLDEN, ROOT
 from small_runs import small_config, train
 
 from configs import default, recipes
+from configs.methods import paco_cifar100
 from saddle_jax import command_line
 from saddle_jax import config as config_lib
 from saddle_jax.data import sources
@@ -89,10 +90,10 @@ def test_evaluations_count_every_image_once(count, record_property):
     record_property("faults", len(sizes))
 
 
-SHIPPED = {
-    (name := pathlib.Path(path).stem): importlib.import_module(f"configs.{name}") for path in command_line.SHIPPED
-}
-ARGUMENTS = {name: ["", "smoke", *(recipes.METHODS if name == "cifar10_lt" else ())] for name in SHIPPED}
+MODULES = [path.removesuffix(".py").replace("/", ".") for path in command_line.SHIPPED]
+SHIPPED = {name.removeprefix("configs."): importlib.import_module(name) for name in MODULES}
+METHODS_OF = {"cifar10_lt": recipes.METHODS, "methods.paco_cifar100": paco_cifar100.METHODS}
+ARGUMENTS = {name: ["", "smoke", *METHODS_OF.get(name, ())] for name in SHIPPED}
 
 
 @pytest.mark.faults("G3")
@@ -115,10 +116,13 @@ def test_shipped_configs_are_what_they_were(record_property):
     record_property("faults", len(found))
 
 
+ALWAYS = ("imagenet_lt", "methods.paco_cifar100")
+
+
 @pytest.mark.faults("G4")
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "imagenet_lt" else pytest.mark.nightly) for name in SHIPPED]
+    "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.nightly) for name in SHIPPED]
 )
 def test_every_shipped_config_trains_evaluates_and_resumes(name, tmp_path):
     config = SHIPPED[name].get_config("smoke")

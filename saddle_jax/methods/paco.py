@@ -22,10 +22,12 @@ from saddle_jax import devices
 from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import weighted_sums
-from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables
+from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise
 from saddle_jax.models import heads
 from saddle_jax.models.activation import relu
 from saddle_jax.models.batchnorm import BatchNorm
+from saddle_jax.models.networks import make_backbone, make_linear, make_norm
+from saddle_jax.schedules import Schedules
 
 _EMPTY = -1  # label of a row that is in no contrast set: of padding, or of an image that could not be decoded
 
@@ -120,15 +122,15 @@ def enqueue(state: State, keys_ND: jax.Array, labels_N: jax.Array) -> State:
 class Projector(nn.Module):
     """Features to what similarities are taken of: linear, BatchNorm, rectifier, linear."""
 
-    dim: int
     norm: Callable[..., BatchNorm]
+    output: nn.Module
 
     @nn.compact
     def __call__(self, features_BF: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
         """Return projections (B, D), not of length 1."""
         x = heads.Linear(features_BF.shape[-1], heads.pytorch_uniform, name="hidden")(features_BF)
         x = relu(self.norm(name="bn")(x, mask_B, train))
-        return heads.Linear(self.dim, name="output")(x)
+        return self.output(x)
 
 
 class Network(nn.Module):
@@ -139,6 +141,7 @@ class Network(nn.Module):
     projector: nn.Module
 
     def setup(self) -> None:
+        """Put the backbone's parameters beside the others instead of into a level of their own."""
         nn.share_scope(self, self.backbone)
 
     def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -156,14 +159,16 @@ class Network(nn.Module):
 
 
 def make(
-    config: ConfigDict, stats: ClassStats, image_shape: tuple[int, ...], axis_name: str | None, schedules: Any
+    config: ConfigDict, stats: ClassStats, image_shape: tuple[int, ...], axis_name: str | None, schedules: Schedules
 ) -> Method:
     """Return the method; see `methods.base.Method`."""
     del schedules
     paco = config.paco
-    linear = heads.Linear(stats.num_classes, heads.pytorch_uniform)
-    norm = make_norm(config.model, axis_name)
-    model = Network(make_backbone(config.model, axis_name), linear, Projector(paco.dim, norm))
+    model = Network(
+        backbone=make_backbone(config.model, axis_name),
+        linear=heads.Linear(stats.num_classes, heads.pytorch_uniform),
+        projector=Projector(make_norm(config.model, axis_name), make_linear(config.model, paco.dim)),
+    )
     normalise = make_normalise(config.data)
     log_priors_C = np.log(stats.priors_C() + 1e-9)
 
