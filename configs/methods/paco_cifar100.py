@@ -5,9 +5,9 @@
     python main.py --config configs/methods/paco_cifar100.py:paco                # plain SGD, the authors' recipe
     python main.py --config configs/methods/paco_cifar100.py:smoke               # without the data
 
-The paper reports PaCo+SAM 53.0 at ratio 100 and 48.0 at ratio 200, best test epoch, without code and radius; the
-authors of PaCo 52.0 at ratio 100. Ours is not measured yet. The radius, 0.1, is ours, not tuned; others that are worth
-a try, and as untried: --config.sam.rho_knots='((0,0.05),)' and '((0,0.2),)'.
+Leaderboards have PaCo+SAM at 53.0 for ratio 100 and 48.0 for ratio 200, best test epoch, without code or radius, and
+PaCo at 52.0 for ratio 100. Ours is not measured yet. The radius, 0.1, is ours, not tuned; others that are worth a try,
+as little tried: --config.sam.rho_knots='((0,0.05),)' and '((0,0.2),)'.
 """
 
 from configs import cifar10_lt, recipes

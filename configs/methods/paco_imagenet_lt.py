@@ -6,8 +6,8 @@
     python main.py --config configs/methods/paco_imagenet_lt.py:smoke                                    # no data
 
 The authors of PaCo report 57.0, best epoch on the test list (ResNeXt-50, for which they set the temperature to 0.07:
-58.2); the paper reports PaCo+SAM 57.5, without code and radius. Ours is not measured yet. The radius is ours, not
-tuned: that of the other recipes' first and second step, then 0.2, at the same parts of the run.
+58.2); leaderboards have PaCo+SAM at 57.5, without code or radius. Ours is not measured yet. The radius is ours, not
+tuned: 0.05 and 0.1 as in the paper's recipes, then 0.2, at the same parts of the run.
 """
 
 from configs import imagenet_lt

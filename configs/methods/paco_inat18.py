@@ -4,7 +4,7 @@
     python main.py --config configs/methods/paco_inat18.py:paco --config.data.root=/data/inat18          # plain SGD
     python main.py --config configs/methods/paco_inat18.py:smoke                                         # no data
 
-The authors of PaCo report 73.2, best epoch; the paper reports PaCo+SAM 73.4, without code and radius. Ours is not
+The authors of PaCo report 73.2, best epoch; leaderboards have PaCo+SAM at 73.4, without code or radius. Ours is not
 measured yet. The radius is that of configs/methods/paco_imagenet_lt.py, ours, not tuned.
 """
 

@@ -78,6 +78,7 @@ def contrast(
       own_B: which row is the query itself.
       paco: the weights and the temperature of the similarities.
     """
+    alpha, beta, gamma = float(paco.alpha), float(paco.beta), float(paco.gamma)
     present_A = labels_A >= 0
     others_BA = present_A & (jnp.arange(len(labels_A)) != own_B[:, None])
     positive_BA = others_BA & (labels_A == labels_B[:, None])
@@ -86,16 +87,16 @@ def contrast(
     largest_B = jnp.maximum(logits_BC.max(1), jnp.where(present_A, similarity_BA, -jnp.inf).max(1))
     largest_B1 = jax.lax.stop_gradient(largest_B)[:, None]
     exponent_BA = jnp.where(others_BA, similarity_BA - largest_B1, -jnp.inf)
-    total_B = jnp.exp(logits_BC - largest_B1).sum(1) + paco.gamma * jnp.exp(exponent_BA).sum(1)
+    total_B = jnp.exp(logits_BC - largest_B1).sum(1) + gamma * jnp.exp(exponent_BA).sum(1)
     log_total_B = largest_B1[:, 0] + jnp.log(total_B + 1e-12)  # as published: a query's own row may be far the largest
 
     own_class_B = jnp.take_along_axis(logits_BC, labels_B[:, None], axis=1)[:, 0]
     count_B = jnp.sum(positive_BA, axis=1, dtype=logits_BC.dtype)
     sum_B = jnp.sum(jnp.where(positive_BA, similarity_BA, 0), axis=1)
-    weight_B = paco.beta + paco.alpha * count_B
+    weight_B = beta + alpha * count_B
     return Parts(
-        class_loss_B=paco.beta * (log_total_B - own_class_B) / weight_B,
-        contrast_B=paco.alpha * (count_B * log_total_B - sum_B) / weight_B,
+        class_loss_B=beta * (log_total_B - own_class_B) / weight_B,
+        contrast_B=alpha * (count_B * log_total_B - sum_B) / weight_B,
     )
 
 
