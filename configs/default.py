@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.micro_batches = 1  # into how many a device's images of a step are cut, one after the other, to save memory
     config.duration = "200 epochs"  # length of training
 
-    config.method = "plain"  # what is minimised: plain (one network, one loss) | glmc
+    config.method = "plain"  # what is minimised: plain (one network, one loss) | glmc | paco
 
     config.data = ConfigDict()
     config.data.source = "digits"  # digits | arrays | image_list | tfds
@@ -87,15 +87,24 @@ def get_config() -> ConfigDict:
     config.glmc.projection_dim = 128  # numbers that the contrastive term compares
     config.glmc.beta = 1.0  # b: a batch's mixing part is drawn from Beta(b, b)
     config.glmc.contrast_in_ascent = False  # SAM also perturbs along the contrastive term
-    config.glmc.area_corrected = (
-        False  # CutMix's labels follow the pasted area, not the mixing part that it is drawn for
-    )
+    config.glmc.area_corrected = False  # CutMix's labels follow the pasted area, not the part it was drawn for
 
     config.optim = ConfigDict()
     config.optim.momentum = 0.9
     config.optim.weight_decay = 2e-4  # on all parameters, as in the reference
     config.optim.lr_knots = ((0, 0.1),)  # learning rate from each position on
     config.optim.lr_interpolation = "constant"  # constant | linear | cosine between knots, one value an epoch
+
+    config.paco = ConfigDict()  # method paco
+    config.paco.alpha = 0.05  # weight of each image with the query's label among what the query is drawn to
+    config.paco.beta = 1.0  # weight of the query's class there
+    config.paco.gamma = 1.0  # weight of all other images among what the query is pushed from
+    config.paco.temperature = 0.2  # divides similarities of images, which are cosines; not the classes' logits
+    config.paco.queue_size = 8192  # keys of earlier steps that queries are compared with; a multiple of batch_size
+    config.paco.dim = 128  # numbers that stand for an image there
+    config.paco.momentum = 0.999  # part of the key encoder that a step keeps; the rest is the query's network
+    config.paco.key_augmentation = "simclr"  # as data.augmentation, which is the query's
+    config.paco.queue_init = "normalized"  # normalized | published (not keys of length 1, but columns of the queue)
 
     config.sam = ConfigDict()
     config.sam.enabled = False  # False: plain SGD, one gradient a step

@@ -52,13 +52,14 @@ def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mappin
     return finish(config, options, method)
 
 
-def finish(config: ConfigDict, options: Options, method: str) -> ConfigDict:
+def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_settings: bool = False) -> ConfigDict:
     """Set ratio, profile and name, and shrink the run if `options` ask for `smoke`.
 
     Args:
       config: the experiment's own settings, the method's among them; changed in place.
       options: what the argument asks for.
       method: the method's name, which becomes part of the run's.
+      ratio_has_settings: the experiment has settings for each ratio, so that one may be named for images as they are.
 
     Raises:
       ConfigError: the options do not go together.
@@ -69,7 +70,7 @@ def finish(config: ConfigDict, options: Options, method: str) -> ConfigDict:
         config.data.profile = options.profile
     if config.data.profile == "as_is":
         config.data.largest_class = 0
-        if options.ratio is not None:
+        if options.ratio is not None and not ratio_has_settings:
             raise ConfigError(f"config argument: ratio={options.ratio:g} has no effect with profile=as_is; drop one")
     if options.smoke:
         shrink(config)
@@ -91,8 +92,11 @@ def shrink(config: ConfigDict) -> None:
     if config.data.source == "image_list":
         # A large set, as it is; the digits as they are would be balanced.
         config.data.profile = "exp" if config.data.profile == "as_is" else config.data.profile
-        config.data.augmentation, config.data.pipeline, config.data.validation_split = "crop_flip", "auto", ""
+        config.data.pipeline, config.data.validation_split = "auto", ""
         config.data.image_size, config.data.eval_resize, config.data.color_jitter = 0, 0, 0.0
+    config.data.augmentation = "crop_flip"  # the digits are 8 x 8 pixels of grey
+    if config.method == "paco":
+        config.paco.key_augmentation, config.paco.queue_size = "crop_flip", 128
     config.data.source = "digits"
     config.data.largest_class = 0
     config.data.crop_padding = min(config.data.crop_padding, 1)

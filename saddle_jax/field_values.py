@@ -9,7 +9,7 @@ from typing import Any
 from saddle_jax.config import did_you_mean, parse_duration
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "method": ("plain", "glmc"),
+    "method": ("plain", "glmc", "paco"),
     "data.source": ("digits", "arrays", "image_list", "tfds"),
     "data.profile": ("exp", "step", "as_is"),
     "data.sampling": ("instance", "balanced", "effective"),
@@ -24,6 +24,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.batch_norm": ("per_device", "synchronized"),
     "loss.name": ("ce", "focal", "ldam", "la", "cdt", "vs"),
     "loss.class_weights": ("none", "reweight", "drw"),
+    "paco.key_augmentation": ("crop_flip", "autoaugment", "randaugment", "simclr", "random_resized_crop"),
+    "paco.queue_init": ("normalized", "published"),
     "optim.lr_interpolation": ("constant", "linear", "cosine"),
     "sam.rho_interpolation": ("constant", "linear", "cosine"),
     "sam.perturbation": ("shared", "per_device"),
@@ -67,6 +69,13 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "glmc.contrast": (lambda v: v >= 0, "0 or more"),
     "glmc.projection_dim": (lambda v: v >= 1, "1 or more"),
     "glmc.beta": (lambda v: v > 0, "more than 0"),
+    "paco.alpha": (lambda v: v >= 0, "0 or more"),
+    "paco.beta": (lambda v: v > 0, "more than 0"),
+    "paco.gamma": (lambda v: v >= 0, "0 or more"),
+    "paco.temperature": (lambda v: v > 0, "more than 0"),
+    "paco.queue_size": (lambda v: v >= 1, "1 or more keys"),
+    "paco.dim": (lambda v: v >= 1, "1 or more"),
+    "paco.momentum": (lambda v: 0 <= v <= 1, "0 to 1"),
     "optim.momentum": (lambda v: 0 <= v < 1, "0 or more, less than 1"),
     "optim.weight_decay": (lambda v: v >= 0, "0 or more"),
     "sam.adaptive_eta": (lambda v: v >= 0, "0 or more"),

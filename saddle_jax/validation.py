@@ -54,6 +54,8 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
     if needed and not flat[needed]:
         yield f"data.source={flat['data.source']!r} needs {needed}. Fix: --config.{needed}=..."
     yield from _image_problems(flat)
+    if flat["method"] == "paco":
+        yield from _paco_problems(flat)
     if flat["steps_at_once"] > 1 and flat["data.pipeline"] in ("tfdata", "numpy"):
         yield (
             f"steps_at_once={flat['steps_at_once']} needs images that stay on the devices (data.pipeline is "
@@ -81,6 +83,32 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
                 f"loss.drw_start: {flat['loss.drw_start']!r} is not before the end ({flat['duration']}): deferred "
                 "re-weighting would never act. Fix: a smaller position, or a percentage such as '80%'"
             )
+
+
+def _paco_problems(flat: dict[str, Any]) -> Iterator[str]:
+    """Yield what PaCo has no other value for, a queue that batches do not fill evenly, an unfit view of the keys."""
+    reasons = {
+        "loss.name": ("ce", "its loss has a class part of its own"),
+        "loss.class_weights": ("none", "the prior stands in its logits"),
+        "model.head": ("linear", "its class head is"),
+        "micro_batches": (1, "every query is compared with the whole batch"),
+    }
+    for field, (value, reason) in reasons.items():
+        if flat[field] != value:
+            yield f"{field}={flat[field]!r} has no place in method='paco': {reason}. Fix: --config.{field}={value}"
+    queue, batch = flat["paco.queue_size"], flat["batch_size"]
+    if queue % batch:
+        yield (
+            f"paco.queue_size: {queue} is no multiple of batch_size={batch}, whose keys replace as many of the queue. "
+            f"Fix: --config.paco.queue_size={-(-queue // batch) * batch}"
+        )
+    key, is_encoded = flat["paco.key_augmentation"], flat["data.eval_resize"] > 0  # no other images have a use for it
+    if key in (("crop_flip", "autoaugment") if is_encoded else ("random_resized_crop",)):
+        fits, found = ("in memory", "stay encoded") if is_encoded else ("that stay encoded", "are in memory")
+        yield (
+            f"paco.key_augmentation={key!r} is for images {fits}, these {found}. "
+            "Fix: --config.paco.key_augmentation=simclr"
+        )
 
 
 def _image_problems(flat: dict[str, Any]) -> Iterator[str]:

@@ -45,7 +45,7 @@ def check_kills(bench, folder, seed, record_property):
 
 @pytest.fixture(scope="module")
 def benches(tmp_path_factory):
-    """The jobs of the methods that have a state of their own, each compiled and once run unbroken when it is asked for."""
+    """The jobs of methods with a state of their own, each compiled and once run unbroken when it is asked for."""
     return functools.cache(lambda method: make_bench(tmp_path_factory.mktemp(method), method))
 
 

@@ -16,7 +16,7 @@ from conftest import GOLDEN, ROOT
 from small_runs import small_config, train
 
 from configs import default, recipes
-from configs.methods import glmc_cifar
+from configs.methods import glmc_cifar, paco_cifar100
 from saddle_jax import command_line
 from saddle_jax import config as config_lib
 from saddle_jax.data import sources
@@ -92,7 +92,11 @@ def test_evaluations_count_every_image_once(count, record_property):
 
 MODULES = [path.removesuffix(".py").replace("/", ".") for path in command_line.SHIPPED]
 SHIPPED = {name.removeprefix("configs."): importlib.import_module(name) for name in MODULES}
-METHODS_OF = {"cifar10_lt": recipes.METHODS, "methods.glmc_cifar": glmc_cifar.METHODS}
+METHODS_OF = {
+    "cifar10_lt": recipes.METHODS,
+    "methods.glmc_cifar": glmc_cifar.METHODS,
+    "methods.paco_cifar100": paco_cifar100.METHODS,
+}
 ARGUMENTS = {name: ["", "smoke", *METHODS_OF.get(name, ())] for name in SHIPPED}
 
 
@@ -116,7 +120,7 @@ def test_shipped_configs_are_what_they_were(record_property):
     record_property("faults", len(found))
 
 
-ALWAYS = ("imagenet_lt", "methods.glmc_cifar")
+ALWAYS = ("imagenet_lt", "methods.glmc_cifar", "methods.paco_cifar100")
 
 
 @pytest.mark.faults("G4")

@@ -6,7 +6,8 @@
     python main.py --config configs/methods/glmc_cifar.py:net=wide_resnet32,data=cifar10,ratio=100
     python main.py --config configs/methods/glmc_cifar.py:smoke
 
-data=cifar10 (the default) or cifar100; ratio=100 (the default), 50 or 10, for others the settings of the next smaller.
+data=cifar10 (the default) or cifar100; ratio=100 (the default), 50 or 10, for others the settings of the next smaller;
+with profile=as_is it names the ratio that the images have.
 
 glmc and glmc_sam differ in SAM alone; resampling, label weights and the contrastive term's factor are the method's
 authors'. The repository of GLMC + SAM has one setting for all ratios, and compares on CIFAR-10 a factor of 4 without
@@ -57,7 +58,7 @@ def get_config(argument: str = ""):
     config.sam.rho_knots = ((0, 0.05),)
     config.eval.every = "1 epoch"  # the published figures are the best of 200 evaluations
     config.eval.rank_bounds = RANK_BOUNDS[data]
-    return recipes.finish(config, options, method)
+    return recipes.finish(config, options, method, ratio_has_settings=True)
 
 
 def settings(method: str, data: str, ratio: float) -> tuple[float, float, float]:

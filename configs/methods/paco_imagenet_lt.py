@@ -1,0 +1,46 @@
+"""ImageNet-LT with PaCo and PaCo+SAM, ResNet-50 from scratch: 400 epochs.
+
+    python main.py --config configs/methods/paco_imagenet_lt.py --config.data.root=/data/imagenet        # PaCo+SAM
+    python main.py --config configs/methods/paco_imagenet_lt.py:paco --config.data.root=/data/imagenet   # plain SGD
+    python main.py --config configs/methods/paco_imagenet_lt.py --config.model.name=resnext50_32x4d ...
+    python main.py --config configs/methods/paco_imagenet_lt.py:smoke                                    # no data
+
+The authors of PaCo report 57.0, best epoch on the test list (ResNeXt-50, for which they set the temperature to 0.07:
+58.2); leaderboards have PaCo+SAM at 57.5, without code or radius. Ours is not measured yet. The radius is ours, not
+tuned: 0.05 and 0.1 as in the paper's recipes, then 0.2, at the same parts of the run.
+"""
+
+from configs import imagenet_lt
+from configs.methods import paco_cifar100
+
+LR = 0.02
+
+
+def get_config(argument: str = ""):
+    """Return the recipe for the method that `argument` names."""
+    config = base()
+    config.name = "imagenet_lt"
+    config.data.name = "imagenet_lt"
+    config.data.validation_split = "validation"
+    config.data.mean = (0.485, 0.456, 0.406)
+    config.data.std = (0.229, 0.224, 0.225)
+    config.optim.weight_decay = 5e-4
+    config.eval.rank_bounds = (390, 835)
+    return paco_cifar100.apply(config, argument)
+
+
+def base():
+    """Return what the two large recipes share."""
+    config = imagenet_lt.base()
+    config.method = "paco"
+    config.batch_size = 128
+    config.duration = "400 epochs"
+    config.data.drop_last = True
+    config.data.augmentation = "randaugment"
+    config.paco.alpha, config.paco.temperature = 0.05, 0.2
+    config.paco.queue_size, config.paco.dim = 8192, 128
+    # The cosine starts at epoch 9, the last of the warm-up, of which every epoch has a knot.
+    warm_up = ((epoch, round(LR * (epoch + 1) / 10, 4)) for epoch in range(10))
+    config.optim.lr_knots = (*warm_up, (400, 0.0))
+    config.sam.rho_knots = ((0, 0.05), (22, 0.1), (267, 0.2))
+    return config

@@ -1,0 +1,279 @@
+"""PaCo: classes and images in one contrast, with keys of a momentum encoder (Cui et al., ICCV 2021); plain or with SAM.
+
+No code of PaCo with SAM is public. Here both passes of a step see the same keys and the same queue, only the query's
+parameters are perturbed, and once a step the key encoder follows them and the keys are enqueued.
+
+Shapes: B images of a device, N of all devices, A rows of the contrast set (N queries, N keys, the queue), K rows of the
+queue, D dimensions of a projection, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax import devices
+from saddle_jax.data.images import Batch
+from saddle_jax.longtail import ClassStats
+from saddle_jax.losses import weighted_sums
+from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise
+from saddle_jax.models import heads
+from saddle_jax.models.activation import relu
+from saddle_jax.models.batchnorm import BatchNorm
+from saddle_jax.models.networks import make_backbone, make_linear, make_norm
+from saddle_jax.schedules import Schedules
+
+_EMPTY = -1  # label of a row that is in no contrast set: of padding, or of an image that could not be decoded
+
+
+class State(NamedTuple):
+    """What the method keeps beside the query's parameters; the same on every device."""
+
+    key_params: Any  # backbone and projector of the key encoder
+    keys_KD: jax.Array  # the queue: keys of earlier steps
+    labels_K: jax.Array  # int32
+    pointer: jax.Array  # (), int32: row of the queue that the next keys replace
+    shuffle_key: jax.Array  # uint32, raw random key; never changes
+
+
+class Inputs(NamedTuple):
+    """What both passes of a step read."""
+
+    query: Batch  # the device's own images
+    keys_ND: jax.Array  # of all devices' images, in the order that they would have on one device
+    labels_N: jax.Array  # int32
+
+
+class Parts(NamedTuple):
+    """The addends of each query's loss."""
+
+    class_loss_B: jax.Array
+    contrast_B: jax.Array
+
+
+def contrast(
+    logits_BC: jax.Array,
+    queries_BD: jax.Array,
+    labels_B: jax.Array,
+    rows_AD: jax.Array,
+    labels_A: jax.Array,
+    own_B: jax.Array,
+    paco: ConfigDict,
+) -> Parts:
+    """Return PaCo's loss of each query: its own class and all rows with its label against all classes and all rows.
+
+    With D = Σ e^logit over the classes + gamma Σ e^similarity over the rows but its own, it is the mean of
+    log D - logit, weighted beta, of its class, and log D - similarity, each weighted alpha, of rows with its label.
+
+    Args:
+      logits_BC: with the log of the prior.
+      rows_AD: of length 1, as queries are.
+      labels_A: rows with a negative one count nothing.
+      own_B: which row is the query itself.
+      paco: the weights and the temperature of the similarities.
+    """
+    alpha, beta, gamma = float(paco.alpha), float(paco.beta), float(paco.gamma)
+    present_A = labels_A >= 0
+    others_BA = present_A & (jnp.arange(len(labels_A)) != own_B[:, None])
+    positive_BA = others_BA & (labels_A == labels_B[:, None])
+    similarity_BA = queries_BD @ rows_AD.T / paco.temperature
+
+    largest_B = jnp.maximum(logits_BC.max(1), jnp.where(present_A, similarity_BA, -jnp.inf).max(1))
+    largest_B1 = jax.lax.stop_gradient(largest_B)[:, None]
+    exponent_BA = jnp.where(others_BA, similarity_BA - largest_B1, -jnp.inf)
+    total_B = jnp.exp(logits_BC - largest_B1).sum(1) + gamma * jnp.exp(exponent_BA).sum(1)
+    log_total_B = largest_B1[:, 0] + jnp.log(total_B + 1e-12)  # as published: a query's own row may be far the largest
+
+    own_class_B = jnp.take_along_axis(logits_BC, labels_B[:, None], axis=1)[:, 0]
+    count_B = jnp.sum(positive_BA, axis=1, dtype=logits_BC.dtype)
+    sum_B = jnp.sum(jnp.where(positive_BA, similarity_BA, 0), axis=1)
+    weight_B = beta + alpha * count_B
+    return Parts(
+        class_loss_B=beta * (log_total_B - own_class_B) / weight_B,
+        contrast_B=alpha * (count_B * log_total_B - sum_B) / weight_B,
+    )
+
+
+def start_of_queue(key: jax.Array, paco: ConfigDict, num_classes: int) -> tuple[jax.Array, jax.Array]:
+    """Return random keys and labels.
+
+    Differs from the reference: it scales columns to length 1, not keys; queue_init="published" does as it does.
+    """
+    of_keys, of_labels = jax.random.split(key)
+    keys_KD = jax.random.normal(of_keys, (paco.queue_size, paco.dim), jnp.result_type(float))
+    labels_K = jax.random.randint(of_labels, (paco.queue_size,), 0, num_classes, jnp.int32)
+    return heads.unit(keys_KD, axis=1 if paco.queue_init == "normalized" else 0), labels_K
+
+
+def enqueue(state: State, keys_ND: jax.Array, labels_N: jax.Array) -> State:
+    """Return the state with the oldest keys replaced; N divides K."""
+    return state._replace(
+        keys_KD=jax.lax.dynamic_update_slice_in_dim(state.keys_KD, keys_ND, state.pointer, axis=0),
+        labels_K=jax.lax.dynamic_update_slice_in_dim(state.labels_K, labels_N, state.pointer, axis=0),
+        pointer=(state.pointer + len(labels_N)) % len(state.labels_K),
+    )
+
+
+class Projector(nn.Module):
+    """Features to what similarities are taken of: linear, BatchNorm, rectifier, linear."""
+
+    norm: Callable[..., BatchNorm]
+    output: nn.Module
+
+    @nn.compact
+    def __call__(self, features_BF: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return projections (B, D), not of length 1."""
+        x = heads.Linear(features_BF.shape[-1], heads.pytorch_uniform, name="hidden")(features_BF)
+        x = relu(self.norm(name="bn")(x, mask_B, train))
+        return self.output(x)
+
+
+class Network(nn.Module):
+    """A backbone with a class head and a projector; parameters of the backbone and the head are a plain network's."""
+
+    backbone: nn.Module
+    linear: nn.Module
+    projector: nn.Module
+
+    def setup(self) -> None:
+        """Put the backbone's parameters beside the others instead of into a level of their own."""
+        nn.share_scope(self, self.backbone)
+
+    def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Return logits and projections."""
+        features_BF = self.backbone(images_BHWK, mask_B, train)
+        return self.linear(features_BF), self.projector(features_BF, mask_B, train)
+
+    def classify(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return logits."""
+        return self.linear(self.backbone(images_BHWK, mask_B, train))
+
+    def project(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return projections."""
+        return self.projector(self.backbone(images_BHWK, mask_B, train), mask_B, train)
+
+
+def make(
+    config: ConfigDict, stats: ClassStats, image_shape: tuple[int, ...], axis_name: str | None, schedules: Schedules
+) -> Method:
+    """Return the method; see `methods.base.Method`."""
+    del schedules
+    paco = config.paco
+    model = Network(
+        backbone=make_backbone(config.model, axis_name),
+        linear=heads.Linear(stats.num_classes, heads.pytorch_uniform),
+        projector=Projector(make_norm(config.model, axis_name), make_linear(config.model, paco.dim)),
+    )
+    normalise = make_normalise(config.data)
+    log_priors_C = np.log(stats.priors_C() + 1e-9)
+
+    def init(key: jax.Array) -> Variables:
+        of_network, of_queue, of_shuffle = jax.random.split(key, 3)
+        images = jnp.zeros((1, *image_shape))
+        network = model.init(of_network, images, jnp.ones(1, bool), train=False)
+        keys_KD, labels_K = start_of_queue(of_queue, paco, stats.num_classes)
+        state = State(
+            key_params=of_key_encoder(network["params"]),
+            keys_KD=keys_KD,
+            labels_K=labels_K,
+            pointer=jnp.zeros((), jnp.int32),
+            shuffle_key=jax.random.key_data(of_shuffle),
+        )
+        return Variables(network["params"], network["batch_stats"], state)
+
+    def apply(params: Any, batch_stats: Any, images: jax.Array, mask_B: jax.Array, train: bool, part: str) -> Any:
+        """Return what a part of the network says, and the running statistics after it."""
+        output, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            normalise(images),
+            mask_B,
+            train=train,
+            mutable=["batch_stats"],
+            method=part,
+        )
+        return output, updated["batch_stats"]
+
+    def prepare(variables: Variables, views: tuple[Batch, ...], step: jax.Array) -> Inputs:
+        query, key = views
+        state: State = variables.method_state
+
+        def encode(images: jax.Array, mask_B: jax.Array) -> jax.Array:
+            # In training mode: by statistics of these images. Running ones of the key encoder would serve nothing.
+            projections_BD, _ = apply(state.key_params, variables.batch_stats, images, mask_B, True, "project")
+            return heads.unit(projections_BD, axis=1)
+
+        labels_N = devices.gather_rows(jnp.where(key.mask, key.labels, _EMPTY), axis_name)
+        if len(labels_N) == len(key.labels):
+            return Inputs(query, encode(key.images, key.mask), labels_N)
+        of_step = jax.random.fold_in(jax.random.wrap_key_data(state.shuffle_key), step)
+        keys_ND = shuffled(encode, key, jax.random.permutation(of_step, len(labels_N)), axis_name)
+        return Inputs(query, keys_ND, labels_N)
+
+    def loss(variables: Variables, inputs: Inputs, context: Context) -> LossOutput:
+        batch, state = inputs.query, variables.method_state
+        (logits_BC, projections_BD), batch_stats = apply(
+            variables.params, variables.batch_stats, batch.images, batch.mask, True, "__call__"
+        )
+        queries_BD = heads.unit(projections_BD, axis=1)
+        labels_B = jnp.where(batch.mask, batch.labels, _EMPTY)
+        queries_ND, labels_N = devices.gather_rows((queries_BD, labels_B), axis_name)
+        parts = contrast(
+            logits_BC + log_priors_C.astype(logits_BC.dtype),
+            queries_BD,
+            batch.labels,
+            jnp.concatenate([queries_ND, inputs.keys_ND, state.keys_KD]),
+            jnp.concatenate([labels_N, inputs.labels_N, state.labels_K]),
+            devices.own_rows_of(jnp.arange(len(labels_N)), axis_name),
+            paco,
+        )
+        numerator, denominator = weighted_sums(
+            parts.class_loss_B + parts.contrast_B,
+            batch.labels,
+            batch.mask,
+            context.class_weights_C,
+            context.extra_weights_C,
+        )
+        metrics = {
+            "accuracy": jnp.sum((jnp.argmax(logits_BC, axis=1) == batch.labels) & batch.mask),
+            "class_loss": jnp.sum(jnp.where(batch.mask, parts.class_loss_B, 0)),
+            "contrast": jnp.sum(jnp.where(batch.mask, parts.contrast_B, 0)),
+        }
+        return LossOutput(numerator, denominator, batch_stats, jnp.sum(batch.mask), metrics)
+
+    def after_update(variables: Variables, inputs: Inputs) -> State:
+        state = variables.method_state
+        query_params = of_key_encoder(variables.params)
+        momentum = paco.momentum
+        key_params = jax.tree.map(lambda k, q: momentum * k + (1 - momentum) * q, state.key_params, query_params)
+        return enqueue(state._replace(key_params=key_params), inputs.keys_ND, inputs.labels_N)
+
+    def predict(params: Any, batch_stats: Any, batch: Batch, *, train: bool = False) -> jax.Array:
+        return apply(params, batch_stats, batch.images, batch.mask, train, "classify")[0]
+
+    views = (config.data.augmentation, paco.key_augmentation)
+    sampling = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
+    return Method((Stream(sampling, views),), init, prepare, loss, after_update, predict)
+
+
+def of_key_encoder(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of the network's parameters that the key encoder has too: all but the class head."""
+    return {name: tree for name, tree in params.items() if name != "linear"}
+
+
+def shuffled(encode: Callable, batch: Batch, order_N: jax.Array, axis_name: str | None) -> jax.Array:
+    """Return the keys of all devices' images, encoded among others than the query's, so that BatchNorm tells nothing.
+
+    Args:
+      encode: (images, mask) of a device -> keys.
+      order_N: a permutation, the same on all devices.
+    """
+    everything = devices.gather_rows((batch.images, batch.mask), axis_name)
+    images, mask_B = devices.own_rows_of(jax.tree.map(lambda x: x[order_N], everything), axis_name)
+    keys_ND = devices.gather_rows(encode(images, mask_B), axis_name)
+    return jnp.zeros_like(keys_ND).at[order_N].set(keys_ND)
