@@ -126,7 +126,9 @@ def make(
         views = tuple(view._replace(images=normalise(view.images)) for view in views)
         return mix(views, mixture, stats.num_classes, area_corrected=glmc.area_corrected)
 
-    def forward(params: Any, batch_stats: Any, images_BHWK: jax.Array, mask_B: jax.Array, train: bool):
+    def forward(
+        params: Any, batch_stats: Any, images_BHWK: jax.Array, mask_B: jax.Array, *, train: bool
+    ) -> tuple[Outputs, Any]:
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, updated = model.apply(variables, images_BHWK, mask_B, train=train, mutable=["batch_stats"])
         return outputs, updated["batch_stats"]
@@ -151,7 +153,7 @@ def make(
         return LossOutput(numerator, pairs.astype(numerator.dtype), batch_stats, pairs, metrics)
 
     def predict(params: Any, batch_stats: Any, batch: Batch, *, train: bool = False) -> jax.Array:
-        outputs, _ = forward(params, batch_stats, normalise(batch.images), batch.mask, train)
+        outputs, _ = forward(params, batch_stats, normalise(batch.images), batch.mask, train=train)
         return outputs.balanced_BC
 
     two_views = (config.data.augmentation,) * 2
