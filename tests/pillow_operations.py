@@ -36,10 +36,8 @@ def moved(image, kernel, numbers, fill):
 
 def slid(image, numbers, fill, *, down):
     kernel, slope, offset = numbers
-    one, half = 1 << POINT, (1 << POINT) // 2
-    offset = offset - half + half  # what `slide` adds: half a pixel along the line and half the slope
-    full = (0, 0, 0, slope, one, offset) if down else (one, slope, offset, 0, 0, 0)
-    full = (one, 0, half, *full[3:]) if down else (*full[:3], 0, one, half)
+    one, half = 1 << POINT, 1 << (POINT - 1)
+    full = (one, 0, half, slope, one, offset) if down else (one, slope, offset, 0, one, half)
     return moved(image, KERNELS[kernel == BICUBIC], full, fill)
 
 
@@ -47,7 +45,7 @@ def change(image, operation, numbers, fill=(128, 128, 128)):
     """Return a Pillow image after an operation of `saddle_jax.data.operations`."""
     first = int(numbers[0]) if len(numbers) else 0
     return {
-        ops.POSTERIZE: lambda: ImageOps.posterize(image, 8 - first.bit_length() + 1),
+        ops.POSTERIZE: lambda: ImageOps.posterize(image, 9 - first.bit_length()),
         ops.SOLARIZE: lambda: ImageOps.solarize(image, first),
         ops.SOLARIZE_ADD: lambda: solarize_add(image, first),
         ops.BRIGHTNESS: lambda: enhanced(ImageEnhance.Brightness, image, first),

@@ -17,12 +17,19 @@ class Backend(NamedTuple):
 
     xp: Any  # functions by NumPy's names
     take: Callable[[Any, Any], Any]  # (table (B, P, ...), index (B, Q)) -> (B, Q, ...): rows of each image's own table
+    count: Callable[[Any, int], Any]  # (index (B, Q), size) -> (B, size): how often each image has each index
     # (chosen_B, change, images, columns) -> images, the chosen ones as change(images, columns) makes them
     on_chosen: Callable[[Any, Callable[[Any, Any], Any], Any, Any], Any]
 
 
 def _take(table: np.ndarray, index_BQ: np.ndarray) -> np.ndarray:
     return table[np.arange(len(table))[:, None], index_BQ]
+
+
+def _count(index_BQ: np.ndarray, size: int) -> np.ndarray:
+    batch = len(index_BQ)
+    own_BQ = index_BQ + size * np.arange(batch, dtype=np.int32)[:, None]
+    return np.bincount(own_BQ.ravel(), minlength=batch * size).reshape(batch, size).astype(np.int32)
 
 
 def _on_chosen(chosen_B: np.ndarray, change: Callable[..., Any], images: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -34,16 +41,30 @@ def _on_chosen(chosen_B: np.ndarray, change: Callable[..., Any], images: np.ndar
     return changed
 
 
-NUMPY = Backend(np, _take, _on_chosen)
+NUMPY = Backend(np, _take, _count, _on_chosen)
 
 
-def traced(jnp: Any) -> Backend:
-    """Return the backend of arrays inside a jitted step: every image is changed, then the right result is selected."""
+def traced(jnp: Any, cond: Callable[..., Any] | None = None) -> Backend:
+    """Return the backend of arrays inside a jitted step: what an operation makes of every image is selected from.
+
+    Args:
+      jnp: `jax.numpy`.
+      cond: `jax.lax.cond`, to compute an operation only where a batch has an image for it. That is also a border that
+        XLA does not fuse across: on CPUs a chain of moves is else computed anew for every pixel that one reads, in ten
+        times the time (`benchmarks/pipeline.py`). On accelerators the host would have to wait for each answer.
+    """
 
     def take(table: Any, index_BQ: Any) -> Any:
         return table[jnp.arange(table.shape[0])[:, None], index_BQ]
 
-    def on_chosen(chosen_B: Any, change: Callable[..., Any], images: Any, columns: Any) -> Any:
-        return jnp.where(chosen_B[:, None, None, None], change(images, columns), images)
+    def count(index_BQ: Any, size: int) -> Any:
+        batch = index_BQ.shape[0]
+        return jnp.zeros((batch, size), np.int32).at[jnp.arange(batch)[:, None], index_BQ].add(1)
 
-    return Backend(jnp, take, on_chosen)
+    def on_chosen(chosen_B: Any, change: Callable[..., Any], images: Any, columns: Any) -> Any:
+        def select(images: Any) -> Any:
+            return jnp.where(chosen_B[:, None, None, None], change(images, columns), images)
+
+        return select(images) if cond is None else cond(chosen_B.any(), select, lambda images: images, images)
+
+    return Backend(jnp, take, count, on_chosen)

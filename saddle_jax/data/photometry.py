@@ -18,7 +18,6 @@ POSTERIZE, SOLARIZE, SOLARIZE_ADD, BRIGHTNESS, CONTRAST, AUTOCONTRAST, EQUALIZE 
 BLUR_RADIUS = 6  # pixels
 BLUR_BITS = 14  # of a blur's weights
 _SOLARIZE_ADD_BELOW = 128  # level
-_HALVES = 16  # a level is a pair of digits, each below this
 
 
 def luma(images_BHWK: Any, xp: Any) -> Any:
@@ -52,6 +51,14 @@ def change_levels(images_BHWK: Any, operation_B: Any, number_B: Any, among: Cont
     level = np.arange(256, dtype=np.int32)[None, :, None]
     number = number_B[:, None, None]
 
+    channel = np.arange(channels, dtype=np.int32)
+
+    def flat(index_BPK: Any) -> Any:
+        return xp.reshape(index_BPK, (-1, height * width * channels))
+
+    def counts() -> Any:
+        return xp.reshape(backend.count(flat(pixels_BPK * channels + channel), 256 * channels), (-1, 256, channels))
+
     def contrast() -> Any:
         total_B = xp.sum(luma(images_BHWK, xp), axis=(1, 2, 3), dtype=np.int32)
         mean_B = (2 * total_B + height * width) // (2 * height * width)
@@ -66,7 +73,7 @@ def change_levels(images_BHWK: Any, operation_B: Any, number_B: Any, among: Cont
         BRIGHTNESS: lambda: blend(0 * number, level, number, xp),
         CONTRAST: contrast,
         AUTOCONTRAST: lambda: _autocontrast(pixels_BPK, level, xp),
-        EQUALIZE: lambda: _equalize(pixels_BPK, level, xp),
+        EQUALIZE: lambda: _equalize(pixels_BPK, counts(), level, xp),
     }
     table = level
     for operation, make in makers.items():
@@ -74,8 +81,7 @@ def change_levels(images_BHWK: Any, operation_B: Any, number_B: Any, among: Cont
             table = xp.where((operation_B == operation)[:, None, None], make(), table)
     entries = channels if table.shape[-1] == channels else 1
     table = xp.reshape(xp.astype(table, np.uint8), (-1, 256 * entries))
-    index_BPK = pixels_BPK * entries + np.arange(channels, dtype=np.int32) % entries
-    changed = backend.take(table, xp.reshape(index_BPK, (-1, height * width * channels)))
+    changed = backend.take(table, flat(pixels_BPK * entries + channel % entries))
     return xp.reshape(changed, (-1, height, width, channels))
 
 
@@ -91,7 +97,7 @@ def colour(images_BHWK: Any, factor_B: Any, xp: Any) -> Any:
 
 
 def sharpness(images_BHWK: Any, factor_B: Any, xp: Any) -> Any:
-    """Return the images with their distance from a smoothed copy multiplied by a factor; the border keeps its levels."""
+    """Return the images with their distance from a smoothed copy multiplied by a factor; the border stays."""
     levels = xp.astype(images_BHWK, np.int32)
     height, width = images_BHWK.shape[1:3]
     if min(height, width) < 3:
@@ -153,12 +159,18 @@ def blur(images_BHWK: Any, weights_BR: Any, xp: Any) -> Any:
     levels, kept = xp.astype(images_BHWK, np.int32), 6  # bits after the first axis; 8 + 6 + 14 of 31
     for axis, bits in ((1, BLUR_BITS - kept), (2, BLUR_BITS + kept)):
         size = images_BHWK.shape[axis]
-        total = 1 << (bits - 1)
-        for distance in range(BLUR_RADIUS + 1):
-            weight = weights_BR[:, distance, None, None, None]
-            for sign in (-1, 1)[: distance + 1]:
-                index = np.clip(np.arange(size, dtype=np.int32) + sign * distance, 0, size - 1)
-                total = total + weight * xp.take(levels, index, axis=axis)
+
+        def part(start: int, stop: int, source: Any, axis: int = axis) -> Any:
+            return source[:, start:stop] if axis == 1 else source[:, :, start:stop]
+
+        before, after = [part(0, 1, levels)] * BLUR_RADIUS, [part(size - 1, size, levels)] * BLUR_RADIUS
+        padded = xp.concatenate([*before, levels, *after], axis=axis)
+        total = (1 << (bits - 1)) + weights_BR[:, 0, None, None, None] * levels
+        for distance in range(1, BLUR_RADIUS + 1):
+            near = BLUR_RADIUS - distance
+            far = BLUR_RADIUS + distance
+            both = part(near, near + size, padded) + part(far, far + size, padded)
+            total = total + weights_BR[:, distance, None, None, None] * both
         levels = xp.right_shift(total, bits)
     return xp.astype(levels, np.uint8)
 
@@ -179,27 +191,11 @@ def _autocontrast(pixels_BPK: Any, level: Any, xp: Any) -> Any:
     return xp.where(high > low, stretched, level)
 
 
-def _equalize(pixels_BPK: Any, level: Any, xp: Any) -> Any:
+def _equalize(pixels_BPK: Any, counts_B256K: Any, level: Any, xp: Any) -> Any:
     """Return the table that spreads each channel's pixels evenly over the levels."""
-    counts_B256K = _histogram(pixels_BPK, xp)
     highest = xp.max(pixels_BPK, axis=1)[:, None]
     below = xp.cumsum(counts_B256K, axis=1) - counts_B256K
     before_last = xp.sum(xp.where(level < highest, counts_B256K, 0), axis=1, dtype=np.int32)[:, None]
     step = before_last // 255
     spread = xp.minimum((step // 2 + below) // xp.maximum(step, 1), 255)
     return xp.where(step > 0, spread, level)
-
-
-def _histogram(pixels_BPK: Any, xp: Any) -> Any:
-    """Return how many pixels have each level, (B, 256, K) int32: a product of the levels' two digits, one-hot.
-
-    Sums of ones below 2^24 are exact in float32, whatever precision the factors have.
-    """
-    pixels = xp.transpose(pixels_BPK, (0, 2, 1))
-    first, digits = xp.right_shift(pixels, 4), np.arange(_HALVES, dtype=np.int32)
-    second = pixels - _HALVES * first
-    firsts = xp.astype(first[:, :, None] == digits[:, None], np.float32)
-    seconds = xp.astype(second[..., None] == digits, np.float32)
-    channels = pixels_BPK.shape[-1]
-    counts = xp.reshape(xp.matmul(firsts, seconds), (-1, channels, _HALVES * _HALVES))
-    return xp.transpose(xp.astype(counts, np.int32), (0, 2, 1))

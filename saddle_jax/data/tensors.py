@@ -18,16 +18,11 @@ class _Functions:
     min, max = staticmethod(tf.reduce_min), staticmethod(tf.reduce_max)
     clip = staticmethod(tf.clip_by_value)
     cumsum, stack, concatenate = staticmethod(tf.cumsum), staticmethod(tf.stack), staticmethod(tf.concat)
-    reshape, transpose, matmul = staticmethod(tf.reshape), staticmethod(tf.transpose), staticmethod(tf.matmul)
-    astype, right_shift = staticmethod(tf.cast), staticmethod(tf.bitwise.right_shift)
+    reshape, astype, right_shift = staticmethod(tf.reshape), staticmethod(tf.cast), staticmethod(tf.bitwise.right_shift)
 
     @staticmethod
     def sum(tensor: Any, axis: Any, dtype: Any) -> Any:
         return tf.reduce_sum(tf.cast(tensor, dtype), axis)
-
-    @staticmethod
-    def take(tensor: Any, index: Any, axis: int) -> Any:
-        return tf.gather(tensor, index, axis=axis)
 
     @staticmethod
     def pad(tensor: Any, widths: Any) -> Any:
@@ -36,6 +31,10 @@ class _Functions:
 
 def _take(table: Any, index_BQ: Any) -> Any:
     return tf.gather(table, index_BQ, batch_dims=1)
+
+
+def _count(index_BQ: Any, size: int) -> Any:
+    return tf.math.bincount(index_BQ, minlength=size, maxlength=size, axis=-1)
 
 
 def _on_chosen(chosen_B: Any, change: Callable[..., Any], images: Any, columns: Any) -> Any:
@@ -48,5 +47,5 @@ def _on_the_one(chosen_B: Any, change: Callable[..., Any], images: Any, columns:
     return tf.cond(chosen_B[0], lambda: change(images, columns), lambda: images)
 
 
-BATCH = Backend(_Functions, _take, _on_chosen)
-ONE_IMAGE = Backend(_Functions, _take, _on_the_one)  # a batch of one: what is not chosen is not computed
+BATCH = Backend(_Functions, _take, _count, _on_chosen)
+ONE_IMAGE = Backend(_Functions, _take, _count, _on_the_one)  # a batch of one: what is not chosen is not computed
