@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.config import parse_argument, rescale_to_percent
 from saddle_jax.errors import ConfigError
+from saddle_jax.field_values import images_stay_encoded
 
 LOSSES = {
     "ce": {"name": "ce"},
@@ -74,11 +75,13 @@ def shrink(config: ConfigDict) -> None:
     config.data.ratio = min(config.data.ratio, 100.0)
     config.duration = "60 steps"
     config.batch_size = 32
-    if config.data.augmentation == "random_resized_crop":
+    data = config.data
+    if images_stay_encoded(data.source, data.augmentation, data.eval_resize):
         # A large set, as it is; the digits as they are would be balanced.
         config.data.profile = "exp" if config.data.profile == "as_is" else config.data.profile
-        config.data.augmentation, config.data.pipeline, config.data.validation_split = "crop_flip", "auto", ""
+        config.data.pipeline, config.data.validation_split = "auto", ""
         config.data.image_size, config.data.eval_resize, config.data.color_jitter = 0, 0, 0.0
+    config.data.augmentation = "crop_flip"  # the digits are 8 x 8 pixels of grey
     config.data.source = "digits"
     config.data.largest_class = 0
     config.data.crop_padding = min(config.data.crop_padding, 1)

@@ -69,7 +69,7 @@ def batches(part, train):
     count = len(part.labels)
     slots = next(evaluation_slots(count, count, 1))
     if train:
-        order = Order(3, part.labels, count, 1, 0, True, augmentation="random_resized_crop")
+        order = Order(3, part.labels, count, 1, crop)
         slots = slots._replace(draws_BR=slots_at(order, 0).draws_BR)
     return next(streaming.batches(part.images, part.labels, [slots], train=train))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from saddle_jax.data import geometry, operations, policies
 from saddle_jax.data.backends import NUMPY, Backend
@@ -28,6 +29,7 @@ _STAGES: dict[str, tuple[Stage, ...]] = {
     "randaugment": policies.RANDAUGMENT_STAGES,
     "simclr": policies.SIMCLR_STAGES,
 }
+OF_COLOUR = ("autoaugment", "randaugment", "simclr")  # need three channels
 _AUTOAUGMENT_FILL = 128
 _SIMCLR_AREA = (0.2, 1.0)  # of the image, as torchvision's scale
 _USUAL_AREA = (0.08, 1.0)
@@ -63,6 +65,20 @@ class Augmentation(NamedTuple):
     def crop_columns(self) -> int:
         """Numbers an image for crop and mirror; those of the stages follow."""
         return _ENCODED_COLUMNS if self.encoded else 5 if self.name == "simclr" else 3
+
+
+def make(data: ConfigDict, name: str, image_shape: tuple[int, ...], *, encoded: bool) -> Augmentation:
+    """Return the augmentation `name` with the settings of `data` (the config's data fields)."""
+    height, width, channels = image_shape
+    return Augmentation(
+        name,
+        (height, width, channels),
+        encoded=encoded,
+        crop_padding=data.crop_padding,
+        flip=data.flip,
+        color_jitter=data.color_jitter if encoded and name != "simclr" else 0.0,
+        mean=tuple(min(255, max(0, round(255 * level))) for level in data.mean),
+    )
 
 
 def draw(augmentation: Augmentation, generator: np.random.Generator, total: int) -> np.ndarray:

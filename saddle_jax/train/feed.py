@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from saddle_jax import devices
 from saddle_jax.data import feeder, resident
+from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.data.sources import Splits
 from saddle_jax.faults import fault_point
-from saddle_jax.train.program import Layout, Program
+from saddle_jax.train.program import Layout, Program, augmentation_of
 from saddle_jax.train.runtime import memory_limit
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import StepMetrics
@@ -93,8 +94,8 @@ class Feed:
         if self.pipeline == "tfdata":
             from saddle_jax.data import pipeline
 
-            return pipeline.training_batches(images, order.labels_N, slots, order.crop_padding)
-        return feeder.training_batches(images, order.labels_N, slots, order.crop_padding)
+            return pipeline.training_batches(images, order.labels_N, slots, order.augmentation)
+        return feeder.training_batches(images, order.labels_N, slots, order.augmentation)
 
     def _arrange(self, inputs: list[list[Any]]) -> Any:
         """Return (D, [steps,] [runs,] B / D, ...) from a batch for every step and run."""
@@ -113,7 +114,7 @@ def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
     """
     if config.data.pipeline != "auto":
         return config.data.pipeline
-    if config.data.augmentation == "random_resized_crop":
+    if isinstance(splits[0].train.images, Encoded):
         return "tfdata"
     images = [part.images.nbytes for split in splits for part in (split.train, split.validation, split.test) if part]
     if config.steps_at_once > 1 or sum(images) <= _RESIDENT_SHARE * memory_limit():
@@ -135,8 +136,6 @@ def _order(config: ConfigDict, splits: Splits) -> Order:
         labels_N=splits.train.labels,
         batch_size=config.batch_size,
         num_devices=devices.num_devices(),
-        crop_padding=config.data.crop_padding,
-        flip=config.data.flip,
+        augmentation=augmentation_of(config, splits),
         class_share_C=splits.stats.sampling_C(config.data.sampling, config.loss.effective_beta),
-        augmentation=config.data.augmentation,
     )

@@ -11,7 +11,8 @@ import jax
 from ml_collections import ConfigDict
 
 from saddle_jax import devices
-from saddle_jax.data import resident
+from saddle_jax.data import augmentation, resident
+from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.order import Slots
 from saddle_jax.data.sources import Splits
@@ -74,10 +75,10 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         logged={"lr": schedules.lr, "rho": schedules.rho},
     )
     evaluate = make_eval_step(method)
-    padding = config.data.crop_padding
+    augmented = augmentation_of(config, splits)
 
     def filled_step(state: TrainState, data: resident.Resident, slots: Slots) -> tuple[TrainState, StepMetrics]:
-        return step(state, resident.batch(data, slots, padding))
+        return step(state, resident.batch(data, slots, augmented))
 
     @functools.cache
     def train_steps(layout: Layout):
@@ -93,11 +94,19 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     @functools.cache
     def eval_step(from_resident: bool):
         def one(params: Any, batch_stats: Any, data: Any, inputs: Any) -> EvalOutput:
-            return evaluate(params, batch_stats, resident.batch(data, inputs, 0) if from_resident else inputs)
+            return evaluate(params, batch_stats, resident.batch(data, inputs, None) if from_resident else inputs)
 
         return devices.map_step(one, num_replicated=3, gather=True)
 
     return Program(schedules, lambda seed: init(jax.random.key(seed)), train_steps, eval_step)
+
+
+def augmentation_of(config: ConfigDict, splits: Splits) -> Augmentation:
+    """Return the augmentation of the training images."""
+    images = splits.train.images
+    return augmentation.make(
+        config.data, config.data.augmentation, images.shape[1:], encoded=isinstance(images, Encoded)
+    )
 
 
 def _check(config: ConfigDict, splits: Splits) -> Schedules:
@@ -115,6 +124,11 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
         )
     if len(config.data.mean) != channels:
         problems.append(f"data.mean and data.std: found {len(config.data.mean)} channels, the images have {channels}")
+    if config.data.augmentation in augmentation.OF_COLOUR and channels != 3:
+        problems.append(
+            f"data.augmentation={config.data.augmentation!r} changes colours; the images have {channels} channels. "
+            "Fix: --config.data.augmentation=crop_flip"
+        )
     bounds, num_classes = config.eval.rank_bounds, splits.stats.num_classes
     if bounds and bounds[-1] > num_classes:
         problems.append(f"eval.rank_bounds: found {bounds}, but there are {num_classes} classes")
