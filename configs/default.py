@@ -19,6 +19,8 @@ def get_config() -> ConfigDict:
     config.micro_batches = 1  # into how many a device's images of a step are cut, one after the other, to save memory
     config.duration = "200 epochs"  # length of training
 
+    config.method = "plain"  # what is minimised: plain (one network, one loss)
+
     config.data = ConfigDict()
     config.data.source = "digits"  # digits | arrays | image_list | tfds
     config.data.name = ""  # tfds: name of the set, e.g. cifar10 or cifar10:3.0.2; image_list: imagenet_lt, inat18, own
@@ -51,6 +53,7 @@ def get_config() -> ConfigDict:
     config.data.eval_resize = 0  # encoded images: evaluation's pixels of the shorter side, before the centre crop
     config.data.max_bad_fraction = 0.0  # of the training images that may be undecodable: masked; 0 stops at the first
     config.data.check_decode = False  # --mode check decodes every image of an image_list or array_record
+    config.data.drop_last = False  # leave out an epoch's last batch where it is incomplete
     config.data.crop_padding = 4  # sets in memory, but with simclr: pixels of zero padding on each side before the
     # random crop; 0 is no crop
     config.data.flip = True  # mirror half of the training images left to right

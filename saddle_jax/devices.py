@@ -100,6 +100,29 @@ def mean_over(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
+def gather_rows(tree: Any, axis_name: str | None) -> Any:
+    """Return the rows of all devices, in the order that they would have on one: slots are dealt to devices in turn.
+
+    Its derivative sums what all devices ask of a row: right for a loss that is summed over devices.
+    """
+    if axis_name is None:
+        return tree
+
+    def rows(x: jax.Array) -> jax.Array:
+        parts = jax.lax.all_gather(x, axis_name)
+        return parts.swapaxes(0, 1).reshape(-1, *x.shape[1:])
+
+    return jax.tree.map(rows, tree)
+
+
+def own_rows_of(tree: Any, axis_name: str | None) -> Any:
+    """Return, of rows in the order of `gather_rows`, those of this device."""
+    if axis_name is None:
+        return tree
+    parts, own = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
+    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:])[:, own], tree)
+
+
 def set_precision(name: str) -> None:
     """Choose how float32 products are computed on accelerators: default (TF32 or bfloat16 passes), high, highest."""
     jax.config.update("jax_default_matmul_precision", name)

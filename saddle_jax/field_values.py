@@ -9,6 +9,7 @@ from typing import Any
 from saddle_jax.config import did_you_mean, parse_duration
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "method": ("plain",),
     "data.source": ("digits", "arrays", "image_list", "tfds"),
     "data.profile": ("exp", "step", "as_is"),
     "data.sampling": ("instance", "balanced", "effective"),

@@ -10,7 +10,7 @@ from small_runs import small_config
 from saddle_jax.data import sources
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Slots
-from saddle_jax.methods.base import make_plain
+from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.train.evaluate import Evaluator
 from saddle_jax.train.program import make_program
 

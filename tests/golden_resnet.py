@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from configs import default
 from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
-from saddle_jax.methods.base import Variables, make_plain
+from saddle_jax.methods.base import Variables
+from saddle_jax.methods.plain import make as make_plain
 
 HEADS = ("linear", "normed")
 

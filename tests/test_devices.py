@@ -12,7 +12,7 @@ from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Order, Slots, deal, slots_at
 from saddle_jax.longtail import ClassStats
-from saddle_jax.methods.base import make_plain
+from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train.gradient import pass_like
@@ -45,7 +45,11 @@ def build(config, axis_name):
     step = make_train_step(
         method, tx, schedules.class_weights, batch_stats_policy=config.sam.batch_stats, axis_name=axis_name
     )
-    return method, step, init_state(method, tx, jax.random.key(0))
+
+    def of_one_view(state, batch):
+        return step(state, (batch,))
+
+    return method, of_one_view, init_state(method, tx, jax.random.key(0))
 
 
 def batch_of(ids, num_devices):

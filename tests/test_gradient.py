@@ -12,7 +12,8 @@ from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy, weighted_sums
-from saddle_jax.methods.base import LossOutput, Method, Variables, make_plain
+from saddle_jax.methods.base import LossOutput, Method, Stream, Variables
+from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train.gradient import pass_like
@@ -21,19 +22,27 @@ from saddle_jax.train.steps import init_state, make_train_step
 
 
 def softmax_regression():
-    """A method without batch statistics, whose micro-batches have to add up exactly; its state counts passes."""
+    """A method without batch statistics, whose micro-batches have to add up exactly; its state counts steps."""
 
     def init(key):
         return Variables({"w": 0.01 * jax.random.normal(key, (192, 5), float)}, {}, jnp.zeros((), int))
 
-    def loss(variables, batch, class_weights_C, pass_name, extra_weights_C=None):
+    def loss(variables, batch, context):
         logits_BC = (batch.images.reshape(len(batch.labels), -1) / 255.0) @ variables.params["w"]
         losses_B = cross_entropy(logits_BC, batch.labels)
-        sums = weighted_sums(losses_B, batch.labels, batch.mask, class_weights_C, extra_weights_C)
+        weights = context.class_weights_C, context.extra_weights_C
+        sums = weighted_sums(losses_B, batch.labels, batch.mask, *weights)
         metrics = {"accuracy": jnp.sum((logits_BC.argmax(1) == batch.labels) & batch.mask)}
-        return LossOutput(*sums, {}, variables.method_state + 1, metrics)
+        return LossOutput(*sums, {}, jnp.sum(batch.mask), metrics)
 
-    return Method(init, loss, lambda variables: variables.method_state, lambda *_: None)
+    return Method(
+        streams=(Stream(None, ("crop_flip",)),),
+        init=init,
+        prepare=lambda _variables, views, _step: views[0],
+        loss=loss,
+        after_update=lambda variables, _inputs: variables.method_state + 1,
+        predict=lambda *_: None,
+    )
 
 
 def plain(config):
@@ -58,9 +67,9 @@ def test_a_sam_step_does_not_depend_on_micro_batches(axis_name, x64):
         step = jax.jit(step) if axis_name is None else devices.map_step(step, 1)
         trails[micro_batches] = []
         for batch in batches:
-            state, metrics = step(state, batch if axis_name is None else devices.split(batch))
+            state, metrics = step(state, (batch if axis_name is None else devices.split(batch),))
             trails[micro_batches].append((state.params, metrics))
-        assert state.method_state == len(batches) * micro_batches  # handed from one to the next
+        assert state.method_state == len(batches)
     assert_close(trails[2], trails[1], 1e-12)
     assert_close(trails[4], trails[1], 1e-12)
     _, metrics = trails[1][0]
@@ -73,7 +82,7 @@ def test_batch_norm_normalises_each_micro_batch_by_itself(x64):
     results = []
     for micro_batches in (1, 2):
         step, state = step_of(config, plain(config), micro_batches, None)
-        results.append((state, *jax.jit(step)(state, twice)))
+        results.append((state, *jax.jit(step)(state, (twice,))))
     (start, whole, metrics), (_, parts, metrics_of_parts) = results
     assert_close(parts.params, whole.params, 1e-10)
     assert_close(metrics_of_parts, metrics, 1e-10)
@@ -89,7 +98,7 @@ def test_micro_batches_need_less_memory_where_they_are_a_loop(monkeypatch):
     bytes_needed = []
     for micro_batches in (1, 8):
         step, state = step_of(config, plain(config), micro_batches, None)
-        bytes_needed.append(jax.jit(step).lower(state, batch).compile().memory_analysis().temp_size_in_bytes)
+        bytes_needed.append(jax.jit(step).lower(state, (batch,)).compile().memory_analysis().temp_size_in_bytes)
     assert bytes_needed[1] < 0.4 * bytes_needed[0]
 
 

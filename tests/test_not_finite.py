@@ -9,7 +9,8 @@ from small_runs import small_config, train
 from saddle_jax import devices
 from saddle_jax.data import sources
 from saddle_jax.errors import NonFiniteError
-from saddle_jax.methods.base import DESCENT, make_plain
+from saddle_jax.methods.base import DESCENT
+from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.train import checkpoint, program
 
 
@@ -33,7 +34,7 @@ def breaking(kind, step):
         def init(key):
             return plain.init(key)._replace(method_state=jnp.array([step, 0]))
 
-        def loss(variables, batch, weights_C, pass_name, extra_weights_C=None):
+        def loss(variables, batch, context):
             last, now = variables.method_state
             hit = now + 1 == last
             if kind == "pixel on device 1":
@@ -42,22 +43,22 @@ def breaking(kind, step):
                 images = batch.images.astype(jnp.float32)
                 poisoned = images.at[0, 0, 0, 0].set(jnp.where(hit, jnp.nan, images[0, 0, 0, 0]))
                 batch = batch._replace(images=poisoned, mask=batch.mask | (jnp.arange(len(batch.mask)) == 0))
-            output = plain.loss(variables, batch, weights_C, pass_name, extra_weights_C)
+            output = plain.loss(variables, batch, context)
             numerator = output.numerator
             if kind == "loss":
                 numerator *= jnp.where(hit, jnp.inf, 1.0)
-            if kind == "gradient" or (kind == "second pass" and pass_name == DESCENT):
+            if kind == "gradient" or (kind == "second pass" and context.pass_name == DESCENT):
                 numerator = with_nan_slope(numerator, hit)
             return output._replace(numerator=numerator)
 
-        return plain._replace(init=init, loss=loss, after_update=lambda v: v.method_state + jnp.array([0, 1]))
+        return plain._replace(init=init, loss=loss, after_update=lambda v, _: v.method_state + jnp.array([0, 1]))
 
     return make
 
 
 def check(kind, step, folder, monkeypatch):
     config = small_config()
-    monkeypatch.setattr(program, "make_plain", breaking(kind, step))
+    monkeypatch.setattr(program, "make_method", breaking(kind, step))
     with pytest.raises(NonFiniteError, match=rf"step {step}: .*(nan|inf)") as error:
         train(config, folder)
     assert error.value.exit_code == 5

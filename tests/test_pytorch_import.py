@@ -21,7 +21,7 @@ from saddle_jax.data import sources
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.longtail import ClassStats
-from saddle_jax.methods.base import make_plain
+from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.models.networks import make_network
 from saddle_jax.pytorch import archive, class_map, names, program
 from saddle_jax.train import checkpoint

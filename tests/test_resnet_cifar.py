@@ -9,7 +9,7 @@ from golden_resnet import HEADS, batch, config_of, load, method_of, variables
 from ml_collections import ConfigDict
 
 from configs import default
-from saddle_jax.methods.base import ASCENT
+from saddle_jax.methods.base import ASCENT, Context
 from saddle_jax.models import heads
 from saddle_jax.models.networks import make_network
 
@@ -82,9 +82,10 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     method = method_of(config, store)
     start = method.init(jax.random.key(0))
     images = (np.random.default_rng(0).random((8, 32, 32, 3)) * 255).astype(np.uint8)
-    output = method.loss(start, batch(store, 0)._replace(images=images), jnp.ones(10), ASCENT)
+    inputs = batch(store, 0)._replace(images=images), Context(jnp.zeros((), int), ASCENT, jnp.ones(10))
+    output = method.loss(start, *inputs)
     assert {x.dtype for x in jax.tree.leaves((start.params, output.batch_stats))} == {jnp.dtype("float32")}
     config.model.dtype = "float32"
-    exact = method_of(config, store).loss(start, batch(store, 0)._replace(images=images), jnp.ones(10), ASCENT)
+    exact = method_of(config, store).loss(start, *inputs)
     assert output.numerator != exact.numerator
     np.testing.assert_allclose(output.numerator, exact.numerator, rtol=0.05)

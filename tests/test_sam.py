@@ -64,7 +64,7 @@ def test_three_steps_of_resnet32_equal_the_reference(head, rho, x64):
     state = TrainState(jnp.zeros((), jnp.int32), start.params, start.batch_stats, tx.init(start.params), ())
     step = jax.jit(make_train_step(method, tx, schedules.class_weights, batch_stats_policy="both"))
     for index in range(3):
-        state, metrics = step(state, batch(store, index))
+        state, metrics = step(state, (batch(store, index),))
         np.testing.assert_allclose(
             [metrics.loss, metrics.perturbed_loss], store[f"sam_rho{rho}/losses"][index], rtol=1e-8
         )

@@ -16,7 +16,7 @@ from saddle_jax.data.images import Batch
 from saddle_jax.errors import NonFiniteError, OperatorError
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy, make_loss
-from saddle_jax.methods.base import make_plain
+from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.spectra import classwise, escape, lanczos
 from saddle_jax.spectra.checks import check_operator
 from saddle_jax.spectra.hvp import FunctionLoss, MeanLoss, flat_point, make_pieces

@@ -20,7 +20,7 @@ from saddle_jax import config as config_lib
 from saddle_jax.data import sources
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
-from saddle_jax.methods.base import make_plain
+from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.spectra import results
 from saddle_jax.train import checkpoint, lock
 from saddle_jax.train.program import make_program

@@ -29,7 +29,8 @@ _STAGES: dict[str, tuple[Stage, ...]] = {
     "randaugment": policies.RANDAUGMENT_STAGES,
     "simclr": policies.SIMCLR_STAGES,
 }
-OF_COLOUR = ("autoaugment", "randaugment", "simclr")  # need three channels
+_OF_COLOUR = ("autoaugment", "randaugment", "simclr")  # need three channels
+_IN_MEMORY = ("crop_flip", "autoaugment")  # of images of one size
 _AUTOAUGMENT_FILL = 128
 _SIMCLR_AREA = (0.2, 1.0)  # of the image, as torchvision's scale
 _USUAL_AREA = (0.08, 1.0)
@@ -70,6 +71,7 @@ class Augmentation(NamedTuple):
 def make(data: ConfigDict, name: str, image_shape: tuple[int, ...], *, encoded: bool) -> Augmentation:
     """Return the augmentation `name` with the settings of `data` (the config's data fields)."""
     height, width, channels = image_shape
+    mean: tuple[float, ...] = data["mean"]
     return Augmentation(
         name,
         (height, width, channels),
@@ -77,8 +79,20 @@ def make(data: ConfigDict, name: str, image_shape: tuple[int, ...], *, encoded: 
         crop_padding=data.crop_padding,
         flip=data.flip,
         color_jitter=data.color_jitter if encoded and name != "simclr" else 0.0,
-        mean=tuple(min(255, max(0, round(255 * level))) for level in data.mean),
+        mean=tuple(min(255, max(0, round(255 * level))) for level in mean),
     )
+
+
+def problem_of(augmentation: Augmentation) -> str:
+    """Return why images can't be augmented so, and the fix; or ""."""
+    name, channels = augmentation.name, augmentation.image_shape[2]
+    if name in _OF_COLOUR and channels != 3:
+        return f"{name} changes colours: found images of {channels} channels, expected 3. Fix: crop_flip"
+    if augmentation.encoded and name in _IN_MEMORY:
+        return f"{name} is for images in memory, all of one size. Fix: random_resized_crop, randaugment or simclr"
+    if not augmentation.encoded and name == "random_resized_crop":
+        return f"{name} is for encoded images. Fix: crop_flip, autoaugment, randaugment or simclr"
+    return ""
 
 
 def draw(augmentation: Augmentation, generator: np.random.Generator, total: int) -> np.ndarray:

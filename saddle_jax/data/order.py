@@ -36,24 +36,26 @@ class Order:
     num_devices: int
     augmentation: Augmentation
     class_share_C: np.ndarray | None = None  # None: each image once an epoch; else drawn with replacement
-    _epochs: dict[tuple[int, int], Any] = dataclasses.field(
-        default_factory=dict, init=False, repr=False
-    )  # the last two
+    drop_last: bool = False  # an epoch's last batch if it is incomplete
+    stream: int = 0  # orders of one stream go through the same images
+    view: int = 0  # number of the augmented copy: views share images, not draws
+    _epochs: dict[int, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)  # the last two
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches an epoch; the last one may be incomplete."""
-        return -(-len(self.labels_N) // self.batch_size)
+        return steps_per_epoch(len(self.labels_N), self.batch_size, self.drop_last)
 
 
-def slots_at(order: Order, step: int, view: int = 0) -> Slots:
-    """Return the slots of the batch that step `step` (0-based) trains on.
+def steps_per_epoch(images: int, batch_size: int, drop_last: bool) -> int:
+    """Return how many batches an epoch has."""
+    return images // batch_size if drop_last else -(-images // batch_size)
 
-    Args:
-      view: number of the augmented copy, for methods that compare several; views share images, not draws.
-    """
+
+def slots_at(order: Order, step: int) -> Slots:
+    """Return the slots of the batch that step `step` (0-based) trains on."""
     epoch, batch = divmod(step, order.steps_per_epoch)
-    ids_N, draws_NR = _epoch(order, epoch, view)
+    ids_N, draws_NR = _epoch(order, epoch)
     positions_B, mask_B = deal(batch, len(ids_N), order.batch_size, order.num_devices)
     return Slots(ids_N[positions_B] * mask_B, mask_B, draws_NR[positions_B] * mask_B[:, None])
 
@@ -76,18 +78,19 @@ def evaluation_slots(total: int, batch_size: int, num_devices: int) -> Iterator[
         yield Slots(positions_B.astype(np.int32), mask_B, np.zeros((batch_size, 3), np.int32))
 
 
-def _epoch(order: Order, epoch: int, view: int) -> tuple[np.ndarray, np.ndarray]:
+def _epoch(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     kept = order._epochs  # noqa: SLF001 (its own module)
-    if (epoch, view) not in kept:
-        for old in [key for key in kept if abs(key[0] - epoch) > 1]:
+    if epoch not in kept:
+        for old in [key for key in kept if abs(key - epoch) > 1]:
             del kept[old]
-        kept[epoch, view] = epoch_ids(order, epoch), epoch_draws(order, epoch, view)
-    return kept[epoch, view]
+        kept[epoch] = epoch_ids(order, epoch), epoch_draws(order, epoch)
+    return kept[epoch]
 
 
 def epoch_ids(order: Order, epoch: int) -> np.ndarray:
     """Return the images of an epoch in their order: a permutation, or as many draws by class share."""
-    generator = np.random.default_rng([order.seed, _ORDER, epoch])
+    key = [order.seed, _ORDER, epoch]
+    generator = np.random.default_rng([*key, order.stream] if order.stream else key)
     total = len(order.labels_N)
     if order.class_share_C is None:
         return generator.permutation(total).astype(np.int32)
@@ -96,7 +99,7 @@ def epoch_ids(order: Order, epoch: int) -> np.ndarray:
     return generator.choice(total, size=total, p=chance_N / chance_N.sum()).astype(np.int32)
 
 
-def epoch_draws(order: Order, epoch: int, view: int) -> np.ndarray:
+def epoch_draws(order: Order, epoch: int) -> np.ndarray:
     """Return the augmentation of every position of an epoch; an image that is drawn twice is augmented twice."""
-    generator = np.random.default_rng([order.seed, _AUGMENTATION, epoch, view])
+    generator = np.random.default_rng([order.seed, _AUGMENTATION, epoch, order.view])
     return augmentation.draw(order.augmentation, generator, len(order.labels_N))

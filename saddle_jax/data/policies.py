@@ -231,7 +231,7 @@ def draw_resized_crop(
       area: of the window, from and to, as parts of the image.
     """
     target = height * width * generator.uniform(*area, (total, _ATTEMPTS))
-    ratio = np.exp(generator.uniform(*np.log(ASPECT), (total, _ATTEMPTS)))
+    ratio = np.exp(generator.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), (total, _ATTEMPTS)))
     sides = np.rint(np.sqrt(np.stack([target / ratio, target * ratio], axis=2))).astype(np.int64)
     size = np.array([height, width])
     fits = ((sides > 0) & (sides <= size)).all(axis=2)

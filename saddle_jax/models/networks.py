@@ -3,30 +3,62 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from saddle_jax.models import resnet, resnet_cifar
+from saddle_jax.models import heads, resnet, resnet_cifar
 from saddle_jax.models.batchnorm import BatchNorm
 
 
-def make_network(model: ConfigDict, num_classes: int, axis_name: str | None) -> nn.Module:
-    """Return a network (images_BHWK, mask_B, train) -> logits_BC, for steps mapped over `axis_name`."""
+def make_norm(model: ConfigDict, axis_name: str | None) -> Callable[..., BatchNorm]:
+    """Return the constructor of BatchNorm, for steps mapped over `axis_name`."""
+    return functools.partial(
+        BatchNorm,
+        axis_name=axis_name,
+        synchronized=model.batch_norm == "synchronized",
+        momentum=model.batch_norm_momentum,
+    )
+
+
+def make_backbone(model: ConfigDict, axis_name: str | None) -> nn.Module:
+    """Return a network (images_BHWK, mask_B, train) -> features_BD, for steps mapped over `axis_name`."""
     common = {
-        "num_classes": num_classes,
         "width": model.width,
-        "normed_head": model.head == "normed",
         "dtype": jnp.bfloat16 if model.dtype == "bfloat16" else None,
         "remat": model.remat,
-        "norm": functools.partial(
-            BatchNorm,
-            axis_name=axis_name,
-            synchronized=model.batch_norm == "synchronized",
-            momentum=model.batch_norm_momentum,
-        ),
+        "norm": make_norm(model, axis_name),
     }
     if model.name in resnet.ARCHITECTURES:
         return resnet.ResNet(resnet.ARCHITECTURES[model.name], **common)
     return resnet_cifar.ResNet(resnet_cifar.BLOCKS_PER_STAGE[model.name], **common)
+
+
+def make_linear(model: ConfigDict, num_classes: int) -> nn.Module:
+    """Return the linear head that belongs to a backbone: its weights start as the reference's do."""
+    is_large = model.name in resnet.ARCHITECTURES
+    return heads.Linear(num_classes, heads.pytorch_uniform if is_large else heads.kaiming_normal)
+
+
+def make_network(model: ConfigDict, num_classes: int, axis_name: str | None) -> nn.Module:
+    """Return a network (images_BHWK, mask_B, train) -> logits_BC, for steps mapped over `axis_name`."""
+    head = heads.Normed(num_classes) if model.head == "normed" else make_linear(model, num_classes)
+    return Classifier(make_backbone(model, axis_name), head)
+
+
+class Classifier(nn.Module):
+    """A backbone and the head on its features. Names of parameters are the backbone's own, beside `linear`."""
+
+    backbone: nn.Module
+    linear: nn.Module
+
+    def setup(self) -> None:
+        """Put the backbone's parameters beside the head's instead of into a level of their own."""
+        nn.share_scope(self, self.backbone)
+
+    def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return logits (B, C) for normalised images; masked rows enter no statistics."""
+        return self.linear(self.backbone(images_BHWK, mask_B, train))

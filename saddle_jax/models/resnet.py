@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from saddle_jax.models import heads
 from saddle_jax.models.activation import relu
 from saddle_jax.models.batchnorm import BatchNorm
 from saddle_jax.models.pooling import max_pool
@@ -41,19 +40,17 @@ ARCHITECTURES = {
 
 
 class ResNet(nn.Module):
-    """Images to logits."""
+    """Images to features."""
 
     architecture: Architecture
-    num_classes: int
     width: float  # factor on all filters, a ResNeXt's in each group
-    normed_head: bool
     dtype: jnp.dtype | None  # of the layers' arithmetic; None is that of the images
     remat: bool  # compute blocks again in the backward pass instead of keeping what is inside them
     norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
-        """Return logits (B, C) for normalised images; masked rows enter no statistics."""
+        """Return features (B, D) for normalised images; masked rows enter no statistics."""
         x = images_BHWK if self.dtype is None else images_BHWK.astype(self.dtype)
         x = _conv(self._scaled(64), 7, 2, self.dtype, "conv1")(x)
         x = relu(self.norm(name="bn1")(x, mask_B, train))
@@ -62,10 +59,7 @@ class ResNet(nn.Module):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = self._block(stage, stride, f"layer{stage + 1}_{block}")(x, mask_B, train)
-        features_BD = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
-        if self.normed_head:
-            return heads.Normed(self.num_classes, name="linear")(features_BD)
-        return heads.Linear(self.num_classes, heads.pytorch_uniform, name="linear")(features_BD)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
 
     def _block(self, stage: int, stride: int, name: str) -> nn.Module:
         shape = self.architecture

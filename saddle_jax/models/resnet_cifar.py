@@ -20,19 +20,17 @@ BLOCKS_PER_STAGE = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "
 
 
 class ResNet(nn.Module):
-    """Images to logits."""
+    """Images to features."""
 
     blocks: int  # in each of the three stages
-    num_classes: int
     width: float
-    normed_head: bool
     dtype: jnp.dtype | None  # of the layers' arithmetic; None is that of the images
     remat: bool  # compute blocks again in the backward pass instead of keeping what is inside them
     norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
-        """Return logits (B, C) for normalised images; masked rows enter no statistics."""
+        """Return features (B, D) for normalised images; masked rows enter no statistics."""
         x = images_BHWK if self.dtype is None else images_BHWK.astype(self.dtype)
         filters = [max(1, round(self.width * size)) for size in (16, 32, 64)]
         x = _conv(filters[0], 1, self.dtype, "conv1")(x)
@@ -43,9 +41,7 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"layer{stage + 1}_{block}"
                 x = kind(size, stride, self.dtype, self.norm, name=name)(x, mask_B, train)
-        features_BD = x.mean((1, 2)).astype(jnp.promote_types(x.dtype, jnp.float32))
-        head = heads.Normed if self.normed_head else heads.Linear
-        return head(self.num_classes, name="linear")(features_BD)
+        return x.mean((1, 2)).astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 class Block(nn.Module):

@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 from saddle_jax import config as config_lib
 from saddle_jax import devices
 from saddle_jax.data.images import Batch
+from saddle_jax.data.order import steps_per_epoch
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import Preempted
 from saddle_jax.losses import make_loss
-from saddle_jax.methods.base import make_plain
+from saddle_jax.methods.choose import make_method
 from saddle_jax.schedules import make_schedules
 from saddle_jax.spectra import classwise, escape, plan, record, results
 from saddle_jax.spectra.chunks import chunks_of, sound_positions
@@ -48,10 +49,10 @@ class Spectrometer:
         with_sam = config.copy_and_resolve_references()
         with_sam.sam.enabled = True
         with_sam.model.dtype = "float32"  # the layers compute in spectra.dtype
-        self._steps_per_epoch = -(-len(splits.train.labels) // config.batch_size)
+        self._steps_per_epoch = steps_per_epoch(len(splits.train.labels), config.batch_size, config.data.drop_last)
         self._schedules = make_schedules(with_sam, splits.stats, self._steps_per_epoch)
         image_shape = splits.train.images.shape[1:]
-        self._method = make_plain(with_sam, splits.stats, image_shape, devices.AXIS)
+        self._method = make_method(with_sam, splits.stats, image_shape, devices.AXIS, self._schedules)
         self._on_cpu = jax.default_backend() == "cpu"
         parts = devices.num_devices()
         self._chunk_size = plan.chunk_size(config.spectra, image_shape, parts, on_cpu=self._on_cpu)

@@ -16,7 +16,7 @@ from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.data.sources import Splits
 from saddle_jax.faults import fault_point
-from saddle_jax.train.program import Layout, Program, augmentation_of
+from saddle_jax.train.program import Layout, Program
 from saddle_jax.train.runtime import memory_limit
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import StepMetrics
@@ -38,7 +38,7 @@ class Feed:
     def __init__(self, configs: Sequence[ConfigDict], splits: Sequence[Splits], program: Program):
         config = configs[0]
         self._program, self._splits = program, splits
-        self._orders = [_order(config, split) for config, split in zip(configs, splits, strict=True)]
+        self._orders = [_orders(*run, program) for run in zip(configs, splits, strict=True)]
         own_images = any(split is not splits[0] for split in splits)
         self.pipeline = pipeline_of(config, splits if own_images else splits[:1])
         is_resident = self.pipeline == "resident"
@@ -62,7 +62,10 @@ class Feed:
         There are two lengths, the longest and 1, so that nothing more has to be compiled.
         """
         images = {id(split): self._host_images(split) for split in self._splits}
-        batches = [self._batches(order, images[id(split)], start, total) for order, split in self._runs()]
+        batches = [
+            zip(*[self._batches(order, images[id(split)], start, total) for order in orders], strict=True)
+            for orders, split in zip(self._orders, self._splits, strict=True)
+        ]
         step = start
         while step < total:
             fits = step + self._length <= total and not any(map(is_event, range(step + 1, step + self._length)))
@@ -75,9 +78,6 @@ class Feed:
     def lower(self, state: TrainState, segment: Segment) -> jax.stages.Lowered:
         """Return a segment's function before its compilation."""
         return self._program.train_steps(self._layout).lower(state, self._data, segment.inputs)
-
-    def _runs(self) -> Iterator[tuple[Order, Splits]]:
-        return zip(self._orders, self._splits, strict=True)
 
     def _host_images(self, split: Splits) -> Any:
         """Return a set's images as the pipeline takes them: one copy, however many runs read it."""
@@ -130,12 +130,20 @@ def steps_at_once(config: ConfigDict, steps_per_epoch: int) -> int:
     return int(config.steps_at_once) or (1 if jax.default_backend() == "cpu" else steps_per_epoch)
 
 
-def _order(config: ConfigDict, splits: Splits) -> Order:
-    return Order(
-        seed=config.seed,
-        labels_N=splits.train.labels,
-        batch_size=config.batch_size,
-        num_devices=devices.num_devices(),
-        augmentation=augmentation_of(config, splits),
-        class_share_C=splits.stats.sampling_C(config.data.sampling, config.loss.effective_beta),
-    )
+def _orders(config: ConfigDict, splits: Splits, program: Program) -> list[Order]:
+    """Return an order for each view of a run."""
+    streams = [(number, stream) for number, stream in enumerate(program.streams) for _ in stream.augmentations]
+    return [
+        Order(
+            seed=config.seed,
+            labels_N=splits.train.labels,
+            batch_size=config.batch_size,
+            num_devices=devices.num_devices(),
+            class_share_C=stream.class_share_C,
+            augmentation=augmentation,
+            drop_last=config.data.drop_last,
+            stream=number,
+            view=view,
+        )
+        for view, ((number, stream), augmentation) in enumerate(zip(streams, program.views, strict=True))
+    ]

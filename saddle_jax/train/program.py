@@ -14,10 +14,11 @@ from saddle_jax import devices
 from saddle_jax.data import augmentation, resident
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
-from saddle_jax.data.order import Slots
+from saddle_jax.data.order import Slots, steps_per_epoch
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError
-from saddle_jax.methods.base import make_plain
+from saddle_jax.methods.base import Stream
+from saddle_jax.methods.choose import make_method
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import Schedules, make_schedules
 from saddle_jax.train.gradient import pass_like
@@ -43,10 +44,13 @@ class Layout(NamedTuple):
 class Program(NamedTuple):
     """Runs that differ in nothing but seed and images can share one, and its compilation.
 
-    `data` is a `Resident`, or () where images come with every batch; inputs are slots or batches, on the devices.
+    `data` is a `Resident`, or () where images come with every batch; inputs are slots or batches, on the devices: of a
+    training step a tuple, one for each view.
     """
 
     schedules: Schedules
+    streams: tuple[Stream, ...]  # of images that a step takes
+    views: tuple[Augmentation, ...]  # of all streams in order: how each is augmented
     init: Callable[[int], TrainState]  # seed -> state
     # layout -> the mapped function (state, data, inputs) -> state, metrics; donates the state
     train_steps: Callable[[Layout], Callable[[TrainState, Any, Any], tuple[TrainState, StepMetrics]]]
@@ -62,7 +66,8 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     """
     schedules = _check(config, splits)
     devices.set_precision(config.precision)
-    method = make_plain(config, splits.stats, splits.train.images.shape[1:], devices.AXIS)
+    method = make_method(config, splits.stats, splits.train.images.shape[1:], devices.AXIS, schedules)
+    views = _views(config, splits, method.streams)
     tx = make_optimizer(config, schedules, aux_like=pass_like(method), axis_name=devices.AXIS)
     init = jax.jit(lambda key: init_state(method, tx, key))
     step = make_train_step(
@@ -75,14 +80,15 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         logged={"lr": schedules.lr, "rho": schedules.rho},
     )
     evaluate = make_eval_step(method)
-    augmented = augmentation_of(config, splits)
 
-    def filled_step(state: TrainState, data: resident.Resident, slots: Slots) -> tuple[TrainState, StepMetrics]:
-        return step(state, resident.batch(data, slots, augmented))
+    def filled_step(
+        state: TrainState, data: resident.Resident, slots_of_views: tuple[Slots, ...]
+    ) -> tuple[TrainState, StepMetrics]:
+        return step(state, tuple(map(functools.partial(resident.batch, data), slots_of_views, views)))
 
     @functools.cache
     def train_steps(layout: Layout):
-        one = filled_step if layout.resident else lambda state, _, batch: step(state, batch)
+        one = filled_step if layout.resident else lambda state, _, views: step(state, views)
         if layout.runs > 1:
             one = jax.vmap(one, in_axes=(0, 0 if layout.own_images else None, 0))
 
@@ -98,15 +104,24 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
 
         return devices.map_step(one, num_replicated=3, gather=True)
 
-    return Program(schedules, lambda seed: init(jax.random.key(seed)), train_steps, eval_step)
+    return Program(schedules, method.streams, views, lambda seed: init(jax.random.key(seed)), train_steps, eval_step)
 
 
-def augmentation_of(config: ConfigDict, splits: Splits) -> Augmentation:
-    """Return the augmentation of the training images."""
+def _views(config: ConfigDict, splits: Splits, streams: tuple[Stream, ...]) -> tuple[Augmentation, ...]:
+    """Return how the views of all streams are augmented.
+
+    Raises:
+      ConfigError: an augmentation is not for these images.
+    """
     images = splits.train.images
-    return augmentation.make(
-        config.data, config.data.augmentation, images.shape[1:], encoded=isinstance(images, Encoded)
+    names = [name for stream in streams for name in stream.augmentations]
+    views = tuple(
+        augmentation.make(config.data, name, images.shape[1:], encoded=isinstance(images, Encoded)) for name in names
     )
+    problems = [problem for view in dict.fromkeys(views) if (problem := augmentation.problem_of(view))]
+    if problems:
+        raise ConfigError(problems)
+    return views
 
 
 def _check(config: ConfigDict, splits: Splits) -> Schedules:
@@ -124,11 +139,6 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
         )
     if len(config.data.mean) != channels:
         problems.append(f"data.mean and data.std: found {len(config.data.mean)} channels, the images have {channels}")
-    if config.data.augmentation in augmentation.OF_COLOUR and channels != 3:
-        problems.append(
-            f"data.augmentation={config.data.augmentation!r} changes colours; the images have {channels} channels. "
-            "Fix: --config.data.augmentation=crop_flip"
-        )
     bounds, num_classes = config.eval.rank_bounds, splits.stats.num_classes
     if bounds and bounds[-1] > num_classes:
         problems.append(f"eval.rank_bounds: found {bounds}, but there are {num_classes} classes")
@@ -138,7 +148,8 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
         elif config.data.pipeline == "tfdata":
             problems.append("data.pipeline='tfdata' needs TensorFlow. Fix: --config.data.pipeline=numpy")
     try:
-        schedules = make_schedules(config, splits.stats, -(-len(splits.train.labels) // config.batch_size))
+        steps = steps_per_epoch(len(splits.train.labels), config.batch_size, config.data.drop_last)
+        schedules = make_schedules(config, splits.stats, steps)
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error
     if problems:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from saddle_jax.data.images import Batch
-from saddle_jax.methods.base import ASCENT, DESCENT, Method, Variables
+from saddle_jax.methods.base import ASCENT, DESCENT, Context, Method, Variables
 from saddle_jax.optim.sam import find_sam_state
 from saddle_jax.schedules import Schedule
 from saddle_jax.train.gradient import Pass, make_gradient
@@ -54,8 +54,8 @@ def make_train_step(
     micro_batches: int = 1,
     axis_name: str | None = None,
     logged: Mapping[str, Schedule] | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """Return the per-device training step.
+) -> Callable[[TrainState, tuple[Batch, ...]], tuple[TrainState, StepMetrics]]:
+    """Return the per-device training step, of a batch for every view of the method's streams.
 
     Args:
       class_weights: step -> (C,).
@@ -69,14 +69,18 @@ def make_train_step(
     was before it, but for a negative count of steps.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        gradient = make_gradient(method, batch, class_weights(state.step), axis_name, micro_batches)
+    def step(state: TrainState, views: tuple[Batch, ...]) -> tuple[TrainState, StepMetrics]:
         start = Variables(state.params, state.batch_stats, state.method_state)
-        grads, first = gradient(start, ASCENT)
+        inputs = jax.lax.stop_gradient(method.prepare(start, views, state.step))
+        gradient = make_gradient(method, inputs, axis_name, micro_batches)
+        has_sam = find_sam_state(state.opt_state) is not None
+        context = Context(state.step, ASCENT if has_sam else DESCENT, class_weights(state.step))
+        grads, first = gradient(start, context)
         second_start = start._replace(batch_stats=first.batch_stats) if batch_stats_policy == "both" else start
 
         def grad_fn(params, class_weights_C=None) -> tuple[Any, Pass]:
-            grads, second = gradient(second_start._replace(params=params), DESCENT, class_weights_C)
+            descent = context._replace(pass_name=DESCENT, extra_weights_C=class_weights_C)
+            grads, second = gradient(second_start._replace(params=params), descent)
             return grads, second._replace(metrics={})
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params, grad_fn=grad_fn)
@@ -84,7 +88,7 @@ def make_train_step(
         last = first if sam_state is None else sam_state.aux
         params = optax.apply_updates(state.params, updates)
         batch_stats = {"first": first, "frozen": start}.get(batch_stats_policy, last).batch_stats
-        method_state = method.after_update(Variables(params, batch_stats, last.method_state))
+        method_state = method.after_update(Variables(params, batch_stats, state.method_state), inputs)
         new = TrainState(state.step + 1, params, batch_stats, opt_state, method_state)
 
         update_norm = optax.tree.norm(updates)

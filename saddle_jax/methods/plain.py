@@ -1,0 +1,71 @@
+"""The plain method: one network, one loss, one view of each image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from saddle_jax.data.images import Batch
+from saddle_jax.longtail import ClassStats
+from saddle_jax.losses import make_loss, weighted_sums
+from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise
+from saddle_jax.models.networks import make_network
+from saddle_jax.schedules import Schedules
+
+
+def make(
+    config: ConfigDict,
+    stats: ClassStats,
+    image_shape: tuple[int, ...],
+    axis_name: str | None,
+    schedules: Schedules | None = None,
+) -> Method:
+    """Return the method that trains one network with one loss.
+
+    Args:
+      image_shape: (height, width, channels).
+      axis_name: axis of the devices that the steps will be mapped over; None for none.
+      schedules: not needed here.
+    """
+    del schedules
+    model = make_network(config.model, stats.num_classes, axis_name)
+    loss_fn = make_loss(config.loss, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
+    normalise = make_normalise(config.data)
+    share_C = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
+
+    def init(key: jax.Array) -> Variables:
+        variables = model.init(key, jnp.zeros((1, *image_shape)), jnp.ones(1, bool), train=False)
+        return Variables(variables["params"], variables["batch_stats"], ())
+
+    def loss(variables: Variables, batch: Batch, context: Context) -> LossOutput:
+        logits_BC, updated = model.apply(
+            {"params": variables.params, "batch_stats": variables.batch_stats},
+            normalise(batch.images),
+            batch.mask,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        losses_B = loss_fn(logits_BC, batch.labels)
+        weights = context.class_weights_C, context.extra_weights_C
+        numerator, denominator = weighted_sums(losses_B, batch.labels, batch.mask, *weights)
+        correct_B = (jnp.argmax(logits_BC, axis=1) == batch.labels) & batch.mask
+        metrics = {"accuracy": jnp.sum(correct_B)}
+        return LossOutput(numerator, denominator, updated["batch_stats"], jnp.sum(batch.mask), metrics)
+
+    def predict(params: Any, batch_stats: Any, batch: Batch, *, train: bool = False) -> jax.Array:
+        variables = {"params": params, "batch_stats": batch_stats}
+        images = normalise(batch.images)
+        logits_BC, _ = model.apply(variables, images, batch.mask, train=train, mutable=["batch_stats"])
+        return logits_BC
+
+    return Method(
+        streams=(Stream(share_C, (config.data.augmentation,)),),
+        init=init,
+        prepare=lambda _variables, views, _step: views[0],
+        loss=loss,
+        after_update=lambda variables, _inputs: variables.method_state,
+        predict=predict,
+    )
