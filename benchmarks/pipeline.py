@@ -31,7 +31,7 @@ from saddle_jax.data.order import Order, slots_at
 
 DISTINCT, WIDTH, HEIGHT = 128, 500, 375
 SMALL_TIMES = 200  # so many batches more of small images: else tf.data's start would be most of their time
-DECODING = Decoding(size=224, resize=256, color_jitter=0.4, max_bad_fraction=0.0)
+DECODING = Decoding(size=224, resize=256, max_bad_fraction=0.0)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     config.data.test_list = ""  # image_list: likewise
     config.data.train_split = "train"  # tfds: any split expression, e.g. train[:80%]
     config.data.test_split = "test"  # tfds: likewise
-    config.data.validation_split = ""  # tfds with random_resized_crop: likewise; chooses the best epoch; "" is none
+    config.data.validation_split = ""  # encoded tfds: likewise; chooses the best epoch; "" is none
     config.data.image_size = 0  # tfds, image_list: pixels a side of what the network sees; 0 leaves a tfds set as it is
     config.data.profile = "exp"  # exp | step | as_is: how class sizes fall from the first class to the last
     config.data.ratio = 100.0  # n_max / n_min, largest class over smallest ("imbalance factor", "rho" in papers)
@@ -43,14 +43,19 @@ def get_config() -> ConfigDict:
     config.data.sampling = "instance"  # instance | balanced | effective: how often a class is drawn
     config.data.pipeline = "auto"  # auto | resident (images stay on the devices) | tfdata | numpy
     # auto is resident where all images fit into a quarter of a device's memory, else tf.data where it is installed
-    config.data.augmentation = "crop_flip"  # crop_flip (sets in memory) | random_resized_crop (image_list, tfds as
-    # array_record: images stay encoded until a batch asks for them)
-    config.data.color_jitter = 0.0  # random_resized_crop: brightness, contrast, saturation times 1 - this to 1 + this
-    config.data.eval_resize = 0  # random_resized_crop: evaluation's pixels of the shorter side, before the centre crop
+    config.data.augmentation = "crop_flip"  # crop_flip | autoaugment (crop_flip, CIFAR AutoAugment, Cutout of 16) |
+    # randaugment (the usual crop, mirror and jitter, then 2 operations at magnitude 10) | simclr (resized crop of 0.2
+    # to 1, colours, grey, blur) | random_resized_crop. The first two are for sets in memory, the last one for encoded
+    # images: image_list, and tfds as array_record, whose images stay encoded until a batch asks for them (of tfds with
+    # randaugment or simclr: where eval_resize is set)
+    config.data.color_jitter = 0.0  # encoded images, but with simclr: brightness, contrast, saturation times 1 - this
+    # to 1 + this
+    config.data.eval_resize = 0  # encoded images: evaluation's pixels of the shorter side, before the centre crop
     config.data.max_bad_fraction = 0.0  # of the training images that may be undecodable: masked; 0 stops at the first
     config.data.check_decode = False  # --mode check decodes every image of an image_list or array_record
     config.data.drop_last = False  # leave out an epoch's last batch where it is incomplete
-    config.data.crop_padding = 4  # pixels of zero padding on each side before the random crop; 0 is no crop
+    config.data.crop_padding = 4  # sets in memory, but with simclr: pixels of zero padding on each side before the
+    # random crop; 0 is no crop
     config.data.flip = True  # mirror half of the training images left to right
     config.data.mean = (0.5,)  # per channel, in units of 255; subtracted inside the step
     config.data.std = (0.5,)  # per channel, in units of 255; divided by inside the step

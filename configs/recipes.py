@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.config import Options, parse_argument, rescale_to_percent
 from saddle_jax.errors import ConfigError
+from saddle_jax.field_values import images_stay_encoded
 
 LOSSES = {
     "ce": {"name": "ce"},
@@ -89,7 +90,8 @@ def shrink(config: ConfigDict) -> None:
     config.data.ratio = min(config.data.ratio, 100.0)
     config.duration = "60 steps"
     config.batch_size = 32
-    if config.data.source == "image_list":
+    data = config.data
+    if images_stay_encoded(data.source, data.augmentation, data.eval_resize):
         # A large set, as it is; the digits as they are would be balanced.
         config.data.profile = "exp" if config.data.profile == "as_is" else config.data.profile
         config.data.pipeline, config.data.validation_split = "auto", ""

@@ -13,7 +13,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.source": ("digits", "arrays", "image_list", "tfds"),
     "data.profile": ("exp", "step", "as_is"),
     "data.sampling": ("instance", "balanced", "effective"),
-    "data.augmentation": ("crop_flip", "random_resized_crop"),
+    "data.augmentation": ("crop_flip", "autoaugment", "randaugment", "simclr", "random_resized_crop"),
     "data.pipeline": ("auto", "resident", "tfdata", "numpy"),
     "model.name": (
         *("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "wide_resnet32"),
@@ -96,6 +96,15 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 _DURATIONS = ("duration", "eval.every", "checkpoint_every", "log_every", "loss.drw_start", "spectra.every")
 KNOTS = {"optim.lr_knots": "learning rate", "sam.rho_knots": "rho"}
+
+
+def images_stay_encoded(source: str, augmentation: str, eval_resize: int) -> bool:
+    """Return whether images stay encoded until a batch asks for them; otherwise they are an array in memory.
+
+    Of tensorflow-datasets both is possible: with randaugment and simclr, `eval_resize` tells.
+    """
+    either = augmentation in ("randaugment", "simclr") and eval_resize > 0
+    return source == "image_list" or (source == "tfds" and (augmentation == "random_resized_crop" or either))
 
 
 def field_problems(flat: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from saddle_jax.config import Duration, flatten, parse_duration
-from saddle_jax.field_values import KNOTS, field_problems, value_problems
+from saddle_jax.field_values import KNOTS, field_problems, images_stay_encoded, value_problems
 
 
 def problems_of(config: ConfigDict, default: ConfigDict) -> list[str]:
@@ -114,19 +114,25 @@ def _paco_problems(flat: dict[str, Any]) -> Iterator[str]:
 def _image_problems(flat: dict[str, Any]) -> Iterator[str]:
     """Yield what does not fit together among the fields that say how images come in: whole in memory, or encoded."""
     source, augmentation = flat["data.source"], flat["data.augmentation"]
-    encoded = augmentation == "random_resized_crop"
-    if encoded and source not in ("image_list", "tfds"):
+    encoded = images_stay_encoded(source, augmentation, flat["data.eval_resize"])
+    if augmentation == "random_resized_crop" and not encoded:
         yield (
             f"data.augmentation='random_resized_crop' needs images that are files or records (data.source is "
             f"{source!r}). Fix: --config.data.augmentation=crop_flip"
         )
         return
-    if source == "image_list" and not encoded:
-        yield "data.source='image_list' needs --config.data.augmentation=random_resized_crop (found 'crop_flip')"
+    if source == "image_list" and augmentation in ("crop_flip", "autoaugment"):
+        yield (
+            f"data.source='image_list' needs --config.data.augmentation=random_resized_crop, randaugment or simclr "
+            f"(found {augmentation!r}, which is for images of one size)"
+        )
         return
-    unused = ["data.crop_padding"] if encoded else ["data.color_jitter", "data.eval_resize", "data.max_bad_fraction"]
-    if not encoded:
-        unused += ["data.validation_split", "data.check_decode"]
+    unused = [] if encoded else ["data.eval_resize", "data.max_bad_fraction", "data.validation_split"]
+    unused += [] if encoded else ["data.check_decode"]
+    if encoded or augmentation == "simclr":
+        unused.append("data.crop_padding")
+    if not encoded or augmentation == "simclr":
+        unused.append("data.color_jitter")
     if source not in ("image_list", "tfds"):
         unused.append("data.image_size")
     if source != "image_list":

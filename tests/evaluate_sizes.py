@@ -27,7 +27,7 @@ for size in map(int, sys.argv[1:]):
         for pipeline in ("resident", "numpy")
     ]
     slots = Slots(np.arange(size), np.ones(size, bool), np.zeros((size, 3), np.int32))
-    whole = make_batch(*test, slots=slots, padding=0)
+    whole = make_batch(*test, slots=slots, augmented=None)
     logits = np.asarray(plain.predict(state.params, state.batch_stats, whole))
     in_top = [label in np.argsort(-row)[:5] for row, label in zip(logits, test.labels, strict=True)]
     expected = (test.labels, logits.argmax(1), np.array(in_top))

@@ -9,10 +9,12 @@ from jpeg_folder import augmented, centred, crop_of, jittered, photograph
 from PIL import Image
 
 from saddle_jax.data import decoding, streaming
+from saddle_jax.data.augmentation import DRAW_LIMIT, Augmentation
 from saddle_jax.data.encoded import Decoding, ImageFiles
-from saddle_jax.data.order import DRAW_LIMIT, Order, Slots, evaluation_slots, slots_at
+from saddle_jax.data.order import Order, Slots, evaluation_slots, slots_at
 from saddle_jax.errors import DataError
 
+CROP = Augmentation("random_resized_crop", (64, 64, 3), encoded=True)
 SIZES = ((250, 188), (188, 250), (64, 64), (30, 21), (500, 150), (57, 211))
 
 
@@ -26,7 +28,7 @@ def write(root, files, **changes):
     """Write {name: bytes} and return them as images."""
     for name, content in files.items():
         (root / name).write_bytes(content)
-    settings = Decoding(size=64, resize=73, color_jitter=0.0, max_bad_fraction=0.0)._replace(**changes)
+    settings = Decoding(size=64, resize=73, max_bad_fraction=0.0)._replace(**changes)
     return ImageFiles(str(root), np.array([name.encode() for name in files]), settings)
 
 
@@ -50,7 +52,7 @@ def photographs(tmp_path_factory):
 
 
 def test_the_evaluation_sees_what_pillow_shows(photographs):
-    load = decoding.make_loader(photographs, train=False)
+    load = decoding.make_loader(photographs, None)
     for position in range(len(photographs)):
         found = load(np.int32(position), True, np.zeros(3, np.int32)).numpy()
         with Image.open(photographs.name(position)) as image:
@@ -58,7 +60,7 @@ def test_the_evaluation_sees_what_pillow_shows(photographs):
 
 
 def test_training_sees_what_pillow_shows_for_the_same_draws(photographs):
-    load = decoding.make_loader(photographs, train=True)
+    load = decoding.make_loader(photographs, CROP)
     for position in range(len(photographs)):
         with Image.open(photographs.name(position)) as image:
             for draws in draws_of(12, position):
@@ -77,10 +79,12 @@ def test_colours_change_to_the_level_as_pillow_changes_them():
 
 def test_a_batch_goes_through_every_part_of_the_augmentation(photographs):
     """Crop, mirror and colours together: colours stretch the level by which the crop may differ."""
-    images = ImageFiles(photographs.root, photographs.paths_N, photographs.decoding._replace(color_jitter=0.4))
+    images = photographs
     draws = draws_of(len(images), 7)
     slots = Slots(np.arange(len(images), dtype=np.int32), np.ones(len(images), bool), draws)
-    (batch,) = streaming.batches(images, np.arange(len(images)), [slots], train=True)
+    (batch,) = streaming.batches(
+        images, np.arange(len(images)), [slots], train=True, augmented=CROP._replace(color_jitter=0.4)
+    )
     assert batch.images.shape == (len(images), 64, 64, 3)
     assert batch.labels.tolist() == list(range(len(images)))
     for position, found in enumerate(batch.images):
@@ -107,7 +111,7 @@ def test_crops_have_torchvisions_distribution(height, width):
                 return top, torch.randint(0, width - w + 1, (1,), generator=generator).item(), h, w
         return crop_of(np.full(27, 1.0), height, width)  # what is done when no attempt fits draws nothing
 
-    order = Order(1, np.zeros(3000, np.int32), 3000, 1, 0, True, augmentation="random_resized_crop")
+    order = Order(1, np.zeros(3000, np.int32), 3000, 1, CROP)
     ours = decoding_crops(slots_at(order, 0).draws_BR, height, width)
     theirs = np.array([torchvisions() for _ in range(3000)])
     for power in (1, 2):
@@ -122,7 +126,7 @@ def test_crops_have_torchvisions_distribution(height, width):
 
 def decoding_crops(draws_BR, height, width):
     def crop(uniform_R):
-        window = decoding._random_crop(tf.constant([height, width]), uniform_R, 64)
+        window = decoding._random_crop(tf.constant([height, width]), uniform_R, 64, CROP.area)
         return tf.concat([window.corner, window.extent], 0)
 
     all_crops = tf.function(lambda uniform_BR: tf.map_fn(crop, uniform_BR, fn_output_signature=tf.int32))
@@ -130,13 +134,13 @@ def decoding_crops(draws_BR, height, width):
 
 
 def test_the_mirror_the_colours_and_their_order_are_drawn_evenly():
-    order = Order(1, np.zeros(6000, np.int32), 6000, 1, 0, True, augmentation="random_resized_crop")
+    order = Order(1, np.zeros(6000, np.int32), 6000, 1, CROP)
     uniform = slots_at(order, 0).draws_BR / DRAW_LIMIT
     assert uniform.min() >= 0 and uniform.max() < 1
     np.testing.assert_allclose(uniform.mean(0), 0.5, atol=5 * np.sqrt(1 / 12 / 6000))
     np.testing.assert_allclose(np.bincount((uniform[:, 26] * 6).astype(int)) / 6000, 1 / 6, atol=0.03)
     assert np.abs(np.corrcoef(uniform.T) - np.eye(27)).max() < 0.07
-    still = Order(1, np.zeros(60, np.int32), 60, 1, 0, False, augmentation="random_resized_crop")
+    still = Order(1, np.zeros(60, np.int32), 60, 1, CROP._replace(flip=False))
     assert not slots_at(still, 0).draws_BR[:, 22].any()
 
 
@@ -198,8 +202,12 @@ BAD = {"5.jpg": TRUNCATED[: len(TRUNCATED) * 2 // 3], "11.jpg": b"", "17.jpg": b
 
 def training(images, start, stop):
     labels = np.arange(len(images), dtype=np.int32) % 3
-    order = Order(2, labels, 8, 2, 0, True, augmentation="random_resized_crop")
-    return list(streaming.batches(images, labels, (slots_at(order, step) for step in range(start, stop)), train=True))
+    order = Order(2, labels, 8, 2, CROP)
+    return list(
+        streaming.batches(
+            images, labels, (slots_at(order, step) for step in range(start, stop)), train=True, augmented=CROP
+        )
+    )
 
 
 def test_a_bad_training_image_is_named_and_stops_by_default(tmp_path):
@@ -275,13 +283,13 @@ def test_slots_of_any_length_and_an_early_end(tmp_path):
     """A process that holds some of the devices takes its rows; a stream may be left at any batch."""
     images = bad_folder(tmp_path, {})
     labels = np.arange(20, dtype=np.int32)
-    order = Order(2, labels, 8, 4, 0, True, augmentation="random_resized_crop")
+    order = Order(2, labels, 8, 4, CROP)
     whole = [slots_at(order, step) for step in range(6)]
     parts = [Slots(*(x[2:4] for x in slots)) for slots in whole]
-    expected = list(streaming.batches(images, labels, whole, train=True))
-    stream = streaming.batches(images, labels, iter(parts), train=True)
+    expected = list(streaming.batches(images, labels, whole, train=True, augmented=CROP))
+    stream = streaming.batches(images, labels, iter(parts), train=True, augmented=CROP)
     for full, _ in zip(expected, range(3), strict=False):
         for a, b in zip(full, next(stream), strict=True):
             assert a[2:4].tobytes() == b.tobytes()
     stream.close()
-    assert list(streaming.batches(images, labels, [], train=True)) == []
+    assert list(streaming.batches(images, labels, [], train=True, augmented=CROP)) == []

@@ -8,6 +8,7 @@ from conftest import ROOT  # noqa: F401 (its devices)
 
 from configs import default
 from saddle_jax import devices
+from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Order, Slots, deal, slots_at
 from saddle_jax.longtail import ClassStats
@@ -54,7 +55,7 @@ def build(config, axis_name):
 def batch_of(ids, num_devices):
     positions, mask = deal(0, len(ids), 32, num_devices)
     ids = np.asarray(ids, np.int32)[positions]
-    return make_batch(IMAGES, LABELS, Slots(ids * mask, mask, np.zeros((32, 3), np.int32)), padding=0)
+    return make_batch(IMAGES, LABELS, Slots(ids * mask, mask, np.zeros((32, 3), np.int32)), None)
 
 
 def batches(num_devices):
@@ -192,7 +193,7 @@ def test_evaluation_counts_every_image_once_on_eight_devices():
         counted = 0
         for index in range(-(-total // 32)):
             positions, mask = deal(index, total, 32, 8)
-            batch = make_batch(IMAGES, LABELS, Slots(positions, mask, np.zeros((32, 3), np.int32)), 0)
+            batch = make_batch(IMAGES, LABELS, Slots(positions, mask, np.zeros((32, 3), np.int32)), None)
             output = jax.device_get(mapped(state.params, state.batch_stats, devices.split(batch)))
             assert output.predictions.reshape(-1).shape == (32,)
             counted += int(mask.sum())
@@ -208,7 +209,7 @@ def test_padding_is_dealt_evenly():
 
 
 def test_slots_are_the_same_images_on_any_number_of_devices():
-    orders = [Order(3, LABELS, 32, n, crop_padding=1, flip=True) for n in (1, 2, 8)]
+    orders = [Order(3, LABELS, 32, n, Augmentation("crop_flip", IMAGES.shape[1:], crop_padding=1)) for n in (1, 2, 8)]
     for step in range(7):
         seen = [
             sorted(zip(s.ids_B[s.mask_B], map(tuple, s.draws_BR[s.mask_B]), strict=True))

@@ -10,6 +10,7 @@ from small_runs import small_config, train
 from configs import cifar10_lt
 from saddle_jax import devices, seeds
 from saddle_jax.data import feeder, pipeline, resident, sources
+from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.errors import ConfigError, NonFiniteError
 from saddle_jax.train import checkpoint, loop, metrics, run
@@ -44,12 +45,13 @@ def assert_close(found, expected, rtol):
 def test_all_pipelines_make_the_same_batches_byte_for_byte(shape, padding, flip):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (83, *shape), np.uint8)
-    order = Order(3, random.integers(0, 5, 83), 16, 4, padding, flip)
+    augmented = Augmentation("crop_flip", shape, crop_padding=padding, flip=flip)
+    order = Order(3, random.integers(0, 5, 83), 16, 4, augmented)
     data = resident.put(images, order.labels_N)
-    cut = jax.jit(lambda slots: resident.batch(data, slots, padding))
+    cut = jax.jit(lambda slots: resident.batch(data, slots, augmented))
     slots = [slots_at(order, step) for step in range(4, 20)]  # over epoch ends and padded last batches
-    numpy_batches = list(feeder.training_batches(images, order.labels_N, slots, padding))
-    tf_batches = list(pipeline.training_batches(images, order.labels_N, slots, padding))
+    numpy_batches = list(feeder.training_batches(images, order.labels_N, slots, augmented))
+    tf_batches = list(pipeline.training_batches(images, order.labels_N, slots, augmented))
     assert {int(batch.mask.sum()) for batch in numpy_batches} == {16, 3}
     for step, expected, from_tf in zip(range(4, 20), numpy_batches, tf_batches, strict=True):
         for found in (from_tf, jax.device_get(cut(slots_at(order, step)))):

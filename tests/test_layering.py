@@ -14,7 +14,9 @@ ORDER = [
     *("configs.methods.glmc_cifar", "configs.methods.glmc_imagenet_lt", "configs.methods.glmc_inat18"),
     *("configs.methods.paco_cifar100", "configs.methods.paco_imagenet_lt", "configs.methods.paco_inat18"),
     *("flag_checks", "command_line"),
-    *("data.order", "data.encoded", "data.images", "data.decoding", "data.streaming", "data.pipeline"),
+    *("data.backends", "data.photometry", "data.geometry", "data.operations", "data.policies", "data.augmentation"),
+    *("data.order", "data.encoded", "data.images", "data.tensors"),
+    *("data.decoding", "data.streaming", "data.pipeline"),
     *("data.feeder", "data.resident", "data.class_map", "data.image_list", "data.tfds_source", "data.tfds_records"),
     "data.to_array_record",
     *("data.sources", "data.inspection"),
@@ -33,7 +35,15 @@ ORDER = [
         "spectra.record",
         "spectra.spectrometer",
     ),
-    *("report.runs", "report.rows", "report.tables", "report.curves", "report.confusion", "report.plots"),
+    *(
+        "report.runs",
+        "report.rows",
+        "report.tables",
+        "report.curves",
+        "report.confusion",
+        "report.plots",
+        "report.views",
+    ),
     *("report.spectra", "report.page", "report.provenance", "report.content", "report.curvature", "report.program"),
     *("pytorch.pickles", "pytorch.archive", "pytorch.class_map", "pytorch.names", "pytorch.program"),
     *("observer", "seeds", "programs", "demo"),
@@ -70,14 +80,14 @@ def test_imports_point_downwards(name, path):
 
 
 def test_each_library_has_its_place():
-    encoded = {"data.decoding", "data.streaming", "data.pipeline"}
+    encoded = {"data.tensors", "data.decoding", "data.streaming", "data.pipeline"}
     assert users_of("tensorflow", "tensorflow_datasets") == {
         *encoded, "data.tfds_source", "data.to_array_record", "train.metrics",
     }  # fmt: skip
     assert users_of("orbax") == {"train.checkpoint"}
     assert users_of("clu") == {"train.metrics", "programs"}
     assert not users_of("pickle", "torch")  # files of strangers run no code here
-    assert users_of("matplotlib") == {"report.plots", "report.spectra"}
+    assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
 
 
 def test_what_runs_before_jax_does_not_import_it():

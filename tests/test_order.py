@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from saddle_jax.data import feeder, pipeline
-from saddle_jax.data.images import crop_and_flip
+from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.geometry import crop_and_flip
 from saddle_jax.data.order import Order, epoch_draws, epoch_ids, slots_at
 from saddle_jax.longtail import ClassStats
 
 COUNTS = np.array([60, 25, 9, 3])
 LABELS = np.repeat(np.arange(4), COUNTS).astype(np.int32)
 IMAGES = np.random.default_rng(0).integers(0, 256, (len(LABELS), 7, 6, 3), np.uint8)
+CROP = Augmentation("crop_flip", IMAGES.shape[1:], crop_padding=2)
 
 
 def order_of(seed=0, **settings):
-    return Order(
-        **{"batch_size": 16, "num_devices": 1, "crop_padding": 2, "flip": True, **settings}, seed=seed, labels_N=LABELS
-    )
+    return Order(**{"batch_size": 16, "num_devices": 1, "augmentation": CROP, **settings}, seed=seed, labels_N=LABELS)
 
 
 def slots_of(order, start, stop):
@@ -53,7 +53,7 @@ def test_draws_cover_their_range():
     draws = np.concatenate([epoch_draws(order_of(), epoch) for epoch in range(50)])
     assert set(draws[:, 0]) == set(draws[:, 1]) == set(range(5))
     assert draws[:, 2].mean() == pytest.approx(0.5, abs=0.03)
-    assert epoch_draws(order_of(flip=False), 0)[:, 2].sum() == 0
+    assert epoch_draws(order_of(augmentation=CROP._replace(flip=False)), 0)[:, 2].sum() == 0
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "effective"])
@@ -84,9 +84,9 @@ def test_crop_and_flip_known_answer():
 def test_tf_data_delivers_the_same_bytes_as_numpy(num_devices):
     order = order_of(3, num_devices=num_devices)
     numpy_batches = list(
-        feeder.training_batches(IMAGES, LABELS, slots_of(order, 4, 23), 2)
+        feeder.training_batches(IMAGES, LABELS, slots_of(order, 4, 23), CROP)
     )  # over epoch ends and padded last batches
-    tf_batches = list(pipeline.training_batches(IMAGES, LABELS, slots_of(order, 4, 23), 2))
+    tf_batches = list(pipeline.training_batches(IMAGES, LABELS, slots_of(order, 4, 23), CROP))
     assert len(numpy_batches) == len(tf_batches) == 19
     for ours, theirs in zip(numpy_batches, tf_batches, strict=True):
         for name in ours._fields:
@@ -97,7 +97,7 @@ def test_tf_data_delivers_the_same_bytes_as_numpy(num_devices):
 
 def test_a_batch_is_what_its_draws_say():
     order = order_of(2)
-    batch = next(feeder.training_batches(IMAGES, LABELS, slots_of(order, 6, 7), 2))
+    batch = next(feeder.training_batches(IMAGES, LABELS, slots_of(order, 6, 7), CROP))
     assert batch.images.dtype == np.uint8
     assert not batch.images[~batch.mask].any()
     for slot in np.flatnonzero(batch.mask):

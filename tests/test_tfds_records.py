@@ -10,6 +10,7 @@ from conftest import ROOT
 from jpeg_folder import BY_SIZE, COUNTS, list_config, write_folder
 
 from saddle_jax.data import feeder, inspection, sources, streaming, to_array_record
+from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.order import Order, evaluation_slots, slots_at
 from saddle_jax.errors import DataError
 
@@ -68,10 +69,11 @@ def batches(part, train):
     """Return a part's images in one batch, in their order; augmented or as evaluated."""
     count = len(part.labels)
     slots = next(evaluation_slots(count, count, 1))
-    if train:
-        order = Order(3, part.labels, count, 1, 0, True, augmentation="random_resized_crop")
-        slots = slots._replace(draws_BR=slots_at(order, 0).draws_BR)
-    return next(streaming.batches(part.images, part.labels, [slots], train=train))
+    if not train:
+        return next(streaming.batches(part.images, part.labels, [slots], train=False))
+    crop = Augmentation("random_resized_crop", part.images.shape[1:], encoded=True)
+    slots = slots._replace(draws_BR=slots_at(Order(3, part.labels, count, 1, crop), 0).draws_BR)
+    return next(streaming.batches(part.images, part.labels, [slots], train=True, augmented=crop))
 
 
 def test_records_are_the_images_and_classes_of_their_list(prepared, cache, capsys):

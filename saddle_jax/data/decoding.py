@@ -13,11 +13,20 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from saddle_jax.data import tensors
+from saddle_jax.data.augmentation import (
+    ATTEMPTS,
+    DRAW_LIMIT,
+    JITTER,
+    JITTER_ORDER,
+    MIRROR,
+    POSITION,
+    Augmentation,
+    apply_stages,
+)
 from saddle_jax.data.encoded import Encoded
-from saddle_jax.data.order import ATTEMPTS, DRAW_LIMIT, JITTER, JITTER_ORDER, MIRROR, POSITION
+from saddle_jax.data.policies import ASPECT
 
-_AREA = (0.08, 1.0)  # of the image
-_ASPECT = (3 / 4, 4 / 3)  # width over height
 _NEIGHBOURS = 2  # pixels around a part of a JPEG from which the colours at its edge are interpolated
 _LUMA = (19595, 38470, 7471)  # Pillow's, in units of 2^-16
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
@@ -32,29 +41,32 @@ class _Window(NamedTuple):
     shift: Any  # (2,) float32
 
 
-def make_loader(images: Encoded, *, train: bool) -> Callable[[Any, Any, Any], Any]:
+def make_loader(images: Encoded, augmented: Augmentation | None) -> Callable[[Any, Any, Any], Any]:
     """Return (position, mask, draws_R) -> (S, S, 3) uint8; zeros where the mask is False, which reads nothing.
 
     It raises a subclass of `tf.errors.OpError` for an image that can't be read or decoded.
 
     Args:
-      train: augment by the draws, in place of the evaluation's resize and centre crop.
+      augmented: what the draws do; None is the evaluation's resize and centre crop.
     """
     read, decoding = _reader(images), images.decoding
     size = decoding.size
 
-    def augmented(position: Any, draws_R: Any) -> Any:
-        uniform_R = tf.cast(draws_R, tf.float64) / DRAW_LIMIT
-        pixels = _cut(read(position), size, lambda extent: _random_crop(extent, uniform_R, size))
+    def augment(augmented: Augmentation, position: Any, draws_R: Any) -> Any:
+        uniform_R = tf.cast(draws_R[: augmented.crop_columns], tf.float64) / DRAW_LIMIT
+        pixels = _cut(read(position), size, lambda extent: _random_crop(extent, uniform_R, size, augmented.area))
         pixels = tf.cond(uniform_R[MIRROR] < 0.5, lambda: pixels, lambda: pixels[:, ::-1])
-        return jitter(pixels, uniform_R, decoding.color_jitter) if decoding.color_jitter else pixels
+        pixels = tf.ensure_shape(pixels, (size, size, 3))
+        if augmented.color_jitter:
+            pixels = jitter(pixels, uniform_R, augmented.color_jitter)
+        return apply_stages(augmented, pixels[None], draws_R[None], tensors.ONE_IMAGE)[0]
 
     def plain(position: Any) -> Any:
         return _cut(read(position), size, lambda extent: _centre(extent, size, decoding.resize))
 
     def load(position: Any, mask: Any, draws_R: Any) -> Any:
         with tf.device("CPU"):
-            image = (lambda: augmented(position, draws_R)) if train else (lambda: plain(position))
+            image = (lambda: plain(position)) if augmented is None else (lambda: augment(augmented, position, draws_R))
             return tf.ensure_shape(tf.cond(mask, image, lambda: tf.zeros((size, size, 3), tf.uint8)), (size, size, 3))
 
     return tf.function(load, input_signature=_signature(), autograph=False)
@@ -122,12 +134,16 @@ def _cut(content: Any, size: int, choose: Callable[[Any], _Window]) -> Any:
     return tf.cast(tf.round(tf.clip_by_value(resampled[0], 0.0, 255.0)), tf.uint8)
 
 
-def _random_crop(extent: Any, uniform_R: Any, size: int) -> _Window:
-    """Return RandomResizedCrop's window: the first of ten attempts that fits, else the largest centred one."""
+def _random_crop(extent: Any, uniform_R: Any, size: int, part: tuple[float, float]) -> _Window:
+    """Return RandomResizedCrop's window: the first of ten attempts that fits, else the largest centred one.
+
+    Args:
+      part: of the image that it covers, from and to.
+    """
     height, width = extent[0], extent[1]
     area, aspect = tf.unstack(tf.reshape(uniform_R[ATTEMPTS], (-1, 2)), axis=1)
-    target = tf.cast(height * width, tf.float64) * (_AREA[0] + area * (_AREA[1] - _AREA[0]))
-    low, high = map(math.log, _ASPECT)
+    target = tf.cast(height * width, tf.float64) * (part[0] + area * (part[1] - part[0]))
+    low, high = map(math.log, ASPECT)
     ratio = tf.exp(low + aspect * (high - low))
     sides = tf.cast(tf.round(tf.sqrt(tf.stack([target / ratio, target * ratio], axis=1))), tf.int32)
     fits = tf.reduce_all((sides > 0) & (sides <= extent), axis=1)
@@ -135,9 +151,9 @@ def _random_crop(extent: Any, uniform_R: Any, size: int) -> _Window:
     corner = tf.cast(uniform_R[POSITION] * tf.cast(extent - first + 1, tf.float64), tf.int32)
 
     in_ratio = tf.cast(width, tf.float64) / tf.cast(height, tf.float64)
-    tall = tf.stack([tf.cast(tf.round(tf.cast(width, tf.float64) / _ASPECT[0]), tf.int32), width])
-    wide = tf.stack([height, tf.cast(tf.round(tf.cast(height, tf.float64) * _ASPECT[1]), tf.int32)])
-    largest = tf.where(in_ratio < _ASPECT[0], tall, tf.where(in_ratio > _ASPECT[1], wide, extent))
+    tall = tf.stack([tf.cast(tf.round(tf.cast(width, tf.float64) / ASPECT[0]), tf.int32), width])
+    wide = tf.stack([height, tf.cast(tf.round(tf.cast(height, tf.float64) * ASPECT[1]), tf.int32)])
+    largest = tf.where(in_ratio < ASPECT[0], tall, tf.where(in_ratio > ASPECT[1], wide, extent))
     found = tf.reduce_any(fits)
     corner, sides = tf.where(found, corner, (extent - largest) // 2), tf.where(found, first, largest)
     return _Window(corner, sides, size / tf.cast(sides, tf.float32), tf.zeros(2))

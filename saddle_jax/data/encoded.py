@@ -18,7 +18,6 @@ class Decoding(NamedTuple):
 
     size: int  # S, pixels a side
     resize: int  # evaluation: pixels of the shorter side, of which the centre is cut
-    color_jitter: float  # training: brightness, contrast and saturation are multiplied by 1 - this to 1 + this
     max_bad_fraction: float  # training: part of the images that may be bad; their slots are masked
 
 

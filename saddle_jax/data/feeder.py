@@ -6,17 +6,18 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.images import Batch, make_batch
 from saddle_jax.data.order import Slots, evaluation_slots
 
 
 def training_batches(
-    images_NHWK: np.ndarray, labels_N: np.ndarray, slots: Iterable[Slots], padding: int
+    images_NHWK: np.ndarray, labels_N: np.ndarray, slots: Iterable[Slots], augmentation: Augmentation
 ) -> Iterator[Batch]:
     """Yield the batches that `slots` describe."""
     for one in slots:
-        yield make_batch(images_NHWK, labels_N, one, padding)
+        yield make_batch(images_NHWK, labels_N, one, augmentation)
 
 
 def evaluation_batches(
@@ -37,7 +38,7 @@ def plain_batches(
     if isinstance(images, Encoded):
         from saddle_jax.data import streaming
 
-        yield from streaming.batches(images, labels_N, slots, train=train, plain=True)
+        yield from streaming.batches(images, labels_N, slots, train=train)
         return
     for one in slots:
-        yield make_batch(images, labels_N, one, padding=0)
+        yield make_batch(images, labels_N, one, None)

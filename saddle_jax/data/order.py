@@ -12,13 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_ORDER, _AUGMENTATION = 0, 1  # keys of independent random streams
+from saddle_jax.data import augmentation
+from saddle_jax.data.augmentation import Augmentation
 
-# Columns of the random numbers of "random_resized_crop": ten attempts at (area, aspect), where the crop lies, whether
-# to mirror, brightness, contrast and saturation, and in which order these act. Each is uniform in [0, DRAW_LIMIT).
-ATTEMPTS, POSITION, MIRROR, JITTER, JITTER_ORDER = slice(0, 20), slice(20, 22), 22, slice(23, 26), 26
-DRAW_LIMIT = 2**31
-_COLUMNS = {"crop_flip": 3, "random_resized_crop": 27}
+_ORDER, _AUGMENTATION = 0, 1  # keys of independent random streams
 
 
 class Slots(NamedTuple):
@@ -26,7 +23,7 @@ class Slots(NamedTuple):
 
     ids_B: np.ndarray  # int32, position in the training list; 0 in a padded slot
     mask_B: np.ndarray  # bool, False in a padded slot
-    draws_BR: np.ndarray  # int32; crop_flip: rows and columns to move the crop by, and whether to mirror
+    draws_BR: np.ndarray  # int32; what they mean is `augmentation`'s
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,10 +34,8 @@ class Order:
     labels_N: np.ndarray
     batch_size: int
     num_devices: int
-    crop_padding: int
-    flip: bool
+    augmentation: Augmentation
     class_share_C: np.ndarray | None = None  # None: each image once an epoch; else drawn with replacement
-    augmentation: str = "crop_flip"  # crop_flip | random_resized_crop: what the random numbers are for
     drop_last: bool = False  # an epoch's last batch if it is incomplete
     stream: int = 0  # orders of one stream go through the same images
     view: int = 0  # number of the augmented copy: views share images, not draws
@@ -107,13 +102,4 @@ def epoch_ids(order: Order, epoch: int) -> np.ndarray:
 def epoch_draws(order: Order, epoch: int) -> np.ndarray:
     """Return the augmentation of every position of an epoch; an image that is drawn twice is augmented twice."""
     generator = np.random.default_rng([order.seed, _AUGMENTATION, epoch, order.view])
-    shape = (len(order.labels_N), _COLUMNS[order.augmentation])
-    if order.augmentation == "random_resized_crop":  # what they mean depends on each image's size
-        draws_NR = generator.integers(0, DRAW_LIMIT, size=shape, dtype=np.int32)
-        draws_NR[:, MIRROR] *= order.flip
-        return draws_NR
-    draws_NR = np.zeros(shape, np.int32)
-    draws_NR[:, :2] = generator.integers(0, 2 * order.crop_padding + 1, size=(len(draws_NR), 2))
-    flips_N = generator.integers(0, 2, size=len(draws_NR))
-    draws_NR[:, 2] = flips_N * order.flip
-    return draws_NR
+    return augmentation.draw(order.augmentation, generator, len(order.labels_N))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from saddle_jax.data import streaming
+from saddle_jax.data import augmentation, streaming, tensors
+from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Slots
@@ -24,18 +25,19 @@ def as_tensor(images: Any) -> Any:
         return tf.convert_to_tensor(images)
 
 
-def training_batches(images: Any, labels_N: np.ndarray, slots: Iterable[Slots], padding: int) -> Iterator[Batch]:
+def training_batches(
+    images: Any, labels_N: np.ndarray, slots: Iterable[Slots], augmented: Augmentation
+) -> Iterator[Batch]:
     """Yield the batches that `slots`, all of one length, describe; of an array byte for byte the NumPy feeder's.
 
     Args:
       images: an array, what `as_tensor` made of it, or encoded images.
-      padding: zero pixels around an array's images before they are cropped.
 
     Raises:
       DataError: an encoded image can't be read or decoded.
     """
     if isinstance(images, Encoded):
-        yield from streaming.batches(images, labels_N, slots, train=True)
+        yield from streaming.batches(images, labels_N, slots, train=True, augmented=augmented)
         return
     slots = iter(slots)
     first = next(slots, None)
@@ -47,12 +49,8 @@ def training_batches(images: Any, labels_N: np.ndarray, slots: Iterable[Slots], 
 
     def load(ids_B, mask_B, draws_BR) -> Batch:
         images_BHWK = tf.gather(images, ids_B) * tf.cast(mask_B, tf.uint8)[:, None, None, None]
-        padded = tf.pad(images_BHWK, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-        columns = tf.range(width)
-        columns_BW = draws_BR[:, 1:2] + tf.where(draws_BR[:, 2:] == 1, columns[::-1], columns)
-        moved = tf.gather(padded, draws_BR[:, :1] + tf.range(height), axis=1, batch_dims=1)
-        moved = tf.gather(moved, columns_BW, axis=2, batch_dims=1)
-        return Batch(moved, tf.gather(labels, ids_B) * tf.cast(mask_B, tf.int32), mask_B, ids_B, draws_BR)
+        changed = augmentation.apply(augmented, images_BHWK, draws_BR, tensors.BATCH)
+        return Batch(changed, tf.gather(labels, ids_B) * tf.cast(mask_B, tf.int32), mask_B, ids_B, draws_BR)
 
     with tf.device("CPU"):
         labels = tf.constant(labels_N, tf.int32)

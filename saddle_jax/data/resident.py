@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from saddle_jax import devices
+from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.backends import traced
 from saddle_jax.data.images import Batch, make_batch
 from saddle_jax.data.order import Slots
 
@@ -25,6 +27,7 @@ def put(images_NHWK: np.ndarray, labels_N: np.ndarray) -> Resident:
     return devices.replicate(Resident(images_NHWK, labels_N.astype(np.int32)))
 
 
-def batch(resident: Resident, slots: Slots, padding: int) -> Batch:
-    """Return, inside a jitted step, the batch that `slots` describes: the pixels that every other pipeline makes."""
-    return make_batch(resident.images, resident.labels, slots, padding, jnp)
+def batch(resident: Resident, slots: Slots, augmentation: Augmentation | None) -> Batch:
+    """Return, inside a jitted step, the batch that `slots` describe: the pixels that every other pipeline makes."""
+    backend = traced(jnp, jax.lax.cond if jax.default_backend() == "cpu" else None)
+    return make_batch(resident.images, resident.labels, slots, augmentation, backend)

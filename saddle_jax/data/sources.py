@@ -18,6 +18,7 @@ from saddle_jax import longtail
 from saddle_jax.data import class_map, image_list
 from saddle_jax.data.encoded import Decoding, Encoded, ImageFiles
 from saddle_jax.errors import DataError
+from saddle_jax.field_values import images_stay_encoded
 
 _DIGITS_TEST_PER_CLASS = 60
 _MAX_CLASSES = 1_000_000
@@ -193,7 +194,7 @@ def _load_image_list(data: ConfigDict) -> _Source:
 
 
 def _decoding(data: ConfigDict) -> Decoding:
-    return Decoding(data.image_size, data.eval_resize, data.color_jitter, data.max_bad_fraction)
+    return Decoding(data.image_size, data.eval_resize, data.max_bad_fraction)
 
 
 def _by_size(
@@ -214,7 +215,7 @@ def _by_size(
 
 
 def _load_tfds(data: ConfigDict) -> _Source:
-    if data.augmentation == "random_resized_crop":
+    if images_stay_encoded(data.source, data.augmentation, data.eval_resize):
         return _load_records(data)
     from saddle_jax.data import tfds_source
 

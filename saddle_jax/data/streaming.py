@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.decoding import make_loader, make_probe
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.images import Batch
@@ -28,19 +29,24 @@ _BAD = tf.errors.InvalidArgumentError  # what decoders raise; all other errors t
 
 
 def batches(
-    images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool, plain: bool = False
+    images: Encoded,
+    labels_N: np.ndarray,
+    slots: Iterable[Slots],
+    *,
+    train: bool,
+    augmented: Augmentation | None = None,
 ) -> Iterator[Batch]:
     """Yield the batch of each slots, all of one length.
 
     Args:
-      train: augment by the draws; bad images up to the fraction of `images.decoding` are masked. Otherwise the
-        evaluation's transform, and any bad image is an error: masked, it would change what is measured.
-      plain: training images by the evaluation's transform.
+      train: bad images up to the fraction of `images.decoding` are masked. Otherwise any bad image is an error: masked,
+        it would change what is measured.
+      augmented: how the draws change the images; None is the evaluation's transform.
 
     Raises:
       DataError: images can't be read or decoded.
     """
-    return _Stream(images, labels_N, slots, train=train, plain=plain).batches()
+    return _Stream(images, labels_N, slots, train=train, augmented=augmented).batches()
 
 
 def reason_of(error: tf.errors.OpError) -> str:
@@ -75,9 +81,17 @@ def _failure(function: Callable[..., Any], *arguments: Any) -> str:
 class _Stream:
     """Slots on their way through tf.data, which is started again where an image is found to be bad."""
 
-    def __init__(self, images: Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool, plain: bool):
+    def __init__(
+        self,
+        images: Encoded,
+        labels_N: np.ndarray,
+        slots: Iterable[Slots],
+        *,
+        train: bool,
+        augmented: Augmentation | None,
+    ):
         self._images, self._labels_N, self._slots = images, labels_N, iter(slots)
-        self._load = make_loader(images, train=train and not plain)
+        self._load = make_loader(images, augmented)
         self._probe = make_probe(images, whole=False)
         self._fraction = images.decoding.max_bad_fraction if train else 0.0
         self._allowed = images.may_be_bad if train else 0

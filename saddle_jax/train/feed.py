@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from saddle_jax import devices
 from saddle_jax.data import feeder, resident
+from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.data.sources import Splits
 from saddle_jax.faults import fault_point
-from saddle_jax.methods.base import Stream
 from saddle_jax.train.program import Layout, Program
 from saddle_jax.train.runtime import memory_limit
 from saddle_jax.train.state import TrainState
@@ -38,7 +38,7 @@ class Feed:
     def __init__(self, configs: Sequence[ConfigDict], splits: Sequence[Splits], program: Program):
         config = configs[0]
         self._program, self._splits = program, splits
-        self._orders = [_orders(*run, program.streams) for run in zip(configs, splits, strict=True)]
+        self._orders = [_orders(*run, program) for run in zip(configs, splits, strict=True)]
         own_images = any(split is not splits[0] for split in splits)
         self.pipeline = pipeline_of(config, splits if own_images else splits[:1])
         is_resident = self.pipeline == "resident"
@@ -94,8 +94,8 @@ class Feed:
         if self.pipeline == "tfdata":
             from saddle_jax.data import pipeline
 
-            return pipeline.training_batches(images, order.labels_N, slots, order.crop_padding)
-        return feeder.training_batches(images, order.labels_N, slots, order.crop_padding)
+            return pipeline.training_batches(images, order.labels_N, slots, order.augmentation)
+        return feeder.training_batches(images, order.labels_N, slots, order.augmentation)
 
     def _arrange(self, inputs: list[list[Any]]) -> Any:
         """Return (D, [steps,] [runs,] B / D, ...) from a batch for every step and run."""
@@ -114,7 +114,7 @@ def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
     """
     if config.data.pipeline != "auto":
         return config.data.pipeline
-    if config.data.augmentation == "random_resized_crop":
+    if isinstance(splits[0].train.images, Encoded):
         return "tfdata"
     images = [part.images.nbytes for split in splits for part in (split.train, split.validation, split.test) if part]
     if config.steps_at_once > 1 or sum(images) <= _RESIDENT_SHARE * memory_limit():
@@ -130,22 +130,20 @@ def steps_at_once(config: ConfigDict, steps_per_epoch: int) -> int:
     return int(config.steps_at_once) or (1 if jax.default_backend() == "cpu" else steps_per_epoch)
 
 
-def _orders(config: ConfigDict, splits: Splits, streams: Sequence[Stream]) -> list[Order]:
+def _orders(config: ConfigDict, splits: Splits, program: Program) -> list[Order]:
     """Return an order for each view of a run."""
-    views = [(number, stream, name) for number, stream in enumerate(streams) for name in stream.augmentations]
+    streams = [(number, stream) for number, stream in enumerate(program.streams) for _ in stream.augmentations]
     return [
         Order(
             seed=config.seed,
             labels_N=splits.train.labels,
             batch_size=config.batch_size,
             num_devices=devices.num_devices(),
-            crop_padding=config.data.crop_padding,
-            flip=config.data.flip,
             class_share_C=stream.class_share_C,
-            augmentation=name,
+            augmentation=augmentation,
             drop_last=config.data.drop_last,
             stream=number,
             view=view,
         )
-        for view, (number, stream, name) in enumerate(views)
+        for view, ((number, stream), augmentation) in enumerate(zip(streams, program.views, strict=True))
     ]

@@ -11,7 +11,8 @@ import jax
 from ml_collections import ConfigDict
 
 from saddle_jax import devices
-from saddle_jax.data import resident
+from saddle_jax.data import augmentation, resident
+from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.order import Slots, steps_per_epoch
 from saddle_jax.data.sources import Splits
@@ -49,6 +50,7 @@ class Program(NamedTuple):
 
     schedules: Schedules
     streams: tuple[Stream, ...]  # of images that a step takes
+    views: tuple[Augmentation, ...]  # of all streams in order: how each is augmented
     init: Callable[[int], TrainState]  # seed -> state
     # layout -> the mapped function (state, data, inputs) -> state, metrics; donates the state
     train_steps: Callable[[Layout], Callable[[TrainState, Any, Any], tuple[TrainState, StepMetrics]]]
@@ -65,6 +67,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     schedules = _check(config, splits)
     devices.set_precision(config.precision)
     method = make_method(config, splits.stats, splits.train.images.shape[1:], devices.AXIS, schedules)
+    views = _views(config, splits, method.streams)
     tx = make_optimizer(config, schedules, aux_like=pass_like(method), axis_name=devices.AXIS)
     init = jax.jit(lambda key: init_state(method, tx, key))
     step = make_train_step(
@@ -77,12 +80,11 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         logged={"lr": schedules.lr, "rho": schedules.rho},
     )
     evaluate = make_eval_step(method)
-    padding = config.data.crop_padding
 
     def filled_step(
-        state: TrainState, data: resident.Resident, views: tuple[Slots, ...]
+        state: TrainState, data: resident.Resident, slots_of_views: tuple[Slots, ...]
     ) -> tuple[TrainState, StepMetrics]:
-        return step(state, tuple(resident.batch(data, slots, padding) for slots in views))
+        return step(state, tuple(map(functools.partial(resident.batch, data), slots_of_views, views)))
 
     @functools.cache
     def train_steps(layout: Layout):
@@ -98,11 +100,28 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     @functools.cache
     def eval_step(from_resident: bool):
         def one(params: Any, batch_stats: Any, data: Any, inputs: Any) -> EvalOutput:
-            return evaluate(params, batch_stats, resident.batch(data, inputs, 0) if from_resident else inputs)
+            return evaluate(params, batch_stats, resident.batch(data, inputs, None) if from_resident else inputs)
 
         return devices.map_step(one, num_replicated=3, gather=True)
 
-    return Program(schedules, method.streams, lambda seed: init(jax.random.key(seed)), train_steps, eval_step)
+    return Program(schedules, method.streams, views, lambda seed: init(jax.random.key(seed)), train_steps, eval_step)
+
+
+def _views(config: ConfigDict, splits: Splits, streams: tuple[Stream, ...]) -> tuple[Augmentation, ...]:
+    """Return how the views of all streams are augmented.
+
+    Raises:
+      ConfigError: an augmentation is not for these images.
+    """
+    images = splits.train.images
+    names = [name for stream in streams for name in stream.augmentations]
+    views = tuple(
+        augmentation.make(config.data, name, images.shape[1:], encoded=isinstance(images, Encoded)) for name in names
+    )
+    problems = [problem for view in dict.fromkeys(views) if (problem := augmentation.problem_of(view))]
+    if problems:
+        raise ConfigError(problems)
+    return views
 
 
 def _check(config: ConfigDict, splits: Splits) -> Schedules:

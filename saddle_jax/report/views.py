@@ -1,0 +1,55 @@
+"""A sheet of training images as they are and as an augmentation shows them. Needs neither JAX nor TensorFlow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+_CELL = 0.9  # inches a side
+_LEFT, _TOP = 1.6, 0.75  # inches for the names of the rows and of the columns
+
+
+class View(NamedTuple):
+    """Some draws of one view."""
+
+    title: str
+    images_DNHWK: np.ndarray  # D draws of each of N images, uint8
+
+
+def draw(names: Sequence[str], images_NHWK: np.ndarray, views: Sequence[View]) -> bytes:
+    """Return a PNG: a row for each image, a column for the image itself and for every draw of every view.
+
+    Args:
+      names: what stands beside the rows.
+      images_NHWK: as the network sees them without augmentation.
+    """
+    groups = [View("image", images_NHWK[None]), *views]
+    columns = sum(len(view.images_DNHWK) for view in groups)
+    width, height = _LEFT + _CELL * (columns + 0.3 * len(views)), _TOP + _CELL * len(names)
+    figure = plt.figure(figsize=(width, height))
+    left = _LEFT
+    for view in groups:
+        span = _CELL * len(view.images_DNHWK)
+        figure.text(left / width, 1 - 0.5 * _TOP / height, view.title, va="bottom", fontsize=9)
+        for draw_number, images in enumerate(view.images_DNHWK):
+            for row, image in enumerate(images):
+                place = (left + _CELL * draw_number, height - _TOP - _CELL * (row + 1), 0.94 * _CELL, 0.94 * _CELL)
+                axes = figure.add_axes(tuple(np.array(place) / (width, height, width, height)))
+                axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
+                axes.set_axis_off()
+        left += span + 0.3 * _CELL
+    for row, name in enumerate(names):
+        middle = height - _TOP - _CELL * (row + 0.5)
+        figure.text((_LEFT - 0.1) / width, middle / height, name, ha="right", va="center", fontsize=8)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130, facecolor="white")
+    plt.close(figure)
+    return content.getvalue()
