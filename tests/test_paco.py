@@ -173,21 +173,6 @@ def test_padding_counts_nothing(x64):
     np.testing.assert_array_equal(after.labels_K[:32], np.where(full[1].mask, full[1].labels, -1))
 
 
-def test_one_device_equals_eight(x64):
-    _, single, state = build(config_of(), None)
-    _, mapped, other = build(config_of(), devices.AXIS)
-    single, mapped = jax.jit(single), devices.map_step(mapped, 1)
-    for one, eight in zip(steps_of(1), steps_of(8), strict=True):
-        state, expected = single(state, one)
-        other, found = mapped(other, devices.split(eight))
-        assert_close(found, expected, 1e-10)
-        assert_close(other, state, 1e-10)
-        np.testing.assert_array_equal(other.method_state.labels_K, state.method_state.labels_K)
-    assert expected.finite
-    assert int(state.method_state.pointer) == 0  # four batches of 32 through 64 rows
-    assert float(expected.loss) == pytest.approx(float(expected.method["class_loss"] + expected.method["contrast"]))
-
-
 def test_keys_are_encoded_on_other_devices_and_come_back_in_order():
     _, batch = views_of(np.arange(32), 8)
     images = batch.images.copy()
@@ -258,35 +243,6 @@ def test_the_key_encoder_follows_the_published_sequence(x64):
         query = paco.of_key_encoder(state.params)
     moved = jax.tree.map(lambda k, q: float(jnp.abs(k - q).max()), state.method_state.key_params, query)
     assert max(jax.tree.leaves(moved)) > 1e-4
-
-
-def test_rho_zero_trains_as_sgd_bit_for_bit(x64):
-    results = []
-    for changes in ({"sam__rho_knots": ((0, 0.0),)}, {"sam__enabled": False}):
-        _, step, state = build(config_of(**changes), None)
-        step = jax.jit(step)
-        for views in steps_of(1):
-            state, _ = step(state, views)
-        results.append((state.params, state.method_state))
-    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_losses_of_groups_of_classes_add_up(x64):
-    method, _, state = build(config_of(), None)
-    variables = variables_of(state)
-
-    @jax.jit
-    def sums(weights_C):
-        inputs = method.prepare(variables, steps_of(1)[1], 0)
-        output = method.loss(variables, inputs, context_at(weights_C))
-        return output.numerator, output.denominator
-
-    head_C = jnp.asarray([1.0, 1, 0, 0, 0])
-    (head, weight), (tail, _), (whole, _) = (sums(weights_C) for weights_C in (head_C, 1 - head_C, jnp.ones(5)))
-    np.testing.assert_allclose(head + tail, whole, rtol=1e-13)
-    assert min(head, tail) > 0
-    assert weight == 21
 
 
 def test_without_images_it_is_the_cross_entropy_of_the_logits_with_the_prior(x64):

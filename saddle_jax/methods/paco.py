@@ -210,10 +210,11 @@ def make(
 
         labels_N = devices.gather_rows(jnp.where(key.mask, key.labels, _EMPTY), axis_name)
         if len(labels_N) == len(key.labels):
-            return Inputs(query, encode(key.images, key.mask), labels_N)
-        of_step = jax.random.fold_in(jax.random.wrap_key_data(state.shuffle_key), step)
-        keys_ND = shuffled(encode, key, jax.random.permutation(of_step, len(labels_N)), axis_name)
-        return Inputs(query, keys_ND, labels_N)
+            keys_ND = encode(key.images, key.mask)
+        else:
+            of_step = jax.random.fold_in(jax.random.wrap_key_data(state.shuffle_key), step)
+            keys_ND = shuffled(encode, key, jax.random.permutation(of_step, len(labels_N)), axis_name)
+        return Inputs(query, jnp.where((labels_N == _EMPTY)[:, None], 0, keys_ND), labels_N)
 
     def loss(variables: Variables, inputs: Inputs, context: Context) -> LossOutput:
         batch, state = inputs.query, variables.method_state
