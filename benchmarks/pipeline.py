@@ -1,4 +1,4 @@
-"""How many images a second a processor core reads, decodes and augments at 224 pixels, for training and evaluation.
+"""How many images a second a processor core reads, decodes and augments: of JPEGs at 224 pixels, of arrays at 32.
 
     python benchmarks/pipeline.py
 
@@ -11,12 +11,14 @@ benchmarks/results/pipeline-cpu.json.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
+import jax
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -25,13 +27,17 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from measure import RESULTS, in_turns, write  # noqa: E402 (needs the path above)
 
-from saddle_jax.data import feeder, pipeline
+from saddle_jax.data import feeder, pipeline, resident
+from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.encoded import Decoding, ImageFiles
-from saddle_jax.data.order import Order, slots_at
+from saddle_jax.data.images import Batch
+from saddle_jax.data.order import Order, Slots, slots_at
 
 DISTINCT, WIDTH, HEIGHT = 128, 500, 375
-SMALL_TIMES = 200  # so many batches more of small images: else tf.data's start would be most of their time
+# So many batches more of small images: else tf.data's start would be most of their time.
+SMALL_TIMES = {"crop_flip": 200, "autoaugment": 20, "randaugment": 20, "simclr": 20}
 DECODING = Decoding(size=224, resize=256, max_bad_fraction=0.0)
+CROP = Augmentation("random_resized_crop", (224, 224, 3), encoded=True, mean=(124, 116, 104))
 
 
 def main() -> None:
@@ -73,27 +79,50 @@ def write_photographs(folder: pathlib.Path) -> tuple[np.ndarray, float]:
 def cases(folder: str, paths: np.ndarray, batches: int) -> dict[str, Callable[[], int]]:
     """Return what is measured: each goes through so many batches and returns how many images these were."""
     files = ImageFiles(folder, paths, DECODING)
-    without = ImageFiles(folder, paths, DECODING._replace(color_jitter=0.0))
     labels = np.zeros(DISTINCT, np.int32)
-    crops = Order(0, labels, DISTINCT, 1, 0, True, augmentation="random_resized_crop")
     array = np.random.default_rng(0).integers(0, 256, (DISTINCT, 32, 32, 3), np.uint8)
-    small = Order(0, labels, DISTINCT, 1, 4, True)
 
     def case(
-        make: Callable[..., object], images: object, order: Order, *more: int, times: int = 1
+        make: Callable[..., Iterable[Batch]], images: object, view: Augmentation | None, times: int = 1
     ) -> Callable[[], int]:
+        order = Order(0, labels, DISTINCT, 1, view or CROP)
+
         def run() -> int:
             slots = (slots_at(order, step) for step in range(times * batches))
-            return DISTINCT * sum(1 for _ in make(images, labels, slots, *more))
+            return DISTINCT * sum(1 for _ in make(images, labels, slots, view))
 
         return run
 
-    return {
-        "train: crop, mirror, colours": case(pipeline.training_batches, files, crops, 0),
-        "train: crop, mirror": case(pipeline.training_batches, without, crops, 0),
-        "evaluation: resize, centre": case(feeder.plain_batches, files, crops),
-        "32 x 32 in memory: crop, mirror": case(pipeline.training_batches, array, small, 4, times=SMALL_TIMES),
+    def evaluated(images: object, labels: np.ndarray, slots: Iterable[Slots], _: None) -> Iterable[Batch]:
+        return feeder.plain_batches(images, labels, slots)
+
+    found = {
+        "train: crop, mirror, colours": case(pipeline.training_batches, files, CROP._replace(color_jitter=0.4)),
+        "train: crop, mirror": case(pipeline.training_batches, files, CROP),
+        "train: randaugment": case(
+            pipeline.training_batches, files, CROP._replace(name="randaugment", color_jitter=0.4)
+        ),
+        "train: simclr": case(pipeline.training_batches, files, CROP._replace(name="simclr")),
+        "evaluation: resize, centre": case(evaluated, files, None),
     }
+    makers = {"tf.data": pipeline.training_batches, "numpy": feeder.training_batches, "jitted": jitted}
+    for name, times in SMALL_TIMES.items():
+        view = Augmentation(name, (32, 32, 3), crop_padding=4, mean=(124, 116, 104))
+        for kind, make in makers.items():
+            found[f"32 x 32 in memory: {name}, {kind}"] = case(make, array, view, times)
+    return found
+
+
+@functools.cache
+def _cut(view: Augmentation) -> Callable[..., Batch]:
+    return jax.jit(lambda data, slots: resident.batch(data, slots, view))
+
+
+def jitted(images: np.ndarray, labels: np.ndarray, slots: Iterable[Slots], view: Augmentation) -> Iterator[Batch]:
+    """Yield the batches that a step cuts out of images on the device."""
+    data = resident.put(images, labels)
+    for one in slots:
+        yield jax.block_until_ready(_cut(view)(data, one))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
          eval                evaluate a run's latest and best checkpoint (--checkpoint latest | best | STEP)
          spectra             measure the Hessian spectrum of each class's loss at a run's latest checkpoint (or
                              --checkpoint); with --compare RUN RUN ... draw what was measured side by side
-         check               build everything, print classes, counts, steps, sizes, run one step, write nothing
+         check               build everything, print classes, counts, steps, sizes, run one step, draw what
+                             training images look like (plots/views.png of the run), write nothing else
          report              read the run directories that --runs names (globs in quotes, comma-separated; a directory
                              of several seeds stands for its seed-*) and write report.html, report.md, table.csv
                              and table.tex into --workdir (default report/). Needs no JAX, and no --config

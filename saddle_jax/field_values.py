@@ -8,12 +8,14 @@ from typing import Any
 
 from saddle_jax.config import did_you_mean, parse_duration
 
+_AUGMENTATIONS = ("crop_flip", "autoaugment", "randaugment", "simclr", "random_resized_crop")
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("plain", "glmc", "paco"),
     "data.source": ("digits", "arrays", "image_list", "tfds"),
     "data.profile": ("exp", "step", "as_is"),
     "data.sampling": ("instance", "balanced", "effective"),
-    "data.augmentation": ("crop_flip", "autoaugment", "randaugment", "simclr", "random_resized_crop"),
+    "data.augmentation": _AUGMENTATIONS,
     "data.pipeline": ("auto", "resident", "tfdata", "numpy"),
     "model.name": (
         *("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "wide_resnet32"),
@@ -24,7 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.batch_norm": ("per_device", "synchronized"),
     "loss.name": ("ce", "focal", "ldam", "la", "cdt", "vs"),
     "loss.class_weights": ("none", "reweight", "drw"),
-    "paco.key_augmentation": ("crop_flip", "autoaugment", "randaugment", "simclr", "random_resized_crop"),
+    "paco.key_augmentation": _AUGMENTATIONS,
     "paco.queue_init": ("normalized", "published"),
     "optim.lr_interpolation": ("constant", "linear", "cosine"),
     "sam.rho_interpolation": ("constant", "linear", "cosine"),

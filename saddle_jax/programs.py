@@ -16,6 +16,7 @@ from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
 from saddle_jax.data import inspection, sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, tell
+from saddle_jax.files import write_atomically, writing
 from saddle_jax.observer import make_observer
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
@@ -172,7 +173,7 @@ def compare_spectra(command: Command) -> int:
 
 
 def check(command: Command) -> int:
-    """Build everything, print its sizes, run one step; write nothing."""
+    """Build everything, print its sizes, draw what the views look like, run one step; write nothing else."""
     from clu import parameter_overview
 
     config = command.config
@@ -182,6 +183,8 @@ def check(command: Command) -> int:
     for line in inspection.class_lines(splits):
         print(line)
     inspection.require_readable(splits, decode=config.data.check_decode)
+    if processes.is_first():
+        print(f"views  {_draw_views(config, splits, program, pathlib.Path(command.workdir))}", flush=True)
     state = program.init(config.seed)
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
@@ -196,10 +199,26 @@ def check(command: Command) -> int:
         print(f"memory a step needs about {used / 2**20:,.0f} MiB on each device, by the compiler's count")
     metrics = jax.device_get(feed.advance(states, segment)[1])
     loss, perturbed = np.mean(metrics.loss), np.mean(metrics.perturbed_loss)
-    print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; nothing was written")
+    print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; nothing of it was kept")
     if not np.all(metrics.finite):
         raise NonFiniteError("step 1: loss or update is not finite. Fix: a lower learning rate or rho")
     return 0
+
+
+def _draw_views(config: ConfigDict, splits: sources.Splits, program: Program, workdir: pathlib.Path) -> pathlib.Path:
+    """Draw some training images with every view of them, and return the file: plots/views.png of the run."""
+    from saddle_jax.report import views as pictures
+
+    samples = inspection.sample(splits, program.views, config.seed)
+    stats = splits.stats
+    names = [f"{stats.names[label]}\n{stats.counts_C[label]:,} images" for label in samples.labels_N]
+    titles = [f"view {number}: {view.name}" for number, view in enumerate(program.views, 1)]
+    drawn = list(map(pictures.View, titles, samples.views_VDNHWK))
+    path = workdir / "plots" / "views.png"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, pictures.draw(names, samples.images_NHWK, drawn))
+    return path
 
 
 def _restore_from_a_running_run(

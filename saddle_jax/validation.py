@@ -27,19 +27,28 @@ def problems_of(config: ConfigDict, default: ConfigDict) -> list[str]:
     return list(_cross_problems(flat))
 
 
-# What a method leaves no choice of, since it brings its own.
-_FIXED = {
-    "glmc": {"loss.name": "ce", "loss.class_weights": "none", "model.head": "linear", "data.sampling": "instance"}
+# What a method leaves no choice of, and why.
+_FIXED: dict[str, dict[str, tuple[Any, str]]] = {
+    "glmc": {
+        "loss.name": ("ce", "it mixes labels"),
+        "loss.class_weights": ("none", "glmc.label_weight_power weights its second classifier"),
+        "model.head": ("linear", "its heads are"),
+        "data.sampling": ("instance", "glmc.resample_power re-samples its second stream"),
+    },
+    "paco": {
+        "loss.name": ("ce", "its loss has a class part of its own"),
+        "loss.class_weights": ("none", "the prior stands in its logits"),
+        "model.head": ("linear", "its class head is"),
+        "micro_batches": (1, "every query is compared with the whole batch"),
+    },
 }
 
 
 def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
-    for field, value in _FIXED.get(flat["method"], {}).items():
+    method = flat["method"]
+    for field, (value, reason) in _FIXED.get(method, {}).items():
         if flat[field] != value:
-            yield (
-                f"{field}={flat[field]!r} has no meaning with method={flat['method']!r}, which brings its own. "
-                f"Fix: --config.{field}={value}"
-            )
+            yield f"{field}={flat[field]!r} has no place in method={method!r}: {reason}. Fix: --config.{field}={value}"
     if flat["spectra.loss"] == "ldam" and flat["model.head"] != "normed":
         yield f"spectra.loss='ldam' needs model.head='normed' (found {flat['model.head']!r}). Fix: another spectra.loss"
     if flat["spectra.logit_scale"] and flat["model.head"] != "normed":
@@ -54,7 +63,7 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
     if needed and not flat[needed]:
         yield f"data.source={flat['data.source']!r} needs {needed}. Fix: --config.{needed}=..."
     yield from _image_problems(flat)
-    if flat["method"] == "paco":
+    if method == "paco":
         yield from _paco_problems(flat)
     if flat["steps_at_once"] > 1 and flat["data.pipeline"] in ("tfdata", "numpy"):
         yield (
@@ -86,23 +95,15 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
 
 
 def _paco_problems(flat: dict[str, Any]) -> Iterator[str]:
-    """Yield what PaCo has no other value for, a queue that batches do not fill evenly, an unfit view of the keys."""
-    reasons = {
-        "loss.name": ("ce", "its loss has a class part of its own"),
-        "loss.class_weights": ("none", "the prior stands in its logits"),
-        "model.head": ("linear", "its class head is"),
-        "micro_batches": (1, "every query is compared with the whole batch"),
-    }
-    for field, (value, reason) in reasons.items():
-        if flat[field] != value:
-            yield f"{field}={flat[field]!r} has no place in method='paco': {reason}. Fix: --config.{field}={value}"
+    """Yield a queue that batches do not fill evenly, and an unfit view of the keys."""
     queue, batch = flat["paco.queue_size"], flat["batch_size"]
     if queue % batch:
         yield (
             f"paco.queue_size: {queue} is no multiple of batch_size={batch}, whose keys replace as many of the queue. "
             f"Fix: --config.paco.queue_size={-(-queue // batch) * batch}"
         )
-    key, is_encoded = flat["paco.key_augmentation"], flat["data.eval_resize"] > 0  # no other images have a use for it
+    key = flat["paco.key_augmentation"]
+    is_encoded = images_stay_encoded(flat["data.source"], flat["data.augmentation"], flat["data.eval_resize"])
     if key in (("crop_flip", "autoaugment") if is_encoded else ("random_resized_crop",)):
         fits, found = ("in memory", "stay encoded") if is_encoded else ("that stay encoded", "are in memory")
         yield (

@@ -60,11 +60,15 @@ def list_config(root, method="ce_drw", **changes):
     return config
 
 
-def crop_of(uniform, height, width):
-    """Return torchvision's RandomResizedCrop.get_params, its random numbers taken from `uniform`: top, left, h, w."""
+def crop_of(uniform, height, width, smallest=0.08):
+    """Return torchvision's RandomResizedCrop.get_params, its random numbers taken from `uniform`: top, left, h, w.
+
+    Args:
+      smallest: part of the image that it covers.
+    """
     log_ratio = math.log(3 / 4), math.log(4 / 3)
     for attempt in range(10):
-        area = height * width * (0.08 + uniform[2 * attempt] * (1 - 0.08))
+        area = height * width * (smallest + uniform[2 * attempt] * (1 - smallest))
         ratio = math.exp(log_ratio[0] + uniform[2 * attempt + 1] * (log_ratio[1] - log_ratio[0]))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
@@ -78,9 +82,9 @@ def crop_of(uniform, height, width):
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def augmented(image, uniform, size, strength):
+def augmented(image, uniform, size, strength, smallest=0.08):
     """Return the training transform of a Pillow image."""
-    top, left, h, w = crop_of(uniform, image.height, image.width)
+    top, left, h, w = crop_of(uniform, image.height, image.width, smallest)
     image = image.crop((left, top, left + w, top + h)).resize((size, size), Image.Resampling.BILINEAR)
     if uniform[22] >= 0.5:
         image = ImageOps.mirror(image)

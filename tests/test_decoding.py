@@ -8,7 +8,7 @@ import tensorflow as tf
 from jpeg_folder import augmented, centred, crop_of, jittered, photograph
 from PIL import Image
 
-from saddle_jax.data import decoding, streaming
+from saddle_jax.data import augmentation, backends, decoding, streaming
 from saddle_jax.data.augmentation import DRAW_LIMIT, Augmentation
 from saddle_jax.data.encoded import Decoding, ImageFiles
 from saddle_jax.data.order import Order, Slots, evaluation_slots, slots_at
@@ -90,6 +90,28 @@ def test_a_batch_goes_through_every_part_of_the_augmentation(photographs):
     for position, found in enumerate(batch.images):
         with Image.open(images.name(position)) as image:
             assert difference(found, augmented(image.convert("RGB"), draws[position] / DRAW_LIMIT, 64, 0.4)) <= 6
+
+
+@pytest.mark.parametrize(("name", "jitter"), [("randaugment", 0.4), ("simclr", 0.0)])
+def test_policies_act_on_what_is_cropped(photographs, name, jitter):
+    """Crop and mirror as Pillow's; then the very levels that NumPy's operations make, tested elsewhere."""
+    view = CROP._replace(name=name, color_jitter=jitter, mean=(124, 116, 104))
+    draws = augmentation.draw(view, np.random.default_rng(2), len(photographs))
+    unchanged = np.concatenate([draws[:, :27], 0 * draws[:, 27:]], axis=1)
+    load = decoding.make_loader(photographs, view)
+    changed = 0
+    for position in range(len(photographs)):
+        cropped = load(np.int32(position), True, unchanged[position]).numpy()
+        with Image.open(photographs.name(position)) as image:
+            smallest = 0.2 if name == "simclr" else 0.08
+            expected = augmented(image.convert("RGB"), draws[position] / DRAW_LIMIT, 64, jitter, smallest)
+        assert difference(cropped, expected) <= (6 if jitter else 1)
+        found = load(np.int32(position), True, draws[position]).numpy()
+        expected = augmentation.apply_stages(view, cropped[None], draws[position][None], backends.NUMPY)[0]
+        np.testing.assert_array_equal(found, expected)
+        changed += (found != cropped).any()
+    assert changed >= len(photographs) // 2
+    assert not load(np.int32(0), False, 0 * draws[0]).numpy().any()
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (90, 400)])

@@ -40,12 +40,20 @@ def assert_close(found, expected, rtol):
 
 
 @pytest.mark.parametrize(
-    ("shape", "padding", "flip"), [((32, 32, 3), 4, True), ((8, 8, 1), 1, False), ((9, 6, 2), 0, True)]
+    ("name", "shape", "padding", "flip"),
+    [
+        ("crop_flip", (32, 32, 3), 4, True),
+        ("crop_flip", (8, 8, 1), 1, False),
+        ("crop_flip", (9, 6, 2), 0, True),
+        ("autoaugment", (32, 32, 3), 4, True),
+        ("randaugment", (12, 10, 3), 1, False),
+        ("simclr", (12, 10, 3), 0, True),
+    ],
 )
-def test_all_pipelines_make_the_same_batches_byte_for_byte(shape, padding, flip):
+def test_all_pipelines_make_the_same_batches_byte_for_byte(name, shape, padding, flip):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (83, *shape), np.uint8)
-    augmented = Augmentation("crop_flip", shape, crop_padding=padding, flip=flip)
+    augmented = Augmentation(name, shape, crop_padding=padding, flip=flip, mean=(124, 116, 104))
     order = Order(3, random.integers(0, 5, 83), 16, 4, augmented)
     data = resident.put(images, order.labels_N)
     cut = jax.jit(lambda slots: resident.batch(data, slots, augmented))

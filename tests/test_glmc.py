@@ -305,7 +305,7 @@ def test_micro_batches_are_mixed_alike_and_add_up(x64):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss__name": "focal"}, "loss.name='focal' has no meaning with method='glmc'"),
+        ({"loss__name": "focal"}, "loss.name='focal' has no place in method='glmc'"),
         ({"loss__class_weights": "drw"}, "Fix: --config.loss.class_weights=none"),
         ({"loss__name": "ldam", "model__head": "normed"}, "Fix: --config.model.head=linear"),
         ({"data__sampling": "balanced"}, "Fix: --config.data.sampling=instance"),

@@ -9,11 +9,12 @@ import pytest
 from conftest import shared_file
 from jpeg_folder import BY_SIZE, COUNTS, list_config, write_folder
 
-from configs import default, imagenet_lt, inat18, recipes
+from configs import cifar10_lt, default, imagenet_lt, inat18, recipes
 from saddle_jax import programs, schedules
 from saddle_jax.command_line import Command
 from saddle_jax.data import class_map, image_list, inspection, sources
 from saddle_jax.errors import DataError
+from saddle_jax.field_values import images_stay_encoded
 from saddle_jax.longtail import ClassStats
 from saddle_jax.validation import problems_of
 
@@ -257,6 +258,8 @@ def test_check_tells_of_tolerated_bad_images_but_of_no_others(decode, photos, tm
         ({"steps_at_once": 3}, "steps_at_once=3 needs images that stay on the devices"),
         ({"data__profile": "exp"}, "keep the imbalance that they have"),
         ({"data__augmentation": "crop_flip"}, "needs --config.data.augmentation=random_resized_crop"),
+        ({"data__augmentation": "autoaugment"}, "which is for images of one size"),
+        ({"data__augmentation": "simclr"}, "data.color_jitter has no effect"),
         ({"data__crop_padding": 4}, "data.crop_padding has no effect"),
         ({"data__eval_resize": 31}, "data.eval_resize: found 31, expected at least data.image_size=32"),
         ({"data__image_size": 0}, "data.image_size: found 0"),
@@ -278,6 +281,24 @@ def test_only_the_sources_own_validation_images_exclude_a_fraction(photos):
     lists = {"data__source": "tfds", "data__train_list": "", "data__test_list": ""}
     (problem,) = problems_of(list_config(photos, **changes, **lists), default.get_config())
     assert "data.validation_fraction and data.validation_split: both" in problem
+
+
+def test_records_are_encoded_and_arrays_are_not_whatever_augments_them():
+    for name in ("randaugment", "simclr"):
+        config = imagenet_lt.get_config("ce_drw")
+        config.data.source, config.data.augmentation = "tfds", name
+        config.data.color_jitter *= name != "simclr"
+        assert problems_of(config, default.get_config()) == []
+        assert images_stay_encoded("tfds", name, config.data.eval_resize)
+        config = cifar10_lt.get_config("ce_drw")
+        config.data.augmentation = name
+        config.data.crop_padding *= name != "simclr"
+        assert problems_of(config, default.get_config()) == []
+        assert not images_stay_encoded("tfds", name, config.data.eval_resize)
+        config.data.crop_padding, config.data.color_jitter = 4, 0.4
+        found = "\n".join(problems_of(config, default.get_config()))
+        assert ("data.crop_padding has no effect" in found) == (name == "simclr")
+        assert "data.color_jitter has no effect" in found
 
 
 def test_fields_of_encoded_images_have_no_effect_on_others():

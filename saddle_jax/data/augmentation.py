@@ -71,7 +71,6 @@ class Augmentation(NamedTuple):
 def make(data: ConfigDict, name: str, image_shape: tuple[int, ...], *, encoded: bool) -> Augmentation:
     """Return the augmentation `name` with the settings of `data` (the config's data fields)."""
     height, width, channels = image_shape
-    mean: tuple[float, ...] = data["mean"]
     return Augmentation(
         name,
         (height, width, channels),
@@ -79,7 +78,7 @@ def make(data: ConfigDict, name: str, image_shape: tuple[int, ...], *, encoded: 
         crop_padding=data.crop_padding,
         flip=data.flip,
         color_jitter=data.color_jitter if encoded and name != "simclr" else 0.0,
-        mean=tuple(min(255, max(0, round(255 * level))) for level in mean),
+        mean=tuple(np.clip(np.rint(255 * np.array(data.mean)), 0, 255).astype(int).tolist()),
     )
 
 

@@ -1,17 +1,24 @@
-"""What `--mode check` tells of a set: its classes, and the images that can't be read or decoded."""
+"""What `--mode check` tells of a set: its classes, what its images look like, and which can't be read or decoded."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
+
+from saddle_jax.data import augmentation
+from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded, ImageFiles
+from saddle_jax.data.images import make_batch
+from saddle_jax.data.order import Slots
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError
 
 _SHOWN = 10
+_SAMPLED, _DRAWS = 10, 5  # images, and draws of each view
 _READERS = 16  # files that are opened at once: on a network most of the time is waiting
 _STRETCH = 256  # images
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF")  # of what TensorFlow decodes
@@ -23,6 +30,37 @@ def class_lines(splits: Splits) -> Iterator[str]:
     for label in range(len(names)):
         original = "" if splits.class_map_C is None else f"   label {splits.class_map_C[label]} of the set"
         yield f"  class {label:4d}  {names[label]:20.20s} {counts_C[label]:6,d} training images{original}"
+
+
+class Samples(NamedTuple):
+    """Some training images, as they are and augmented."""
+
+    labels_N: np.ndarray
+    images_NHWK: np.ndarray  # by the evaluation's transform
+    views_VDNHWK: np.ndarray  # some draws of each view
+
+
+def sample(splits: Splits, views: Sequence[Augmentation], seed: int) -> Samples:
+    """Return an image of each of some classes, evenly spaced from the largest to the rarest one that has any."""
+    images, labels_N = splits.train
+    by_size = np.argsort(-splits.stats.counts_C, kind="stable")[: np.count_nonzero(splits.stats.counts_C)]
+    places = np.unique(np.linspace(0, len(by_size) - 1, _SAMPLED).astype(int))
+    ids_N = np.array([np.flatnonzero(labels_N == label)[0] for label in by_size[places]], np.int32)
+
+    def batch(view: Augmentation | None, draws_NR: np.ndarray) -> np.ndarray:
+        slots = Slots(ids_N, np.ones(len(ids_N), bool), draws_NR)
+        if isinstance(images, Encoded):
+            from saddle_jax.data import streaming
+
+            return next(streaming.batches(images, labels_N, [slots], train=True, augmented=view)).images
+        return make_batch(images, labels_N, slots, view).images
+
+    def drawn(number: int, view: Augmentation) -> list[np.ndarray]:
+        generators = (np.random.default_rng([seed, number, one]) for one in range(_DRAWS))
+        return [batch(view, augmentation.draw(view, generator, len(ids_N))) for generator in generators]
+
+    augmented = np.array([drawn(number, view) for number, view in enumerate(views)])
+    return Samples(labels_N[ids_N], batch(None, np.zeros((len(ids_N), 1), np.int32)), augmented)
 
 
 def require_readable(splits: Splits, *, decode: bool) -> None:

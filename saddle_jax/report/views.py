@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 _CELL = 0.9  # inches a side
-_LEFT, _TOP = 1.6, 0.75  # inches for the names of the rows and of the columns
+_LEFT, _TOP = 1.6, 0.45  # inches for the names of the rows and of the columns
 
 
 class View(NamedTuple):
@@ -38,7 +38,7 @@ def draw(names: Sequence[str], images_NHWK: np.ndarray, views: Sequence[View]) -
     left = _LEFT
     for view in groups:
         span = _CELL * len(view.images_DNHWK)
-        figure.text(left / width, 1 - 0.5 * _TOP / height, view.title, va="bottom", fontsize=9)
+        figure.text(left / width, 1 - 0.7 * _TOP / height, view.title, va="bottom", fontsize=9)
         for draw_number, images in enumerate(view.images_DNHWK):
             for row, image in enumerate(images):
                 place = (left + _CELL * draw_number, height - _TOP - _CELL * (row + 1), 0.94 * _CELL, 0.94 * _CELL)
