@@ -59,7 +59,7 @@ def main() -> None:
         print(f"{name:44s} {clock:10,.0f} images/s {busy:10,.0f} images/s a core")
     about = {"cores": os.cpu_count(), "load_before": load_before, "load_after": os.getloadavg()[0]}
     about |= {"jpeg": f"{WIDTH}x{HEIGHT}, {kilobytes:.0f} kB on average", "batch": 128}
-    write("pipeline", "cpu", ["tensorflow-cpu", "numpy"], {**about, "images": found}, options.output)
+    write("pipeline", "cpu", ["tensorflow-cpu", "numpy", "jax"], {**about, "images": found}, options.output)
 
 
 def write_photographs(folder: pathlib.Path) -> tuple[np.ndarray, float]:
