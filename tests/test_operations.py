@@ -121,8 +121,8 @@ def test_a_hole_is_cut_where_it_lies_in_the_image():
     np.testing.assert_array_equal(found, expected)
 
 
-def by_jax(augmented, images, draws, cond):
-    backend = backends.traced(jnp, cond)
+def by_jax(augmented, images, draws):
+    backend = backends.traced(jnp, jax.lax.cond)
     return np.asarray(jax.jit(lambda *x: augmentation.apply(augmented, *x, backend))(images, draws))
 
 
@@ -141,15 +141,19 @@ def test_every_backend_makes_the_same_bytes(name):
     assert first.dtype == np.uint8 and first.shape == images.shape
     assert (first[: len(IMAGES)] != IMAGES).any(axis=(1, 2, 3)).mean() > 0.9
     assert not first[-len(HARD) :].any()  # a padded slot stays zero
-    assert by_jax(augmented, images, draws, jax.lax.cond).tobytes() == first.tobytes()
+    assert by_jax(augmented, images, draws).tobytes() == first.tobytes()
     assert by_tensorflow(augmented, images, draws, tensors.BATCH)(images, draws).numpy().tobytes() == first.tobytes()
 
 
-def test_accelerators_make_the_same_bytes_without_branches():
+def test_accelerators_and_several_runs_at_once_make_the_same_bytes():
+    """Without branches, and with an axis for the runs."""
     augmented = Augmentation("autoaugment", (32, 32, 3), crop_padding=4)
     draws = augmentation.draw(augmented, np.random.default_rng(7), len(IMAGES))
     expected = augmentation.apply(augmented, IMAGES, draws)
-    assert by_jax(augmented, IMAGES, draws, None).tobytes() == expected.tobytes()
+    backend = backends.traced(jnp)
+    several = jax.jit(jax.vmap(lambda *x: augmentation.apply(augmented, *x, backend)))
+    found = several(IMAGES.reshape(2, -1, 32, 32, 3), draws.reshape(2, len(IMAGES) // 2, -1))
+    assert np.asarray(found).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("name", ["randaugment", "simclr"])

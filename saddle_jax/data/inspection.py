@@ -48,18 +48,20 @@ def sample(splits: Splits, views: Sequence[Augmentation], seed: int) -> Samples:
     ids_N = np.array([np.flatnonzero(labels_N == label)[0] for label in by_size[places]], np.int32)
 
     def batch(view: Augmentation | None, draws_NR: np.ndarray) -> np.ndarray:
-        slots = Slots(ids_N, np.ones(len(ids_N), bool), draws_NR)
+        repeated = np.tile(ids_N, len(draws_NR) // len(ids_N))
+        slots = Slots(repeated, np.ones(len(repeated), bool), draws_NR)
         if isinstance(images, Encoded):
             from saddle_jax.data import streaming
 
             return next(streaming.batches(images, labels_N, [slots], train=True, augmented=view)).images
         return make_batch(images, labels_N, slots, view).images
 
-    def drawn(number: int, view: Augmentation) -> list[np.ndarray]:
-        generators = (np.random.default_rng([seed, number, one]) for one in range(_DRAWS))
-        return [batch(view, augmentation.draw(view, generator, len(ids_N))) for generator in generators]
+    def drawn(number: int, view: Augmentation) -> np.ndarray:
+        generator = np.random.default_rng([seed, number])
+        changed = batch(view, augmentation.draw(view, generator, _DRAWS * len(ids_N)))
+        return changed.reshape(_DRAWS, len(ids_N), *changed.shape[1:])
 
-    augmented = np.array([drawn(number, view) for number, view in enumerate(views)])
+    augmented = np.stack([drawn(number, view) for number, view in enumerate(views)])
     return Samples(labels_N[ids_N], batch(None, np.zeros((len(ids_N), 1), np.int32)), augmented)
 
 
