@@ -10,4 +10,5 @@ python benchmarks/imagenet_step.py
 python benchmarks/epoch.py
 python benchmarks/pipeline.py
 python benchmarks/growth.py
+python benchmarks/methods.py
 python benchmarks/reproduce.py --table cifar_lt --budget "${BUDGET:-9m}" "$@"

@@ -19,6 +19,11 @@ from saddle_jax.train.state import TrainState, stack
 
 CIFAR10_LT = 12_406  # training images at ratio 100
 RHO = 0.1
+METHODS = {
+    "plain": {},
+    "glmc": {},
+    "paco": {"data.augmentation": "autoaugment", "paco.queue_size": 1024, "paco.dim": 32, "paco.temperature": 0.05},
+}
 
 Step = Callable[[], int]  # takes steps, waits for them and returns how many steps of one network these were
 
@@ -54,6 +59,7 @@ def make_feed(
     num_seeds: int = 1,
     steps_at_once: int = 0,
     precision: str = "highest",
+    method: str = "plain",
 ) -> Ours:
     """Return a network's, or several networks', feed and first state.
 
@@ -61,12 +67,14 @@ def make_feed(
       optimizer: SGD or SAM.
       size: pixels a side.
       num_seeds: networks that are trained in the same steps.
+      method: with the views, heads and queue of its CIFAR recipe, but on this network and batch.
     """
     config = cifar10_lt.get_config("ce_sam" if optimizer == "SAM" else "ce")
     config.batch_size, config.precision, config.num_seeds = batch, precision, num_seeds
     config.model.name, config.model.dtype, config.model.remat = network, dtype, remat
     config.data.pipeline, config.steps_at_once = pipeline, steps_at_once
     config.sam.rho_knots = ((0, RHO),)
+    config.update_from_flattened_dict({"method": method, **METHODS[method]})
     splits = make_splits(images, classes, size)
     program = make_program(config, splits)
     configs = [seeds.member_config(config, seed) for seed in seeds.seeds_of(config)]

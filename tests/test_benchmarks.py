@@ -11,7 +11,9 @@ from conftest import ROOT
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
-@pytest.mark.parametrize("script", [["epoch.py"], ["growth.py", "--vary", "classes"], ["pipeline.py"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "script", [["epoch.py"], ["growth.py", "--vary", "classes"], ["pipeline.py"], ["methods.py"]], ids=" ".join
+)
 def test_ours_alone(script, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     script = [f"benchmarks/{script[0]}", *script[1:]]
