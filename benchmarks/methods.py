@@ -3,9 +3,9 @@
     python benchmarks/methods.py
 
 ResNet-32 of width 1, random images of CIFAR's size that stay on the device, the views of the CIFAR recipes (GLMC: four
-crops; PaCo: AutoAugment with Cutout, and SimCLR's). Cases are measured in turns. `views` is the gathering and augmenting
-of all views alone, `prepare` adds what a step does once before its passes: mixing, or encoding the keys. Writes
-benchmarks/results/methods-<device>.json.
+crops; PaCo: AutoAugment with Cutout, and SimCLR's). Cases are measured in turns. `views` is the gathering and
+augmenting of all views alone, `prepare` adds what a step does once before its passes: mixing, or encoding the keys.
+Writes benchmarks/results/methods-<device>.json.
 """
 
 from __future__ import annotations

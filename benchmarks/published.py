@@ -24,9 +24,11 @@ class Cell(NamedTuple):
         return f"{self.data}_lt-{self.ratio}-{self.method}"
 
     @property
-    def network(self) -> str:
-        """The network that its figures are of."""
-        return "CIFAR ResNet-34" if self.method.startswith("glmc") else "ResNet-32"
+    def recipe(self) -> str:
+        """Network and recipe that its figures are of."""
+        if self.method.startswith("glmc"):
+            return "GLMC's recipe, CIFAR ResNet-34"
+        return "PaCo's recipe, ResNet-32" if self.method.startswith("paco") else "ResNet-32"
 
     def config(self, *, smoke: bool = False, as_is: bool = False) -> str:
         """Return the config that trains it: shrunken, or on images that are the subset already."""

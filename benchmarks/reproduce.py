@@ -211,22 +211,21 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
         *(["**Of a smoke test: shrunken runs on another data set.**", ""] if options.smoke else []),
         "Test accuracy in percent: overall, head / mid / tail (the paper's groups). The paper reports the best test",
         "epoch; ours are the best and the last, mean ± standard deviation over n seeds. The difference is between",
-        "best epochs. The paper does not give the rho of VS+SAM; ours is a choice (`configs/`). Rows without ours have",
-        "not been run. Made by `python benchmarks/reproduce.py`; details are in",
-        f"`benchmarks/results/{options.table}.json`.",
+        "best epochs. The paper does not give the rho of VS+SAM, nobody that of PaCo+SAM; ours are choices (`configs/`).",
+        "Rows without ours have not been run. METHOD of a command is a row's name in lower case, with _ for +. Made by",
+        f"`python benchmarks/reproduce.py`; details are in `benchmarks/results/{options.table}.json`.",
     ]
     sections: dict[str, list[Cell]] = {}
     for cell in TABLES[options.table]:
         data = cell.data.upper().replace("CIFAR", "CIFAR-")
-        sections.setdefault(f"## {data}-LT, ratio {cell.ratio}, {cell.network}", []).append(cell)
+        sections.setdefault(f"## {data}-LT, ratio {cell.ratio}, {cell.recipe}", []).append(cell)
     for title, cells in sections.items():
-        lines += ["", title, ""]
+        command = f"python main.py --config {cells[0].config().replace(cells[0].method, 'METHOD', 1)}"
+        lines += ["", title, "", f"`{command}`", ""]
         lines += ["| method | | overall | head | mid | tail | n |", "|---|---|---|---|---|---|---|"]
         for cell in cells:
             lines += rows(cell, results.get(cell.name))
-    lines += ["", "## Commands", "", "One seed of a row, with CIFAR of tensorflow-datasets:", ""]
-    lines += [f"- {cell.name}: `python main.py --config {cell.config()}`" for cell in TABLES[options.table]]
-    lines += ["", "What was run:", ""] if results else []
+    lines += ["", "## What was run", ""] if results else []
     for name, found in results.items():
         if found["exit"]:
             lines += [
