@@ -211,8 +211,8 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
         *(["**Of a smoke test: shrunken runs on another data set.**", ""] if options.smoke else []),
         "Test accuracy in percent: overall, head / mid / tail (the paper's groups). The paper reports the best test",
         "epoch; ours are the best and the last, mean ± standard deviation over n seeds. The difference is between",
-        "best epochs. The paper does not give the rho of VS+SAM, nobody that of PaCo+SAM; ours are choices (`configs/`).",
-        "Rows without ours have not been run. METHOD of a command is a row's name in lower case, with _ for +. Made by",
+        "best epochs. Nobody has published the rho of VS+SAM or of PaCo+SAM; ours are choices (`configs/`). Rows",
+        "without ours have not been run. METHOD of a command is a row's name in lower case, with _ for +. Made by",
         f"`python benchmarks/reproduce.py`; details are in `benchmarks/results/{options.table}.json`.",
     ]
     sections: dict[str, list[Cell]] = {}
