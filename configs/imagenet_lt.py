@@ -20,14 +20,19 @@ RHO = dict.fromkeys(recipes.LOSSES, ((0, 0.05), (5, 0.1))) | {"ce_drw": PAPER, "
 def get_config(argument: str = ""):
     """Return the recipe for the method that `argument` names."""
     config = base()
+    set_images(config)
     config.name = "imagenet_lt"
+    config.optim.lr_knots = ((0, 0.2), (90, 0.0))
+    return recipes.apply(config, argument, default_method="ldam_drw_sam", rho=RHO)
+
+
+def set_images(config) -> None:
+    """Set what the images are, for any method."""
     config.data.name = "imagenet_lt"
     config.data.validation_split = "validation"
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)
-    config.optim.lr_knots = ((0, 0.2), (90, 0.0))
     config.eval.rank_bounds = (390, 835)
-    return recipes.apply(config, argument, default_method="ldam_drw_sam", rho=RHO)
 
 
 def base():

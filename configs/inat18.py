@@ -23,14 +23,19 @@ RHO = dict.fromkeys(recipes.LOSSES, ((0, 0.05), (5, 0.1))) | {
 def get_config(argument: str = ""):
     """Return the recipe for the method that `argument` names."""
     config = imagenet_lt.base()
+    set_images(config)
     config.name = "inat18"
-    config.data.name = "inat18"
-    config.data.test_split = "validation"
-    config.data.mean = (0.466, 0.471, 0.380)
-    config.data.std = (0.195, 0.194, 0.192)
     config.optim.lr_knots = ((0, 0.1), (90, 0.0))
-    config.eval.rank_bounds = (842, 4543)
     config = recipes.apply(config, argument, default_method="ldam_drw_sam", rho=RHO)
     if config.loss.name == "ldam":
         config.optim.weight_decay = 1e-4
     return config
+
+
+def set_images(config) -> None:
+    """Set what the images are, for any method."""
+    config.data.name = "inat18"
+    config.data.test_split = "validation"
+    config.data.mean = (0.466, 0.471, 0.380)
+    config.data.std = (0.195, 0.194, 0.192)
+    config.eval.rank_bounds = (842, 4543)

@@ -22,13 +22,10 @@ WARM_UP = 10  # epochs
 def get_config(argument: str = ""):
     """Return the recipe for the method that `argument` names."""
     config = base(135)
+    imagenet_lt.set_images(config)
     config.name = "imagenet_lt-resnext50"
     config.batch_size = 120
-    config.data.name = "imagenet_lt"
-    config.data.validation_split = "validation"
-    config.data.mean, config.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     config.optim.weight_decay = 2e-4
-    config.eval.rank_bounds = (390, 835)
     return apply(config, argument)
 
 

@@ -9,17 +9,15 @@ that of CIFAR, not tuned; resampling, label weights and the contrastive term's f
 only recipe that was published. Ours is not measured yet.
 """
 
+from configs import inat18
 from configs.methods import glmc_imagenet_lt
 
 
 def get_config(argument: str = ""):
     """Return the recipe for the method that `argument` names."""
     config = glmc_imagenet_lt.base(120)
+    inat18.set_images(config)
     config.name = "inat18-resnext50"
     config.batch_size = 128
-    config.data.name = "inat18"
-    config.data.test_split = "validation"
-    config.data.mean, config.data.std = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
     config.optim.weight_decay = 1e-4
-    config.eval.rank_bounds = (842, 4543)
     return glmc_imagenet_lt.apply(config, argument)

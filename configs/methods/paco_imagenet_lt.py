@@ -19,13 +19,9 @@ LR = 0.02
 def get_config(argument: str = ""):
     """Return the recipe for the method that `argument` names."""
     config = base()
+    imagenet_lt.set_images(config)
     config.name = "imagenet_lt"
-    config.data.name = "imagenet_lt"
-    config.data.validation_split = "validation"
-    config.data.mean = (0.485, 0.456, 0.406)
-    config.data.std = (0.229, 0.224, 0.225)
     config.optim.weight_decay = 5e-4
-    config.eval.rank_bounds = (390, 835)
     return paco_cifar100.apply(config, argument)
 
 

@@ -8,17 +8,14 @@ The authors of PaCo report 73.2, best epoch; leaderboards have PaCo+SAM at 73.4,
 measured yet. The radius is that of configs/methods/paco_imagenet_lt.py, ours, not tuned.
 """
 
+from configs import inat18
 from configs.methods import paco_cifar100, paco_imagenet_lt
 
 
 def get_config(argument: str = ""):
     """Return the recipe for the method that `argument` names."""
     config = paco_imagenet_lt.base()
+    inat18.set_images(config)
     config.name = "inat18"
-    config.data.name = "inat18"
-    config.data.test_split = "validation"
-    config.data.mean = (0.466, 0.471, 0.380)
-    config.data.std = (0.195, 0.194, 0.192)
     config.optim.weight_decay = 1e-4
-    config.eval.rank_bounds = (842, 4543)
     return paco_cifar100.apply(config, argument)
