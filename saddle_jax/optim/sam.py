@@ -9,29 +9,16 @@ follows it is plain optax. A chain without the link is the base optimizer, with 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from saddle_jax import devices
+from saddle_jax.optim.link import Ask, Step, find_link_state, make_link, value_at
 
-
-class GradFn(Protocol):
-    """Return gradient and auxiliary output at given parameters, for the batch of the step."""
-
-    def __call__(self, params: optax.Params, class_weights_C: jax.Array | None = None) -> tuple[optax.Updates, Any]:
-        """Return (gradient, aux); `class_weights_C` multiplies the loss's numerator, not its denominator."""
-        ...
-
-
-class SamState(NamedTuple):
-    """The link's own counter and what it saw last."""
-
-    count: jax.Array  # (), int32: steps taken, which a rho schedule is a function of
-    ascent_norm: jax.Array  # (): length of the gradient at w (ASAM: of |w| · g)
-    aux: Any  # what grad_fn returned beside the gradient at w + e; () if the link keeps none
+find_sam_state = find_link_state  # the name that the training step still imports
 
 
 def sam(
@@ -56,31 +43,14 @@ def sam(
 
     `update` requires `params` and the keyword `grad_fn`, a `GradFn`.
     """
-    keep_aux = bool(jax.tree.leaves(aux_like))
 
-    def init(params: optax.Params) -> SamState:
-        dtype = jnp.result_type(float, *jax.tree.leaves(params))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux_like)
-        return SamState(jnp.zeros((), jnp.int32), jnp.zeros((), dtype), zeros)
+    def take(grads: optax.Updates, params: optax.Params, ask: Ask) -> Step:
+        radius = value_at(rho, ask.count)
+        shift, norm = perturbation(grads, params, radius, adaptive=adaptive, adaptive_eta=adaptive_eta, eps=eps)
+        descent, aux = ask.grad_fn(optax.apply_updates(params, shift))
+        return Step(descent, devices.mean_over(norm, axis_name), 2, aux)
 
-    def update(
-        updates: optax.Updates,
-        state: SamState,
-        params: optax.Params | None = None,
-        *,
-        grad_fn: GradFn,
-        **extra: Any,
-    ) -> tuple[optax.Updates, SamState]:
-        del extra
-        if params is None:
-            raise ValueError("sam needs the parameters: found params=None, expected tx.update(grads, state, params)")
-        radius = rho(state.count) if callable(rho) else rho
-        shift, norm = perturbation(updates, params, radius, adaptive=adaptive, adaptive_eta=adaptive_eta, eps=eps)
-        descent, aux = grad_fn(optax.apply_updates(params, shift))
-        norm = devices.mean_over(norm, axis_name).astype(state.ascent_norm.dtype)
-        return descent, SamState(optax.safe_increment(state.count), norm, aux if keep_aux else aux_like)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return make_link(take, name="sam", aux_like=aux_like)
 
 
 def perturbation(
@@ -119,8 +89,3 @@ def stable_norm(tree: Any) -> jax.Array:
     unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     return unit * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / unit)) for leaf in leaves))
 
-
-def find_sam_state(opt_state: optax.OptState) -> SamState | None:
-    """Return the state of the chain's sam link, or None where the chain has none."""
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, SamState))
-    return next((node for node in nodes if isinstance(node, SamState)), None)

@@ -1,0 +1,166 @@
+"""What SAM and its relatives have in common: a link of an optax chain that may ask for further gradients of the batch.
+
+    tx = optax.chain(sam(0.1), optax.add_decayed_weights(2e-4), optax.trace(0.9), optax.scale_by_learning_rate(0.1))
+    updates, state = tx.update(grads, state, params, grad_fn=grad_fn)
+
+Such a link is one function from a gradient, the parameters and an `Ask` to a `Step`; `make_link` does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from saddle_jax import devices
+
+FORWARD = 1 / 3  # a forward pass alone, in gradient evaluations: a backward pass costs about two forward ones
+
+
+class GradFn(Protocol):
+    """Return gradient and auxiliary output at given parameters, for the batch of the step."""
+
+    def __call__(self, params: optax.Params, class_weights_C: jax.Array | None = None) -> tuple[optax.Updates, Any]:
+        """Return (gradient, aux); `class_weights_C` multiplies the loss's numerator, not its denominator.
+
+        So g(ones) = g, the gradients of disjoint groups add up to g, and a group that the batch lacks gives zeros.
+        """
+        ...
+
+
+class LinkState(NamedTuple):
+    """A link's own counter, what it saw last, and the key that it draws with."""
+
+    count: jax.Array  # (), int32: steps taken, which its schedules are functions of
+    ascent_norm: jax.Array  # (): length of the gradient that it perturbed along (ASAM: of |w| · g); 0 without one
+    evaluations: jax.Array  # (), float32: gradients of the whole batch this step took, the incoming one included
+    aux: Any  # what grad_fn returned beside the last gradient; () if the link keeps none, or asks for none
+    key: Any  # raw key of a link that draws, constant: drawn with (key, count); () of one that does not
+
+
+class Ask(NamedTuple):
+    """What a link's function has beside gradient and parameters."""
+
+    count: jax.Array
+    key: Any  # typed key of this step, or () for a link that does not draw
+    grad_fn: GradFn
+    class_grad_fn: Callable | None
+
+
+class Step(NamedTuple):
+    """What a link's function returns."""
+
+    updates: optax.Updates
+    ascent_norm: jax.typing.ArrayLike
+    evaluations: jax.typing.ArrayLike
+    aux: Any = ()
+
+
+def make_link(
+    take: Callable[[optax.Updates, optax.Params, Ask], Step],
+    *,
+    name: str,
+    aux_like: Any = (),
+    seed: jax.typing.ArrayLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Return the link whose step is `take`.
+
+    Args:
+      take: (incoming gradient, parameters, Ask) -> Step.
+      name: in messages.
+      aux_like: a tree with the structure, shapes and dtypes of grad_fn's aux, to keep it in the state; () drops it.
+      seed: of a link that draws; see `with_key`.
+    """
+    keep_aux = bool(jax.tree.leaves(aux_like))
+
+    def init(params: optax.Params) -> LinkState:
+        dtype = jnp.result_type(float, *jax.tree.leaves(params))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux_like)
+        key = () if seed is None else jax.random.key_data(jax.random.key(seed))
+        return LinkState(jnp.zeros((), jnp.int32), jnp.zeros((), dtype), jnp.zeros((), jnp.float32), zeros, key)
+
+    def update(
+        updates: optax.Updates,
+        state: LinkState,
+        params: optax.Params | None = None,
+        *,
+        grad_fn: GradFn,
+        class_grad_fn: Callable | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, LinkState]:
+        del extra
+        if params is None:
+            raise ValueError(f"{name} needs the parameters: found params=None, expected tx.update(grads, state, params)")
+        key = () if seed is None else jax.random.fold_in(jax.random.wrap_key_data(state.key), state.count)
+        step = take(updates, params, Ask(state.count, key, grad_fn, class_grad_fn))
+        return step.updates, LinkState(
+            count=optax.safe_increment(state.count),
+            ascent_norm=jnp.asarray(step.ascent_norm, state.ascent_norm.dtype),
+            evaluations=jnp.asarray(step.evaluations, jnp.float32),
+            aux=step.aux if keep_aux else aux_like,
+            key=state.key,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def shared(
+    link: optax.GradientTransformationExtraArgs, axis_name: str | None
+) -> optax.GradientTransformationExtraArgs:
+    """Return the link as it is for the whole batch, where each device has its own part of every gradient.
+
+    The incoming gradient and those that the link asks for are summed over devices before it sees them. So its
+    perturbation and all that it draws are the same on every device, it may mix gradients of several places, and
+    nothing is summed after it. Without an axis, the link itself.
+    """
+    if axis_name is None:
+        return link
+
+    def summed(function: Callable) -> Callable:
+        def over_devices(*args: Any, **kwargs: Any) -> Any:
+            grads, *rest = function(*args, **kwargs)
+            return devices.sum_over(grads, axis_name), *rest
+
+        return over_devices
+
+    def update(
+        updates: optax.Updates,
+        state: LinkState,
+        params: optax.Params | None = None,
+        *,
+        grad_fn: GradFn,
+        class_grad_fn: Callable | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, LinkState]:
+        by_class = None if class_grad_fn is None else summed(class_grad_fn)
+        updates = devices.sum_over(updates, axis_name)
+        return link.update(updates, state, params, grad_fn=summed(grad_fn), class_grad_fn=by_class, **extra)
+
+    return optax.GradientTransformationExtraArgs(link.init, update)
+
+
+def value_at(schedule: optax.ScalarOrSchedule, count: jax.Array) -> jax.typing.ArrayLike:
+    """Return a number, or a schedule's value at a link's counter."""
+    return schedule(count) if callable(schedule) else schedule
+
+
+def _is_state(node: Any) -> bool:
+    return isinstance(node, LinkState)
+
+
+def find_link_state(opt_state: optax.OptState) -> LinkState | None:
+    """Return the state of the chain's link, or None where the chain has none."""
+    return next(filter(_is_state, jax.tree.leaves(opt_state, is_leaf=_is_state)), None)
+
+
+def with_key(opt_state: optax.OptState, key: jax.Array) -> optax.OptState:
+    """Return the state with the links' key set, such as to one of several seeds at once; where none draws, the same."""
+
+    def put(node: Any) -> Any:
+        draws = _is_state(node) and bool(jax.tree.leaves(node.key))
+        return node._replace(key=jax.random.key_data(key)) if draws else node
+
+    return jax.tree.map(put, opt_state, is_leaf=_is_state)
