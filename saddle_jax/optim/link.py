@@ -93,7 +93,9 @@ def make_link(
     ) -> tuple[optax.Updates, LinkState]:
         del extra
         if params is None:
-            raise ValueError(f"{name} needs the parameters: found params=None, expected tx.update(grads, state, params)")
+            raise ValueError(
+                f"{name} needs the parameters: found params=None, expected tx.update(grads, state, params)"
+            )
         key = () if seed is None else jax.random.fold_in(jax.random.wrap_key_data(state.key), state.count)
         step = take(updates, params, Ask(state.count, key, grad_fn, class_grad_fn))
         return step.updates, LinkState(
@@ -107,9 +109,7 @@ def make_link(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def shared(
-    link: optax.GradientTransformationExtraArgs, axis_name: str | None
-) -> optax.GradientTransformationExtraArgs:
+def shared(link: optax.GradientTransformationExtraArgs, axis_name: str | None) -> optax.GradientTransformationExtraArgs:
     """Return the link as it is for the whole batch, where each device has its own part of every gradient.
 
     The incoming gradient and those that the link asks for are summed over devices before it sees them. So its
