@@ -32,7 +32,7 @@ class ClassGradFn(Protocol):
     ) -> tuple[tuple[optax.Updates, Shift], jax.Array, Any]:
         """Return ((gradient, gradient with respect to shifts_C), shares_C, aux).
 
-        L_c has the whole batch's denominator; shares_C are the classes' parts of it, 0 for a class that the batch lacks.
+        L_c has the whole batch's denominator; shares_C are the classes' parts of it, 0 for a class not in the batch.
         Gradients may be a device's own part, to be summed by `shared`; shares and aux are the whole batch's.
         """
         ...
@@ -62,9 +62,9 @@ def class_gradients(loss_fn: Callable[..., tuple[jax.Array, Any]], shares_C: jax
     return gradients
 
 
-def in_module(name: str) -> IsHead:
-    """Return the predicate of all leaves in the module of that name."""
-    return lambda path: name in path[:-1]
+def in_linear(path: tuple[str, ...]) -> bool:
+    """Return whether a parameter is in a module called `linear`, as the classifiers of `saddle_jax.models` are."""
+    return "linear" in path[:-1]
 
 
 def cc_sam(
@@ -72,20 +72,20 @@ def cc_sam(
     counts_C: np.ndarray,
     *,
     flat_ratio: float = 1.0,
-    is_head: IsHead = in_module("linear"),
+    is_head: IsHead = in_linear,
     aux_like: Any = (),
 ) -> optax.GradientTransformationExtraArgs:
     """Return CC-SAM: (1 - flat_ratio) · g(w) + flat_ratio · Σ_c g_c(w + e_c), e_c = √k · ρ_c · h_c / |h_c|.
 
-    ρ_c = rho · (|w| / (2 |h_c|))^½ · k^(-¼) · (n_c - 1)^(-¼), where h_c is the gradient of the class's own mean loss with
-    respect to the head, w and k the head's parameters and their number, n_c the class's training images. The radius grows
-    as a class's gradient falls: the authors' rho is 1e-6, with flat_ratio 0.3 (CIFAR-10) and 0.5 (CIFAR-100).
-    A class that the batch lacks, or whose gradient is 0, is not perturbed. The reported norm is (Σ_c |h_c|²)^½, over the
-    classes in the batch.
+    ρ_c = rho · (|w| / (2 |h_c|))^½ · k^(-¼) · (n_c - 1)^(-¼), where h_c is the gradient of the class's own mean loss by
+    the head, w and k the head's parameters and their number, n_c the class's training images. The radius grows as a
+    class's gradient falls: the authors' rho is 1e-6, with flat_ratio 0.3 (CIFAR-10) and 0.5 (CIFAR-100).
+    A class that the batch lacks, or whose gradient is 0, is not perturbed. The reported norm is (Σ_c |h_c|²)^½, over
+    the classes in the batch.
 
     Costs a forward and backward pass and the forward pass of the gradients h_c, beside the incoming gradient; if
     flat_ratio is 1 only that one's forward pass is needed, and a compiled step drops the rest. The head is computed C
-    times forwards and backwards in both, and C copies of it are held: 2.6 MB for CIFAR-100, 8 GB for ImageNet-LT's head.
+    times forwards and backwards in both, and C copies of it are held: 2.6 MB for CIFAR-100, 8 GB for ImageNet-LT.
 
     Differs from the authors' code: |w| and |h_c| are of the whole head, there of its kernel and its bias each; a class
     of one image has n_c - 1 = 1, there an infinite radius; classes are those of the loss's weights, there those of the

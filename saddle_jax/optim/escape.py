@@ -89,9 +89,9 @@ def lpf_sgd(
 
     Bisla, Wang and Choromanska, "Low-Pass Filtering SGD for Recovering Flat Optima in the Deep Learning Optimization
     Landscape", AISTATS 2022, algorithm 1. Deviations are gamma · |filter|, as in the authors' code (their paper writes
-    gamma · diag(|filter|) for the covariance): a filter is what makes one output of a kernel (Flax: its last axis), and a
-    vector, such as a bias, is one filter as a whole. The authors take gamma 0.0005 to 0.002, constant or rising as
-    gamma_0 · (1 + α (1 - cos(πt/T)) / 2), and 1 to 8 samples.
+    gamma · diag(|filter|) for the covariance): a filter is what makes one output of a kernel (Flax: its last axis), and
+    a vector, such as a bias, is one filter as a whole. Their settings: one sample and gamma 0.0002 to 0.002; or eight
+    and gamma_0 · (1 + α (1 - cos(πt/T)) / 2) with gamma_0 = 0.0005 and α = 15 to 35.
     Differs from the authors' code: every sample sees the whole batch, there a part of 1 / samples of it each, so that
     an update costs `samples` evaluations and not one.
 

@@ -1,9 +1,9 @@
 """SAM for long tails: which classes are perturbed, how far, or how much of their sharpness counts. Links of a chain.
 
 Each is used as `saddle_jax.optim.link` shows. They mix gradients at w and at w + e: the incoming gradient must be
-grad_fn's at w, and where gradients are a device's own they need `shared`. g_H and g_T are the gradients of the head's and
-of the tail's part of the batch's loss, both over the whole batch's denominator: g = g_H + g_T, and a group that the batch
-lacks gives zeros and no perturbation. (The code of SSE-SAM divides by the group's size in one place, and so gives NaN.)
+grad_fn's at w, and where gradients are a device's own they need `shared`. g_H and g_T are the gradients of the head's
+and of the tail's part of the batch's loss, both over the whole batch's denominator: g = g_H + g_T, and a group that the
+batch lacks gives zeros and no perturbation. (SSE-SAM's code of ImbSAM divides by the group's size, which then is 0.)
 CC-SAM is in `cc_sam`.
 """
 
@@ -138,8 +138,8 @@ def le_sam(
 ) -> optax.GradientTransformationExtraArgs:
     """Return Loss-Equated SAM: SAM with rho = min(sigma / (|g| + eps), rho_max).
 
-    Wang et al., "Fix the Loss, Not the Radius", ICML 2026, arXiv:2605.10183: to first order the loss rises by `sigma` at
-    every step, which the authors warm up linearly over 10 epochs, keep, and anneal to 0 by a cosine over the last
+    Wang et al., "Fix the Loss, Not the Radius", ICML 2026, arXiv:2605.10183: to first order the loss rises by `sigma`
+    at every step, which the authors warm up linearly over 10 epochs, keep, and anneal to 0 by a cosine over the last
     fifth (0.35 on CIFAR-100). Not made for long tails; with other losses |g|, and so rho, is another. Two evaluations.
     Differs from the authors' code: eps is added to |g|, not inside its root; its part of the largest losses and its
     subtracted multiple of g(w), both off by default and not in the paper's update, are left out.
