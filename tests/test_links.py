@@ -64,7 +64,14 @@ def test_imbsam_is_the_heads_gradient_plus_the_tails_at_its_own_place(x64):
     np.testing.assert_allclose(state.ascent_norm, np.linalg.norm(tail), rtol=1e-12)
 
 
-def test_sse_sam_perturbs_both_groups_and_later_the_tail_alone(x64):
+@pytest.fixture(params=["cpu", "gpu"])
+def sort_of_device(request, monkeypatch):
+    """Let SSE-SAM take the way of CPUs, which makes all passes, and that of accelerators, which leaves one out."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+    return request.param
+
+
+def test_sse_sam_perturbs_both_groups_and_later_the_tail_alone(sort_of_device, x64):
     batch, w = Batch(), flat(start())
     head, tail = batch.gradient(w, ~TAIL), batch.gradient(w, TAIL)
     tail_there = batch.gradient(w + along(tail, 0.4), TAIL)
@@ -74,7 +81,7 @@ def test_sse_sam_perturbs_both_groups_and_later_the_tail_alone(x64):
     assert state.evaluations == 4
     second, state = step(link, batch, state)
     np.testing.assert_allclose(second, head + tail_there, rtol=1e-11)
-    assert state.evaluations == 3
+    assert state.evaluations == (4 if sort_of_device == "cpu" else 3)
     np.testing.assert_array_equal(second, step(imbsam(0.4, TAIL), batch)[0])
 
 
@@ -257,8 +264,7 @@ def test_a_run_is_a_function_of_its_state(name):
     assert jax.tree.structure(begin) == jax.tree.structure(end)
     link_state = find_link_state(end[1])
     assert link_state.count == 6
-    costs = ({4.0}, {3.0}) if name == "sse_sam" else ({float(cost[0])},) * 2
-    assert (set(cost.tolist()), set(later_cost.tolist())) == costs
+    assert set(cost.tolist()) == set(later_cost.tolist()) == {float(cost[0])}
     if link_state.aux:
         assert link_state.aux["first"] != 0
     assert np.isfinite(flat(whole)).all()
@@ -408,7 +414,7 @@ def test_cc_sam_says_what_is_missing():
     with pytest.raises(TypeError, match="class_grad_fn: found none"):
         link.update(batch.grad_fn(start())[0], link.init(start()), start(), grad_fn=batch.grad_fn)
     with pytest.raises(ValueError, match="no parameter that is_head chooses"):
-        step(cc_sam(0.1, COUNTS, is_head=lambda path: False), batch)
+        step(cc_sam(0.1, COUNTS, is_head=lambda _: False), batch)
 
 
 @every_link

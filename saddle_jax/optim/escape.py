@@ -145,7 +145,7 @@ def filter_noise(key: jax.Array, params: optax.Params, gamma: jax.typing.ArrayLi
     def scaled(w: jax.Array, z: jax.Array) -> jax.Array:
         axes = tuple(range(w.ndim - 1)) if w.ndim > 1 else None
         length = jnp.sqrt(jnp.sum(jnp.square(w), axis=axes, keepdims=w.ndim > 1))
-        return (gamma * length * z).astype(w.dtype)
+        return jnp.asarray(gamma * length * z, w.dtype)
 
     return jax.tree.map(scaled, params, _gaussian(key, params))
 

@@ -17,7 +17,9 @@ import optax
 
 from saddle_jax import devices
 
-FORWARD = 1 / 3  # a forward pass alone, in gradient evaluations: a backward pass costs about two forward ones
+# Work is counted in gradient evaluations, forward and backward passes of the whole batch, as they are asked for. A
+# compiled step may merge those that are the same: ImbSAM's g(w) and g_T(w) share a forward pass.
+FORWARD = 1 / 3  # of an evaluation; a backward pass costs about two forward ones
 
 
 class GradFn(Protocol):
@@ -36,7 +38,7 @@ class LinkState(NamedTuple):
 
     count: jax.Array  # (), int32: steps taken, which its schedules are functions of
     ascent_norm: jax.Array  # (): length of the gradient that it perturbed along (ASAM: of |w| · g); 0 without one
-    evaluations: jax.Array  # (), float32: gradients of the whole batch this step took, the incoming one included
+    evaluations: jax.Array  # (), float32: passes over the whole batch this step asked for, the incoming one included
     aux: Any  # what grad_fn returned beside the last gradient; () if the link keeps none, or asks for none
     key: Any  # raw key of a link that draws, constant: drawn with (key, count); () of one that does not
 
@@ -128,13 +130,13 @@ def shared(link: optax.GradientTransformationExtraArgs, axis_name: str | None) -
 
     def update(
         updates: optax.Updates,
-        state: LinkState,
+        state: optax.OptState,
         params: optax.Params | None = None,
         *,
         grad_fn: GradFn,
         class_grad_fn: Callable | None = None,
         **extra: Any,
-    ) -> tuple[optax.Updates, LinkState]:
+    ) -> tuple[optax.Updates, optax.OptState]:
         by_class = None if class_grad_fn is None else summed(class_grad_fn)
         updates = devices.sum_over(updates, axis_name)
         return link.update(updates, state, params, grad_fn=summed(grad_fn), class_grad_fn=by_class, **extra)
