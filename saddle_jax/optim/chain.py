@@ -8,6 +8,7 @@ import optax
 from ml_collections import ConfigDict
 
 from saddle_jax import devices
+from saddle_jax.optim.link import shared
 from saddle_jax.optim.sam import sam
 from saddle_jax.schedules import Schedules
 
@@ -18,7 +19,8 @@ def make_optimizer(
     """Return SGD with momentum, behind SAM if the config enables it.
 
     Gradients come in as each device's own part of the batch's gradient, from the caller and from grad_fn alike.
-    Summed before `sam` they give every device the same perturbation; summed only after it, each its own (m-sharpness).
+    `shared` sums them for `sam`, and every device has the same perturbation; summed only after it, each its own
+    (m-sharpness).
     """
     sgd = (
         optax.add_decayed_weights(config.optim.weight_decay),
@@ -27,16 +29,16 @@ def make_optimizer(
     )
     if not config.sam.enabled:
         return optax.chain(sum_over_devices(axis_name), *sgd)
-    shared = config.sam.perturbation == "shared"
+    is_shared = config.sam.perturbation == "shared"
     link = sam(
         schedules.rho,
         adaptive=config.sam.adaptive,
         adaptive_eta=config.sam.adaptive_eta,
         aux_like=aux_like,
-        axis_name=None if shared else axis_name,
+        axis_name=None if is_shared else axis_name,
     )
-    if shared:
-        return optax.chain(sum_over_devices(axis_name), link, sum_over_devices(axis_name), *sgd)
+    if is_shared:
+        return optax.chain(shared(link, axis_name), *sgd)
     return optax.chain(link, sum_over_devices(axis_name), *sgd)
 
 
