@@ -302,8 +302,8 @@ def test_the_loss_falls_on_real_cifar100(tmp_path):
     subprocess.run(unpack, check=True)
     config = paco_cifar100.get_config("paco_sam,profile=as_is")
     config.update_from_flattened_dict(
-        {"data.source": "arrays", "data.path": str(store), "data.augmentation": "crop_flip"}
-        | {"paco.key_augmentation": "crop_flip", "paco.queue_size": 512, "model.name": "resnet8", "model.width": 0.5}
+        {"data.source": "arrays", "data.path": str(store)}
+        | {"paco.queue_size": 512, "model.name": "resnet8", "model.width": 0.5}
         | {"duration": "60 steps", "optim.lr_knots": ((0, 0.02),), "sam.rho_knots": ((0, 0.05),)}
         | {"log_every": "15 steps", "eval.every": "100%", "checkpoint_every": "100%", "tensorboard": False}
     )

@@ -147,8 +147,16 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
             problems.append("encoded images need TensorFlow. Fix: pip install -r requirements.txt")
         elif config.data.pipeline == "tfdata":
             problems.append("data.pipeline='tfdata' needs TensorFlow. Fix: --config.data.pipeline=numpy")
+    images = len(splits.train.labels)
+    if not (steps := steps_per_epoch(images, config.batch_size, config.data.drop_last)):
+        raise ConfigError(
+            [
+                *problems,
+                f"batch_size: {config.batch_size} is more than the {images} training images, and data.drop_last leaves "
+                "out an epoch's only batch. Fix: a smaller batch_size, or --config.data.drop_last=False",
+            ]
+        )
     try:
-        steps = steps_per_epoch(len(splits.train.labels), config.batch_size, config.data.drop_last)
         schedules = make_schedules(config, splits.stats, steps)
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error
