@@ -27,6 +27,7 @@ from saddle_jax.train.steps import init_state, make_eval_step, make_train_step
 
 STATS = ClassStats(COUNTS, ())
 EVERY = pytest.mark.parametrize("name", METHODS)
+OTHERS = pytest.mark.parametrize("name", [name for name in METHODS if name != "plain"])  # its own is in test_devices.py
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +140,7 @@ def test_whatever_a_batch_lacks_everything_stays_finite(name):
     jax.tree.map(np.testing.assert_array_equal, built.step(built.state, garbage), built.step(built.state, views))
 
 
-@EVERY
+@OTHERS
 def test_one_device_equals_eight(name):
     """Losses, weights, statistics and the method's own state: full batches, the end of an epoch, three images."""
     one, eight = build(name), build(name, devices.AXIS)
@@ -156,7 +157,7 @@ def test_one_device_equals_eight(name):
     assert expected.finite
 
 
-@EVERY
+@OTHERS
 def test_rho_zero_trains_as_sgd(name):
     results = []
     for changes in ({"sam__rho_knots": ((0, 0.0),), "sam__batch_stats": "first"}, {"sam__enabled": False}):
