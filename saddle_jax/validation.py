@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from saddle_jax.config import Duration, flatten, parse_duration
-from saddle_jax.field_values import KNOTS, field_problems, images_stay_encoded, value_problems
+from saddle_jax.field_values import KNOTS, field_problems, images_stay_encoded, value_problems, view_augmentations
 
 
 def problems_of(config: ConfigDict, default: ConfigDict) -> list[str]:
@@ -144,9 +144,11 @@ def _image_problems(flat: dict[str, Any]) -> Iterator[str]:
         return
     unused = [] if encoded else ["data.eval_resize", "data.max_bad_fraction", "data.validation_split"]
     unused += [] if encoded else ["data.check_decode"]
-    if encoded or augmentation == "simclr":
+    views = view_augmentations(flat)
+    only_simclr = set(views.values()) == {"simclr"}
+    if encoded or only_simclr:
         unused.append("data.crop_padding")
-    if not encoded or augmentation == "simclr":
+    if not encoded or only_simclr:
         unused.append("data.color_jitter")
     if source not in ("image_list", "tfds"):
         unused.append("data.image_size")
@@ -158,8 +160,8 @@ def _image_problems(flat: dict[str, Any]) -> Iterator[str]:
         if flat[field]:
             nothing = {str: "''", bool: "False"}.get(type(flat[field]), "0")
             yield (
-                f"{field} has no effect with data.source={source!r} and data.augmentation={augmentation!r}. "
-                f"Fix: --config.{field}={nothing}"
+                f"{field} has no effect with data.source={source!r} and "
+                f"{', '.join(f'{name}={value!r}' for name, value in views.items())}. Fix: --config.{field}={nothing}"
             )
     if not encoded:
         return
