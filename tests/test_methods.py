@@ -12,10 +12,12 @@ from test_devices import COUNTS, IMAGES, LABELS, assert_close
 
 from configs import default
 from saddle_jax import devices
+from saddle_jax.config import flatten
 from saddle_jax.data import feeder, sources
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.order import Order, deal, slots_at
 from saddle_jax.errors import ConfigError
+from saddle_jax.field_values import view_augmentations
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import DESCENT, Context, Variables
 from saddle_jax.methods.choose import make_method
@@ -107,6 +109,14 @@ def masked(views, keep_B):
 
 def shapes(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+@EVERY
+def test_the_config_names_the_augmentations_of_all_views(name):
+    config = config_of(name, data__augmentation="simclr")
+    method = make_method(config, STATS, IMAGES.shape[1:], None, make_schedules(config, STATS, steps_per_epoch=3))
+    taken = {view for stream in method.streams for view in stream.augmentations}
+    assert taken == set(view_augmentations(flatten(config)).values())
 
 
 @EVERY
