@@ -109,6 +109,12 @@ def images_stay_encoded(source: str, augmentation: str, eval_resize: int) -> boo
     return source == "image_list" or (source == "tfds" and (augmentation == "random_resized_crop" or either))
 
 
+def view_augmentations(flat: dict[str, Any]) -> dict[str, str]:
+    """Return the fields that name the augmentations of the views that the chosen method takes, with their values."""
+    fields = ("data.augmentation", f"{flat['method']}.key_augmentation")
+    return {field: flat[field] for field in fields if field in flat}
+
+
 def field_problems(flat: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
     """Yield unknown and missing fields and values of the wrong type; `known` has every field with one of the right."""
     for field in flat.keys() - known.keys():

@@ -11,12 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import default
-from saddle_jax import __version__, devices, processes, seeds
+from saddle_jax import __version__, devices, processes, seeds, sheet
 from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
 from saddle_jax.data import inspection, sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, tell
-from saddle_jax.files import write_atomically, writing
 from saddle_jax.observer import make_observer
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
@@ -72,7 +71,7 @@ def _run(command: Command) -> int:
 def train(command: Command) -> int:
     """Train, or continue, the run in the command's workdir."""
     config, workdir = command.config, pathlib.Path(command.workdir)
-    processes.on_first(lambda: _require_directory(workdir))
+    processes.on_first(lambda: _require_free(workdir))
     with StopRequest() as stop:  # a signal while data are read or code is compiled is answered before the first step
         splits = sources.load(config.data)
         images = {"split_hash": splits.split_hash, "content_hash": splits.content_hash}
@@ -96,7 +95,11 @@ def train(command: Command) -> int:
 
 def _require_directory(workdir: pathlib.Path) -> None:
     if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"--workdir: {workdir} is a file, expected a directory")
+        raise ConfigError(f"--workdir: {workdir} is a file, expected a directory. Fix: another --workdir")
+
+
+def _require_free(workdir: pathlib.Path) -> None:
+    _require_directory(workdir)
     lock.require_free(workdir)
 
 
@@ -173,18 +176,17 @@ def compare_spectra(command: Command) -> int:
 
 
 def check(command: Command) -> int:
-    """Build everything, print its sizes, draw what the views look like, run one step; write nothing else."""
+    """Build everything, print its sizes, run one step, draw what the views look like; write nothing else."""
     from clu import parameter_overview
 
-    config = command.config
+    config, workdir = command.config, pathlib.Path(command.workdir)
+    _require_directory(workdir)
     splits = sources.load(config.data)
     program = make_program(config, splits)
     _describe(config, splits, program, command.workdir)
     for line in inspection.class_lines(splits):
         print(line)
     inspection.require_readable(splits, decode=config.data.check_decode)
-    if processes.is_first():
-        print(f"views  {_draw_views(config, splits, program, pathlib.Path(command.workdir))}", flush=True)
     state = program.init(config.seed)
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
@@ -199,26 +201,11 @@ def check(command: Command) -> int:
         print(f"memory a step needs about {used / 2**20:,.0f} MiB on each device, by the compiler's count")
     metrics = jax.device_get(feed.advance(states, segment)[1])
     loss, perturbed = np.mean(metrics.loss), np.mean(metrics.perturbed_loss)
-    print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; nothing of it was kept")
+    print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; nothing of it was kept", flush=True)
+    print(f"views  {sheet.draw(config, splits, program.views, workdir)}")
     if not np.all(metrics.finite):
         raise NonFiniteError("step 1: loss or update is not finite. Fix: a lower learning rate or rho")
     return 0
-
-
-def _draw_views(config: ConfigDict, splits: sources.Splits, program: Program, workdir: pathlib.Path) -> pathlib.Path:
-    """Draw some training images with every view of them, and return the file: plots/views.png of the run."""
-    from saddle_jax.report import views as pictures
-
-    samples = inspection.sample(splits, program.views, config.seed)
-    stats = splits.stats
-    names = [f"{stats.names[label]}\n{stats.counts_C[label]:,} images" for label in samples.labels_N]
-    titles = [f"view {number}: {view.name}" for number, view in enumerate(program.views, 1)]
-    drawn = list(map(pictures.View, titles, samples.views_VDNHWK))
-    path = workdir / "plots" / "views.png"
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, pictures.draw(names, samples.images_NHWK, drawn))
-    return path
 
 
 def _restore_from_a_running_run(

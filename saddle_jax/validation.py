@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from saddle_jax.config import Duration, flatten, parse_duration
-from saddle_jax.field_values import KNOTS, field_problems, images_stay_encoded, value_problems
+from saddle_jax.field_values import KNOTS, field_problems, images_stay_encoded, value_problems, view_augmentations
 
 
 def problems_of(config: ConfigDict, default: ConfigDict) -> list[str]:
@@ -24,7 +24,7 @@ def problems_of(config: ConfigDict, default: ConfigDict) -> list[str]:
     problems = list(value_problems(flat))
     if problems:  # the checks across fields read values that must be sound
         return problems
-    return list(_cross_problems(flat))
+    return [*_cross_problems(flat), *_ignored_fields(flat, flatten(default))]
 
 
 # What a method leaves no choice of, and why.
@@ -40,6 +40,7 @@ _FIXED: dict[str, dict[str, tuple[Any, str]]] = {
         "loss.class_weights": ("none", "the prior stands in its logits"),
         "model.head": ("linear", "its class head is"),
         "micro_batches": (1, "every query is compared with the whole batch"),
+        "sam.perturbation": ("shared", "every query is compared with those of all devices"),
     },
 }
 
@@ -49,6 +50,11 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
     for field, (value, reason) in _FIXED.get(method, {}).items():
         if flat[field] != value:
             yield f"{field}={flat[field]!r} has no place in method={method!r}: {reason}. Fix: --config.{field}={value}"
+    if flat["spectra.loss"] == "training" and method != "plain":
+        yield (
+            f"spectra.loss='training' has no place in method={method!r}, whose loss is not one of an image and its "
+            "label. Fix: --config.spectra.loss=ce"
+        )
     if flat["spectra.loss"] == "ldam" and flat["model.head"] != "normed":
         yield f"spectra.loss='ldam' needs model.head='normed' (found {flat['model.head']!r}). Fix: another spectra.loss"
     if flat["spectra.logit_scale"] and flat["model.head"] != "normed":
@@ -94,6 +100,14 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
             )
 
 
+def _ignored_fields(flat: dict[str, Any], default: dict[str, Any]) -> Iterator[str]:
+    """Yield the fields of other methods than the chosen one that were set."""
+    for method in _FIXED:
+        for field in (name for name in flat if name.startswith(f"{method}.")):
+            if method != flat["method"] and flat[field] != default[field]:
+                yield f"{field} has no effect with method={flat['method']!r}. Fix: --config.method={method}"
+
+
 def _paco_problems(flat: dict[str, Any]) -> Iterator[str]:
     """Yield a queue that batches do not fill evenly, and an unfit view of the keys."""
     queue, batch = flat["paco.queue_size"], flat["batch_size"]
@@ -130,9 +144,11 @@ def _image_problems(flat: dict[str, Any]) -> Iterator[str]:
         return
     unused = [] if encoded else ["data.eval_resize", "data.max_bad_fraction", "data.validation_split"]
     unused += [] if encoded else ["data.check_decode"]
-    if encoded or augmentation == "simclr":
+    views = view_augmentations(flat)
+    only_simclr = set(views.values()) == {"simclr"}
+    if encoded or only_simclr:
         unused.append("data.crop_padding")
-    if not encoded or augmentation == "simclr":
+    if not encoded or only_simclr:
         unused.append("data.color_jitter")
     if source not in ("image_list", "tfds"):
         unused.append("data.image_size")
@@ -144,8 +160,8 @@ def _image_problems(flat: dict[str, Any]) -> Iterator[str]:
         if flat[field]:
             nothing = {str: "''", bool: "False"}.get(type(flat[field]), "0")
             yield (
-                f"{field} has no effect with data.source={source!r} and data.augmentation={augmentation!r}. "
-                f"Fix: --config.{field}={nothing}"
+                f"{field} has no effect with data.source={source!r} and "
+                f"{', '.join(f'{name}={value!r}' for name, value in views.items())}. Fix: --config.{field}={nothing}"
             )
     if not encoded:
         return

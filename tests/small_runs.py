@@ -2,9 +2,8 @@
 
 import pathlib
 
-from conftest import ROOT
-
 from configs import digits_lt
+from saddle_jax import methods
 from saddle_jax.data import sources
 from saddle_jax.train import loop
 from saddle_jax.train.program import make_program
@@ -18,7 +17,7 @@ _FIELDS = {
 METHODS = {
     name: {"method": name, **fields}
     for name, fields in _FIELDS.items()
-    if (ROOT / "saddle_jax" / "methods" / f"{name}.py").is_file()
+    if (pathlib.Path(methods.__path__[0]) / f"{name}.py").is_file()
 }
 
 

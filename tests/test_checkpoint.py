@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from small_runs import small_config, train
 from saddle_jax import longtail
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError
+from saddle_jax.optim.sam import SamState
 from saddle_jax.train import checkpoint
 from saddle_jax.train.program import make_program
 
@@ -187,6 +189,31 @@ def test_a_checkpoint_of_another_model_is_refused_leaf_by_leaf(trained, changes,
         checkpoint.restore(found, expected)
     assert difference in str(error.value)
     assert error.value.exit_code == 4
+
+
+class PassBefore(NamedTuple):
+    """What a pass left in version 0.1.0 before methods with views; its third field was empty."""
+
+    loss: Any
+    batch_stats: Any
+    method_state: Any
+    metrics: Any
+
+
+def test_a_checkpoint_with_empty_nodes_of_an_earlier_version_is_read(trained, tmp_path):
+    state = restored(checkpoint.find(trained / "checkpoints"))
+
+    def older(node):
+        before = PassBefore(node.aux.loss, node.aux.batch_stats, (), node.aux.metrics)
+        return node._replace(aux=before)
+
+    def is_sam(node):
+        return isinstance(node, SamState)
+
+    opt_state = jax.tree.map(lambda x: older(x) if is_sam(x) else x, state.opt_state, is_leaf=is_sam)
+    checkpoint.save(tmp_path / "checkpoints", state._replace(opt_state=opt_state), None, {})
+    found = restored(checkpoint.find(tmp_path / "checkpoints"))
+    jax.tree.map(np.testing.assert_array_equal, found, state)
 
 
 def test_a_checkpoint_that_does_not_exist(trained, tmp_path):

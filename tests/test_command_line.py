@@ -1,5 +1,6 @@
 """The command line: everything that is wrong is told at once, quickly, with exit code 2 and nothing left behind."""
 
+import importlib
 import subprocess
 import sys
 import time
@@ -226,8 +227,6 @@ def test_smoke_fits_any_ratio():
 
 
 def test_every_shipped_config_is_sound_with_every_argument():
-    import importlib
-
     for name in ("digits_lt", "cifar10_lt", "cifar100_lt"):
         module = importlib.import_module(f"configs.{name}")
         assert problems_of(module.get_config(), default.get_config()) == []
@@ -240,6 +239,38 @@ def test_every_shipped_config_is_sound_with_every_argument():
         assert module.get_config("vs,ratio=50").data.ratio == 50
         with pytest.raises(ConfigError, match="vs_sam_sgd"):
             module.get_config("vs_sam_sgd")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["glmc_cifar", "glmc_imagenet_lt", "glmc_inat18"] + [f"paco_{s}" for s in ("cifar100", "imagenet_lt", "inat18")],
+)
+def test_configs_of_methods_are_sound_with_every_argument(name):
+    module = importlib.import_module(f"configs.methods.{name}")
+    methods = module.METHODS if hasattr(module, "METHODS") else (name[:4], f"{name[:4]}_sam")
+    for method in (*methods, f"{name[:4]}_sgd"):
+        for argument in (method, f"smoke,{method}", f"{method},profile=as_is"):
+            config = module.get_config(argument)
+            assert problems_of(config, default.get_config()) == [], argument
+            assert config.sam.enabled == ("_sam" in method)
+            assert config.method == name[:4]
+    if "cifar" in name:
+        assert problems_of(module.get_config("ratio=10,profile=step"), default.get_config()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"glmc.contrast": 9.0}, "glmc.contrast has no effect with method='plain'. Fix: --config.method=glmc"),
+        ({"method": "glmc", "paco.alpha": 0.5}, "paco.alpha has no effect with method='glmc'"),
+        ({"method": "paco", "spectra.loss": "training"}, "spectra.loss='training' has no place in method='paco'"),
+        ({"method": "paco", "sam.perturbation": "per_device"}, "sam.perturbation='per_device' has no place in"),
+    ],
+)
+def test_fields_that_would_do_nothing_or_mislead_are_refused(fields, message):
+    config = default.get_config()
+    config.update_from_flattened_dict(fields)
+    assert any(message in problem for problem in problems_of(config, default.get_config()))
 
 
 @pytest.mark.parametrize(

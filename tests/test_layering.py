@@ -47,7 +47,7 @@ ORDER = [
     ),
     *("report.spectra", "report.page", "report.provenance", "report.content", "report.curvature", "report.program"),
     *("pytorch.pickles", "pytorch.archive", "pytorch.class_map", "pytorch.names", "pytorch.program"),
-    *("observer", "seeds", "programs", "demo"),
+    *("observer", "seeds", "sheet", "programs", "demo"),
 ]
 RANK = {name: rank for rank, name in enumerate(ORDER)}
 

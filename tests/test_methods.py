@@ -7,24 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from small_runs import METHODS
+from small_runs import METHODS, small_config
 from test_devices import COUNTS, IMAGES, LABELS, assert_close
 
 from configs import default
 from saddle_jax import devices
-from saddle_jax.data import feeder
+from saddle_jax.config import flatten
+from saddle_jax.data import feeder, sources
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.order import Order, deal, slots_at
+from saddle_jax.errors import ConfigError
+from saddle_jax.field_values import view_augmentations
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import DESCENT, Context, Variables
 from saddle_jax.methods.choose import make_method
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train.gradient import make_gradient, pass_like
+from saddle_jax.train.program import make_program
 from saddle_jax.train.steps import init_state, make_eval_step, make_train_step
 
 STATS = ClassStats(COUNTS, ())
 EVERY = pytest.mark.parametrize("name", METHODS)
+OTHERS = pytest.mark.parametrize("name", [name for name in METHODS if name != "plain"])  # its own is in test_devices.py
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +112,14 @@ def shapes(tree):
 
 
 @EVERY
+def test_the_config_names_the_augmentations_of_all_views(name):
+    config = config_of(name, data__augmentation="simclr")
+    method = make_method(config, STATS, IMAGES.shape[1:], None, make_schedules(config, STATS, steps_per_epoch=3))
+    taken = {view for stream in method.streams for view in stream.augmentations}
+    assert taken == set(view_augmentations(flatten(config)).values())
+
+
+@EVERY
 def test_states_keep_their_shapes_and_everything_is_trained(name):
     built = build(name)
     after, metrics = built.step(built.state, built.views(0))
@@ -137,7 +150,7 @@ def test_whatever_a_batch_lacks_everything_stays_finite(name):
     jax.tree.map(np.testing.assert_array_equal, built.step(built.state, garbage), built.step(built.state, views))
 
 
-@EVERY
+@OTHERS
 def test_one_device_equals_eight(name):
     """Losses, weights, statistics and the method's own state: full batches, the end of an epoch, three images."""
     one, eight = build(name), build(name, devices.AXIS)
@@ -154,7 +167,7 @@ def test_one_device_equals_eight(name):
     assert expected.finite
 
 
-@EVERY
+@OTHERS
 def test_rho_zero_trains_as_sgd(name):
     results = []
     for changes in ({"sam__rho_knots": ((0, 0.0),), "sam__batch_stats": "first"}, {"sam__enabled": False}):
@@ -202,7 +215,22 @@ def test_gradients_of_groups_of_classes_add_up(name):
 
 
 @EVERY
+def test_the_logged_loss_is_what_is_minimised_with_sam_and_without(name):
+    with_sam, without = build(name), build(name, sam__enabled=False)
+    losses = [built.step(built.state, built.views(0))[1].loss for built in (with_sam, without)]
+    np.testing.assert_allclose(*losses, rtol=1e-12)
+
+
+@EVERY
 def test_what_a_step_draws_comes_from_the_state(name):
     """So that a resumed step is the same: no key is made up on the way."""
     built = build(name)
     assert "random_seed" not in str(jax.make_jaxpr(built.step)(built.state, built.views(0)))
+
+
+def test_an_epoch_without_a_batch_is_an_error():
+    config = small_config(data__drop_last=True, batch_size=512)
+    with pytest.raises(
+        ConfigError, match="batch_size: 512 is more than the .* and data.drop_last leaves out an epoch's only"
+    ):
+        make_program(config, sources.load(config.data))

@@ -13,6 +13,7 @@ from saddle_jax.data import augmentation, backends, geometry, policies, tensors
 from saddle_jax.data import operations as ops
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.backends import NUMPY
+from saddle_jax.data.photometry import FACTOR_BITS
 
 FILL = (10, 128, 250)
 IMAGES = np.stack([np.asarray(photograph(seed, 32, 32)) for seed in range(96)])
@@ -22,7 +23,7 @@ TOTAL = len(IMAGES) + len(HARD)
 
 
 def factors():
-    return np.rint(DRAW.uniform(0.1, 1.9, TOTAL) * 2**14)
+    return np.rint(DRAW.uniform(0.1, 1.9, TOTAL) * 2**FACTOR_BITS)
 
 
 def moves(fixed_numbers):
@@ -81,6 +82,8 @@ def test_operations_of_one_stage_act_each_on_its_own_images():
     columns = np.zeros((len(IMAGES), 4), np.int32)
     columns[:, 0] = np.array([0, *operations])[np.arange(len(IMAGES)) % 5]
     columns[:, 1:] = [1, *geometry.slide(0.2, 0.0)]
+    columns[columns[:, 0] == ops.COLOUR, 1] = 1.5 * 2**FACTOR_BITS
+    columns[columns[:, 0] == ops.SOLARIZE, 1] = 100
     found = ops.apply((ops.Stage(operations),), IMAGES, columns, FILL, NUMPY)
     for image, row, result in zip(IMAGES, columns, found, strict=True):
         numbers = row[1 : 1 + ops.NUMBERS.get(int(row[0]), 0)].tolist()

@@ -12,7 +12,7 @@ from conftest import GOLDEN, SHARED, shared_file
 from small_runs import train
 from test_devices import COUNTS, IMAGES, assert_close, batch_of
 
-from configs import default
+from configs import default, imagenet_lt
 from configs.methods import paco_cifar100, paco_imagenet_lt
 from saddle_jax import devices
 from saddle_jax.longtail import ClassStats
@@ -274,12 +274,31 @@ def test_prediction_is_the_class_head_without_the_prior(x64):
         ({"micro_batches": 2}, "Fix: --config.micro_batches=1"),
         ({"paco__queue_size": 65}, "Fix: --config.paco.queue_size=96"),
         ({"paco__key_augmentation": "random_resized_crop"}, "for images that stay encoded, these are in memory"),
-        ({"data__eval_resize": 256}, "paco.key_augmentation='crop_flip' is for images in memory, these stay encoded"),
+        (
+            {"data__source": "image_list", "data__augmentation": "randaugment"},
+            "paco.key_augmentation='crop_flip' is for images in memory, these stay encoded",
+        ),
     ],
 )
 def test_what_does_not_go_with_it_is_told(changes, message):
     assert not problems_of(config_of(), default.get_config())
     assert message in "\n".join(problems_of(config_of(**changes), default.get_config()))
+
+
+def test_a_field_has_no_effect_where_no_view_uses_it():
+    for query, key in (("simclr", "autoaugment"), ("autoaugment", "simclr")):
+        config = config_of(data__augmentation=query, paco__key_augmentation=key, data__crop_padding=4)
+        assert not problems_of(config, default.get_config())
+    config = config_of(data__augmentation="simclr", paco__key_augmentation="simclr", data__crop_padding=4)
+    found = "\n".join(problems_of(config, default.get_config()))
+    assert "data.crop_padding has no effect" in found and "paco.key_augmentation='simclr'" in found
+    config.data.crop_padding, config.data.color_jitter = 0, 0.4
+    assert "data.color_jitter has no effect" in "\n".join(problems_of(config, default.get_config()))
+    photos = imagenet_lt.get_config("ce_drw")
+    config = paco_imagenet_lt.get_config()
+    config.data.augmentation, config.paco.key_augmentation = "simclr", "randaugment"
+    config.data.color_jitter = photos.data.color_jitter
+    assert config.data.color_jitter > 0 and not problems_of(config, default.get_config())
 
 
 def at_epochs(config, epochs):
@@ -302,8 +321,8 @@ def test_the_loss_falls_on_real_cifar100(tmp_path):
     subprocess.run(unpack, check=True)
     config = paco_cifar100.get_config("paco_sam,profile=as_is")
     config.update_from_flattened_dict(
-        {"data.source": "arrays", "data.path": str(store), "data.augmentation": "crop_flip"}
-        | {"paco.key_augmentation": "crop_flip", "paco.queue_size": 512, "model.name": "resnet8", "model.width": 0.5}
+        {"data.source": "arrays", "data.path": str(store)}
+        | {"paco.queue_size": 512, "model.name": "resnet8", "model.width": 0.5}
         | {"duration": "60 steps", "optim.lr_knots": ((0, 0.02),), "sam.rho_knots": ((0, 0.05),)}
         | {"log_every": "15 steps", "eval.every": "100%", "checkpoint_every": "100%", "tensorboard": False}
     )

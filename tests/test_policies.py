@@ -5,10 +5,13 @@ import pytest
 from jpeg_folder import photograph
 from PIL import Image
 from pillow_operations import change
+from published_policies import autoaugmented, sub_policies
 
 from saddle_jax.data import augmentation, geometry, policies
 from saddle_jax.data import operations as ops
 from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.backends import NUMPY
+from saddle_jax.data.photometry import FACTOR_BITS
 
 TOTAL = 50_000
 IMAGES = np.stack([np.asarray(photograph(seed, 32, 32)) for seed in range(64)])
@@ -47,7 +50,7 @@ def test_autoaugment_draws_its_policy():
     for stage in (0, 1):
         everything = sum(share for (where, _), share in shares.items() if where == stage)
         assert_share((first, second)[stage][:, 0] == 0, 1 - everything / 25)
-    factors = first[first[:, 0] == ops.COLOUR, 1] / 2**14
+    factors = first[first[:, 0] == ops.COLOUR, 1] / 2**FACTOR_BITS
     np.testing.assert_allclose(np.unique(factors), [0.1, 0.3, 0.7, 1.3, 1.7, 1.9], atol=1e-4)  # 3, 7 and 9 of 0.9 / 9
     assert np.unique(first[first[:, 0] == ops.SOLARIZE, 1]).tolist() == [0, 114, 200]  # invert; 113.8; 199.1
     assert np.unique(second[second[:, 0] == ops.POSTERIZE, 1]).tolist() == [2**3]  # five bits stay
@@ -63,7 +66,26 @@ def test_autoaugment_draws_its_policy():
     assert_share(sides[:, 0] == 16, 17 / 32)  # a centre that is 8 or more from the edges: 8 to 24 of 0 to 31
 
 
-def test_autoaugment_and_cutout_show_what_pillow_shows():
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 45)])
+def test_autoaugment_is_the_published_policy(height, width):
+    """Every operation of every pair, with both signs, through the fill that images in memory have."""
+    images = np.stack([np.asarray(photograph(seed, width, height)) for seed in range(4)])
+    fill = Augmentation("autoaugment", (height, width, 3)).fill_K
+    rows, chances = policies._autoaugment_table(height, width)
+    assert len(chances) == len(sub_policies()) == 25
+    for number, pair in enumerate(sub_policies()):
+        for stage, (name, probability, magnitude) in enumerate(pair):
+            assert chances[number, stage] == probability
+            part = {"shearY": 0.01, "autocontrast": 0.01, "brightness": 0.02}.get(name, 0)  # by a level: docs/parity.md
+            for sign in (0, 1):
+                columns = np.tile(rows[stage][number, sign], (len(images), 1))
+                found = ops.apply((policies.AUTOAUGMENT_STAGES[stage],), images, columns, fill, NUMPY)
+                shown = [autoaugmented(Image.fromarray(image), name, magnitude, 2 * sign - 1) for image in images]
+                difference = np.abs(found.astype(int) - np.stack([np.asarray(image) for image in shown]))
+                assert difference.max() <= (part > 0) and (difference > 0).mean() <= part, (name, magnitude, sign)
+
+
+def test_autoaugment_acts_in_its_order_before_cutout():
     draws = draws_of("autoaugment", len(IMAGES))
     draws[:, :3] = 4, 4, 0
     first, second, hole = staged("autoaugment", draws, 3)
@@ -79,6 +101,52 @@ def test_autoaugment_and_cutout_show_what_pillow_shows():
         assert (np.abs(found[i] - expected) > 1).mean() < 0.02
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers"),  # of the largest magnitude, for 28 x 45 pixels: Pillow's, as the published code names them
+    [
+        ("translate_x", (1, 0, 20, 0, 1, 0)),
+        ("translate_y", (1, 0, 0, 0, 1, 12)),
+        ("shear_x", (1, 0.3, 0, 0, 1, 0)),
+        ("shear_y", (1, 0, 0, 0.3, 1, 0)),
+        ("rotate", 30),
+    ],
+)
+@pytest.mark.parametrize("kernel", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+def test_randaugment_moves_and_fills_as_published(name, numbers, kernel):
+    images = np.stack([np.asarray(photograph(seed, 45, 28)) for seed in range(6)])
+    one, bicubic = np.ones(1), np.array([kernel == Image.Resampling.BICUBIC])
+    operation, row = policies._randaugment(name, one, one, bicubic, 28, 45)
+    stage = policies.RANDAUGMENT_STAGES[0]
+    columns = np.zeros((len(images), stage.width), np.int32)
+    columns[:, 0], columns[:, 1 : 1 + row.shape[1]] = operation, row
+    mean = Augmentation("randaugment", (28, 45, 3), mean=(124, 116, 104)).fill_K
+    found = ops.apply((stage,), images, columns, mean, NUMPY)
+    for image, shown in zip(map(Image.fromarray, images), found, strict=True):
+        if name == "rotate":
+            expected = image.rotate(numbers, resample=kernel, fillcolor=(124, 116, 104))
+        else:
+            affine = Image.Transform.AFFINE
+            expected = image.transform(image.size, affine, numbers, kernel, fillcolor=(124, 116, 104))
+        difference = np.abs(shown.astype(int) - np.asarray(expected))
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.05
+
+
+@pytest.mark.parametrize("degrees", [20 / 3, -29.3, 13.0])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 45)])
+def test_a_rotation_is_pillows(degrees, height, width):
+    images = np.stack([np.asarray(photograph(seed, width, height)) for seed in range(4)])
+    row = geometry.rotation(np.array(degrees), height, width)
+    for kernel in (None, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
+        numbers = row if kernel is None else [kernel == Image.Resampling.BICUBIC, *row]
+        operation = ops.MOVE_NEAREST if kernel is None else ops.MOVE
+        columns = np.tile([operation, *numbers], (len(images), 1)).astype(np.int32)
+        found = ops.apply((ops.Stage((operation,)),), images, columns, (128,) * 3, NUMPY)
+        for image, shown in zip(map(Image.fromarray, images), found, strict=True):
+            expected = image.rotate(degrees, resample=kernel or Image.Resampling.NEAREST, fillcolor=(128,) * 3)
+            difference = np.abs(shown.astype(int) - np.asarray(expected))
+            assert difference.max() <= (kernel is not None) and (difference > 0).mean() < 0.02
+
+
 def test_randaugment_draws_evenly_and_close_to_its_largest_magnitude():
     stages = staged("randaugment", draws_of("randaugment"), 3)
     for columns in stages:
@@ -90,7 +158,7 @@ def test_randaugment_draws_evenly_and_close_to_its_largest_magnitude():
         }  # fmt: skip
         for operation, count in counts.items():
             assert_share(columns[:, 0] == operation, count * share)
-        factors = columns[columns[:, 0] == ops.SHARPNESS, 1] / 2**14
+        factors = columns[columns[:, 0] == ops.SHARPNESS, 1] / 2**FACTOR_BITS
         assert_share(factors > 1.9 - 1e-4, 0.5, len(factors))  # half of the magnitudes are cut off at 10
         level = (1.9 - factors[factors < 1.9 - 1e-4]) / 1.8 * 10  # below 10
         assert np.sqrt((level**2).mean()) == pytest.approx(0.5, rel=0.1)
@@ -102,7 +170,7 @@ def test_randaugment_draws_evenly_and_close_to_its_largest_magnitude():
         slid = columns[columns[:, 0] == ops.SLIDE_X]
         slope, offset = slid[:, 2] / 2**16, (slid[:, 3] - slid[:, 2] / 2) / 2**16 - 0.5
         assert np.abs(slope).max() == pytest.approx(0.3, abs=1e-4)
-        assert np.abs(offset).max() == pytest.approx(0.45 * 32, abs=1e-3)
+        assert np.abs(offset).max() == pytest.approx(14, abs=1e-3)  # 45 % of 32 pixels, as a whole number
         assert_share(slope != 0, 0.5, len(slid))
         assert_share(slope[slope != 0] > 0, 0.5, int((slope != 0).sum()))
         assert_share(slid[:, 1] == geometry.BICUBIC, 0.5, len(slid))
@@ -123,7 +191,7 @@ def test_simclr_draws_its_policy():
     np.testing.assert_allclose(counts / acted.sum(), 1 / 24, atol=0.006)
     everything = np.concatenate(jitters)
     for operation in (ops.BRIGHTNESS, ops.CONTRAST, ops.COLOUR):
-        factors = everything[everything[:, 0] == operation, 1] / 2**14
+        factors = everything[everything[:, 0] == operation, 1] / 2**FACTOR_BITS
         assert factors.min() == pytest.approx(0.6, abs=1e-3) and factors.max() == pytest.approx(1.4, abs=1e-3)
         assert factors.mean() == pytest.approx(1, abs=0.01)
     shifts = everything[everything[:, 0] == ops.HUE, 1].astype(np.uint8).astype(np.int8)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from fault_harness import trials
-from small_runs import small_config
 
+from configs import default
+from saddle_jax import config as config_lib
 from saddle_jax.data import sources
 from saddle_jax.train import checkpoint, metrics
 from saddle_jax.train.program import make_program
@@ -38,6 +39,7 @@ class Processes:
         faults: dict[int, str] | None = None,
         roots: dict[int, pathlib.Path] | None = None,
         devices: int = 0,
+        config: str = "configs/digits_lt.py:ce_drw_sam,smoke",
     ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -49,7 +51,7 @@ class Processes:
         self.running = []
         for i, log in enumerate(self.logs):
             joined = ["--distributed", "--coordinator", address, "--num_processes", "2", "--process_id", str(i)]
-            command = [sys.executable, "main.py", "--config", "configs/digits_lt.py:ce_drw_sam,smoke"]
+            command = [sys.executable, "main.py", "--config", config]
             command += ["--workdir", str(workdir), *EVERY, *more, *(joined if number == 2 else [])]
             command += (each or {}).get(i, [])
             root = (roots or {}).get(i, ROOT)
@@ -86,8 +88,7 @@ class Processes:
 def last_state(workdir):
     """The leaves of the last checkpoint, in float64."""
     with jax.enable_x64(True):
-        config = small_config(model__batch_norm="synchronized")
-        config.duration = "24 steps"
+        config = config_lib.from_json((workdir / "config.json").read_bytes(), default.get_config())
         like = make_program(config, sources.load(config.data)).init(0)
         found = checkpoint.find(workdir / "checkpoints")
         assert found.step == 24
@@ -123,6 +124,18 @@ def test_two_processes_train_as_one_with_two_devices(unbroken, tmp_path):
     alone = Processes(tmp_path / "run", 1)
     assert alone.wait() == [0], alone.text()
     require_near(unbroken, tmp_path / "run")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["glmc_cifar", "paco_cifar100"])
+def test_methods_with_views_and_a_state_train_as_one(name, tmp_path):
+    """Every process makes its part of all views, and meets the other's queries and keys."""
+    config = f"configs/methods/{name}.py:smoke"
+    runs = {number: tmp_path / f"of_{number}" for number in (1, 2)}
+    for number, workdir in runs.items():
+        processes = Processes(workdir, number, config=config)
+        assert processes.wait() == [0] * number, processes.text()
+    require_near(runs[2], runs[1])
 
 
 @pytest.mark.nightly

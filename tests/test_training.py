@@ -300,6 +300,12 @@ def test_what_only_devices_and_data_tell_is_told_at_once(tmp_path):
         make_program(config, sources.load(config.data))
     assert len(error.value.problems) == 4
     assert "30 can't be split over 8 devices. Fix: --config.batch_size=24" in str(error.value)
+    config.data.augmentation, config.method, config.paco.key_augmentation = "autoaugment", "paco", "simclr"
+    with pytest.raises(ConfigError) as error:
+        make_program(config, sources.load(config.data))
+    assert len(error.value.problems) == 6
+    for name in ("autoaugment", "simclr"):
+        assert f"{name} changes colours: found images of 1 channels, expected 3" in str(error.value)
 
 
 def test_progress_lines(capsys):

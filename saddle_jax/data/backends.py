@@ -50,8 +50,8 @@ def traced(jnp: Any, cond: Callable[..., Any] | None = None) -> Backend:
     Args:
       jnp: `jax.numpy`.
       cond: `jax.lax.cond`, to compute an operation only where a batch has an image for it. That is also a border that
-        XLA does not fuse across: on CPUs a chain of moves is else computed anew for every pixel that one reads, in ten
-        times the time (`benchmarks/README.md`). On accelerators the host would have to wait for each answer.
+        XLA does not fuse across: on CPUs a chain of moves is else computed anew for every pixel that one reads. vmap
+        makes a selection of a branch: this is lost then. On accelerators the host would have to wait for each answer.
     """
 
     def take(table: Any, index_BQ: Any) -> Any:

@@ -16,6 +16,7 @@ POINT = 16  # bits after it in a coordinate
 BILINEAR, BICUBIC = 0, 1  # kernels
 _CROP_BITS = 14  # of a resized crop's weights
 _LINE_BITS = 15  # of the weights along one axis
+_LINE_SNAP = 128  # of _LINE_BITS: what a rounded slope can take from a level, where a line slides by whole pixels
 _FIRST_BITS, _BETWEEN, _SECOND_BITS = 15, 8, 13  # along both: first axis, kept after it, second axis; 8 + 8 + 13 of 31
 
 
@@ -83,7 +84,7 @@ def slide_lines(
     place = along * (1 << POINT) + slope * other + offset
     start = place - (1 << (POINT - 1))
     across = other * (1 << POINT) + 0 * place
-    total = 0
+    total = _LINE_SNAP
     for i, weight in enumerate(_weights(start, kernel_B, _LINE_BITS, xp)):
         tap = start + (i - 1) * (1 << POINT)
         source = _at(images_BHWK, *((tap, across) if down else (across, tap)), backend)

@@ -41,11 +41,20 @@ class Samples(NamedTuple):
 
 
 def sample(splits: Splits, views: Sequence[Augmentation], seed: int) -> Samples:
-    """Return an image of each of some classes, evenly spaced from the largest to the rarest one that has any."""
+    """Return an image of each of some classes, evenly spaced from the largest to the rarest one that has any.
+
+    Images that are bad and may be are passed over, and classes that have no other.
+
+    Raises:
+      DataError: images can't be read or decoded.
+    """
     images, labels_N = splits.train
     by_size = np.argsort(-splits.stats.counts_C, kind="stable")[: np.count_nonzero(splits.stats.counts_C)]
     places = np.unique(np.linspace(0, len(by_size) - 1, _SAMPLED).astype(int))
-    ids_N = np.array([np.flatnonzero(labels_N == label)[0] for label in by_size[places]], np.int32)
+    sound = [_first_sound(images, np.flatnonzero(labels_N == label)) for label in by_size[places]]
+    ids_N = np.array([position for position in sound if position is not None], np.int32)
+    if not ids_N.size:
+        raise DataError(f"no image of {len(places)} classes can be decoded. Fix: restore the files")
 
     def batch(view: Augmentation | None, draws_NR: np.ndarray) -> np.ndarray:
         repeated = np.tile(ids_N, len(draws_NR) // len(ids_N))
@@ -63,6 +72,18 @@ def sample(splits: Splits, views: Sequence[Augmentation], seed: int) -> Samples:
 
     augmented = np.stack([drawn(number, view) for number, view in enumerate(views)])
     return Samples(labels_N[ids_N], batch(None, np.zeros((len(ids_N), 1), np.int32)), augmented)
+
+
+def _first_sound(images: np.ndarray | Encoded, positions: np.ndarray) -> int | None:
+    """Return the first position whose image is not bad; the first one of all where none may be bad."""
+    look = _decoding(images) if isinstance(images, Encoded) and images.may_be_bad else None
+    for position in positions.tolist():
+        try:
+            if look is None or not look(position):
+                return position
+        except OSError:  # who decodes it next tells why it can't be read
+            return position
+    return None
 
 
 def require_readable(splits: Splits, *, decode: bool) -> None:

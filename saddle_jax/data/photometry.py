@@ -13,7 +13,8 @@ import numpy as np
 
 from saddle_jax.data.backends import Backend
 
-FACTOR_BITS = 14  # of a factor: 1 is 2^14. Such factors have no rounding in Pillow's float32 either
+FACTOR_BITS = 22  # of a factor: 1 is 2^22; below 2, times a difference of two levels, it stays below 2^31
+_SNAP = 128  # of FACTOR_BITS: what the rounding of a factor can take from its product with a difference
 POSTERIZE, SOLARIZE, SOLARIZE_ADD, BRIGHTNESS, CONTRAST, AUTOCONTRAST, EQUALIZE = range(1, 8)
 BLUR_RADIUS = 6  # pixels
 BLUR_BITS = 14  # of a blur's weights
@@ -21,10 +22,8 @@ _SOLARIZE_ADD_BELOW = 128  # level
 
 
 def luma(images_BHWK: Any, xp: Any) -> Any:
-    """Return Pillow's grey levels, (B, H, W, 1) int32; of a single channel that channel."""
+    """Return Pillow's grey levels of images of three channels, (B, H, W, 1) int32."""
     levels = xp.astype(images_BHWK, np.int32)
-    if levels.shape[-1] == 1:
-        return levels
     red, green, blue = levels[..., :1], levels[..., 1:2], levels[..., 2:]
     return xp.right_shift(19595 * red + 38470 * green + 7471 * blue + 0x8000, 16)
 
@@ -86,8 +85,12 @@ def change_levels(images_BHWK: Any, operation_B: Any, number_B: Any, among: Cont
 
 
 def blend(other: Any, levels: Any, factor: Any, xp: Any) -> Any:
-    """Return other + factor (levels - other), cut off to a level below; int32 levels, a factor of FACTOR_BITS."""
-    return xp.clip(other + xp.right_shift(factor * (levels - other), FACTOR_BITS), 0, 255)
+    """Return other + factor (levels - other), cut off to a level below; int32 levels, a factor of FACTOR_BITS below 2.
+
+    A product that is just below a whole number counts as that, as Pillow's float32 rounds it: of a factor such as 1.4
+    every fifth product is whole.
+    """
+    return xp.clip(other + xp.right_shift(factor * (levels - other) + _SNAP, FACTOR_BITS), 0, 255)
 
 
 def colour(images_BHWK: Any, factor_B: Any, xp: Any) -> Any:

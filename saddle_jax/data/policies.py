@@ -181,7 +181,7 @@ def _randaugment(
     if name in slides:
         size = width if name == "translate_x" else height
         shear = name.startswith("shear")
-        slope_N, offset_N = (0.3 * signed_N, 0 * signed_N) if shear else (0 * signed_N, 0.45 * size * signed_N)
+        slope_N, offset_N = (0.3 * signed_N, 0 * signed_N) if shear else (0 * signed_N, int(0.45 * size) * signed_N)
         return slides[name], np.concatenate([kernel_Nx1, geometry.slide(slope_N, offset_N)], axis=1)
     nothing = np.zeros((len(level_N), 0))
     resolved = {

@@ -49,6 +49,7 @@ class LossOutput(NamedTuple):
     batch_stats: Any  # after this pass
     images: jax.Array  # how many there are; 0 on a device with padding only
     metrics: dict[str, jax.Array]  # this device's sums over its images
+    objective: jax.Array | None = None  # Σ w·l of what is minimised, where the pass is for another loss
 
 
 class Method(NamedTuple):

@@ -141,16 +141,19 @@ def make(
         terms = loss_terms(mixup, cutmix, inputs, label_weights_C)
         a = balance_weight(context.step, schedules)
         losses_B = a * terms.balance + (1 - a) * terms.rebalance
+        objective_B = losses_B + glmc.contrast * terms.contrast
         if context.pass_name == DESCENT or glmc.contrast_in_ascent:
-            losses_B += glmc.contrast * terms.contrast
+            losses_B = objective_B
         if context.extra_weights_C is not None:
             # Linear in the soft labels, so that the gradients of groups of classes add up to the batch's.
             targets_BC = (inputs.mixup_targets_BC + inputs.cutmix_targets_BC) / 2
-            losses_B *= targets_BC @ context.extra_weights_C.astype(targets_BC.dtype)
-        numerator, *sums = (jnp.sum(jnp.where(mask_B, values_B, 0)) for values_B in (losses_B, *terms))
+            weights_B = targets_BC @ context.extra_weights_C.astype(targets_BC.dtype)
+            losses_B, objective_B = weights_B * losses_B, weights_B * objective_B
+        values = (losses_B, objective_B, *terms)
+        numerator, objective, *sums = (jnp.sum(jnp.where(mask_B, values_B, 0)) for values_B in values)
         pairs = jnp.sum(mask_B)
         metrics = dict(zip(Terms._fields, sums, strict=True))
-        return LossOutput(numerator, pairs.astype(numerator.dtype), batch_stats, pairs, metrics)
+        return LossOutput(numerator, pairs.astype(numerator.dtype), batch_stats, pairs, metrics, objective)
 
     def predict(params: Any, batch_stats: Any, batch: Batch, *, train: bool = False) -> jax.Array:
         outputs, _ = forward(params, batch_stats, normalise(batch.images), batch.mask, train=train)

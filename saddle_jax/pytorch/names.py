@@ -9,6 +9,8 @@ linear.weight without a bias    (in, out)        params/linear/kernel           
 fc_cb.weight                    (out, in)        params/linear_balanced/kernel           (in, out)
 projection_head.0.weight        (out, in)        params/projector/kernel                 (in, out)
 contrast_head.0.weight          (out, in)        params/predictor/kernel                 (in, out)
+
+The last three are GLMC's, of its wide ResNet-32. The layers of its ResNet-34 have other names, which are not read.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
+from saddle_jax.report.plots import plain
+
 _CELL = 0.9  # inches a side
 _LEFT, _TOP = 1.6, 0.45  # inches for the names of the rows and of the columns
 
@@ -38,17 +40,17 @@ def draw(names: Sequence[str], images_NHWK: np.ndarray, views: Sequence[View]) -
     left = _LEFT
     for view in groups:
         span = _CELL * len(view.images_DNHWK)
-        figure.text(left / width, 1 - 0.7 * _TOP / height, view.title, va="bottom", fontsize=9)
+        figure.text(left / width, 1 - 0.7 * _TOP / height, plain(view.title), va="bottom", fontsize=9)
         for draw_number, images in enumerate(view.images_DNHWK):
             for row, image in enumerate(images):
                 place = (left + _CELL * draw_number, height - _TOP - _CELL * (row + 1), 0.94 * _CELL, 0.94 * _CELL)
                 axes = figure.add_axes(tuple(np.array(place) / (width, height, width, height)))
-                axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
+                axes.imshow(image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1))
                 axes.set_axis_off()
         left += span + 0.3 * _CELL
     for row, name in enumerate(names):
         middle = height - _TOP - _CELL * (row + 0.5)
-        figure.text((_LEFT - 0.1) / width, middle / height, name, ha="right", va="center", fontsize=8)
+        figure.text((_LEFT - 0.1) / width, middle / height, plain(name), ha="right", va="center", fontsize=8)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130, facecolor="white")
     plt.close(figure)

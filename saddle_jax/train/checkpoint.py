@@ -12,7 +12,6 @@ times the size of a state on disk, and one more while a save is under way.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import pathlib
@@ -169,7 +168,9 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
         more = [f"  ... and {len(differing) - 10} more"] if len(differing) > 10 else []
         lines = [f"{checkpoint.path} belongs to another model, optimizer or precision:", *differing[:10], *more]
         raise CheckpointError("\n".join(lines))
-    with _reading():
+    context = _reading()
+    context.pytree.loading.partial_load = True  # the leaves are the same; earlier versions had more empty nodes
+    with context:
         return ocp.load(path, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like))
 
 
@@ -186,7 +187,7 @@ def _write(path: pathlib.Path, tree: Any) -> None:
         checkpointer.save(path, args=ocp.args.StandardSave(tree))
 
 
-def _reading() -> contextlib.AbstractContextManager:
+def _reading() -> Any:
     """Return the context in which this process reads by itself."""
     from orbax.checkpoint import v1 as ocp
 

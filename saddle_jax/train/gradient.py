@@ -17,7 +17,7 @@ Loss = Callable[[Variables, Any], LossOutput]
 class Pass(NamedTuple):
     """What a forward and backward pass leaves beside the gradient; equal on all devices."""
 
-    loss: jax.Array  # of the whole batch
+    loss: jax.Array  # of the whole batch: what is minimised, also where the pass is for another one
     batch_stats: Any
     metrics: dict[str, jax.Array]  # means over the whole batch
 
@@ -66,12 +66,14 @@ def _differentiate(
 ) -> tuple[Any, Pass, jax.Array]:
     """Return gradient, pass and number of a device's images alone: its part of the loss, and sums for metrics."""
 
-    def objective(params: Any) -> tuple[jax.Array, LossOutput]:
+    def of_pass(params: Any) -> tuple[jax.Array, tuple[jax.Array, LossOutput]]:
         output = loss(variables._replace(params=params), inputs)
-        return output.numerator / total(output.denominator), output
+        denominator = total(output.denominator)
+        objective = output.numerator if output.objective is None else output.objective
+        return output.numerator / denominator, (objective / denominator, output)
 
-    (value, output), grads = jax.value_and_grad(objective, has_aux=True)(variables.params)
-    return grads, Pass(value, output.batch_stats, output.metrics), output.images
+    grads, (objective, output) = jax.grad(of_pass, has_aux=True)(variables.params)
+    return grads, Pass(objective, output.batch_stats, output.metrics), output.images
 
 
 def _accumulate(

@@ -11,12 +11,14 @@ import jax
 from ml_collections import ConfigDict
 
 from saddle_jax import devices
+from saddle_jax.config import flatten
 from saddle_jax.data import augmentation, resident
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.order import Slots, steps_per_epoch
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError
+from saddle_jax.field_values import view_augmentations
 from saddle_jax.methods.base import Stream
 from saddle_jax.methods.choose import make_method
 from saddle_jax.optim.chain import make_optimizer
@@ -108,20 +110,13 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
 
 
 def _views(config: ConfigDict, splits: Splits, streams: tuple[Stream, ...]) -> tuple[Augmentation, ...]:
-    """Return how the views of all streams are augmented.
+    """Return how the views of all streams are augmented."""
+    return tuple(_view(config, splits, name) for stream in streams for name in stream.augmentations)
 
-    Raises:
-      ConfigError: an augmentation is not for these images.
-    """
+
+def _view(config: ConfigDict, splits: Splits, name: str) -> Augmentation:
     images = splits.train.images
-    names = [name for stream in streams for name in stream.augmentations]
-    views = tuple(
-        augmentation.make(config.data, name, images.shape[1:], encoded=isinstance(images, Encoded)) for name in names
-    )
-    problems = [problem for view in dict.fromkeys(views) if (problem := augmentation.problem_of(view))]
-    if problems:
-        raise ConfigError(problems)
-    return views
+    return augmentation.make(config.data, name, images.shape[1:], encoded=isinstance(images, Encoded))
 
 
 def _check(config: ConfigDict, splits: Splits) -> Schedules:
@@ -139,6 +134,9 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
         )
     if len(config.data.mean) != channels:
         problems.append(f"data.mean and data.std: found {len(config.data.mean)} channels, the images have {channels}")
+    for name in dict.fromkeys(view_augmentations(flatten(config)).values()):
+        if problem := augmentation.problem_of(_view(config, splits, name)):
+            problems.append(problem)
     bounds, num_classes = config.eval.rank_bounds, splits.stats.num_classes
     if bounds and bounds[-1] > num_classes:
         problems.append(f"eval.rank_bounds: found {bounds}, but there are {num_classes} classes")
@@ -147,8 +145,16 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
             problems.append("encoded images need TensorFlow. Fix: pip install -r requirements.txt")
         elif config.data.pipeline == "tfdata":
             problems.append("data.pipeline='tfdata' needs TensorFlow. Fix: --config.data.pipeline=numpy")
+    images = len(splits.train.labels)
+    if not (steps := steps_per_epoch(images, config.batch_size, config.data.drop_last)):
+        raise ConfigError(
+            [
+                *problems,
+                f"batch_size: {config.batch_size} is more than the {images} training images, and data.drop_last leaves "
+                "out an epoch's only batch. Fix: a smaller batch_size, or --config.data.drop_last=False",
+            ]
+        )
     try:
-        steps = steps_per_epoch(len(splits.train.labels), config.batch_size, config.data.drop_last)
         schedules = make_schedules(config, splits.stats, steps)
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error

@@ -1,0 +1,61 @@
+"""What `--mode check` leaves in a run's directory: a picture of some training images with every view of them."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from configs import default
+from saddle_jax import config as config_lib
+from saddle_jax import seeds
+from saddle_jax.data import inspection
+from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.sources import Splits
+from saddle_jax.errors import CheckpointError, ConfigError
+from saddle_jax.files import write_atomically, writing
+
+
+def draw(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], workdir: pathlib.Path) -> str:
+    """Draw plots/views.png of the run; return the file's name, or why there is none and the fix.
+
+    Raises:
+      DataError: images can't be read or decoded.
+    """
+    if _holds_another_run(workdir, config):
+        return f"not drawn: {workdir} holds a run of another config. Fix: another --workdir"
+    try:
+        from saddle_jax.report import views as pictures
+    except ImportError as error:
+        return f"not drawn: {error}. Fix: pip install -r requirements.txt"
+    samples = inspection.sample(splits, views, config.seed)
+    stats = splits.stats
+    names = [f"{stats.names[label]}\n{stats.counts_C[label]:,} images" for label in samples.labels_N]
+    titles = [f"view {number}: {view.name}" for number, view in enumerate(views, 1)]
+    drawn = list(map(pictures.View, titles, samples.views_VDNHWK))
+    path = workdir / "plots" / "views.png"
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, pictures.draw(names, samples.images_NHWK, drawn))
+    except CheckpointError as error:
+        return f"not drawn: {error}"
+    return str(path)
+
+
+def _holds_another_run(workdir: pathlib.Path, config: ConfigDict) -> bool:
+    """Return whether a run is there that training with this config would refuse, or one that can't be read."""
+    for path in (workdir / "config.json", *workdir.glob("seed-*/config.json")):
+        if not path.is_file():
+            continue
+        if (path.parent == workdir) != (config.num_seeds == 1):
+            return True
+        try:
+            trained = config_lib.from_json(path.read_bytes(), default.get_config())
+        except (OSError, ConfigError):
+            return True
+        own = config if config.num_seeds == 1 else seeds.member_config(config, trained.seed)
+        if config_lib.differences(trained, own):
+            return True
+    return False
