@@ -53,6 +53,19 @@ def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mappin
     return finish(config, options, method)
 
 
+def with_or_without_sam(config: ConfigDict, argument: str) -> ConfigDict:
+    """Set what `argument` asks of an experiment with one method of its own: `<method>` or, the default, `<method>_sam`.
+
+    Raises:
+      ConfigError: all that is wrong with the argument.
+    """
+    with_sam = f"{config.method}_sam"
+    options = parse_argument(argument, (config.method, with_sam))
+    method = options.method or with_sam
+    config.sam.enabled = method == with_sam
+    return finish(config, options, method)
+
+
 def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_settings: bool = False) -> ConfigDict:
     """Set ratio, profile and name, and shrink the run if `options` ask for `smoke`.
 

@@ -364,6 +364,7 @@ def test_rows_of_a_report_are_named_after_the_method():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_loss_falls_on_real_cifar10(tmp_path):
     store = tmp_path / "lt.npz"
     shared_file("data/cifar10_lt.npz")

@@ -314,6 +314,7 @@ def test_learning_rates_are_the_published_ones(x64):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_loss_falls_on_real_cifar100(tmp_path):
     store = tmp_path / "lt.npz"
     shared_file("data/cifar100_lt.npz")

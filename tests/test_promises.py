@@ -16,7 +16,7 @@ from conftest import GOLDEN, ROOT
 from small_runs import METHODS, small_config, train
 
 from configs import default, recipes
-from configs.methods import glmc_cifar, paco_cifar100
+from configs.methods import glmc_cifar
 from saddle_jax import command_line
 from saddle_jax import config as config_lib
 from saddle_jax.data import sources
@@ -95,7 +95,7 @@ SHIPPED = {name.removeprefix("configs."): importlib.import_module(name) for name
 METHODS_OF = {
     "cifar10_lt": recipes.METHODS,
     "methods.glmc_cifar": glmc_cifar.METHODS,
-    "methods.paco_cifar100": paco_cifar100.METHODS,
+    "methods.paco_cifar100": ("paco", "paco_sam"),
 }
 ARGUMENTS = {name: ["", "smoke", *METHODS_OF.get(name, ())] for name in SHIPPED}
 

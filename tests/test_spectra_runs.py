@@ -294,6 +294,7 @@ def test_stopped_while_it_measures_training_goes_on_with_the_rest(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_signal_or_a_failure_at_the_last_step_is_no_silent_success(tmp_path):
     along = (
         "--config.spectra.at=('8 steps', '12 steps')",

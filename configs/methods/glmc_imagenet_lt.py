@@ -13,9 +13,7 @@ is the one of the two that has RandAugment.
 """
 
 from configs import imagenet_lt, recipes
-from saddle_jax.config import parse_argument
 
-METHODS = ("glmc", "glmc_sam")
 WARM_UP = 10  # epochs
 
 
@@ -26,7 +24,7 @@ def get_config(argument: str = ""):
     config.name = "imagenet_lt-resnext50"
     config.batch_size = 120
     config.optim.weight_decay = 2e-4
-    return apply(config, argument)
+    return recipes.with_or_without_sam(config, argument)
 
 
 def base(epochs: int):
@@ -44,11 +42,3 @@ def base(epochs: int):
     config.optim.lr_knots = (*warm_up, (WARM_UP, 0.1), (epochs, 0.0))
     config.sam.rho_knots = ((0, 0.05),)
     return config
-
-
-def apply(config, argument: str):
-    """Set the method that `argument` names, and shrink the run if it asks for `smoke`."""
-    options = parse_argument(argument, METHODS)
-    method = options.method or "glmc_sam"
-    config.sam.enabled = method == "glmc_sam"
-    return recipes.finish(config, options, method)

@@ -9,7 +9,7 @@ that of CIFAR, not tuned; resampling, label weights and the contrastive term's f
 only recipe that was published. Ours is not measured yet.
 """
 
-from configs import inat18
+from configs import inat18, recipes
 from configs.methods import glmc_imagenet_lt
 
 
@@ -20,4 +20,4 @@ def get_config(argument: str = ""):
     config.name = "inat18-resnext50"
     config.batch_size = 128
     config.optim.weight_decay = 1e-4
-    return glmc_imagenet_lt.apply(config, argument)
+    return recipes.with_or_without_sam(config, argument)

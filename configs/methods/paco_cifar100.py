@@ -11,9 +11,7 @@ as little tried: --config.sam.rho_knots='((0,0.05),)' and '((0,0.2),)'.
 """
 
 from configs import cifar10_lt, recipes
-from saddle_jax.config import parse_argument
 
-METHODS = ("paco", "paco_sam")
 LR = 0.05
 
 
@@ -34,12 +32,4 @@ def get_config(argument: str = ""):
     config.optim.lr_knots = (*warm_up, (11, LR), (321, LR / 10), (361, LR / 100))
     config.sam.rho_knots = ((0, 0.1),)
     config.eval.rank_bounds = (36, 71)
-    return apply(config, argument)
-
-
-def apply(config, argument: str):
-    """Set the method that `argument` names, and shrink the run if it asks for `smoke`."""
-    options = parse_argument(argument, METHODS)
-    method = options.method or "paco_sam"
-    config.sam.enabled = method == "paco_sam"
-    return recipes.finish(config, options, method)
+    return recipes.with_or_without_sam(config, argument)

@@ -10,8 +10,7 @@ The authors of PaCo report 57.0, best epoch on the test list (ResNeXt-50, for wh
 tuned: 0.05 and 0.1 as in the paper's recipes, then 0.2, at the same parts of the run.
 """
 
-from configs import imagenet_lt
-from configs.methods import paco_cifar100
+from configs import imagenet_lt, recipes
 
 LR = 0.02
 
@@ -22,7 +21,7 @@ def get_config(argument: str = ""):
     imagenet_lt.set_images(config)
     config.name = "imagenet_lt"
     config.optim.weight_decay = 5e-4
-    return paco_cifar100.apply(config, argument)
+    return recipes.with_or_without_sam(config, argument)
 
 
 def base():

@@ -8,8 +8,8 @@ The authors of PaCo report 73.2, best epoch; leaderboards have PaCo+SAM at 73.4,
 measured yet. The radius is that of configs/methods/paco_imagenet_lt.py, ours, not tuned.
 """
 
-from configs import inat18
-from configs.methods import paco_cifar100, paco_imagenet_lt
+from configs import inat18, recipes
+from configs.methods import paco_imagenet_lt
 
 
 def get_config(argument: str = ""):
@@ -18,4 +18,4 @@ def get_config(argument: str = ""):
     inat18.set_images(config)
     config.name = "inat18"
     config.optim.weight_decay = 1e-4
-    return paco_cifar100.apply(config, argument)
+    return recipes.with_or_without_sam(config, argument)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from saddle_jax.data import tensors
+from saddle_jax.data import photometry, tensors
 from saddle_jax.data.augmentation import (
     ATTEMPTS,
     DRAW_LIMIT,
@@ -28,7 +28,6 @@ from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.policies import ASPECT
 
 _NEIGHBOURS = 2  # pixels around a part of a JPEG from which the colours at its edge are interpolated
-_LUMA = (19595, 38470, 7471)  # Pillow's, in units of 2^-16
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
@@ -202,5 +201,5 @@ def jitter(pixels: Any, uniform_R: Any, strength: float) -> Any:
 
 
 def _grey(image: Any) -> Any:
-    """Return Pillow's luma, (H, W, 1); all sums are whole numbers below 2^24, which float32 holds."""
-    return tf.floor((tf.linalg.matvec(image, tf.constant(_LUMA, tf.float32)) + 0x8000) / 0x10000)[..., None]
+    """Return Pillow's luma of whole levels, (H, W, 1) float32."""
+    return tf.cast(photometry.luma(image, tensors.ONE_IMAGE.xp), tf.float32)
