@@ -108,19 +108,43 @@ def get_config() -> ConfigDict:
     config.paco.queue_init = "normalized"  # normalized | published (not keys of length 1, but columns of the queue)
 
     config.optim = ConfigDict()
+    config.optim.name = "sgd"  # sgd | pgd | cnc_pgd | lpf_sgd | sam | asam | imbsam | cc_sam | sse_sam | focal_sam |
+    # le_sam: the link that gradients pass before weight decay and momentum; sgd is none, one gradient a step
     config.optim.momentum = 0.9
     config.optim.weight_decay = 2e-4  # on all parameters, as in the reference
     config.optim.lr_knots = ((0, 0.1),)  # learning rate from each position on
     config.optim.lr_interpolation = "constant"  # constant | linear | cosine between knots, one value an epoch
 
-    config.sam = ConfigDict()
-    config.sam.enabled = False  # False: plain SGD, one gradient a step
-    config.sam.rho_knots = ((0, 0.05),)  # radius of the perturbation from each position on
+    config.sam = ConfigDict()  # what all links but sgd share
+    config.sam.rho_knots = ((0, 0.05),)  # size of the perturbation from each position on: its radius in the parameters;
+    # pgd: of the noise in the gradient; cnc_pgd: the perturbing step over the learning rate; lpf_sgd: the noise over a
+    # filter's length; cc_sam: a factor on the classes' radii; le_sam: by how much the loss is to rise
     config.sam.rho_interpolation = "constant"  # constant | linear | cosine between knots, one value an epoch
-    config.sam.adaptive = False  # ASAM: the perturbation scales with each weight's size
-    config.sam.adaptive_eta = 0.01  # ASAM: added to each weight's size
-    config.sam.perturbation = "shared"  # shared (of the whole batch) | per_device (m-sharpness)
-    config.sam.batch_stats = "both"  # first | second | both | frozen: passes that move BatchNorm's running statistics
+    config.sam.perturbation = "shared"  # shared (of the whole batch) | per_device (m-sharpness; sam and asam)
+    config.sam.batch_stats = "both"  # first | second | both | frozen: passes that move BatchNorm's running statistics;
+    # second is the last one of a link that makes more
+
+    config.pgd = ConfigDict()  # optim.name=pgd
+    config.pgd.threshold = 0.0  # noise only where the gradient is at most this long; 0 is at every step
+    config.cnc_pgd = ConfigDict()
+    config.cnc_pgd.threshold = 0.0  # the perturbing step only where the gradient is at most this long; 0 is always
+    config.lpf_sgd = ConfigDict()
+    config.lpf_sgd.samples = 1  # noisy gradients that a step averages, each of the whole batch
+    config.asam = ConfigDict()
+    config.asam.eta = 0.01  # added to each weight's size
+    config.imbsam = ConfigDict()
+    config.imbsam.tail_below = 0  # the tail is the classes of fewer training images; 0: that of eval.rank_bounds
+    config.cc_sam = ConfigDict()
+    config.cc_sam.flat_ratio = 0.5  # how much of the gradient is that of the perturbed classifiers
+    config.sse_sam = ConfigDict()
+    config.sse_sam.tail_below = 0  # as imbsam.tail_below
+    config.sse_sam.head_factor = 0.5  # the head's radius over the tail's
+    config.sse_sam.switch_at = "70%"  # position from which the head is not perturbed any more
+    config.focal_sam = ConfigDict()
+    config.focal_sam.gamma = 3.0  # a class's sharpness counts (1 - its part of the images)^gamma
+    config.focal_sam.sharpness_weight = 0.5  # lambda: of the sharpness beside the loss
+    config.le_sam = ConfigDict()
+    config.le_sam.rho_max = 0.0  # the longest perturbation; 0 is any
 
     config.eval = ConfigDict()
     config.eval.every = "5 epochs"

@@ -16,6 +16,15 @@ PAPER = ((0, 0.05), (5, 0.1), (60, 0.5), (75, 0.5))
 # Published for CE+DRW and LDAM+DRW. All others are ours, not tuned; the paper has no VS here.
 RHO = dict.fromkeys(recipes.LOSSES, ((0, 0.05), (5, 0.1))) | {"ce_drw": PAPER, "ldam_drw": PAPER, "vs_drw": PAPER}
 
+LINKS = {
+    "focal_sam": {
+        "sam.rho_knots": ((0, 0.1), (90, 0.2)),
+        "sam.rho_interpolation": "linear",
+        "focal_sam.gamma": 0.8,
+        "focal_sam.sharpness_weight": 0.8,
+    }
+}
+
 
 def get_config(argument: str = ""):
     """Return the recipe for the method that `argument` names."""
@@ -23,7 +32,7 @@ def get_config(argument: str = ""):
     set_images(config)
     config.name = "imagenet_lt"
     config.optim.lr_knots = ((0, 0.2), (90, 0.0))
-    return recipes.apply(config, argument, default_method="ldam_drw_sam", rho=RHO)
+    return recipes.apply(config, argument, default_method="ldam_drw_sam", rho=RHO, links=LINKS)
 
 
 def set_images(config) -> None:

@@ -1,16 +1,18 @@
 """What the experiment files share: methods by name, arguments after the colon, the smoke version.
 
 `--config configs/cifar10_lt.py:vs_sam,ratio=50` gives the file the argument "vs_sam,ratio=50": comma-separated, in any
-order, at most one method `<loss>` or `<loss>_sam`, `ratio=`, `profile=` and `smoke`.
+order, at most one method `<loss>` or `<loss>_<link>`, `ratio=`, `profile=` and `smoke`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.links import SETTINGS
 from saddle_jax.config import Options, parse_argument, rescale_to_percent
 from saddle_jax.errors import ConfigError
-from saddle_jax.field_values import images_stay_encoded
+from saddle_jax.field_values import CHOICES, images_stay_encoded
 
 LOSSES = {
     "ce": {"name": "ce"},
@@ -23,13 +25,30 @@ LOSSES = {
     "la": {"name": "la"},
     "focal": {"name": "focal"},
 }
-METHODS = tuple(f"{loss}{optimizer}" for loss in LOSSES for optimizer in ("", "_sam"))
-
+LINKS = CHOICES["optim.name"]
 
 Knots = tuple[tuple[int | str, float], ...]
 
 
-def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mapping[str, float | Knots]) -> ConfigDict:
+def with_links(bases: Iterable[str], links: Iterable[str] = LINKS) -> dict[str, tuple[str, str]]:
+    """Return {"ce": ("ce", "sgd"), "ce_sgd": ("ce", "sgd"), "ce_sam": ("ce", "sam"), ...}, by what a user may write."""
+    links = tuple(links)
+    return {
+        f"{base}{suffix}": (base, suffix[1:] or "sgd") for base in bases for suffix in ("", *(f"_{k}" for k in links))
+    }
+
+
+METHODS = with_links(LOSSES)
+
+
+def apply(
+    config: ConfigDict,
+    argument: str,
+    *,
+    default_method: str,
+    rho: Mapping[str, float | Knots],
+    links: Mapping[str, Mapping[str, Any]] | None = None,
+) -> ConfigDict:
     """Set method, ratio and profile from `argument`, and shrink the run if it asks for `smoke`.
 
     Args:
@@ -37,33 +56,52 @@ def apply(config: ConfigDict, argument: str, *, default_method: str, rho: Mappin
       argument: what stood after the colon of --config.
       default_method: used where the argument names none.
       rho: SAM's radius for every loss of LOSSES, or its knots.
+      links: the experiment's own settings of links, beside those of configs/links.py.
 
     Raises:
       ConfigError: all that is wrong with the argument.
     """
-    options = parse_argument(argument, METHODS)
-    method = options.method or default_method
-    loss = method.removesuffix("_sam")
+    options = parse_argument(argument, METHODS, shown=shown_methods(LOSSES))
+    loss, link = METHODS[options.method or default_method]
     config.loss.update(LOSSES[loss])
-    config.sam.enabled = method.endswith("_sam")
     radius = rho[loss]
     config.sam.rho_knots = radius if isinstance(radius, tuple) else ((0, radius),)
     if config.loss.name == "ldam":
         config.model.head = "normed"
-    return finish(config, options, method)
+    set_link(config, link, links)
+    return finish(config, options, name_of(loss, link))
 
 
-def with_or_without_sam(config: ConfigDict, argument: str) -> ConfigDict:
-    """Set what `argument` asks of an experiment with one method of its own: `<method>` or, the default, `<method>_sam`.
+def one_method(config: ConfigDict, argument: str) -> ConfigDict:
+    """Set what `argument` asks of an experiment with one method: `<method>` or `<method>_<link>`; by default SAM's.
 
     Raises:
       ConfigError: all that is wrong with the argument.
     """
-    with_sam = f"{config.method}_sam"
-    options = parse_argument(argument, (config.method, with_sam))
-    method = options.method or with_sam
-    config.sam.enabled = method == with_sam
-    return finish(config, options, method)
+    methods = with_links([config.method], LINKS_OF_METHODS)
+    options = parse_argument(argument, methods, shown=shown_methods([config.method], LINKS_OF_METHODS))
+    method, link = methods[options.method or f"{config.method}_sam"]
+    set_link(config, link)
+    return finish(config, options, name_of(method, link))
+
+
+LINKS_OF_METHODS = tuple(link for link in LINKS if link != "cc_sam")  # it takes the loss of single images apart
+
+
+def shown_methods(bases: Iterable[str], links: Iterable[str] = LINKS) -> str:
+    """Return how methods are written, for a message."""
+    return f"{', '.join(bases)} (each also with {' '.join(f'_{link}' for link in links)})"
+
+
+def name_of(base: str, link: str) -> str:
+    """Return the method's name as part of a run's."""
+    return base if link == "sgd" else f"{base}_{link}"
+
+
+def set_link(config: ConfigDict, link: str, own: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Choose the link with its settings, or, where it has none, with SAM's radius."""
+    config.optim.name = link
+    config.update_from_flattened_dict({**SETTINGS.get(link, {}), **(own or {}).get(link, {})})
 
 
 def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_settings: bool = False) -> ConfigDict:
@@ -72,7 +110,7 @@ def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_setti
     Args:
       config: the experiment's own settings, the method's among them; changed in place.
       options: what the argument asks for.
-      method: the method's name, which becomes part of the run's.
+      method: what becomes part of the run's name.
       ratio_has_settings: the experiment has settings for each ratio, so that one may be named for images as they are.
 
     Raises:

@@ -39,6 +39,8 @@ MAY_CHANGE_ON_RESUME = (
     "spectra.",
 )
 
+_OLD_SAM = ("sam.enabled", "sam.adaptive", "sam.adaptive_eta")  # before optim.name
+
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|steps?|epochs?)\s*$")
 
 
@@ -91,7 +93,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def parse_argument(
-    argument: str, methods: Sequence[str], choices: Mapping[str, Sequence[str]] | None = None
+    argument: str, methods: Iterable[str], choices: Mapping[str, Sequence[str]] | None = None, *, shown: str = ""
 ) -> Options:
     """Read comma-separated options: a method, `smoke`, `ratio=`, `profile=`, the experiment's own; in any order.
 
@@ -99,6 +101,7 @@ def parse_argument(
       argument: what stood after the colon of --config.
       methods: their names.
       choices: the experiment's own options, each with the values that it can have.
+      shown: the methods in a message; "" names all.
 
     Raises:
       ConfigError: every option that can't be read.
@@ -114,11 +117,10 @@ def parse_argument(
 
     for text in filter(None, (part.strip() for part in argument.split(","))):
         key, separator, value = text.partition("=")
-        plain = text.removesuffix("_sgd")
         if text == "smoke":
             take("smoke", True, text)
-        elif plain in methods and not (plain != text and plain.endswith("_sam")):
-            take("method", plain, text)
+        elif text in methods:
+            take("method", text, text)
         elif separator and key == "ratio":
             try:
                 take("ratio", float(value), text)
@@ -133,7 +135,7 @@ def parse_argument(
             known = [*methods, "smoke", "ratio=100", "profile=exp", *own]
             problems.append(
                 f"config argument: unknown {text!r}.{did_you_mean(text, known)} "
-                f"Known: smoke, ratio=, profile=, {', '.join([*own, *methods])}"
+                f"Known: smoke, ratio=, profile=, {', '.join([*own, shown or ', '.join(methods)])}"
             )
     if problems:
         raise ConfigError(problems)
@@ -157,6 +159,7 @@ def rescale_to_percent(config: ml_collections.ConfigDict) -> None:
     config.optim.lr_knots = tuple((percent(position), value) for position, value in config.optim.lr_knots)
     config.sam.rho_knots = tuple((percent(position), value) for position, value in config.sam.rho_knots)
     config.loss.drw_start = percent(config.loss.drw_start)
+    config.sse_sam.switch_at = percent(config.sse_sam.switch_at)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -182,7 +185,7 @@ def from_json(text: str | bytes, default: ml_collections.ConfigDict) -> ml_colle
       ConfigError: the text is no JSON, or has fields that this version does not know.
     """
     try:
-        stored = flatten(json.loads(text))
+        stored = renamed(flatten(json.loads(text)))
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"the run's config.json can't be read: {error}") from error
     known = flatten(default)
@@ -193,6 +196,17 @@ def from_json(text: str | bytes, default: ml_collections.ConfigDict) -> ml_colle
     with config.ignore_type():
         config.update_from_flattened_dict({key: _as_tuples(value) for key, value in stored.items()})
     return config
+
+
+def renamed(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a run of any version under the names that they have in this one."""
+    fields = {key: value for key, value in stored.items() if key not in _OLD_SAM}
+    if "sam.enabled" in stored:
+        adaptive = bool(stored.get("sam.adaptive"))
+        fields["optim.name"] = "sgd" if not stored["sam.enabled"] else "asam" if adaptive else "sam"
+        if fields["optim.name"] == "asam" and "sam.adaptive_eta" in stored:
+            fields["asam.eta"] = stored["sam.adaptive_eta"]
+    return fields
 
 
 def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:

@@ -28,6 +28,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss.class_weights": ("none", "reweight", "drw"),
     "paco.key_augmentation": _AUGMENTATIONS,
     "paco.queue_init": ("normalized", "published"),
+    "optim.name": (
+        *("sgd", "pgd", "cnc_pgd", "lpf_sgd", "sam", "asam"),
+        *("imbsam", "cc_sam", "sse_sam", "focal_sam", "le_sam"),
+    ),
     "optim.lr_interpolation": ("constant", "linear", "cosine"),
     "sam.rho_interpolation": ("constant", "linear", "cosine"),
     "sam.perturbation": ("shared", "per_device"),
@@ -80,7 +84,17 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "paco.momentum": (lambda v: 0 <= v <= 1, "0 to 1"),
     "optim.momentum": (lambda v: 0 <= v < 1, "0 or more, less than 1"),
     "optim.weight_decay": (lambda v: v >= 0, "0 or more"),
-    "sam.adaptive_eta": (lambda v: v >= 0, "0 or more"),
+    "pgd.threshold": (lambda v: v >= 0, "more than 0, or 0 for noise at every step"),
+    "cnc_pgd.threshold": (lambda v: v >= 0, "more than 0, or 0 for a perturbing step always"),
+    "lpf_sgd.samples": (lambda v: v >= 1, "1 or more"),
+    "asam.eta": (lambda v: v >= 0, "0 or more"),
+    "imbsam.tail_below": (lambda v: v >= 0, "1 or more images, or 0 for the tail of eval.rank_bounds"),
+    "cc_sam.flat_ratio": (lambda v: 0 <= v <= 1, "0 to 1"),
+    "sse_sam.tail_below": (lambda v: v >= 0, "1 or more images, or 0 for the tail of eval.rank_bounds"),
+    "sse_sam.head_factor": (lambda v: v >= 0, "0 or more"),
+    "focal_sam.gamma": (lambda v: v >= 0, "0 or more"),
+    "focal_sam.sharpness_weight": (lambda v: v >= 0, "0 or more"),
+    "le_sam.rho_max": (lambda v: v >= 0, "more than 0, or 0 for any length"),
     "eval.batch_size": (lambda v: v >= 1, "1 or more"),
     "spectra.logit_scale": (lambda v: v >= 0, "more than 0, or 0 for as trained"),
     "spectra.steps": (lambda v: v >= 2, "2 or more: one step finds one eigenvalue"),
@@ -96,7 +110,8 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "spectra.slice_radius": (lambda v: v >= 0, "more than 0, or 0 for twice rho"),
 }
 
-_DURATIONS = ("duration", "eval.every", "checkpoint_every", "log_every", "loss.drw_start", "spectra.every")
+_POSITIONS = ("loss.drw_start", "sse_sam.switch_at")
+_LENGTHS = ("duration", "eval.every", "checkpoint_every", "log_every", "spectra.every")
 KNOTS = {"optim.lr_knots": "learning rate", "sam.rho_knots": "rho"}
 
 
@@ -140,7 +155,7 @@ def value_problems(flat: dict[str, Any]) -> Iterator[str]:
             yield f"{field}: found {value}, expected a finite number"
         elif field in _BOUNDS and not _BOUNDS[field][0](value):
             yield f"{field}: found {value!r}, expected {_BOUNDS[field][1]}"
-    for field in _DURATIONS:
+    for field in (*_POSITIONS, *_LENGTHS):
         if field == "spectra.every" and not flat[field]:
             continue
         try:
@@ -148,7 +163,7 @@ def value_problems(flat: dict[str, Any]) -> Iterator[str]:
         except ValueError as error:
             yield f"{field}: {error}"
             continue
-        if field != "loss.drw_start" and duration.amount <= 0:
+        if field in _LENGTHS and duration.amount <= 0:
             yield f"{field}: found {flat[field]!r}, expected more than 0"
         if field == "duration" and duration.unit == "%":
             yield f"duration: found {flat[field]!r}, expected epochs or steps (a percentage is of this length)"

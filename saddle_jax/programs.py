@@ -256,13 +256,14 @@ def _describe(config: ConfigDict, splits: sources.Splits, program: Program, work
     )
     drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
     rho = [value for _, value in config.sam.rho_knots]
-    sam = f"; SAM with rho {', '.join(f'{r:g}' for r in rho)}" if config.sam.enabled else "; plain SGD"
+    name = config.optim.name
+    link = f"; {name} with rho {', '.join(f'{r:g}' for r in rho)}" if name != "sgd" else "; plain SGD"
     parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: program.init(0)).params))
     print(
         f"model  {config.model.name}, width {config.model.width:g}, {config.model.head} head: {parameters:,} parameters"
     )
     print(
         f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "
-        f"method {config.method}, loss {config.loss.name}{drw}{sam}",
+        f"method {config.method}, loss {config.loss.name}{drw}{link}",
         flush=True,
     )

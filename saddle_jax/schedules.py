@@ -47,7 +47,7 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
         return steps
 
     lr_knots = knots("optim.lr_knots", config.optim.lr_knots)
-    rho_knots = knots("sam.rho_knots", config.sam.rho_knots) if config.sam.enabled else [(0, 0.0)]
+    rho_knots = knots("sam.rho_knots", config.sam.rho_knots) if config.optim.name != "sgd" else [(0, 0.0)]
     drw_start = None
     if config.loss.class_weights == "drw":
         drw_start = parse_duration(config.loss.drw_start).steps(steps_per_epoch, total)

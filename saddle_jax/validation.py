@@ -8,7 +8,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from saddle_jax.config import Duration, flatten, parse_duration
-from saddle_jax.field_values import KNOTS, field_problems, images_stay_encoded, value_problems, view_augmentations
+from saddle_jax.field_values import (
+    CHOICES,
+    KNOTS,
+    field_problems,
+    images_stay_encoded,
+    value_problems,
+    view_augmentations,
+)
 
 
 def problems_of(config: ConfigDict, default: ConfigDict) -> list[str]:
@@ -69,6 +76,7 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
     if needed and not flat[needed]:
         yield f"data.source={flat['data.source']!r} needs {needed}. Fix: --config.{needed}=..."
     yield from _image_problems(flat)
+    yield from _link_problems(flat)
     if method == "paco":
         yield from _paco_problems(flat)
     if flat["steps_at_once"] > 1 and flat["data.pipeline"] in ("tfdata", "numpy"):
@@ -81,7 +89,7 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
 
     total = parse_duration(flat["duration"])
     for field, meaning in KNOTS.items():
-        if field == "sam.rho_knots" and not flat["sam.enabled"]:
+        if field == "sam.rho_knots" and flat["optim.name"] == "sgd":
             continue
         positions = [parse_duration(position) for position, _ in flat[field]]
         if positions[0].amount != 0:
@@ -101,11 +109,37 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
 
 
 def _ignored_fields(flat: dict[str, Any], default: dict[str, Any]) -> Iterator[str]:
-    """Yield the fields of other methods than the chosen one that were set."""
-    for method in _FIXED:
-        for field in (name for name in flat if name.startswith(f"{method}.")):
-            if method != flat["method"] and flat[field] != default[field]:
-                yield f"{field} has no effect with method={flat['method']!r}. Fix: --config.method={method}"
+    """Yield the fields of other methods and links than the chosen ones that were set."""
+    for choice in ("method", "optim.name"):
+        for field in flat:
+            group = field.partition(".")[0]
+            is_other = group in CHOICES[choice] and group not in (flat[choice], "sam")  # sam: what the links share
+            if is_other and flat[field] != default[field]:
+                yield f"{field} has no effect with {choice}={flat[choice]!r}. Fix: --config.{choice}={group}"
+
+
+def _link_problems(flat: dict[str, Any]) -> Iterator[str]:
+    """Yield what the chosen link leaves no choice of."""
+    link = flat["optim.name"]
+    if flat["sam.perturbation"] == "per_device" and link not in ("sgd", "sam", "asam"):
+        yield (
+            f"sam.perturbation='per_device' has no place in optim.name={link!r}, which mixes gradients of the whole "
+            "batch. Fix: --config.sam.perturbation=shared"
+        )
+    if link == "cc_sam" and flat["method"] != "plain":
+        yield (
+            f"optim.name='cc_sam' has no place in method={flat['method']!r}: it takes the loss apart by the classes of "
+            "single images. Fix: another optim.name"
+        )
+    if link == "cc_sam" and flat["micro_batches"] != 1:
+        yield (
+            f"micro_batches={flat['micro_batches']} has no place in optim.name='cc_sam', which needs the gradients of "
+            "the whole batch's classes at once. Fix: --config.micro_batches=1"
+        )
+    switch = parse_duration(flat["sse_sam.switch_at"])
+    part = _fraction(switch, parse_duration(flat["duration"]))
+    if link == "sse_sam" and part is not None and part > 1:
+        yield f"sse_sam.switch_at: {flat['sse_sam.switch_at']!r} is past the end ({flat['duration']})"
 
 
 def _paco_problems(flat: dict[str, Any]) -> Iterator[str]:

@@ -37,7 +37,7 @@ def get_config():
         "data.mean": (0.5,) * 3, "data.std": (0.25,) * 3,
         "model.name": "resnet8", "model.width": 0.25, "loss.class_weights": "drw", "loss.drw_start": "120 steps",
         "optim.lr_knots": ((0, 0.1), ("100 steps", 0.02)),
-        "sam.enabled": True, "sam.rho_knots": ((0, 0.05), ("80 steps", 0.1)),
+        "optim.name": "sam", "sam.rho_knots": ((0, 0.05), ("80 steps", 0.1)),
         **CHANGES,
     })
     return config

@@ -14,7 +14,7 @@ from small_runs import small_config, train
 from saddle_jax import longtail
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError
-from saddle_jax.optim.sam import SamState
+from saddle_jax.optim.link import LinkState
 from saddle_jax.train import checkpoint
 from saddle_jax.train.program import make_program
 
@@ -169,7 +169,7 @@ def retyped(tree):
         ({"model__width": 0.5}, "params.conv1.kernel: found float32[3, 3, 1, 4], expected float32[3, 3, 1, 8]"),
         ({"model__head": "normed"}, "params.linear.bias: found float32[10], expected nothing"),
         ({"model__name": "resnet20"}, "params.layer1_1.conv1.kernel: found nothing, expected float32[3, 3, 4, 4]"),
-        ({"sam__enabled": False}, "opt_state"),
+        ({"optim__name": "sgd"}, "opt_state"),
         ({"classes": 12}, "params.linear.bias: found float32[10], expected float32[12]"),
         ({"dtype": "float16"}, "params.conv1.kernel: found float32[3, 3, 1, 4], expected float16[3, 3, 1, 4]"),
     ],
@@ -208,7 +208,7 @@ def test_a_checkpoint_with_empty_nodes_of_an_earlier_version_is_read(trained, tm
         return node._replace(aux=before)
 
     def is_sam(node):
-        return isinstance(node, SamState)
+        return isinstance(node, LinkState)
 
     opt_state = jax.tree.map(lambda x: older(x) if is_sam(x) else x, state.opt_state, is_leaf=is_sam)
     checkpoint.save(tmp_path / "checkpoints", state._replace(opt_state=opt_state), None, {})

@@ -230,15 +230,15 @@ def test_every_shipped_config_is_sound_with_every_argument():
     for name in ("digits_lt", "cifar10_lt", "cifar100_lt"):
         module = importlib.import_module(f"configs.{name}")
         assert problems_of(module.get_config(), default.get_config()) == []
-        for method in (*recipes.METHODS, "ce_sgd"):
+        for method, (_, link) in recipes.METHODS.items():
             for argument in (method, f"smoke,{method}", f"ratio=10,{method},profile=step", f"profile=as_is,{method}"):
                 config = module.get_config(argument)
                 assert problems_of(config, default.get_config()) == [], (name, argument)
-                assert config.sam.enabled == method.endswith("_sam")
+                assert config.optim.name == link
                 assert (config.model.head == "normed") == method.startswith("ldam")
         assert module.get_config("vs,ratio=50").data.ratio == 50
-        with pytest.raises(ConfigError, match="vs_sam_sgd"):
-            module.get_config("vs_sam_sgd")
+        with pytest.raises(ConfigError, match="vs_sam_pgd"):
+            module.get_config("vs_sam_pgd")
 
 
 @pytest.mark.parametrize(
@@ -247,12 +247,12 @@ def test_every_shipped_config_is_sound_with_every_argument():
 )
 def test_configs_of_methods_are_sound_with_every_argument(name):
     module = importlib.import_module(f"configs.methods.{name}")
-    methods = module.METHODS if hasattr(module, "METHODS") else (name[:4], f"{name[:4]}_sam")
-    for method in (*methods, f"{name[:4]}_sgd"):
+    methods = getattr(module, "METHODS", recipes.with_links([name[:4]], recipes.LINKS_OF_METHODS))
+    for method, (_, link) in methods.items():
         for argument in (method, f"smoke,{method}", f"{method},profile=as_is"):
             config = module.get_config(argument)
             assert problems_of(config, default.get_config()) == [], argument
-            assert config.sam.enabled == ("_sam" in method)
+            assert config.optim.name == link
             assert config.method == name[:4]
     if "cifar" in name:
         assert problems_of(module.get_config("ratio=10,profile=step"), default.get_config()) == []

@@ -41,7 +41,7 @@ def build(config, axis_name):
     stats = ClassStats(COUNTS, ())
     method = make_plain(config, stats, IMAGES.shape[1:], axis_name)
     schedules = make_schedules(config, stats, steps_per_epoch=3)
-    tx = make_optimizer(config, schedules, aux_like=pass_like(method), axis_name=axis_name)
+    tx = make_optimizer(config, schedules, stats, aux_like=pass_like(method), axis_name=axis_name)
     step = make_train_step(
         method, tx, schedules.class_weights, batch_stats_policy=config.sam.batch_stats, axis_name=axis_name
     )

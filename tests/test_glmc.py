@@ -20,7 +20,7 @@ from saddle_jax.errors import ConfigError
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import glmc
 from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
-from saddle_jax.optim.chain import make_optimizer
+from saddle_jax.optim.chain import first_pass, make_optimizer
 from saddle_jax.pytorch import names
 from saddle_jax.report import rows
 from saddle_jax.schedules import make_schedules
@@ -37,11 +37,12 @@ def build(config, axis_name=None, *, stats=STATS, image_shape=IMAGES.shape[1:], 
     """Return method, per-device step and initial state."""
     schedules = make_schedules(config, stats, steps_per_epoch)
     method = glmc.make(config, stats, image_shape, axis_name, schedules)
-    tx = make_optimizer(config, schedules, aux_like=pass_like(method), axis_name=axis_name)
+    tx = make_optimizer(config, schedules, stats, aux_like=pass_like(method), axis_name=axis_name)
     step = make_train_step(
         method,
         tx,
         schedules.class_weights,
+        first_pass=first_pass(config.optim.name),
         batch_stats_policy=config.sam.batch_stats,
         micro_batches=config.micro_batches,
         axis_name=axis_name,
@@ -54,7 +55,7 @@ def small_config(**changes):
     config.update_from_flattened_dict(
         {"method": "glmc", "batch_size": 32, "duration": "4 epochs", "data.mean": (0.5,) * 3, "data.std": (0.5,) * 3}
         | {"model.name": "resnet8", "model.width": 0.25, "model.batch_norm": "synchronized"}
-        | {"glmc.contrast": 2.0, "glmc.projection_dim": 8, "glmc.label_weight_power": 1.2, "sam.enabled": True}
+        | {"glmc.contrast": 2.0, "glmc.projection_dim": 8, "glmc.label_weight_power": 1.2, "optim.name": "sam"}
         | {key.replace("__", "."): value for key, value in changes.items()}
     )
     return config
@@ -298,7 +299,7 @@ def test_micro_batches_are_mixed_alike_and_add_up(x64):
     twice = tuple(jax.tree.map(lambda x: np.repeat(x[:16], 2, axis=0), view) for view in views)
     results = []
     for micro_batches in (1, 2):
-        _, step, start = build(small_config(sam__enabled=False, micro_batches=micro_batches))
+        _, step, start = build(small_config(optim__name="sgd", micro_batches=micro_batches))
         after, found = jax.jit(step)(start, twice)
         results.append((after.params, found))
     assert_close(*results, 1e-10)
@@ -324,7 +325,7 @@ def test_the_configs_are_the_published_settings():
     def settings(argument):
         config = glmc_cifar.get_config(argument)
         assert problems_of(config, default.get_config()) == [], argument
-        assert config.sam.enabled == ("_sam" in argument or "glmc" not in argument)
+        assert (config.optim.name == "sam") == ("_sam" in argument or "glmc" not in argument)
         glmc_fields = config.glmc
         return glmc_fields.resample_power, glmc_fields.label_weight_power, glmc_fields.contrast
 

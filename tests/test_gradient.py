@@ -51,7 +51,7 @@ def plain(config):
 
 def step_of(config, method, micro_batches, axis_name):
     schedules = make_schedules(config, ClassStats(COUNTS, ()), steps_per_epoch=3)
-    tx = make_optimizer(config, schedules, aux_like=pass_like(method), axis_name=axis_name)
+    tx = make_optimizer(config, schedules, ClassStats(COUNTS, ()), aux_like=pass_like(method), axis_name=axis_name)
     step = make_train_step(method, tx, schedules.class_weights, micro_batches=micro_batches, axis_name=axis_name)
     return step, init_state(method, tx, jax.random.key(0))
 

@@ -343,7 +343,7 @@ def test_recipes_are_the_references_at_every_epoch(name, method):
     assert (data.image_size, data.eval_resize, data.color_jitter, data.flip) == (224, 256, 0.4, True)
     assert (config.model.name, config.model.width) == ("resnet50", 1.0)
     assert config.eval.rank_bounds == {"imagenet_lt": (390, 835), "inat18": (842, 4543)}[name]
-    assert not module.get_config(method).sam.enabled
+    assert module.get_config(method).optim.name == "sgd"
 
 
 @pytest.mark.parametrize("module", [imagenet_lt, inat18], ids=["imagenet_lt", "inat18"])

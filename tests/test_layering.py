@@ -9,7 +9,14 @@ from conftest import ROOT
 ORDER = [
     *("errors", "faults", "files", "config", "field_values", "validation", "longtail", "schedules", "losses"),
     *("devices", "processes"),
-    *("configs.recipes", "configs.default", "configs.cifar10_lt", "configs.cifar100_lt", "configs.digits_lt"),
+    *(
+        "configs.links",
+        "configs.recipes",
+        "configs.default",
+        "configs.cifar10_lt",
+        "configs.cifar100_lt",
+        "configs.digits_lt",
+    ),
     *("configs.imagenet_lt", "configs.inat18"),
     *("configs.methods.glmc_cifar", "configs.methods.glmc_imagenet_lt", "configs.methods.glmc_inat18"),
     *("configs.methods.paco_cifar100", "configs.methods.paco_imagenet_lt", "configs.methods.paco_inat18"),

@@ -21,7 +21,7 @@ from saddle_jax.field_values import view_augmentations
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import DESCENT, Context, Variables
 from saddle_jax.methods.choose import make_method
-from saddle_jax.optim.chain import make_optimizer
+from saddle_jax.optim.chain import first_pass, make_optimizer
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train.gradient import make_gradient, pass_like
 from saddle_jax.train.program import make_program
@@ -50,7 +50,7 @@ def config_of(name, **changes):
     config.update_from_flattened_dict(
         {"batch_size": 32, "duration": "4 epochs", "data.mean": (0.5,) * 3, "data.std": (0.5,) * 3}
         | {"model.name": "resnet8", "model.width": 0.25, "model.batch_norm": "synchronized"}
-        | {"sam.enabled": True, "sam.rho_knots": ((0, 0.1),)}
+        | {"optim.name": "sam", "sam.rho_knots": ((0, 0.1),)}
         | METHODS[name]
         | {field.replace("__", "."): value for field, value in changes.items()}
     )
@@ -63,8 +63,12 @@ class Built:
     def __init__(self, config, axis_name):
         schedules = make_schedules(config, STATS, steps_per_epoch=3)
         self.method = make_method(config, STATS, IMAGES.shape[1:], axis_name, schedules)
-        tx = make_optimizer(config, schedules, aux_like=pass_like(self.method), axis_name=axis_name)
-        policy = {"batch_stats_policy": config.sam.batch_stats, "axis_name": axis_name}
+        tx = make_optimizer(config, schedules, STATS, aux_like=pass_like(self.method), axis_name=axis_name)
+        policy = {
+            "first_pass": first_pass(config.optim.name),
+            "batch_stats_policy": config.sam.batch_stats,
+            "axis_name": axis_name,
+        }
         step = make_train_step(self.method, tx, schedules.class_weights, **policy)
         self.step = devices.map_step(step, 1) if axis_name else jax.jit(step)
         self.state = jax.jit(lambda key: init_state(self.method, tx, key))(jax.random.key(0))
@@ -170,7 +174,7 @@ def test_one_device_equals_eight(name):
 @OTHERS
 def test_rho_zero_trains_as_sgd(name):
     results = []
-    for changes in ({"sam__rho_knots": ((0, 0.0),), "sam__batch_stats": "first"}, {"sam__enabled": False}):
+    for changes in ({"sam__rho_knots": ((0, 0.0),), "sam__batch_stats": "first"}, {"optim__name": "sgd"}):
         built = build(name, **changes)
         state = built.state
         for step in range(3):
@@ -216,7 +220,7 @@ def test_gradients_of_groups_of_classes_add_up(name):
 
 @EVERY
 def test_the_logged_loss_is_what_is_minimised_with_sam_and_without(name):
-    with_sam, without = build(name), build(name, sam__enabled=False)
+    with_sam, without = build(name), build(name, optim__name="sgd")
     losses = [built.step(built.state, built.views(0))[1].loss for built in (with_sam, without)]
     np.testing.assert_allclose(*losses, rtol=1e-12)
 

@@ -19,7 +19,7 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy
 from saddle_jax.methods import paco
 from saddle_jax.methods.base import DESCENT, Context, Variables
-from saddle_jax.optim.chain import make_optimizer
+from saddle_jax.optim.chain import first_pass, make_optimizer
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train import metrics
 from saddle_jax.train.gradient import pass_like
@@ -37,7 +37,7 @@ def config_of(**changes):
     config.data.mean, config.data.std = (0.5,) * 3, (0.5,) * 3
     config.model.name, config.model.width, config.model.batch_norm = "resnet8", 0.25, "synchronized"
     config.paco.update({"queue_size": 64, "dim": 8, "momentum": 0.9, "key_augmentation": "crop_flip"})
-    config.sam.enabled, config.sam.rho_knots = True, ((0, 0.1),)
+    config.optim.name, config.sam.rho_knots = "sam", ((0, 0.1),)
     config.update_from_flattened_dict({field.replace("__", "."): value for field, value in changes.items()})
     return config
 
@@ -45,9 +45,14 @@ def config_of(**changes):
 def build(config, axis_name):
     schedules = make_schedules(config, STATS, steps_per_epoch=3)
     method = paco.make(config, STATS, IMAGES.shape[1:], axis_name, schedules)
-    tx = make_optimizer(config, schedules, aux_like=pass_like(method), axis_name=axis_name)
+    tx = make_optimizer(config, schedules, STATS, aux_like=pass_like(method), axis_name=axis_name)
     step = make_train_step(
-        method, tx, schedules.class_weights, batch_stats_policy=config.sam.batch_stats, axis_name=axis_name
+        method,
+        tx,
+        schedules.class_weights,
+        first_pass=first_pass(config.optim.name),
+        batch_stats_policy=config.sam.batch_stats,
+        axis_name=axis_name,
     )
     return method, step, init_state(method, tx, jax.random.key(0))
 

@@ -169,7 +169,7 @@ def copy(trained, tmp_path):
         ("watchdog_secs", 5, True),
         ("duration", "24 steps", False),
         ("optim__lr_knots", ((0, 0.3),), False),
-        ("sam__enabled", False, False),
+        ("optim__name", "sgd", False),
         ("model__width", 0.5, False),
     ],
 )

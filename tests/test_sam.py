@@ -11,7 +11,8 @@ from golden_resnet import HEADS, batch, config_of, global_norm, leaf, load, meth
 
 from saddle_jax.longtail import ClassStats
 from saddle_jax.optim.chain import make_optimizer
-from saddle_jax.optim.sam import find_sam_state, perturbation, sam, stable_norm
+from saddle_jax.optim.link import find_link_state
+from saddle_jax.optim.sam import perturbation, sam, stable_norm
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train.gradient import pass_like
 from saddle_jax.train.state import TrainState
@@ -59,7 +60,7 @@ def test_three_steps_of_resnet32_equal_the_reference(head, rho, x64):
     np.testing.assert_allclose(stats.effective_weights_C(0.9999), store["class_weights"], rtol=1e-10)
     method = method_of(config, store)
     schedules = make_schedules(config, stats, steps_per_epoch=100)
-    tx = make_optimizer(config, schedules, aux_like=pass_like(method))
+    tx = make_optimizer(config, schedules, stats, aux_like=pass_like(method))
     start = variables(store, head)
     state = TrainState(jnp.zeros((), jnp.int32), start.params, start.batch_stats, tx.init(start.params), ())
     step = jax.jit(make_train_step(method, tx, schedules.class_weights, batch_stats_policy="both"))
@@ -179,7 +180,7 @@ def test_works_inside_other_optax_wrappers():
         moved, state = run(tx, params, 4)
         assert np.isfinite(moved["w"]).all()
         assert not np.array_equal(moved["w"], params["w"])
-        assert find_sam_state(state) is not None
+        assert find_link_state(state) is not None
 
 
 def test_parameters_are_required():

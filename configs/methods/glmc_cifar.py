@@ -22,7 +22,11 @@ yet.
 from configs import default, recipes
 from saddle_jax.config import parse_argument
 
-METHODS = ("glmc", "glmc_sam", "glmc_published", "glmc_sam_published")
+METHODS = {
+    **recipes.with_links(["glmc"], recipes.LINKS_OF_METHODS),
+    "glmc_published": ("glmc", "sgd"),
+    "glmc_sam_published": ("glmc", "sam"),
+}
 CHOICES = {"data": ("cifar10", "cifar100"), "net": ("cifar_resnet34", "wide_resnet32")}
 # ratio: glmc.resample_power, glmc.label_weight_power, glmc.contrast
 AUTHORS = {
@@ -36,7 +40,8 @@ PROJECTION_DIM = {"cifar_resnet34": 256, "wide_resnet32": 128}
 
 def get_config(argument: str = ""):
     """Return the recipe for the method, data set, network, ratio and profile that `argument` names."""
-    options = parse_argument(argument, METHODS, CHOICES)
+    shown = recipes.shown_methods(["glmc"], recipes.LINKS_OF_METHODS)
+    options = parse_argument(argument, METHODS, CHOICES, shown=f"glmc_published, glmc_sam_published, {shown}")
     method = options.method or "glmc_sam"
     data = options.chosen.get("data", "cifar10")
     net = options.chosen.get("net", "cifar_resnet34")
@@ -54,11 +59,11 @@ def get_config(argument: str = ""):
     )
     config.optim.lr_knots, config.optim.lr_interpolation = ((0, 0.01), (200, 0.0)), "cosine"
     config.optim.weight_decay = 5e-3
-    config.sam.enabled = "_sam" in method
     config.sam.rho_knots = ((0, 0.05),)
+    recipes.set_link(config, METHODS[method][1])
     config.eval.every = "1 epoch"  # the published figures are the best of 200 evaluations
     config.eval.rank_bounds = RANK_BOUNDS[data]
-    return recipes.finish(config, options, method, ratio_has_settings=True)
+    return recipes.finish(config, options, method.removesuffix("_sgd"), ratio_has_settings=True)
 
 
 def settings(method: str, data: str, ratio: float) -> tuple[float, float, float]:

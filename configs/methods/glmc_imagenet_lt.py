@@ -24,7 +24,7 @@ def get_config(argument: str = ""):
     config.name = "imagenet_lt-resnext50"
     config.batch_size = 120
     config.optim.weight_decay = 2e-4
-    return recipes.with_or_without_sam(config, argument)
+    return recipes.one_method(config, argument)
 
 
 def base(epochs: int):

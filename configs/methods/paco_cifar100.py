@@ -32,4 +32,4 @@ def get_config(argument: str = ""):
     config.optim.lr_knots = (*warm_up, (11, LR), (321, LR / 10), (361, LR / 100))
     config.sam.rho_knots = ((0, 0.1),)
     config.eval.rank_bounds = (36, 71)
-    return recipes.with_or_without_sam(config, argument)
+    return recipes.one_method(config, argument)

@@ -30,7 +30,7 @@ class ClassGradFn(Protocol):
     def __call__(
         self, params: optax.Params, move: Move, shifts_C: Shift
     ) -> tuple[tuple[optax.Updates, Shift], jax.Array, Any]:
-        """Return ((gradient, gradient with respect to shifts_C), shares_C, aux).
+        """Return ((gradient, gradient with respect to shifts_C), shares_C, aux), aux as `class_gradients` has it.
 
         L_c has the whole batch's denominator; shares_C are the classes' parts of it, 0 for a class not in the batch.
         Gradients may be a device's own part, to be summed by `shared`; shares and aux are the whole batch's.
@@ -44,6 +44,8 @@ def class_gradients(loss_fn: Callable[..., tuple[jax.Array, Any]], shares_C: jax
     Args:
       loss_fn: (params, class_weights_C) -> (loss, aux), where aux depends neither on the weights nor on the head.
       shares_C: the classes' parts of the loss's denominator; without weights, of the images.
+
+    Its aux is (Σ_c L_c, the aux of loss_fn).
     """
 
     def gradients(params: optax.Params, move: Move, shifts_C: Shift) -> Any:
@@ -56,8 +58,8 @@ def class_gradients(loss_fn: Callable[..., tuple[jax.Array, Any]], shares_C: jax
             losses_C, aux = jax.vmap(of_class, out_axes=(0, None))(shifts_C, one_hot_CC)
             return losses_C.sum(), aux
 
-        grads, aux = jax.grad(total, argnums=(0, 1), has_aux=True)(params, shifts_C)
-        return grads, shares_C, aux
+        loss_and_aux, grads = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(params, shifts_C)
+        return grads, shares_C, loss_and_aux
 
     return gradients
 

@@ -16,9 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from saddle_jax import devices
-from saddle_jax.optim.link import Ask, Step, find_link_state, make_link, value_at
-
-find_sam_state = find_link_state  # the name that the training step still imports
+from saddle_jax.optim.link import Ask, Step, make_link, value_at
 
 
 def sam(

@@ -30,7 +30,7 @@ class Images(NamedTuple):
     hashes: tuple[str, str]  # of the choice of training images, and of every pixel and label
 
 
-_NEVER_ABSENT = ("seed", "loss.name", "sam.enabled", "data.source", "data.subset_seed")
+_NEVER_ABSENT = ("seed", "loss.name", "optim.name", "data.source", "data.subset_seed")
 _NO_IMAGES = Images((), (), 0, 0, ("", ""))
 
 
@@ -133,14 +133,14 @@ def read(folder: pathlib.Path) -> Run:
 def _config(stored: Any) -> dict[str, Any]:
     # Fields that this version does not know are kept: they tell rows apart. Those that the run did not know yet
     # had what is now the default.
-    own = config_lib.flatten(stored)
+    own = config_lib.renamed(config_lib.flatten(stored))
     if absent := [field for field in _NEVER_ABSENT if field not in own]:
         raise ValueError(f"no {', '.join(absent)}")
     flat = {**config_lib.flatten(default.get_config()), **own}
     config = {field: _frozen(value) for field, value in sorted(flat.items())}
     bounds = config["eval.rank_bounds"]
     whole = [config["seed"], config["data.subset_seed"], *bounds]
-    texts = ("method", "loss.name", "loss.class_weights", "data.source", "data.name", "data.path")
+    texts = ("method", "optim.name", "loss.name", "loss.class_weights", "data.source", "data.name", "data.path")
     words = [config[field] for field in texts]
     sound = all(isinstance(n, int) for n in whole) and all(isinstance(w, str) for w in words)
     if not sound or len(bounds) not in (0, 2) or sorted(bounds) != list(bounds) or min((0, *bounds)) < 0:

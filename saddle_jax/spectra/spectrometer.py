@@ -34,6 +34,9 @@ from saddle_jax.train.state import TrainState
 # Fields of config.spectra that say what to measure or where to compute, not what comes out.
 _NO_SETTING = ("every", "at", "classes", "memory_gib", "probes_at_once", "linearize", "chunk_size")
 
+# Links whose sam.rho_knots is SAM's radius, and SGD, whose run would have it.
+_SAMS_RADIUS = ("sgd", "sam", "imbsam", "sse_sam", "focal_sam")
+
 
 class Spectrometer:
     """Measures the spectra that a config asks for, at any step of its run; compiles once."""
@@ -47,7 +50,7 @@ class Spectrometer:
         self._config, self._splits = config, splits
         self.targets = find_targets(config.spectra.classes, splits.stats, config.eval.rank_bounds)
         with_sam = config.copy_and_resolve_references()
-        with_sam.sam.enabled = True
+        with_sam.optim.name = "sam"  # the radius of SGD's runs, too, is what the theorem would be measured with
         with_sam.model.dtype = "float32"  # the layers compute in spectra.dtype
         self._steps_per_epoch = steps_per_epoch(len(splits.train.labels), config.batch_size, config.data.drop_last)
         self._schedules = make_schedules(with_sam, splits.stats, self._steps_per_epoch)
@@ -229,9 +232,9 @@ class Spectrometer:
         )
 
     def _rho(self, step: int) -> float:
-        """Return the radius that the theorem is measured with; 0 for ASAM, whose radius means something else."""
+        """Return the radius that the theorem is measured with; 0 where the run's is no radius in the parameters."""
         last = self._schedules.total_steps - 1
-        if self._config.sam.adaptive:
+        if self._config.optim.name not in _SAMS_RADIUS:
             return self._config.spectra.rho
         return self._config.spectra.rho or float(self._schedules.rho(min(step, last)))
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from saddle_jax import devices
 from saddle_jax.methods.base import Context, LossOutput, Method, Variables
+from saddle_jax.optim.cc_sam import ClassGradFn, Move, Shift, class_gradients
 
 Loss = Callable[[Variables, Any], LossOutput]
 
@@ -48,17 +49,51 @@ def make_gradient(
             grads, part, images = _differentiate(loss, variables, inputs, total)
         else:
             grads, part, images = _accumulate(loss, variables, inputs, total, micro_batches)
-        # Running statistics become the mean over the devices that have an image. One sum over devices for everything.
-        has_images = (images > 0).astype(part.loss.dtype)
-        weighted = jax.tree.map(lambda x: x * has_images.astype(x.dtype), part.batch_stats)
-        value, sums, images, weighted, parts = devices.sum_over(
-            (part.loss, part.metrics, images, weighted, has_images), axis_name
-        )
-        batch_stats = jax.tree.map(lambda x: x / parts.astype(x.dtype), weighted)
-        metrics = {name: total / images for name, total in sums.items()}
-        return grads, Pass(value, batch_stats, metrics)
+        return grads, _over_devices(part, images, axis_name)
 
     return gradient
+
+
+def make_class_gradient(
+    method: Method, inputs: Any, start: Variables, context: Context, axis_name: str | None
+) -> ClassGradFn:
+    """Return the function that CC-SAM asks for; gradients are this device's part, shares and pass are the batch's."""
+
+    def total(denominators: jax.Array) -> jax.Array:
+        return devices.sum_over(jax.lax.stop_gradient(denominators), axis_name)
+
+    def denominator_of(class_weights_C: jax.Array) -> jax.Array:
+        return method.loss(start, inputs, context._replace(class_weights_C=class_weights_C)).denominator
+
+    def gradient(params: Any, move: Move, shifts_C: Shift) -> tuple[Any, jax.Array, Pass]:
+        weights_C = context.class_weights_C
+        denominator = total(denominator_of(weights_C))
+        shares_C = total(jax.vmap(denominator_of)(jnp.diag(weights_C))) / denominator
+
+        def loss_fn(params: Any, class_weights_C: jax.Array) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+            variables = start._replace(params=params)
+            output = method.loss(variables, inputs, context._replace(extra_weights_C=class_weights_C))
+            return output.numerator / denominator, (output.batch_stats, output.images)
+
+        found = class_gradients(loss_fn, shares_C)(params, move, shifts_C)
+        grads, shares_C, (loss, (batch_stats, images)) = found
+        return grads, shares_C, _over_devices(Pass(loss, batch_stats, {}), images, axis_name)
+
+    return gradient
+
+
+def _over_devices(part: Pass, images: jax.Array, axis_name: str | None) -> Pass:
+    """Return the whole batch's pass from one device's part; its metrics are sums over so many images.
+
+    Running statistics become the mean over the devices that have an image.
+    """
+    has_images = (images > 0).astype(part.loss.dtype)
+    weighted = jax.tree.map(lambda x: x * has_images.astype(x.dtype), part.batch_stats)
+    value, sums, images, weighted, parts = devices.sum_over(  # one sum over devices for everything
+        (part.loss, part.metrics, images, weighted, has_images), axis_name
+    )
+    batch_stats = jax.tree.map(lambda x: x / parts.astype(x.dtype), weighted)
+    return Pass(value, batch_stats, {name: total / images for name, total in sums.items()})
 
 
 def _differentiate(

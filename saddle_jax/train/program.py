@@ -21,7 +21,7 @@ from saddle_jax.errors import ConfigError
 from saddle_jax.field_values import view_augmentations
 from saddle_jax.methods.base import Stream
 from saddle_jax.methods.choose import make_method
-from saddle_jax.optim.chain import make_optimizer
+from saddle_jax.optim import chain
 from saddle_jax.schedules import Schedules, make_schedules
 from saddle_jax.train.gradient import pass_like
 from saddle_jax.train.state import TrainState
@@ -70,12 +70,13 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     devices.set_precision(config.precision)
     method = make_method(config, splits.stats, splits.train.images.shape[1:], devices.AXIS, schedules)
     views = _views(config, splits, method.streams)
-    tx = make_optimizer(config, schedules, aux_like=pass_like(method), axis_name=devices.AXIS)
+    tx = chain.make_optimizer(config, schedules, splits.stats, aux_like=pass_like(method), axis_name=devices.AXIS)
     init = jax.jit(lambda key: init_state(method, tx, key))
     step = make_train_step(
         method,
         tx,
         schedules.class_weights,
+        first_pass=chain.first_pass(config.optim.name),
         batch_stats_policy=config.sam.batch_stats,
         micro_batches=config.micro_batches,
         axis_name=devices.AXIS,
@@ -140,6 +141,8 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
     bounds, num_classes = config.eval.rank_bounds, splits.stats.num_classes
     if bounds and bounds[-1] > num_classes:
         problems.append(f"eval.rank_bounds: found {bounds}, but there are {num_classes} classes")
+    if problem := chain.problem_of(config, splits.stats):
+        problems.append(problem)
     if importlib.util.find_spec("tensorflow") is None:
         if isinstance(splits.train.images, Encoded):
             problems.append("encoded images need TensorFlow. Fix: pip install -r requirements.txt")

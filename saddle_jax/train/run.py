@@ -123,7 +123,8 @@ class Run:
             broken = ", ".join(f"{name} is {value}" for name, value in quantities.items() if not np.isfinite(value))
             raise self._not_finite(step, f"{broken}. The weights before it were kept")
         scalars = {"loss": values.loss, "perturbed_loss": values.perturbed_loss, "ascent_norm": values.ascent_norm}
-        self._mean.add({**scalars, "update_norm": values.update_norm, **values.method})
+        scalars |= {"update_norm": values.update_norm, "gradient_evaluations": values.gradient_evaluations}
+        self._mean.add({**scalars, **values.method})
         fault_point("step")
         if step % self.log_every == 0 or step == self.total:
             means = self._mean.take()

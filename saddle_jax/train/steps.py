@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from saddle_jax.data.images import Batch
-from saddle_jax.methods.base import ASCENT, DESCENT, Context, Method, Variables
-from saddle_jax.optim.sam import find_sam_state
+from saddle_jax.methods.base import DESCENT, Context, Method, Variables
+from saddle_jax.optim.link import find_link_state, with_key
 from saddle_jax.schedules import Schedule
-from saddle_jax.train.gradient import Pass, make_gradient
+from saddle_jax.train.gradient import Pass, make_class_gradient, make_gradient
 from saddle_jax.train.state import TrainState
 
 TOP = 5
@@ -23,8 +23,9 @@ class StepMetrics(NamedTuple):
     """Scalars of one step."""
 
     loss: jax.Array  # at w
-    perturbed_loss: jax.Array  # at w + e; without SAM the loss again
-    ascent_norm: jax.Array  # of the gradient that SAM perturbs along; 0 without SAM
+    perturbed_loss: jax.Array  # at the last place that a link asked for, SAM's w + e; without one the loss again
+    ascent_norm: jax.Array  # of the gradient that the link perturbed along; 0 without one
+    gradient_evaluations: jax.Array  # passes over the batch, forwards and backwards
     update_norm: jax.Array
     finite: jax.Array  # bool: losses and update are, and were at every step before; if not, nothing was changed
     method: dict[str, jax.Array]  # what the method measures, at w
@@ -42,7 +43,8 @@ class EvalOutput(NamedTuple):
 def init_state(method: Method, tx: optax.GradientTransformationExtraArgs, key: jax.Array) -> TrainState:
     """Return the state before the first step."""
     params, batch_stats, method_state = method.init(key)
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), method_state)
+    opt_state = with_key(tx.init(params), jax.random.fold_in(key, 1))
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, method_state)
 
 
 def make_train_step(
@@ -50,6 +52,7 @@ def make_train_step(
     tx: optax.GradientTransformationExtraArgs,
     class_weights: Schedule,
     *,
+    first_pass: str = DESCENT,
     batch_stats_policy: str = "both",
     micro_batches: int = 1,
     axis_name: str | None = None,
@@ -59,8 +62,10 @@ def make_train_step(
 
     Args:
       class_weights: step -> (C,).
-      batch_stats_policy: which passes of a SAM step move BatchNorm's running statistics. first: that at w; second:
-        that at w + e; both: one after the other, as in the reference; frozen: none.
+      first_pass: what the gradient at w is for: ASCENT where the chain's link does nothing but perturb along it.
+      batch_stats_policy: which passes of a step move BatchNorm's running statistics. first: that at w; second: the
+        last one that the chain's link asks for, SAM's at w + e; both: one after the other, as in the reference;
+        frozen: none.
       micro_batches: into how many a device's part of the batch is cut, to need less memory.
       axis_name: axis that the step is mapped over; None for one device without a map.
       logged: schedules whose values are among the metrics.
@@ -73,19 +78,21 @@ def make_train_step(
         start = Variables(state.params, state.batch_stats, state.method_state)
         inputs = jax.lax.stop_gradient(method.prepare(start, views, state.step))
         gradient = make_gradient(method, inputs, axis_name, micro_batches)
-        has_sam = find_sam_state(state.opt_state) is not None
-        context = Context(state.step, ASCENT if has_sam else DESCENT, class_weights(state.step))
+        context = Context(state.step, first_pass, class_weights(state.step))
+        descent = context._replace(pass_name=DESCENT)
         grads, first = gradient(start, context)
         second_start = start._replace(batch_stats=first.batch_stats) if batch_stats_policy == "both" else start
 
         def grad_fn(params, class_weights_C=None) -> tuple[Any, Pass]:
-            descent = context._replace(pass_name=DESCENT, extra_weights_C=class_weights_C)
-            grads, second = gradient(second_start._replace(params=params), descent)
+            there = second_start._replace(params=params)
+            grads, second = gradient(there, descent._replace(extra_weights_C=class_weights_C))
             return grads, second._replace(metrics={})
 
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, grad_fn=grad_fn)
-        sam_state = find_sam_state(opt_state)
-        last = first if sam_state is None else sam_state.aux
+        class_grad_fn = make_class_gradient(method, inputs, second_start, descent, axis_name)
+        functions = {"grad_fn": grad_fn, "class_grad_fn": class_grad_fn}
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, **functions)
+        link = find_link_state(opt_state)
+        last = first if link is None or link.aux == () else link.aux
         params = optax.apply_updates(state.params, updates)
         batch_stats = {"first": first, "frozen": start}.get(batch_stats_policy, last).batch_stats
         method_state = method.after_update(Variables(params, batch_stats, state.method_state), inputs)
@@ -96,7 +103,8 @@ def make_train_step(
         metrics = StepMetrics(
             loss=first.loss,
             perturbed_loss=last.loss,
-            ascent_norm=jnp.zeros_like(first.loss) if sam_state is None else sam_state.ascent_norm,
+            ascent_norm=jnp.zeros_like(first.loss) if link is None else link.ascent_norm,
+            gradient_evaluations=jnp.float32(1) if link is None else link.evaluations,
             update_norm=update_norm,
             finite=finite,
             method=first.metrics,
