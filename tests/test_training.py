@@ -37,11 +37,15 @@ def stored(workdir):
     return str(structure), [leaf.tobytes() for leaf in leaves], records, latest._replace(path=None), results
 
 
-def test_resuming_in_process_is_bit_identical(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "link",
+    [pytest.param(k, marks=() if k in ("sam", "cc_sam") else pytest.mark.nightly) for k in recipes.LINKS if k != "sgd"],
+)
+def test_resuming_in_process_is_bit_identical(link, tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    config = small_config()
+    config = small_config(f"ce_drw_{link}")
     train(config, tmp_path / "whole")
     look = run.Run.look
     for last in (5, 9):  # between checkpoints, and after a best one
