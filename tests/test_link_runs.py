@@ -47,9 +47,8 @@ class OneLayer(nn.Module):
 
     @nn.compact
     def __call__(self, images_BHWK, mask_B, train):
-        hidden_BD = nn.Dense(6, use_bias=False, param_dtype=jnp.result_type(float))(
-            images_BHWK.reshape(len(images_BHWK), -1)
-        )
+        pixels_BP = images_BHWK.reshape(len(images_BHWK), -1)
+        hidden_BD = nn.Dense(6, use_bias=False, param_dtype=pixels_BP.dtype)(pixels_BP)
         return nn.relu(self.norm()(hidden_BD, mask_B, train))
 
 
