@@ -53,7 +53,8 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
   python main.py --mode report --runs 'runs/*'
 
   --config FILE[:ARGUMENTS]  experiment (default configs/digits_lt.py; with a --workdir that holds a run, its own
-                             config); arguments, comma-separated in any order: a method, ratio=, profile=, smoke
+                             config); arguments, comma-separated in any order: a method, ratio=, profile=, epochs=,
+                             smoke
   --config.FIELD=VALUE       override one field; configs/default.py lists them all with their units
   --config.num_seeds=N       N runs from config.seed on, each in a seed-<n>/ of the workdir, and their mean and sd
   --workdir DIR              the run's directory; by default runs/<name>-<fingerprint>-s<seed>.

@@ -226,6 +226,19 @@ def test_smoke_fits_any_ratio():
         cifar10_lt.get_config("ratio=50,profile=as_is")
 
 
+def test_a_longer_run_stretches_its_schedules():
+    from configs import cifar10_lt
+
+    config = cifar10_lt.get_config("ce_drw_sse_sam,epochs=400")
+    assert (config.duration, config.loss.drw_start, config.optim.lr_knots[-1]) == ("400 epochs", "80%", ("90%", 1e-5))
+    assert config.name == "cifar10_lt-ce_drw_sse_sam-exp100-400epochs"
+    assert not problems_of(config, default.get_config())
+    with pytest.raises(ConfigError, match="epochs=400 has no effect with smoke"):
+        cifar10_lt.get_config("smoke,epochs=400")
+    with pytest.raises(ConfigError, match="found epochs='4.5', expected a whole number"):
+        cifar10_lt.get_config("epochs=4.5")
+
+
 def test_every_shipped_config_is_sound_with_every_argument():
     for name in ("digits_lt", "cifar10_lt", "cifar100_lt"):
         module = importlib.import_module(f"configs.{name}")
