@@ -25,9 +25,8 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         epochs = f"-{self.epochs}epochs" if self.epochs else ""
-        return f"{self.data}_lt-{self.ratio}-{self.method}{epochs}" + (
-            f"-wd{self.weight_decay:g}" * bool(self.weight_decay)
-        )
+        decay = f"-wd{self.weight_decay:g}" if self.weight_decay else ""
+        return f"{self.data}_lt-{self.ratio}-{self.method}{epochs}{decay}"
 
     @property
     def title(self) -> str:
