@@ -23,7 +23,7 @@ from saddle_jax.validation import problems_of
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
-_NO_EXPERIMENTS = ("__init__.py", "default.py", "recipes.py")
+_NO_EXPERIMENTS = ("__init__.py", "default.py", "links.py", "recipes.py")
 SHIPPED = sorted(
     p.relative_to(_ROOT).as_posix() for p in _ROOT.glob("configs/**/*.py") if p.name not in _NO_EXPERIMENTS
 )
@@ -205,6 +205,8 @@ def _parse_config(argv: list[str]) -> ConfigDict:
 def _override_problem(program: str, config_argument: str, override: str, base: ConfigDict) -> str | None:
     name = override.lstrip("-").partition("=")[0].partition(".")[2]
     known = config_lib.flatten(base)
+    if name not in known and name in config_lib.REPLACED:
+        return f"--config.{name}: there is no such field any more. Fix: --config.{config_lib.REPLACED[name]}"
     if name not in known:
         if any(field.startswith(name + ".") for field in known):
             return f"--config.{name} is a group of fields; set one of them, e.g. --config.{name}.…"

@@ -39,7 +39,8 @@ MAY_CHANGE_ON_RESUME = (
     "spectra.",
 )
 
-_OLD_SAM = ("sam.enabled", "sam.adaptive", "sam.adaptive_eta")  # before optim.name
+# Fields of runs from before optim.name, and what says the same now.
+REPLACED = {"sam.enabled": "optim.name=sam, or sgd", "sam.adaptive": "optim.name=asam", "sam.adaptive_eta": "asam.eta"}
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|steps?|epochs?)\s*$")
 
@@ -207,7 +208,7 @@ def from_json(text: str | bytes, default: ml_collections.ConfigDict) -> ml_colle
 
 def renamed(stored: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a run of any version under the names that they have in this one."""
-    fields = {key: value for key, value in stored.items() if key not in _OLD_SAM}
+    fields = {key: value for key, value in stored.items() if key not in REPLACED}
     if "sam.enabled" in stored:
         adaptive = bool(stored.get("sam.adaptive"))
         fields["optim.name"] = "sgd" if not stored["sam.enabled"] else "asam" if adaptive else "sam"
