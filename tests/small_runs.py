@@ -3,8 +3,6 @@
 import pathlib
 import tarfile
 
-from conftest import GOLDEN
-
 from configs import digits_lt
 from saddle_jax import methods
 from saddle_jax.data import sources
@@ -42,6 +40,6 @@ def train(config, workdir):
 
 def unpack_old_runs(folder):
     """Return the folders of the runs of format 1, by name: see golden/write_format_1.py."""
-    with tarfile.open(GOLDEN / "runs_format_1.tar.xz") as archive:
+    with tarfile.open(pathlib.Path(__file__).parent / "golden/runs_format_1.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return {path.name: path for path in pathlib.Path(folder).iterdir()}

@@ -346,12 +346,16 @@ def test_the_config_of_a_run_from_before_optim_name(sam, name, eta):
 
 
 def test_overrides_on_top_of_an_old_runs_config(tmp_path):
-    from saddle_jax import command_line
-
     (tmp_path / "config.json").write_text('{"sam": {"enabled": true, "adaptive": true}, "loss": {"name": "vs"}}')
-    override = "--config.spectra.classes=0,9"
-    found = command_line.parse(["main.py", "--mode=spectra", f"--workdir={tmp_path}", override]).config
-    assert (found.optim.name, found.loss.name, found.spectra.classes) == ("asam", "vs", "0,9")
+    script = """
+import sys
+from saddle_jax import command_line
+config = command_line.parse(sys.argv).config
+print(config.optim.name, config.loss.name, config.spectra.classes)
+"""
+    arguments = ["--mode=spectra", f"--workdir={tmp_path}", "--config.spectra.classes=0,9"]
+    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout == "asam vs 0,9\n", result.stderr
 
 
 def test_a_field_that_was_replaced_is_told_with_what_replaced_it(tmp_path):

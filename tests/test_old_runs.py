@@ -9,8 +9,9 @@ import pytest
 from small_runs import train, unpack_old_runs
 
 from configs import default
-from saddle_jax import command_line, programs
 from saddle_jax import config as config_lib
+from saddle_jax import programs
+from saddle_jax.command_line import Command
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError
 from saddle_jax.optim.link import find_link_state
@@ -84,9 +85,7 @@ def test_an_old_run_goes_on_and_ends_as_it_would_have(old, name, tmp_path):
 
 def test_an_old_run_is_evaluated_and_reported(old, tmp_path, capsys):
     before = json.loads((old["sam"] / "results.json").read_text())["last"]["accuracy"]
-    command = command_line.parse(["main.py", "--mode=eval", f"--workdir={old['sam']}", "--config.eval.batch_size=300"])
-    assert command.config.optim.name == "sam"
-    assert programs.evaluate_run(command) == 0
+    assert programs.evaluate_run(Command("eval", str(old["sam"]), config_of(old["sam"]))) == 0
     assert f"latest (step 12): accuracy {before:.2f}" in capsys.readouterr().out
     page = report_program.write(list(old.values()), tmp_path / "out")
     assert all(f"ce_drw{name} " in page.with_name("report.md").read_text() for name in ("", "_sam", "_asam"))
@@ -95,9 +94,9 @@ def test_an_old_run_is_evaluated_and_reported(old, tmp_path, capsys):
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", LINKS)
 def test_spectra_of_an_old_run(old, name):
-    changed = ["--config.spectra.classes=0,9", "--config.spectra.steps=4", "--config.spectra.probes=1"]
-    command = command_line.parse(["main.py", "--mode=spectra", f"--workdir={old[name]}", *changed])
-    assert programs.spectra(command) == 0
+    config = config_of(old[name])
+    config.spectra.update(classes="0,9", steps=4, probes=1, escape_batches=2)
+    assert programs.spectra(Command("spectra", str(old[name]), config)) == 0
     found = results.read_summary(old[name] / "spectra/12")["targets"]
     assert set(found) == {"class-0", "class-9"}
 
@@ -119,5 +118,6 @@ def test_the_format_of_a_later_version_is_refused(old):
         checkpoint.find(old["sgd"] / "checkpoints")
 
 
-def test_sums_of_no_step_stay_none():
-    assert migration.running_mean_of_format_1({"count": 0, "sums": {}}) == {"count": 0, "sums": {}}
+@pytest.mark.parametrize("none", [{"count": 0, "sums": {}}, {}])  # just logged; imported
+def test_sums_of_no_step_stay_none(none):
+    assert migration.running_mean_of_format_1(none) == none

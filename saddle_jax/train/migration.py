@@ -39,11 +39,12 @@ def leaves_of_format_1(stored: Mapping[str, Any], expected: Iterable[str]) -> di
 
 
 def running_mean_of_format_1(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sums over the steps since the last log record, with those of the gradient evaluations."""
-    count, sums = stored["count"], dict(stored["sums"])
-    if count:  # without SAM no gradient was perturbed along, and its length was told as 0
-        sums["gradient_evaluations"] = float(count * (_SAMS_EVALUATIONS if sums["ascent_norm"] else 1))
-    return {"count": count, "sums": sums}
+    """Return sums over the steps since the last log record, with that of the gradient evaluations."""
+    if not stored.get("count"):  # no step since then, or weights that were imported
+        return dict(stored)
+    sums = stored["sums"]
+    each = _SAMS_EVALUATIONS if sums["ascent_norm"] else 1  # without SAM that length was told as 0
+    return {**stored, "sums": {**sums, "gradient_evaluations": float(each * stored["count"])}}
 
 
 def _places(names: Iterable[str]) -> list[str]:
