@@ -171,6 +171,7 @@ def test_one_device_equals_eight(name):
     assert expected.finite
 
 
+@pytest.mark.nightly  # tests/test_link_runs.py has it for every link with the plain method
 @OTHERS
 def test_rho_zero_trains_as_sgd(name):
     results = []
