@@ -23,7 +23,7 @@ from saddle_jax.validation import problems_of
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
-_NO_EXPERIMENTS = ("__init__.py", "default.py", "recipes.py")
+_NO_EXPERIMENTS = ("__init__.py", "default.py", "links.py", "recipes.py")
 SHIPPED = sorted(
     p.relative_to(_ROOT).as_posix() for p in _ROOT.glob("configs/**/*.py") if p.name not in _NO_EXPERIMENTS
 )

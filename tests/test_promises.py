@@ -96,6 +96,7 @@ METHODS_OF = {
     "cifar10_lt": recipes.METHODS,
     "methods.glmc_cifar": glmc_cifar.METHODS,
     "methods.paco_cifar100": ("paco", "paco_sam"),
+    "methods.retrain_cifar": ("retrain_sam", "data=cifar100"),
 }
 ARGUMENTS = {name: ["", "smoke", *METHODS_OF.get(name, ())] for name in SHIPPED}
 

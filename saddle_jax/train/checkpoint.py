@@ -125,8 +125,11 @@ def resume(folder: pathlib.Path) -> tuple[Checkpoint | None, list[str]]:
     return found, notes
 
 
-def find(folder: pathlib.Path, which: str = "latest") -> Checkpoint:
+def find(folder: pathlib.Path, which: str = "latest", *, by_flag: bool = True) -> Checkpoint:
     """Return the checkpoint that `which` names, latest, best or a step; move nothing and put no other in its place.
+
+    Args:
+      by_flag: the user chose it with --checkpoint, and can choose another.
 
     Raises:
       CheckpointError: there is none, or it differs from its manifest.
@@ -135,7 +138,7 @@ def find(folder: pathlib.Path, which: str = "latest") -> Checkpoint:
     if not steps:
         raise CheckpointError(f"{folder}: found no checkpoint, expected a run that has saved one")
     if which == "latest":
-        return _open(folder / str(steps[-1]))
+        return _open(folder / str(steps[-1]), by_flag)
     if which == "best":
         best = _open(folder / str(steps[-1])).best
         if best is None:
@@ -158,20 +161,30 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
     path = (checkpoint.path / _STATE).resolve()
     with _reading():
         stored = _leaves(ocp.metadata(path).metadata)
-    expected = _leaves(like)
-    differing = [
-        f"  {name}: found {stored.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
-        for name in [*expected, *(stored.keys() - expected.keys())]
-        if stored.get(name) != expected.get(name)
-    ]
-    if differing:
-        more = [f"  ... and {len(differing) - 10} more"] if len(differing) > 10 else []
-        lines = [f"{checkpoint.path} belongs to another model, optimizer or precision:", *differing[:10], *more]
-        raise CheckpointError("\n".join(lines))
+    _require_equal(stored, _leaves(like), f"{checkpoint.path} belongs to another model, optimizer or precision:")
     context = _reading()
     context.pytree.loading.partial_load = True  # the leaves are the same; earlier versions had more empty nodes
     with context:
         return ocp.load(path, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like))
+
+
+def restore_weights(checkpoint: Checkpoint, params: Any, batch_stats: Any) -> tuple[Any, Any]:
+    """Read parameters and running statistics alone, onto the host, into the structure of the given ones.
+
+    Raises:
+      CheckpointError: they are another network's; the message lists what differs.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    path, like = (checkpoint.path / _STATE).resolve(), {"params": params, "batch_stats": batch_stats}
+    context = _reading()
+    context.pytree.loading.partial_load = True
+    with context:
+        stored = ocp.metadata(path).metadata
+        stored = {name: stored[name] for name in like}
+        _require_equal(_leaves(stored), _leaves(like), f"{checkpoint.path} belongs to another network:")
+        loaded = ocp.load(path, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like))
+    return loaded["params"], loaded["batch_stats"]
 
 
 # Of several processes one alone reads and writes (processes.on_first): orbax must not wait for the others.
@@ -202,14 +215,14 @@ def _alone() -> dict[str, Any]:
     return {"primary_host": this, "active_processes": {this}, "barrier_sync_key_prefix": f"process_{this}"}
 
 
-def _open(path: pathlib.Path) -> Checkpoint:
+def _open(path: pathlib.Path, by_flag: bool = True) -> Checkpoint:
     if not path.is_dir():
         aside = sorted(map(str, (path.parent / _QUARANTINE).glob(f"{path.name}-*")))
         why = f": it was damaged and is now {aside[-1]}" if aside else ""
         raise CheckpointError(f"{path}: found no checkpoint there{why}. Fix: another --checkpoint")
     if damage := manifest.damage(path):
         others = [str(step) for step in available(path.parent) if str(step) != path.name]
-        named = f", or --checkpoint {' or '.join(others)}" if others else ""
+        named = f", or --checkpoint {' or '.join(others)}" if others and by_flag else ""
         raise CheckpointError(
             f"{path} is damaged: {damage}. Fix: the command that trained the run sets it aside and goes on from the "
             f"checkpoint before it{named}"
@@ -255,6 +268,18 @@ def _delete(path: pathlib.Path) -> None:
     path.rename(going)
     fault_point("save:deleting")
     shutil.rmtree(going)
+
+
+def _require_equal(stored: dict[str, str], expected: dict[str, str], title: str) -> None:
+    """Make sure that what is stored has the expected leaves, as `_leaves` tells of both."""
+    differing = [
+        f"  {name}: found {stored.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+        for name in [*expected, *(stored.keys() - expected.keys())]
+        if stored.get(name) != expected.get(name)
+    ]
+    if differing:
+        more = [f"  ... and {len(differing) - 10} more"] if len(differing) > 10 else []
+        raise CheckpointError("\n".join([title, *differing[:10], *more]))
 
 
 def _leaves(tree: Any) -> dict[str, str]:
