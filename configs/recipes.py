@@ -1,7 +1,7 @@
 """What the experiment files share: methods by name, arguments after the colon, the smoke version.
 
 `--config configs/cifar10_lt.py:vs_sam,ratio=50` gives the file the argument "vs_sam,ratio=50": comma-separated, in any
-order, at most one method `<loss>` or `<loss>_<link>`, `ratio=`, `profile=` and `smoke`.
+order, at most one method `<loss>` or `<loss>_<link>`, `ratio=`, `profile=`, `epochs=` and `smoke`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -105,7 +105,9 @@ def set_link(config: ConfigDict, link: str, own: Mapping[str, Mapping[str, Any]]
 
 
 def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_settings: bool = False) -> ConfigDict:
-    """Set ratio, profile and name, and shrink the run if `options` ask for `smoke`.
+    """Set ratio, profile and name; stretch the run to `epochs`, or shrink it if `options` ask for `smoke`.
+
+    All positions of the schedules move along with a run's length.
 
     Args:
       config: the experiment's own settings, the method's among them; changed in place.
@@ -124,10 +126,16 @@ def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_setti
         config.data.largest_class = 0
         if options.ratio is not None and not ratio_has_settings:
             raise ConfigError(f"config argument: ratio={options.ratio:g} has no effect with profile=as_is; drop one")
+    if options.epochs and options.smoke:
+        raise ConfigError(f"config argument: epochs={options.epochs} has no effect with smoke; drop one")
+    if options.epochs:
+        rescale_to_percent(config)
+        config.duration = f"{options.epochs} epochs"
     if options.smoke:
         shrink(config)
     imbalance = "" if config.data.profile == "as_is" else f"{config.data.ratio:g}"
-    config.name = f"{config.name}-{method}-{config.data.profile}{imbalance}"
+    epochs = f"-{options.epochs}epochs" if options.epochs else ""
+    config.name = f"{config.name}-{method}-{config.data.profile}{imbalance}{epochs}"
     return config
 
 

@@ -1,6 +1,9 @@
 """A run of seconds on digits, for every test that needs a whole one."""
 
 import pathlib
+import tarfile
+
+from conftest import GOLDEN
 
 from configs import digits_lt
 from saddle_jax import methods
@@ -36,3 +39,10 @@ def train(config, workdir):
     """Train in this process; return the reports."""
     splits = sources.load(config.data)
     return loop.train(config, pathlib.Path(workdir), splits, make_program(config, splits), ["test"], quiet=True)
+
+
+def unpack_old_runs(folder):
+    """Return the folders of the runs of format 1, by name: see golden/write_format_1.py."""
+    with tarfile.open(GOLDEN / "runs_format_1.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return {path.name: path for path in pathlib.Path(folder).iterdir()}

@@ -1,6 +1,7 @@
 """The command line: everything that is wrong is told at once, quickly, with exit code 2 and nothing left behind."""
 
 import importlib
+import json
 import subprocess
 import sys
 import time
@@ -227,6 +228,19 @@ def test_smoke_fits_any_ratio():
         cifar10_lt.get_config("ratio=50,profile=as_is")
 
 
+def test_a_longer_run_stretches_its_schedules():
+    from configs import cifar10_lt
+
+    config = cifar10_lt.get_config("ce_drw_sse_sam,epochs=400")
+    assert (config.duration, config.loss.drw_start, config.optim.lr_knots[-1]) == ("400 epochs", "80%", ("90%", 1e-5))
+    assert config.name == "cifar10_lt-ce_drw_sse_sam-exp100-400epochs"
+    assert not problems_of(config, default.get_config())
+    with pytest.raises(ConfigError, match="epochs=400 has no effect with smoke"):
+        cifar10_lt.get_config("smoke,epochs=400")
+    with pytest.raises(ConfigError, match="found epochs='4.5', expected a whole number"):
+        cifar10_lt.get_config("epochs=4.5")
+
+
 def test_every_shipped_config_is_sound_with_every_argument():
     for name in ("digits_lt", "cifar10_lt", "cifar100_lt"):
         module = importlib.import_module(f"configs.{name}")
@@ -323,3 +337,41 @@ def test_json_keeps_every_field_and_the_fingerprint():
         config_lib.from_json('{"loss": {"nam": 1}}', default.get_config())
     with pytest.raises(ConfigError, match="can't be read"):
         config_lib.from_json("{", default.get_config())
+
+
+@pytest.mark.parametrize(
+    ("sam", "name", "eta"),
+    [
+        ({"enabled": False}, "sgd", 0.01),
+        ({"enabled": True}, "sam", 0.01),
+        ({"enabled": True, "adaptive": False, "adaptive_eta": 0.2}, "sam", 0.01),
+        ({"enabled": True, "adaptive": True}, "asam", 0.01),
+        ({"enabled": True, "adaptive": True, "adaptive_eta": 0.2}, "asam", 0.2),
+        ({"enabled": False, "adaptive": True, "adaptive_eta": 0.2}, "sgd", 0.01),
+    ],
+)
+def test_the_config_of_a_run_from_before_optim_name(sam, name, eta):
+    stored = {"seed": 3, "optim": {"momentum": 0.8}, "sam": {**sam, "rho_knots": [[0, 0.3]], "batch_stats": "first"}}
+    config = config_lib.from_json(json.dumps(stored), default.get_config())
+    assert (config.optim.name, config.asam.eta) == (name, eta)
+    assert (config.seed, config.optim.momentum) == (3, 0.8)
+    assert (config.sam.rho_knots, config.sam.batch_stats) == (((0, 0.3),), "first")
+    assert problems_of(config, default.get_config()) == []
+    again = config_lib.from_json(config_lib.to_json(config), default.get_config())
+    assert config_lib.differences(config, again) == {}
+
+
+def test_overrides_on_top_of_an_old_runs_config(tmp_path):
+    from saddle_jax import command_line
+
+    (tmp_path / "config.json").write_text('{"sam": {"enabled": true, "adaptive": true}, "loss": {"name": "vs"}}')
+    override = "--config.spectra.classes=0,9"
+    found = command_line.parse(["main.py", "--mode=spectra", f"--workdir={tmp_path}", override]).config
+    assert (found.optim.name, found.loss.name, found.spectra.classes) == ("asam", "vs", "0,9")
+
+
+def test_a_field_that_was_replaced_is_told_with_what_replaced_it(tmp_path):
+    result = main("--config.sam.enabled=True", "--noconfig.sam.adaptive", "--config.sam.adaptive_eta=1", cwd=tmp_path)
+    assert result.returncode == 2
+    for field in ("optim.name=sam, or sgd", "optim.name=asam", "asam.eta"):
+        assert f"there is no such field any more. Fix: --config.{field}" in result.stderr

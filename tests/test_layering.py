@@ -33,7 +33,8 @@ ORDER = [
     *("methods.base", "methods.plain", "methods.glmc", "methods.paco", "methods.retrain", "methods.choose"),
     *("optim.link", "optim.sam", "optim.escape", "optim.longtail_sam", "optim.cc_sam", "optim.chain"),
     *("train.runtime", "train.watchdog", "train.state", "train.gradient", "train.steps", "train.program"),
-    *("train.evaluate", "train.manifest", "train.checkpoint", "train.metrics", "train.lock", "train.directory"),
+    *("train.evaluate", "train.manifest", "train.migration", "train.checkpoint"),
+    *("train.metrics", "train.lock", "train.directory"),
     *("train.origin", "train.feed", "train.run", "train.loop"),
     *("spectra.lanczos", "spectra.density", "spectra.checks", "spectra.hvp", "spectra.plan", "spectra.chunks"),
     *(
@@ -48,6 +49,7 @@ ORDER = [
         "report.runs",
         "report.rows",
         "report.tables",
+        "report.cost",
         "report.curves",
         "report.confusion",
         "report.plots",

@@ -61,11 +61,10 @@ def adopt(origin: Origin, state: TrainState) -> TrainState:
       CheckpointError: they are another network's; the message lists what differs.
     """
     try:
-        params, batch_stats = checkpoint.restore_weights(origin.checkpoint, state.params, state.batch_stats)
+        return checkpoint.restore_weights(origin.checkpoint, state)
     except CheckpointError as error:
         fix = f"Fix: the model and the number of classes of {origin.run / 'config.json'}"
         raise CheckpointError(f"start_from: {error}\n{fix}") from error
-    return state._replace(params=params, batch_stats=batch_stats)
 
 
 def describe(origin: Origin, splits: Splits) -> str:
