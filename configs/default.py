@@ -13,6 +13,8 @@ def get_config() -> ConfigDict:
 
     config.name = "experiment"  # first part of the default workdir's name
     config.seed = 0  # initialisation, order, augmentation, re-sampling: all that is random but the subset
+    config.start_from = ""  # a run's directory, or that of several seeds' runs, whose weights this run starts from: the
+    # parameters and BatchNorm's statistics of its newest checkpoint, nothing of its optimizer; "" are random ones
     config.num_seeds = 1  # seed, seed + 1, ...: that many runs, each in a seed-<n>/ of the workdir if more than one
     config.seeds_at_once = 0  # runs that share a step; 0: all of them, on CPUs 1
     # On CPUs several at once compute every operation of an augmentation for all images: with randaugment a step of 128
@@ -21,7 +23,8 @@ def get_config() -> ConfigDict:
     config.micro_batches = 1  # into how many a device's images of a step are cut, one after the other, to save memory
     config.duration = "200 epochs"  # length of training
 
-    config.method = "plain"  # what is minimised: plain (one network, one loss) | glmc | paco
+    config.method = "plain"  # what is minimised: plain (one network, one loss) | glmc | paco | retrain (start_from's
+    # network, of which only the classifier is trained; CC-SAM's second stage)
 
     config.data = ConfigDict()
     config.data.source = "digits"  # digits | arrays | image_list | tfds
@@ -106,6 +109,14 @@ def get_config() -> ConfigDict:
     config.paco.momentum = 0.999  # part of the key encoder that a step keeps; the rest is the query's network
     config.paco.key_augmentation = "simclr"  # as data.augmentation, which is the query's
     config.paco.queue_init = "normalized"  # normalized | published (not keys of length 1, but columns of the queue)
+
+    config.retrain = ConfigDict()  # method=retrain
+    config.retrain.feature_noise = 1.0  # length of a class's perturbation of its images' features, times the class's
+    # weight log(n_max / n + 0.01) / 2
+    config.retrain.flat_limit = (
+        1.0  # highest part of the loss that is that of perturbed features, weighted by class; it
+    )
+    # rises from 0 to 1 over the run. 0 is re-training on class-balanced draws alone (cRT)
 
     config.optim = ConfigDict()
     config.optim.name = "sgd"  # sgd | pgd | cnc_pgd | lpf_sgd | sam | asam | imbsam | cc_sam | sse_sam | focal_sam |

@@ -49,6 +49,10 @@ _FIXED: dict[str, dict[str, tuple[Any, str]]] = {
         "micro_batches": (1, "every query is compared with the whole batch"),
         "sam.perturbation": ("shared", "every query is compared with those of all devices"),
     },
+    "retrain": {
+        "data.sampling": ("balanced", "it draws all classes equally often"),
+        "micro_batches": (1, "a class's perturbation is that of all its images in the batch"),
+    },
 }
 
 
@@ -57,6 +61,11 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
     for field, (value, reason) in _FIXED.get(method, {}).items():
         if flat[field] != value:
             yield f"{field}={flat[field]!r} has no place in method={method!r}: {reason}. Fix: --config.{field}={value}"
+    if method == "retrain" and not flat["start_from"]:
+        yield (
+            "method='retrain' trains the classifier of a network that has been trained, start_from names none. "
+            "Fix: --config.start_from=DIRECTORY of that run"
+        )
     if flat["spectra.loss"] == "training" and method != "plain":
         yield (
             f"spectra.loss='training' has no place in method={method!r}, whose loss is not one of an image and its "

@@ -14,6 +14,7 @@ _FIELDS = {
     "plain": {},
     "glmc": {"glmc.resample_power": 0.2, "glmc.projection_dim": 8},
     "paco": {"paco.queue_size": 64, "paco.dim": 8, "paco.momentum": 0.9, "paco.key_augmentation": "crop_flip"},
+    "retrain": {"data.sampling": "balanced"},
 }
 METHODS = {
     name: {"method": name, **fields}

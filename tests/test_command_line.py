@@ -106,7 +106,8 @@ def test_no_bad_value_gets_through(field, value):
         config = command_line._parse_config(["main.py", chosen, override])
         taken = config_lib.flatten(config)[field]
         free_text = isinstance(FIELDS[field], str) and field in (
-            "name", "compilation_cache", "data.name", "data.path", "data.root", "data.test_split", "spectra.classes",
+            "name", "start_from", "compilation_cache", "spectra.classes",
+            "data.name", "data.path", "data.root", "data.test_split",
         )  # fmt: skip
         sound = free_text or (field, value) in SOUND
         assert bool(problems_of(config, base)) != sound, f"{field} = {taken!r}"
@@ -257,19 +258,29 @@ def test_every_shipped_config_is_sound_with_every_argument():
 
 @pytest.mark.parametrize(
     "name",
-    ["glmc_cifar", "glmc_imagenet_lt", "glmc_inat18"] + [f"paco_{s}" for s in ("cifar100", "imagenet_lt", "inat18")],
+    [
+        *("glmc_cifar", "glmc_imagenet_lt", "glmc_inat18", "retrain_cifar"),
+        *("paco_cifar100", "paco_imagenet_lt", "paco_inat18"),
+    ],
 )
 def test_configs_of_methods_are_sound_with_every_argument(name):
     module = importlib.import_module(f"configs.methods.{name}")
-    methods = getattr(module, "METHODS", recipes.with_links([name[:4]], recipes.LINKS_OF_METHODS))
+    own = name.partition("_")[0]
+
+    def config_of(argument):
+        config = module.get_config(argument)
+        config.start_from = "runs/first" if own == "retrain" else ""
+        assert problems_of(config, default.get_config()) == [], argument
+        return config
+
+    methods = getattr(module, "METHODS", recipes.with_links([own], recipes.LINKS_OF_METHODS))
     for method, (_, link) in methods.items():
         for argument in (method, f"smoke,{method}", f"{method},profile=as_is"):
-            config = module.get_config(argument)
-            assert problems_of(config, default.get_config()) == [], argument
+            config = config_of(argument)
             assert config.optim.name == link
-            assert config.method == name[:4]
+            assert config.method == own
     if "cifar" in name:
-        assert problems_of(module.get_config("ratio=10,profile=step"), default.get_config()) == []
+        config_of("ratio=10,profile=step")
 
 
 @pytest.mark.parametrize(
@@ -279,6 +290,11 @@ def test_configs_of_methods_are_sound_with_every_argument(name):
         ({"method": "glmc", "paco.alpha": 0.5}, "paco.alpha has no effect with method='glmc'"),
         ({"method": "paco", "spectra.loss": "training"}, "spectra.loss='training' has no place in method='paco'"),
         ({"method": "paco", "sam.perturbation": "per_device"}, "sam.perturbation='per_device' has no place in"),
+        ({"method": "retrain"}, "start_from names none. Fix: --config.start_from=DIRECTORY"),
+        ({"method": "retrain"}, "Fix: --config.data.sampling=balanced"),
+        ({"method": "retrain", "micro_batches": 2}, "Fix: --config.micro_batches=1"),
+        ({"method": "retrain", "optim.name": "cc_sam"}, "optim.name='cc_sam' has no place in method='retrain'"),
+        ({"retrain.flat_limit": 0.5}, "retrain.flat_limit has no effect with method='plain'"),
     ],
 )
 def test_fields_that_would_do_nothing_or_mislead_are_refused(fields, message):

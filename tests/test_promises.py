@@ -98,6 +98,7 @@ METHODS_OF = {
     "imagenet_lt": LINKS,
     "methods.glmc_cifar": ("glmc", "glmc_published", "glmc_sam", "glmc_sam_published"),
     "methods.paco_cifar100": ("paco", "paco_sam"),
+    "methods.retrain_cifar": ("retrain_sam", "data=cifar100"),
 }
 ARGUMENTS = {name: ["", "smoke", *METHODS_OF.get(name, ())] for name in SHIPPED}
 

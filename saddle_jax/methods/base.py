@@ -63,6 +63,8 @@ class Method(NamedTuple):
     loss: Callable[[Variables, Any, Context], LossOutput]  # of the inputs; the method's state is the same in all passes
     after_update: Callable[[Variables, Any], Any]  # (with the new parameters, inputs) -> method state; once a step
     predict: Callable[..., jax.Array]  # (params, batch_stats, batch, train=False) -> logits; train: BatchNorm's mode
+    # parameters -> a tree of bools over them: what the optimizer changes; None: all of them
+    trained: Callable[[Any], Any] | None = None
 
 
 def make_normalise(data: ConfigDict) -> Callable[[jax.Array], jax.Array]:

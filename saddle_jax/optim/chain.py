@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from saddle_jax.longtail import ClassStats, rank_groups
 from saddle_jax.methods.base import ASCENT, DESCENT
 from saddle_jax.optim.cc_sam import cc_sam
 from saddle_jax.optim.escape import cnc_pgd, lpf_sgd, pgd
-from saddle_jax.optim.link import shared
+from saddle_jax.optim.link import only, shared
 from saddle_jax.optim.longtail_sam import focal_sam, imbsam, le_sam, sse_sam
 from saddle_jax.optim.sam import sam
 from saddle_jax.schedules import Schedules
@@ -27,13 +28,21 @@ def make_optimizer(
     *,
     aux_like: Any = (),
     axis_name: str | None = None,
+    trained: Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return SGD with momentum, behind the link that the config names.
 
     Gradients come in as each device's own part of the batch's gradient, from the caller and from grad_fn alike.
     `shared` sums them for the link, and every device has the same perturbation; summed only after it, each its own
-    (m-sharpness).
+    (m-sharpness). Of the parameters only those that `trained` marks are seen and changed; None marks all.
     """
+    chain = _make_chain(config, schedules, stats, aux_like=aux_like, axis_name=axis_name)
+    return chain if trained is None else only(trained, chain)
+
+
+def _make_chain(
+    config: ConfigDict, schedules: Schedules, stats: ClassStats, *, aux_like: Any, axis_name: str | None
+) -> optax.GradientTransformationExtraArgs:
     sgd = (
         optax.add_decayed_weights(config.optim.weight_decay),
         optax.trace(config.optim.momentum),

@@ -126,8 +126,11 @@ def resume(folder: pathlib.Path) -> tuple[Checkpoint | None, list[str]]:
     return found, notes
 
 
-def find(folder: pathlib.Path, which: str = "latest") -> Checkpoint:
+def find(folder: pathlib.Path, which: str = "latest", *, by_flag: bool = True) -> Checkpoint:
     """Return the checkpoint that `which` names, latest, best or a step; move nothing and put no other in its place.
+
+    Args:
+      by_flag: the user chose it with --checkpoint, and can choose another.
 
     Raises:
       CheckpointError: there is none, or it differs from its manifest.
@@ -136,7 +139,7 @@ def find(folder: pathlib.Path, which: str = "latest") -> Checkpoint:
     if not steps:
         raise CheckpointError(f"{folder}: found no checkpoint, expected a run that has saved one")
     if which == "latest":
-        return _open(folder / str(steps[-1]))
+        return _open(folder / str(steps[-1]), by_flag)
     if which == "best":
         best = _open(folder / str(steps[-1])).best
         if best is None:
@@ -154,14 +157,32 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
     Raises:
       CheckpointError: it holds another network's or optimizer's state; the message lists what differs.
     """
+    found = _load(checkpoint)
+    if checkpoint.format_version == 1:
+        found = migration.leaves_of_format_1(found, _leaves(like))
+    return _arrange(found, like, f"{checkpoint.path} belongs to another model, optimizer or precision:")
+
+
+def restore_weights(checkpoint: Checkpoint, like: TrainState) -> TrainState:
+    """Read parameters and running statistics alone, onto the host; the rest is that of `like`. Raises as `restore`."""
+    parts = {"params": like.params, "batch_stats": like.batch_stats}
+    found = {name: leaf for name, leaf in _load(checkpoint).items() if name.partition(".")[0] in parts}
+    return like._replace(**_arrange(found, parts, f"{checkpoint.path} belongs to another network:"))
+
+
+def _load(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return all leaves of a checkpoint, by name."""
     from orbax.checkpoint import v1 as ocp
 
     path = (checkpoint.path / _STATE).resolve()
     with _reading():
         as_stored = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), ocp.metadata(path).metadata)
-        found, expected = _leaves(ocp.load(path, as_stored)), _leaves(like)
-    if checkpoint.format_version == 1:
-        found = migration.leaves_of_format_1(found, expected)
+        return _leaves(ocp.load(path, as_stored))
+
+
+def _arrange(found: dict[str, Any], like: Any, problem: str) -> Any:
+    """Return the leaves found as the tree that they are to be like; what differs is told under the problem."""
+    expected = _leaves(like)
     differing = [
         f"  {name}: found {_shown(found.get(name))}, expected {_shown(expected.get(name))}"
         for name in dict.fromkeys([*expected, *found])
@@ -169,8 +190,7 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
     ]
     if differing:
         more = [f"  ... and {len(differing) - 10} more"] if len(differing) > 10 else []
-        lines = [f"{checkpoint.path} belongs to another model, optimizer or precision:", *differing[:10], *more]
-        raise CheckpointError("\n".join(lines))
+        raise CheckpointError("\n".join([problem, *differing[:10], *more]))
     return jax.tree_util.tree_map_with_path(lambda path, _: found[_name(path)], like)
 
 
@@ -202,14 +222,14 @@ def _alone() -> dict[str, Any]:
     return {"primary_host": this, "active_processes": {this}, "barrier_sync_key_prefix": f"process_{this}"}
 
 
-def _open(path: pathlib.Path) -> Checkpoint:
+def _open(path: pathlib.Path, by_flag: bool = True) -> Checkpoint:
     if not path.is_dir():
         aside = sorted(map(str, (path.parent / _QUARANTINE).glob(f"{path.name}-*")))
         why = f": it was damaged and is now {aside[-1]}" if aside else ""
         raise CheckpointError(f"{path}: found no checkpoint there{why}. Fix: another --checkpoint")
     if damage := manifest.damage(path):
         others = [str(step) for step in available(path.parent) if str(step) != path.name]
-        named = f", or --checkpoint {' or '.join(others)}" if others else ""
+        named = f", or --checkpoint {' or '.join(others)}" if others and by_flag else ""
         raise CheckpointError(
             f"{path} is damaged: {damage}. Fix: the command that trained the run sets it aside and goes on from the "
             f"checkpoint before it{named}"

@@ -70,7 +70,8 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     devices.set_precision(config.precision)
     method = make_method(config, splits.stats, splits.train.images.shape[1:], devices.AXIS, schedules)
     views = _views(config, splits, method.streams)
-    tx = chain.make_optimizer(config, schedules, splits.stats, aux_like=pass_like(method), axis_name=devices.AXIS)
+    context = {"aux_like": pass_like(method), "axis_name": devices.AXIS, "trained": method.trained}
+    tx = chain.make_optimizer(config, schedules, splits.stats, **context)
     init = jax.jit(lambda key: init_state(method, tx, key))
     step = make_train_step(
         method,
