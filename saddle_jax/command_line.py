@@ -57,6 +57,7 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
                              smoke
   --config.FIELD=VALUE       override one field; configs/default.py lists them all with their units
   --config.num_seeds=N       N runs from config.seed on, each in a seed-<n>/ of the workdir, and their mean and sd
+  --config.start_from=RUN    begin with the weights of another run of the same network
   --workdir DIR              the run's directory; by default runs/<name>-<fingerprint>-s<seed>.
                              The same command continues an unfinished run
   --mode train               train, evaluating and saving on the way

@@ -263,27 +263,38 @@ def damaged(folder):
 
 
 @pytest.mark.parametrize(
-    ("harm", "changes", "error", "words"),
+    ("harm", "error", "words"),
     [
-        (shutil.rmtree, {}, ConfigError, ["holds no run", "Fix: --config.start_from=DIRECTORY"]),
-        (lambda folder: shutil.rmtree(folder / "checkpoints"), {}, CheckpointError, ["found no checkpoint"]),
-        (damaged, {}, CheckpointError, ["start_from: ", "12 is damaged: ", "meta.json"]),
-        (
-            lambda _: None,
-            {"model__width": 0.5},
-            CheckpointError,
-            ["batch_stats.bn1.mean: found float32[4], expected float32[8]", "Fix: the model and the number of classes"],
-        ),
+        (shutil.rmtree, ConfigError, ["holds no run", "Fix: --config.start_from=DIRECTORY"]),
+        (lambda folder: shutil.rmtree(folder / "checkpoints"), CheckpointError, ["found no checkpoint"]),
+        (damaged, CheckpointError, ["start_from: ", "12 is damaged: ", "meta.json"]),
     ],
 )
-def test_what_a_run_can_not_start_from_is_told_before_its_first_file(harm, changes, error, words, first, tmp_path):
+def test_what_a_run_can_not_start_from_is_told_before_its_first_file(harm, error, words, first, tmp_path):
     given = pathlib.Path(shutil.copytree(first, tmp_path / "first"))
     harm(given)
     with pytest.raises(error) as told:
-        train(second_config(given, **changes), tmp_path / "second")
+        train(second_config(given), tmp_path / "second")
     assert all(word in str(told.value) for word in words), told.value
     assert "--checkpoint" not in str(told.value)
     assert {path.name for path in (tmp_path / "second").rglob("*")} <= {".lock"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"model__width": 0.5}, "batch_stats.bn1.mean: found float32[4], expected float32[8]"),
+        ({"loss__name": "ldam", "model__head": "normed"}, "params.linear.bias: found float32[10], expected nothing"),
+    ],
+)
+def test_another_network_is_refused(changes, word, first, tmp_path):
+    config = second_config(first, **changes)
+    program = make_program(config, sources.load(config.data))
+    state = jax.eval_shape(lambda: program.init(0))
+    with pytest.raises(CheckpointError, match="start_from: .*12 belongs to another network:") as told:
+        origin.adopt(origin.find(config, tmp_path), state)
+    assert word in str(told.value)
+    assert f"Fix: the model and the number of classes of {first / 'config.json'}" in str(told.value)
 
 
 def test_a_missing_run_is_told_before_data_are_read(tmp_path, monkeypatch):
