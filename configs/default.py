@@ -113,10 +113,8 @@ def get_config() -> ConfigDict:
     config.retrain = ConfigDict()  # method=retrain
     config.retrain.feature_noise = 1.0  # length of a class's perturbation of its images' features, times the class's
     # weight log(n_max / n + 0.01) / 2
-    config.retrain.flat_limit = (
-        1.0  # highest part of the loss that is that of perturbed features, weighted by class; it
-    )
-    # rises from 0 to 1 over the run. 0 is re-training on class-balanced draws alone (cRT)
+    config.retrain.flat_limit = 1.0  # highest part of the loss that is that of perturbed features, weighted by class;
+    # it rises from 0 to 1 over the run. 0 is re-training on class-balanced draws alone
 
     config.optim = ConfigDict()
     config.optim.name = "sgd"  # sgd | pgd | cnc_pgd | lpf_sgd | sam | asam | imbsam | cc_sam | sse_sam | focal_sam |
