@@ -182,7 +182,8 @@ def get_config() -> ConfigDict:
     config.spectra.eigenvectors = False  # keep those of the largest and the smallest eigenvalue
     config.spectra.escape_batches = 32  # minibatches for what SAM does along the most negative direction; 0 is none
     config.spectra.escape_batch_size = 16  # images of each, drawn from the class
-    config.spectra.rho = 0.0  # SAM's radius there; 0 is that of sam.rho_knots at the step
+    config.spectra.rho = 0.0  # SAM's radius there; 0 is that of sam.rho_knots at the step with sgd and sam, and
+    # none with another link
     config.spectra.slice_radius = 0.0  # how far the loss is followed along it, in units of the weights; 0 is twice rho
 
     config.steps_at_once = 0  # that a device takes without coming back; resident only; 0: an epoch, on CPUs 1

@@ -71,6 +71,15 @@ def test_bad_arguments_of_the_experiment():
     assert "Did you mean configs/cifar10_lt.py" in missing.stderr
 
 
+def test_a_link_is_not_chosen_with_another_ones_size():
+    result = main("--config", "configs/cifar10_lt.py", "--config.optim.name=cc_sam")
+    assert result.returncode == 2
+    assert "--config.optim.name=cc_sam needs a size of its own" in result.stderr
+    assert (
+        "--config configs/cifar10_lt.py:ce_drw_cc_sam, or --config.sam.rho_knots='((0, 1e-06),)' too" in result.stderr
+    )
+
+
 def test_a_broken_config_file_is_told_without_a_traceback(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("import nothing_like_it\n")
@@ -235,6 +244,7 @@ def test_a_longer_run_stretches_its_schedules():
     assert (config.duration, config.loss.drw_start, config.optim.lr_knots[-1]) == ("400 epochs", "80%", ("90%", 1e-5))
     assert config.name == "cifar10_lt-ce_drw_sse_sam-exp100-400epochs"
     assert not problems_of(config, default.get_config())
+    assert cifar10_lt.get_config("ce_drw,epochs=200").to_dict() == cifar10_lt.get_config("ce_drw").to_dict()
     with pytest.raises(ConfigError, match="epochs=400 has no effect with smoke"):
         cifar10_lt.get_config("smoke,epochs=400")
     with pytest.raises(ConfigError, match="found epochs='4.5', expected a whole number"):
@@ -270,10 +280,14 @@ def test_configs_of_methods_are_sound_with_every_argument(name):
     def config_of(argument):
         config = module.get_config(argument)
         config.start_from = "runs/first" if own == "retrain" else ""
-        assert problems_of(config, default.get_config()) == [], argument
+        problems = problems_of(config, default.get_config())
+        if config.optim.name == "cc_sam":
+            assert len(problems) == 1 and "optim.name='cc_sam' has no place in method=" in problems[0], argument
+        else:
+            assert problems == [], argument
         return config
 
-    methods = getattr(module, "METHODS", recipes.with_links([own], recipes.LINKS_OF_METHODS))
+    methods = getattr(module, "METHODS", recipes.with_links([own]))
     for method, (_, link) in methods.items():
         for argument in (method, f"smoke,{method}", f"{method},profile=as_is"):
             config = config_of(argument)
@@ -295,6 +309,10 @@ def test_configs_of_methods_are_sound_with_every_argument(name):
         ({"method": "retrain", "micro_batches": 2}, "Fix: --config.micro_batches=1"),
         ({"method": "retrain", "optim.name": "cc_sam"}, "optim.name='cc_sam' has no place in method='retrain'"),
         ({"retrain.flat_limit": 0.5}, "retrain.flat_limit has no effect with method='plain'"),
+        ({"imbsam.tail_below": 5}, "Fix: --config.optim.name=imbsam, or --config.imbsam.tail_below=0"),
+        ({"optim.name": "le_sam", "sam.perturbation": "per_device"}, "'per_device' is for optim.name=sam and asam"),
+        ({"optim.name": "cc_sam", "micro_batches": 2}, "micro_batches=2 has no place in optim.name='cc_sam'"),
+        ({"optim.name": "sse_sam", "sse_sam.switch_at": "100%"}, "the second stage would never begin"),
     ],
 )
 def test_fields_that_would_do_nothing_or_mislead_are_refused(fields, message):

@@ -150,9 +150,34 @@ def test_the_tail_is_that_of_the_counts_or_of_the_evaluation(link):
     assert chain.tail_C(config, COUNTS).tolist() == [False, False, True, True, True]
     config[link].tail_below = 9
     assert chain.tail_C(config, COUNTS).tolist() == [False, False, False, True, True]
-    assert not chain.problem_of(config, STATS)
-    config[link].tail_below = 2
-    assert "no class has fewer than 2 training images, the smallest has 2" in chain.problem_of(config, STATS)
+    assert not list(chain.problems_of(config, STATS))
+
+
+@pytest.mark.parametrize(
+    ("counts", "tail_below", "problem"),
+    [
+        (
+            (40, 20, 9, 4, 2),
+            2,
+            "found 2, which leaves no class that has images to the tail; the smallest has 2 training",
+        ),
+        ((40, 20, 9, 4, 0), 1, "leaves no class that has images to the tail; the smallest has 4"),
+        ((40, 20, 9, 4, 2), 41, "found 41, with which every class is tail"),
+        ((2, 4, 9, 20, 40), 0, "found 0, the tail by rank, but classes are not in the order of their sizes"),
+        ((40,), 0, "found 0, which"),
+    ],
+)
+def test_a_tail_that_would_mislead_is_told(counts, tail_below, problem):
+    config = config_of("imbsam", "ce")
+    config.imbsam.tail_below = tail_below
+    (found,) = chain.problems_of(config, ClassStats(np.array(counts), ()))
+    assert problem in found
+
+
+def test_cc_sam_refuses_what_no_device_holds():
+    config, classes = config_of("cc_sam", "ce"), ClassStats(np.arange(8142, 0, -1), ())
+    (found,) = chain.problems_of(config, classes)
+    assert "three copies of the classifier for each of 8,142 classes, more than 379 GiB" in found
 
 
 def test_no_tail_is_told_with_all_other_problems(tmp_path):

@@ -19,10 +19,11 @@ and 180, and MixUp, which is not offered here. They report for both stages, at r
 83.92, 86.22, CIFAR-100 45.66, 50.83, 53.91. Ours is not measured yet.
 """
 
-from configs import cifar10_lt, recipes
+from configs import cifar10_lt, cifar100_lt, recipes
 from saddle_jax.config import parse_argument
 
-METHODS = recipes.with_links(["retrain"], recipes.LINKS_OF_METHODS)
+METHODS = recipes.with_links(["retrain"])
+LINKS = {"cifar10": {}, "cifar100": cifar100_lt.LINKS}
 RANK_BOUNDS = {"cifar10": (3, 7), "cifar100": (36, 71)}
 FLAT_LIMIT = {"cifar10": 1.0, "cifar100": 0.3}
 
@@ -45,5 +46,5 @@ def get_config(argument: str = ""):
     config.optim.lr_knots = ((0, 0.01),)
     config.loss.drw_start = "80%"  # of this run; the first one's is past its end
     config.eval.rank_bounds = RANK_BOUNDS[data]
-    recipes.set_link(config, link)
+    recipes.set_link(config, link, LINKS[data])
     return recipes.finish(config, options, recipes.name_of(method, link))

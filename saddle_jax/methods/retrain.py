@@ -24,9 +24,9 @@ from ml_collections import ConfigDict
 from saddle_jax import devices
 from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
-from saddle_jax.losses import make_loss, weighted_sums
+from saddle_jax.losses import make_loss
 from saddle_jax.methods import plain
-from saddle_jax.methods.base import Context, LossOutput, Method, Variables, make_normalise
+from saddle_jax.methods.base import Context, LossOutput, Method, Variables, make_normalise, sums_of
 from saddle_jax.models.networks import make_network
 from saddle_jax.schedules import Schedules
 
@@ -74,14 +74,13 @@ def make(
         clean_B = loss_fn(logits_BC, labels_B)
         flat_B = weights_B * loss_fn(classify(params, noisy_BD), labels_B)
         a = flat_ratio(context.step, schedules, retrain.flat_limit)
-        weights = context.class_weights_C, context.extra_weights_C
-        numerator, denominator = weighted_sums(a * flat_B + (1 - a) * clean_B, labels_B, mask_B, *weights)
+        numerator, denominator, objective = sums_of(a * flat_B + (1 - a) * clean_B, batch, context)
         metrics = {
             "accuracy": jnp.sum((jnp.argmax(logits_BC, axis=1) == labels_B) & mask_B),
             "clean_loss": jnp.sum(jnp.where(mask_B, clean_B, 0)),
             "flat_loss": jnp.sum(jnp.where(mask_B, flat_B, 0)),
         }
-        return LossOutput(numerator, denominator, updated["batch_stats"], jnp.sum(mask_B), metrics)
+        return LossOutput(numerator, denominator, updated["batch_stats"], jnp.sum(mask_B), metrics, objective)
 
     whole = plain.make(config, stats, image_shape, axis_name)
     return whole._replace(loss=loss, trained=is_classifier)

@@ -142,8 +142,7 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
     bounds, num_classes = config.eval.rank_bounds, splits.stats.num_classes
     if bounds and bounds[-1] > num_classes:
         problems.append(f"eval.rank_bounds: found {bounds}, but there are {num_classes} classes")
-    if problem := chain.problem_of(config, splits.stats):
-        problems.append(problem)
+    problems += chain.problems_of(config, splits.stats)
     if importlib.util.find_spec("tensorflow") is None:
         if isinstance(splits.train.images, Encoded):
             problems.append("encoded images need TensorFlow. Fix: pip install -r requirements.txt")
