@@ -4,7 +4,9 @@ Those of a CIFAR-10-LT recipe; an experiment states its differences. Not tuned b
 PGD's and CNC-PGD's, ASAM's (its authors' for balanced CIFAR-10), LE-SAM's (for balanced CIFAR-100; rho_max is ours).
 """
 
-SETTINGS = {
+from typing import Any
+
+SETTINGS: dict[str, dict[str, Any]] = {
     "pgd": {"sam.rho_knots": ((0, 0.1),)},
     "cnc_pgd": {"sam.rho_knots": ((0, 1.0),)},
     "lpf_sgd": {"sam.rho_knots": ((0, 5e-4), ("100%", 2e-3)), "sam.rho_interpolation": "cosine"},

@@ -60,9 +60,9 @@ def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
 
 def _link_problems(of_config: Sequence[str]) -> Iterator[str]:
     """Yield a link that was chosen without its size: a config's is in the unit of its own link."""
-    given = dict(argument.lstrip("-").partition("=")[::2] for argument in of_config)
-    link = given.get("config.optim.name")
-    size = SETTINGS.get(link or "", {}).get("sam.rho_knots")
+    given = {name: value for name, _, value in (argument.lstrip("-").partition("=") for argument in of_config)}
+    link = given.get("config.optim.name", "")
+    size = SETTINGS.get(link, {}).get("sam.rho_knots")
     if size and "config.sam.rho_knots" not in given:
         yield (
             f"--config.optim.name={link} needs a size of its own, which is no other link's (docs/links.md). Fix: an "
