@@ -127,10 +127,13 @@ def test_two_processes_train_as_one_with_two_devices(unbroken, tmp_path):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["glmc_cifar", "paco_cifar100"])
-def test_methods_with_views_and_a_state_train_as_one(name, tmp_path):
-    """Every process makes its part of all views, and meets the other's queries and keys."""
-    config = f"configs/methods/{name}.py:smoke"
+@pytest.mark.parametrize(
+    "config",
+    ["methods/glmc_cifar.py:", "methods/paco_cifar100.py:", *(f"digits_lt.py:ce_{k}," for k in ("pgd", "cc_sam"))],
+)
+def test_methods_and_links_train_as_one(config, tmp_path):
+    """Every process makes its part of all views, meets the other's queries and keys, and draws the same noise."""
+    config = f"configs/{config}smoke"
     runs = {number: tmp_path / f"of_{number}" for number in (1, 2)}
     for number, workdir in runs.items():
         processes = Processes(workdir, number, config=config)
