@@ -32,9 +32,9 @@ from saddle_jax.train.program import make_program
 from saddle_jax.train.steps import init_state, make_train_step
 
 STATS = ClassStats(COUNTS, ())
-EVALUATIONS = {  # a step's, on CPUs
+EVALUATIONS = {  # a step's, or those of seven steps
     **{"sgd": 1, "pgd": 1, "cnc_pgd": 2, "lpf_sgd": 4 / 3, "sam": 2, "asam": 2},
-    **{"imbsam": 3, "cc_sam": 7 / 3, "sse_sam": 4, "focal_sam": 3, "le_sam": 2},
+    **{"imbsam": 3, "cc_sam": 7 / 3, "sse_sam": [4] * 6 + [3], "focal_sam": 3, "le_sam": 2},
 }
 every_link = pytest.mark.parametrize("link", LINKS)
 every_loss = pytest.mark.parametrize(
@@ -67,6 +67,7 @@ def config_of(link, loss, **changes):
     config.model.head = "normed" if loss == "ldam" else "linear"
     config.loss.name, config.loss.class_weights, config.loss.drw_start = loss, "drw", "50%"
     config.optim.name, config.sam.rho_knots = link, ((0, 0.1),)
+    config.sse_sam.switch_at = "50%"
     config.update_from_flattened_dict(SETTINGS.get(link, {}) | {"sam.batch_stats": "both"} | changes)
     return config
 
