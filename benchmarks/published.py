@@ -33,7 +33,9 @@ class Cell(NamedTuple):
         """The method as a table names it."""
         epochs = f", {self.epochs} epochs" if self.epochs else ""
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
-        return f"{self.method.upper().replace('_', '+')}{epochs}{decay}"
+        link = next((link for link in _LINKS if "_" in link and self.method.endswith(f"_{link}")), "")
+        method = f"{self.method.removesuffix(link).replace('_', '+')}{link.replace('_', '-')}"
+        return f"{method.upper()}{epochs}{decay}"
 
     @property
     def overrides(self) -> list[str]:

@@ -214,7 +214,7 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
         "Test accuracy in percent: overall, head / mid / tail (the paper's groups). The paper reports the best test",
         "epoch; ours are the best and the last, mean ± standard deviation over n seeds. The difference is between",
         "best epochs. Nobody has published the rho of VS+SAM or of PaCo+SAM; ours are choices (`configs/`). Rows",
-        "without ours have not been run. METHOD of a command is a row's name in lower case, with _ for +. Made by",
+        "without ours have not been run. METHOD of a command is a row's name in lower case, _ for + and -. Made by",
         f"`python benchmarks/reproduce.py`; details are in `benchmarks/results/{options.table}.json`.",
     ]
     sections: dict[str, list[Cell]] = {}

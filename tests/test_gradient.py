@@ -7,6 +7,8 @@ import pytest
 from small_runs import small_config
 from test_devices import COUNTS, IMAGES, LABELS, assert_close, batch_of, config_of
 
+from configs.links import SETTINGS
+from configs.recipes import LINKS
 from saddle_jax import devices
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
@@ -74,6 +76,21 @@ def test_a_sam_step_does_not_depend_on_micro_batches(axis_name, x64):
     assert_close(trails[4], trails[1], 1e-12)
     _, metrics = trails[1][0]
     assert metrics.perturbed_loss > 1.01 * metrics.loss
+
+
+@pytest.mark.parametrize("link", [link for link in LINKS if link not in ("sam", "cc_sam")])
+def test_no_link_depends_on_micro_batches(link, x64):
+    config, method = config_of("ce", link, rho_knots=((0, 0.3),)), softmax_regression()
+    config.update_from_flattened_dict({k: v for k, v in SETTINGS.get(link, {}).items() if k.startswith(f"{link}.")})
+    order = np.random.default_rng(2).permutation(len(LABELS))
+    trails = {}
+    for micro_batches in (1, 2):
+        step, state = step_of(config, method, micro_batches, None)
+        step, trails[micro_batches] = jax.jit(step), []
+        for images in (32, 21, 3):
+            state, metrics = step(state, (batch_of(order[:images], 1),))
+            trails[micro_batches].append((state.params, metrics))
+    assert_close(trails[2], trails[1], 1e-12)
 
 
 def test_batch_norm_normalises_each_micro_batch_by_itself(x64):

@@ -7,10 +7,11 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_runs import METHODS, small_config, train
-from test_devices import COUNTS, IMAGES, assert_close, batches
+from test_devices import COUNTS, IMAGES, LABELS, assert_close, batch_of, batches
 
 from configs import default
 from configs.links import SETTINGS
@@ -23,6 +24,7 @@ from saddle_jax.methods import plain
 from saddle_jax.models.heads import Normed
 from saddle_jax.models.networks import Classifier, make_linear, make_norm
 from saddle_jax.optim import chain
+from saddle_jax.optim.link import find_link_state, with_key
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train import checkpoint
 from saddle_jax.train.gradient import pass_like
@@ -30,9 +32,9 @@ from saddle_jax.train.program import make_program
 from saddle_jax.train.steps import init_state, make_train_step
 
 STATS = ClassStats(COUNTS, ())
-EVALUATIONS = {  # a step's, on CPUs
+EVALUATIONS = {  # a step's, or those of seven steps
     **{"sgd": 1, "pgd": 1, "cnc_pgd": 2, "lpf_sgd": 4 / 3, "sam": 2, "asam": 2},
-    **{"imbsam": 3, "cc_sam": 7 / 3, "sse_sam": 4, "focal_sam": 3, "le_sam": 2},
+    **{"imbsam": 3, "cc_sam": 7 / 3, "sse_sam": [4] * 6 + [3], "focal_sam": 3, "le_sam": 2},
 }
 every_link = pytest.mark.parametrize("link", LINKS)
 every_loss = pytest.mark.parametrize(
@@ -65,6 +67,7 @@ def config_of(link, loss, **changes):
     config.model.head = "normed" if loss == "ldam" else "linear"
     config.loss.name, config.loss.class_weights, config.loss.drw_start = loss, "drw", "50%"
     config.optim.name, config.sam.rho_knots = link, ((0, 0.1),)
+    config.sse_sam.switch_at = "50%"
     config.update_from_flattened_dict(SETTINGS.get(link, {}) | {"sam.batch_stats": "both"} | changes)
     return config
 
@@ -85,7 +88,8 @@ class Built:
             axis_name=axis_name,
         )
         self.step = devices.map_step(step, 1) if axis_name else jax.jit(step)
-        self.state = jax.jit(lambda key: init_state(method, tx, key))(jax.random.key(0))
+        self.init = jax.jit(lambda key: init_state(method, tx, key))
+        self.state = self.init(jax.random.key(0))
         self.batches = [devices.split(batch) for batch in batches(8)] if axis_name else batches(1)
 
     def run(self, state, first, last):
@@ -132,11 +136,41 @@ def test_one_device_equals_eight(link, loss, small_network, x64):
 
 
 @every_link
+def test_several_seeds_at_once_equal_each_alone(link, small_network, x64):
+    built = Built(config_of(link, "ldam"), None)
+    state, other = (built.init(jax.random.key(seed)) for seed in (0, 1))
+    same_weights = state._replace(opt_state=with_key(state.opt_state, jax.random.key(7)))
+    states = (state, same_weights, other)
+    together = jax.tree.map(lambda *x: jnp.stack(x), *states)
+    step = jax.jit(jax.vmap(built.step, in_axes=(0, None)))
+    for number in range(3):
+        together, metrics = step(together, (built.batches[number],))
+    each = [built.run(state, 0, 3) for state in states]
+    for index, (end, seen) in enumerate(each):
+        assert_close(jax.tree.map(lambda x: x[index], (together, metrics)), (end, seen[-1]), 1e-10)  # noqa: B023
+    first, second = (np.concatenate([x.ravel() for x in jax.tree.leaves(end.params)]) for end, _ in each[:2])
+    link_state = find_link_state(state.opt_state)
+    draws = link_state is not None and bool(jax.tree.leaves(link_state.key))
+    assert draws != np.array_equal(first, second)
+
+
+NOTHING = {"sam.rho_knots": ((0, 0.0),), "sam.batch_stats": "first"}
+
+
+@every_link
+def test_without_a_radius_the_perturbed_loss_is_the_loss(link, small_network, x64):
+    built = Built(config_of(link, "ldam", **NOTHING), None)
+    without_tail = batch_of(np.flatnonzero(LABELS < 4)[-32:], 1)
+    for batch in (*built.batches, without_tail):
+        _, metrics = built.step(built.state, (batch,))
+        np.testing.assert_allclose(metrics.perturbed_loss, metrics.loss, rtol=1e-12)
+
+
+@every_link
 def test_without_a_radius_a_link_is_sgd(link, small_network, x64):
     reference = Built(config_of("sgd", "ldam"), None)
     expected, _ = reference.run(reference.state, 0, 4)
-    nothing = {"sam.rho_knots": ((0, 0.0),), "sam.batch_stats": "first"}
-    built = Built(config_of(link, "ldam", **nothing), None)
+    built = Built(config_of(link, "ldam", **NOTHING), None)
     found, _ = built.run(built.state, 0, 4)
     assert_close(found.params, expected.params, 1e-12)
     assert_close(found.batch_stats, expected.batch_stats, 1e-12)

@@ -87,8 +87,9 @@ def cc_sam(
 
     Asks for a pass and the forward pass of the gradients h_c, beside the incoming gradient; if flat_ratio is 1 only
     that one's forward pass is needed, and a compiled step drops the rest. The backbone is where it was, so that its
-    forward passes are all the same. The head is computed C times forwards and backwards in both, and C copies of it
-    are held: 2.6 MB for CIFAR-100, 8 GB for ImageNet-LT.
+    forward passes are all the same. The head is computed C times forwards and backwards in both, and three
+    sets of C heads are held, as XLA's memory analysis counts: 59 MB with 512 features and 100 classes, about 25 GB with
+    ImageNet-LT's 2,048 and 1,000. iNaturalist, of 1.6 TB, is refused.
 
     Differs from the authors' code: |w| and |h_c| are of the whole head, there of its kernel and its bias each; a class
     of one image has n_c - 1 = 1, there an infinite radius; classes are those of the loss's weights, there those of the

@@ -96,6 +96,7 @@ def lpf_sgd(
     an update costs `samples` evaluations and not one.
 
     The gradient at w is not used: a compiled step drops its backward pass and keeps the forward pass of the metrics.
+    The paper makes no pass at w: of a training step's policies for BatchNorm, `second` is the paper's.
 
     Args:
       gamma: deviation of the noise over the filters' length, or a schedule of it.

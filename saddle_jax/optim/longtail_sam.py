@@ -28,7 +28,8 @@ def imbsam(
 
     Zhou et al., "ImbSAM: A Closer Look at Sharpness-Aware Minimization in Class-Imbalanced Recognition", ICCV 2023.
     Three evaluations: g, g_T(w), g_T(w + e). Without a tail class it is SGD, with nothing else SAM.
-    Differs from the authors' code: class weights of the loss act, and the loss is their weighted mean, not Σ/B.
+    Differs from the authors' code: class weights of the loss act, and the loss is their weighted mean, not Σ/B; the
+    tail's loss is not doubled, which one commit of theirs does (94a22ba) and another one (7949cbc) does not.
 
     Args:
       rho: length of the perturbation, or a schedule of the link's counter.
@@ -60,8 +61,10 @@ def sse_sam(
 
     Lyu et al., "SSE-SAM: Balancing Head and Tail Classes Gradually through Stage-Wise SAM", AAAI 2025: from
     `switch_step` on the head's radius is 0. Four evaluations before (g, g_T(w), and both at their own places), three
-    after, when the head's pass is left out: but on CPUs, and with several seeds at once, where it is made in vain.
-    The reported norm is that of the whole gradient before, and of the tail's after.
+    after, when the head's pass is not needed: on CPUs, and with several seeds at once, it is made in vain. The reported
+    norm is that of the whole gradient before, and of the tail's after.
+    Differs from the authors' code: class weights of the loss act, and the loss is their weighted mean, not Σ/B; there
+    four passes in training mode move BatchNorm's running statistics, here two at most, the first and the last.
 
     Args:
       rho_head: length of the head's perturbation, or a schedule of the link's counter.
@@ -139,10 +142,11 @@ def le_sam(
     """Return Loss-Equated SAM: SAM with rho = min(sigma / (|g| + eps), rho_max).
 
     Wang et al., "Fix the Loss, Not the Radius", ICML 2026, arXiv:2605.10183: to first order the loss rises by `sigma`
-    at every step, which the authors warm up linearly over 10 epochs, keep, and anneal to 0 by a cosine over the last
-    fifth (0.35 on CIFAR-100). Not made for long tails; with other losses |g|, and so rho, is another. Two evaluations.
+    at every step, which the authors' code (github.com/smithgun2005/LE-SAM-ICML2026) warms up linearly over 10 epochs,
+    keeps, and anneals to 0 by a cosine over the last fifth (0.35 on CIFAR-100, where it has a rho_max of 999). Not
+    made for long tails; with other losses |g|, and so rho, is another. Two evaluations.
     Differs from the authors' code: eps is added to |g|, not inside its root; its part of the largest losses and its
-    subtracted multiple of g(w), both off by default and not in the paper's update, are left out.
+    subtracted multiple of g(w), both off by default, are left out.
 
     Args:
       sigma: rise of the loss that a perturbation is to make, or a schedule of the link's counter.

@@ -64,7 +64,8 @@ def perturbation(
 
     ASAM: e = rho · T²g / |T g| with T = |w| + eta (Kwon et al., eq. 9). A zero gradient gives a zero perturbation. The
     length is computed relative to the largest entry, so that it neither overflows nor underflows.
-    Differs from the reference: its ASAM has no eta.
+    Differs from the reference: its ASAM has no eta. Differs from the authors' code of ASAM: that scales by the size of
+    parameters with `weight` in their name alone, biases are perturbed as SAM does; here all are, as published.
     """
     if not adaptive:
         factor, norm = _radius_over_norm(rho, grads, eps)
