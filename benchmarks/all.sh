@@ -12,3 +12,4 @@ python benchmarks/pipeline.py
 python benchmarks/growth.py
 python benchmarks/methods.py
 python benchmarks/reproduce.py --table cifar_lt --budget "${BUDGET:-9m}" "$@"
+python benchmarks/reproduce.py --table ways_out --budget "${WAYS_OUT_BUDGET:-9m}" "$@"

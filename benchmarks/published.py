@@ -3,6 +3,7 @@
 Rangwani et al., NeurIPS 2022 (slides, page 21; the number of seeds is not stated): CIFAR-LT, exponential profile,
 ResNet-32, 200 epochs. Ratios 10 and 200: as a leaderboard lists them, without groups and without spread. GLMC and
 GLMC+SAM: the repository of the latter, ResNet-34 for CIFAR. PaCo+SAM: a leaderboard, without code; PaCo: unverified.
+PGD and LPF-SGD: the paper's poster.
 """
 
 from __future__ import annotations
@@ -18,10 +19,26 @@ class Cell(NamedTuple):
     data: str
     ratio: int
     method: str
+    epochs: int = 0  # 0: the recipe's
+    weight_decay: float = 0.0  # 0: the recipe's
 
     @property
     def name(self) -> str:
-        return f"{self.data}_lt-{self.ratio}-{self.method}"
+        epochs = f"-{self.epochs}epochs" if self.epochs else ""
+        decay = f"-wd{self.weight_decay:g}" if self.weight_decay else ""
+        return f"{self.data}_lt-{self.ratio}-{self.method}{epochs}{decay}"
+
+    @property
+    def title(self) -> str:
+        """The method as a table names it."""
+        epochs = f", {self.epochs} epochs" if self.epochs else ""
+        decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
+        return f"{self.method.upper().replace('_', '+')}{epochs}{decay}"
+
+    @property
+    def overrides(self) -> list[str]:
+        """Flags beside --config."""
+        return [f"--config.optim.weight_decay={self.weight_decay:g}"] if self.weight_decay else []
 
     @property
     def recipe(self) -> str:
@@ -36,6 +53,8 @@ class Cell(NamedTuple):
         choices = [self.method, *(["smoke"] if smoke else []), *(["profile=as_is"] if as_is else [])]
         if is_glmc or not as_is:
             choices.append(f"ratio={self.ratio}")  # on which GLMC's settings depend
+        if self.epochs:
+            choices.append(f"epochs={self.epochs}")
         if is_glmc:
             return f"configs/methods/glmc_cifar.py:{','.join([*choices, f'data={self.data}'])}"
         file = f"methods/paco_{self.data}" if self.method.startswith("paco") else f"{self.data}_lt"
@@ -71,6 +90,10 @@ PUBLISHED: dict[Cell, dict[str, str]] = {
         for data, rows in _RATIO_100.items()
         for method, values in rows.items()
     },
+    Cell("cifar10", 100, "ce_drw_pgd"): {"overall": "77.2", "tail": "65.0"},
+    Cell("cifar10", 100, "ce_drw_lpf_sgd"): {"overall": "78.5", "tail": "67.2"},
+    Cell("cifar100", 100, "ce_drw_pgd"): {"overall": "42.2", "tail": "17.0"},
+    Cell("cifar100", 100, "ce_drw_lpf_sgd"): {"overall": "42.9", "tail": "15.8"},
     Cell("cifar10", 10, "ldam_drw_sam"): {"overall": "89.4"},
     Cell("cifar10", 200, "ldam_drw_sam"): {"overall": "78.1"},
     Cell("cifar10", 100, "glmc_sam"): {"overall": "89.18"},
@@ -96,4 +119,17 @@ CIFAR_LT += [
     *(Cell("cifar100", 200, method) for method in ("paco_sam", "paco")),
     *(Cell("cifar100", 50, method) for method in ("glmc_sam", "glmc")),
     *(Cell("cifar10", ratio, method) for ratio in (100, 50) for method in ("glmc_sam", "glmc")),
+]
+
+# Every way out of the saddle, and what SGD makes of the passes of SAM, or of another weight decay.
+_LINKS = ("sam", "sgd", "pgd", "lpf_sgd", "imbsam", "focal_sam", "sse_sam", "cc_sam", "asam", "le_sam", "cnc_pgd")
+WAYS_OUT = [
+    cell
+    for loss in ("ce_drw", "vs")
+    for data in ("cifar10", "cifar100")
+    for cell in (
+        *(Cell(data, 100, loss if link == "sgd" else f"{loss}_{link}") for link in _LINKS),
+        Cell(data, 100, loss, epochs=400),
+        *(Cell(data, 100, loss, weight_decay=decay) for decay in (5e-4, 1e-3, 2e-3)),
+    )
 ]

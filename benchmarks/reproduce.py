@@ -1,11 +1,12 @@
 """Reproduce the CIFAR-LT tables of the paper and of GLMC+SAM and PaCo+SAM, in the order of what the paper claims most.
 
     python benchmarks/reproduce.py --table cifar_lt --seeds 3 --budget 9m
+    python benchmarks/reproduce.py --table ways_out --seeds 3 --budget 9m     # every link, and SGD with more epochs
 
 Trains cells until the budget is spent; calling it again continues where it stopped. As soon as a cell has finished,
 benchmarks/results/<table>.json gets it (command, versions, devices, date, every run's last and best test report) and
-docs/results.md is written anew: ours beside the paper's; cells that have not been run are empty. The section at its end
-that benchmarks/links.py writes stays.
+its page, docs/results.md, is written anew: ours beside the paper's; cells that have not been run are empty. The section
+at its end that benchmarks/links.py writes stays.
 
 CIFAR comes from tensorflow-datasets, or from --data FOLDER, which holds a cell's subset and test set as
 cifar10_lt100.npz (train_images, train_labels, test_images, test_labels); cells without a file are left out.
@@ -28,13 +29,14 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from published import CIFAR_LT, PUBLISHED, Cell  # noqa: E402 (needs the path above)
+from published import CIFAR_LT, PUBLISHED, WAYS_OUT, Cell  # noqa: E402 (needs the path above)
 
 from benchmarks.links_page import kept_section  # noqa: E402
 from saddle_jax.files import write_atomically  # noqa: E402
 from saddle_jax.report import tables  # noqa: E402
 
-TABLES = {"cifar_lt": CIFAR_LT}
+TABLES = {"cifar_lt": CIFAR_LT, "ways_out": WAYS_OUT}
+PAGES = {"cifar_lt": "docs/results.md", "ways_out": "docs/results_ways_out.md"}
 PREEMPTED = 75
 
 
@@ -48,7 +50,7 @@ def main() -> int:
     parser.add_argument("--cells", default="", help="only cells whose name holds this, e.g. cifar10_lt-100-ce")
     parser.add_argument("--runs", type=pathlib.Path, help="folder of the runs; default runs/<table>")
     parser.add_argument("--out", type=pathlib.Path, help="default benchmarks/results/<table>.json")
-    parser.add_argument("--page", type=pathlib.Path, help="default docs/results.md")
+    parser.add_argument("--page", type=pathlib.Path, help="default docs/results.md, or results_ways_out.md")
     parser.add_argument("--smoke", action="store_true", help="shrunken runs on the digits, to try the script itself")
     parser.add_argument("override", nargs="*", help="further --config.FIELD=VALUE for every run, after --")
     options = parser.parse_args()
@@ -56,7 +58,7 @@ def main() -> int:
     options.runs = (options.runs or ROOT / "runs" / name).resolve()
     options.out = (options.out or ROOT / "benchmarks/results" / f"{name}.json").resolve()
     options.page = (
-        options.page or (ROOT / "runs" / f"{name}.md" if options.smoke else ROOT / "docs/results.md")
+        options.page or (ROOT / "runs" / f"{name}.md" if options.smoke else ROOT / PAGES[options.table])
     ).resolve()
     if options.data is not None and not options.data.is_dir():
         parser.error(f"--data: found no folder {options.data}, expected one of .npz files (see above)")
@@ -162,7 +164,7 @@ def command_of(cell: Cell, options: argparse.Namespace) -> list[str]:
     command = ["main.py", "--config", cell.config(smoke=options.smoke, as_is=as_is)]
     if options.data and not options.smoke:
         command += ["--config.data.source=arrays", f"--config.data.path={data_file(cell, options)}"]
-    return [*command, f"--config.num_seeds={options.seeds}", *options.override]
+    return [*command, *cell.overrides, f"--config.num_seeds={options.seeds}", *options.override]
 
 
 def train(command: list[str], budget: float, stop: Stop) -> int:
@@ -206,7 +208,7 @@ def public(command: list[str]) -> str:
 
 
 def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
-    """Write docs/results.md: every cell of the table, the paper's figures and ours."""
+    """Write the table's page: every cell of the table, the paper's figures and ours."""
     lines = [
         "# Results",
         "",
@@ -246,8 +248,7 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
 def rows(cell: Cell, found: dict[str, Any] | None) -> list[str]:
     """Return the table's lines for one cell: the paper, ours twice, the difference of the overall accuracies."""
     published = PUBLISHED.get(cell, {})
-    method = cell.method.upper().replace("_", "+")
-    lines = [[method, "paper", *(published.get(column, "") for column in tables.COLUMNS), ""]]
+    lines = [[cell.title, "paper", *(published.get(column, "") for column in tables.COLUMNS), ""]]
     if found is None or not found["n"]:
         lines += [["", "ours", "", "", "", "", ""]]
     else:

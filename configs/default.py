@@ -13,6 +13,8 @@ def get_config() -> ConfigDict:
 
     config.name = "experiment"  # first part of the default workdir's name
     config.seed = 0  # initialisation, order, augmentation, re-sampling: all that is random but the subset
+    config.start_from = ""  # a run's directory, or that of several seeds' runs, whose weights this run starts from: the
+    # parameters and BatchNorm's statistics of its newest checkpoint, nothing of its optimizer; "" are random ones
     config.num_seeds = 1  # seed, seed + 1, ...: that many runs, each in a seed-<n>/ of the workdir if more than one
     config.seeds_at_once = 0  # runs that share a step; 0: all of them, on CPUs 1
     # On CPUs several at once compute every operation of an augmentation for all images: with randaugment a step of 128
@@ -21,7 +23,8 @@ def get_config() -> ConfigDict:
     config.micro_batches = 1  # into how many a device's images of a step are cut, one after the other, to save memory
     config.duration = "200 epochs"  # length of training
 
-    config.method = "plain"  # what is minimised: plain (one network, one loss) | glmc | paco
+    config.method = "plain"  # what is minimised: plain (one network, one loss) | glmc | paco | retrain (start_from's
+    # network, of which only the classifier is trained; CC-SAM's second stage)
 
     config.data = ConfigDict()
     config.data.source = "digits"  # digits | arrays | image_list | tfds
@@ -107,6 +110,12 @@ def get_config() -> ConfigDict:
     config.paco.key_augmentation = "simclr"  # as data.augmentation, which is the query's
     config.paco.queue_init = "normalized"  # normalized | published (not keys of length 1, but columns of the queue)
 
+    config.retrain = ConfigDict()  # method=retrain
+    config.retrain.feature_noise = 1.0  # length of a class's perturbation of its images' features, times the class's
+    # weight log(n_max / n + 0.01) / 2
+    config.retrain.flat_limit = 1.0  # highest part of the loss that is that of perturbed features, weighted by class;
+    # it rises from 0 to 1 over the run. 0 is re-training on class-balanced draws alone
+
     config.optim = ConfigDict()
     config.optim.name = "sgd"  # sgd | pgd | cnc_pgd | lpf_sgd | sam | asam | imbsam | cc_sam | sse_sam | focal_sam |
     # le_sam: the link that gradients pass before weight decay and momentum; sgd is none, one gradient a step
@@ -173,7 +182,8 @@ def get_config() -> ConfigDict:
     config.spectra.eigenvectors = False  # keep those of the largest and the smallest eigenvalue
     config.spectra.escape_batches = 32  # minibatches for what SAM does along the most negative direction; 0 is none
     config.spectra.escape_batch_size = 16  # images of each, drawn from the class
-    config.spectra.rho = 0.0  # SAM's radius there; 0 is that of sam.rho_knots at the step
+    config.spectra.rho = 0.0  # SAM's radius there; 0 is that of sam.rho_knots at the step with sgd and sam, and
+    # none with another link
     config.spectra.slice_radius = 0.0  # how far the loss is followed along it, in units of the weights; 0 is twice rho
 
     config.steps_at_once = 0  # that a device takes without coming back; resident only; 0: an epoch, on CPUs 1

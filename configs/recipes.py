@@ -1,7 +1,7 @@
 """What the experiment files share: methods by name, arguments after the colon, the smoke version.
 
 `--config configs/cifar10_lt.py:vs_sam,ratio=50` gives the file the argument "vs_sam,ratio=50": comma-separated, in any
-order, at most one method `<loss>` or `<loss>_<link>`, `ratio=`, `profile=` and `smoke`.
+order, at most one method `<loss>` or `<loss>_<link>`, `ratio=`, `profile=`, `epochs=` and `smoke`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs.links import SETTINGS
-from saddle_jax.config import Options, parse_argument, rescale_to_percent
+from saddle_jax.config import Options, parse_argument, parse_duration, rescale_to_percent
 from saddle_jax.errors import ConfigError
 from saddle_jax.field_values import CHOICES, images_stay_encoded
 
@@ -72,16 +72,16 @@ def apply(
     return finish(config, options, name_of(loss, link))
 
 
-def one_method(config: ConfigDict, argument: str) -> ConfigDict:
+def one_method(config: ConfigDict, argument: str, links: Mapping[str, Mapping[str, Any]] | None = None) -> ConfigDict:
     """Set what `argument` asks of an experiment with one method: `<method>` or `<method>_<link>`; by default SAM's.
 
     Raises:
       ConfigError: all that is wrong with the argument.
     """
-    methods = with_links([config.method], LINKS_OF_METHODS)
+    methods = with_links([config.method])
     options = parse_argument(argument, methods, shown=shown_methods([config.method], LINKS_OF_METHODS))
     method, link = methods[options.method or f"{config.method}_sam"]
-    set_link(config, link)
+    set_link(config, link, links)
     return finish(config, options, name_of(method, link))
 
 
@@ -105,7 +105,9 @@ def set_link(config: ConfigDict, link: str, own: Mapping[str, Mapping[str, Any]]
 
 
 def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_settings: bool = False) -> ConfigDict:
-    """Set ratio, profile and name, and shrink the run if `options` ask for `smoke`.
+    """Set ratio, profile and name; stretch the run to `epochs`, or shrink it if `options` ask for `smoke`.
+
+    Positions that are given in epochs move along with a run's length.
 
     Args:
       config: the experiment's own settings, the method's among them; changed in place.
@@ -124,10 +126,20 @@ def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_setti
         config.data.largest_class = 0
         if options.ratio is not None and not ratio_has_settings:
             raise ConfigError(f"config argument: ratio={options.ratio:g} has no effect with profile=as_is; drop one")
+    if options.epochs and options.smoke:
+        raise ConfigError(f"config argument: epochs={options.epochs} has no effect with smoke; drop one")
+    own = parse_duration(config.duration)
+    if options.epochs and own.unit != "epochs":
+        raise ConfigError(f"config argument: epochs={options.epochs} can't stretch a run of {config.duration}")
+    longer = options.epochs if options.epochs != own.amount else None
+    if longer:
+        rescale_to_percent(config)
+        config.duration = f"{longer} epochs"
     if options.smoke:
         shrink(config)
     imbalance = "" if config.data.profile == "as_is" else f"{config.data.ratio:g}"
-    config.name = f"{config.name}-{method}-{config.data.profile}{imbalance}"
+    epochs = f"-{longer}epochs" if longer else ""
+    config.name = f"{config.name}-{method}-{config.data.profile}{imbalance}{epochs}"
     return config
 
 

@@ -23,7 +23,7 @@ from saddle_jax.validation import problems_of
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
-_NO_EXPERIMENTS = ("__init__.py", "default.py", "recipes.py")
+_NO_EXPERIMENTS = ("__init__.py", "default.py", "links.py", "recipes.py")
 SHIPPED = sorted(
     p.relative_to(_ROOT).as_posix() for p in _ROOT.glob("configs/**/*.py") if p.name not in _NO_EXPERIMENTS
 )
@@ -53,9 +53,11 @@ HELP = f"""saddle_jax: long-tailed image classification with sharpness-aware min
   python main.py --mode report --runs 'runs/*'
 
   --config FILE[:ARGUMENTS]  experiment (default configs/digits_lt.py; with a --workdir that holds a run, its own
-                             config); arguments, comma-separated in any order: a method, ratio=, profile=, smoke
+                             config); arguments, comma-separated in any order: a method, ratio=, profile=, epochs=,
+                             smoke
   --config.FIELD=VALUE       override one field; configs/default.py lists them all with their units
   --config.num_seeds=N       N runs from config.seed on, each in a seed-<n>/ of the workdir, and their mean and sd
+  --config.start_from=RUN    begin with the weights of another run of the same network
   --workdir DIR              the run's directory; by default runs/<name>-<fingerprint>-s<seed>.
                              The same command continues an unfinished run
   --mode train               train, evaluating and saving on the way
@@ -204,6 +206,8 @@ def _parse_config(argv: list[str]) -> ConfigDict:
 def _override_problem(program: str, config_argument: str, override: str, base: ConfigDict) -> str | None:
     name = override.lstrip("-").partition("=")[0].partition(".")[2]
     known = config_lib.flatten(base)
+    if name not in known and name in config_lib.REPLACED:
+        return f"--config.{name}: there is no such field any more. Fix: --config.{config_lib.REPLACED[name]}"
     if name not in known:
         if any(field.startswith(name + ".") for field in known):
             return f"--config.{name} is a group of fields; set one of them, e.g. --config.{name}.…"

@@ -39,7 +39,8 @@ MAY_CHANGE_ON_RESUME = (
     "spectra.",
 )
 
-_OLD_SAM = ("sam.enabled", "sam.adaptive", "sam.adaptive_eta")  # before optim.name
+# Fields of runs from before optim.name, and what says the same now.
+REPLACED = {"sam.enabled": "optim.name=sam, or sgd", "sam.adaptive": "optim.name=asam", "sam.adaptive_eta": "asam.eta"}
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|steps?|epochs?)\s*$")
 
@@ -50,6 +51,7 @@ class Options(NamedTuple):
     method: str | None
     ratio: float | None
     profile: str | None
+    epochs: int | None
     smoke: bool
     chosen: dict[str, str]  # of the experiment's own choices, those that were made
 
@@ -95,7 +97,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def parse_argument(
     argument: str, methods: Iterable[str], choices: Mapping[str, Sequence[str]] | None = None, *, shown: str = ""
 ) -> Options:
-    """Read comma-separated options: a method, `smoke`, `ratio=`, `profile=`, the experiment's own; in any order.
+    """Read comma-separated options in any order: a method, `smoke`, `ratio=`, `profile=`, `epochs=`, and `choices`.
 
     Args:
       argument: what stood after the colon of --config.
@@ -126,21 +128,27 @@ def parse_argument(
                 take("ratio", float(value), text)
             except ValueError:
                 problems.append(f"config argument: found ratio={value!r}, expected a number such as ratio=100")
+        elif separator and key == "epochs":
+            if value.isdecimal() and int(value):
+                take("epochs", int(value), text)
+            else:
+                problems.append(f"config argument: found epochs={value!r}, expected a whole number such as epochs=400")
         elif separator and key == "profile":
             take("profile", value, text)
         elif separator and value in choices.get(key, ()):
             take(key, value, text)
         else:
             own = [f"{key}={value}" for key, values in choices.items() for value in values]
-            known = [*methods, "smoke", "ratio=100", "profile=exp", *own]
+            known = [*methods, "smoke", "ratio=100", "profile=exp", "epochs=400", *own]
             problems.append(
                 f"config argument: unknown {text!r}.{did_you_mean(text, known)} "
-                f"Known: smoke, ratio=, profile=, {', '.join([*own, shown or ', '.join(methods)])}"
+                f"Known: smoke, ratio=, profile=, epochs=, {', '.join([*own, shown or ', '.join(methods)])}"
             )
     if problems:
         raise ConfigError(problems)
     chosen = {key: found[key] for key in choices if key in found}
-    return Options(found.get("method"), found.get("ratio"), found.get("profile"), found.get("smoke", False), chosen)
+    plain = {key: found.get(key) for key in ("method", "ratio", "profile", "epochs")}
+    return Options(**plain, smoke=found.get("smoke", False), chosen=chosen)
 
 
 def rescale_to_percent(config: ml_collections.ConfigDict) -> None:
@@ -200,7 +208,7 @@ def from_json(text: str | bytes, default: ml_collections.ConfigDict) -> ml_colle
 
 def renamed(stored: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a run of any version under the names that they have in this one."""
-    fields = {key: value for key, value in stored.items() if key not in _OLD_SAM}
+    fields = {key: value for key, value in stored.items() if key not in REPLACED}
     if "sam.enabled" in stored:
         adaptive = bool(stored.get("sam.adaptive"))
         fields["optim.name"] = "sgd" if not stored["sam.enabled"] else "asam" if adaptive else "sam"

@@ -11,7 +11,7 @@ from saddle_jax.config import did_you_mean, parse_duration
 _AUGMENTATIONS = ("crop_flip", "autoaugment", "randaugment", "simclr", "random_resized_crop")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "method": ("plain", "glmc", "paco"),
+    "method": ("plain", "glmc", "paco", "retrain"),
     "data.source": ("digits", "arrays", "image_list", "tfds"),
     "data.profile": ("exp", "step", "as_is"),
     "data.sampling": ("instance", "balanced", "effective"),
@@ -82,6 +82,8 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "paco.queue_size": (lambda v: v >= 1, "1 or more keys"),
     "paco.dim": (lambda v: v >= 1, "1 or more"),
     "paco.momentum": (lambda v: 0 <= v <= 1, "0 to 1"),
+    "retrain.feature_noise": (lambda v: v >= 0, "0 or more"),
+    "retrain.flat_limit": (lambda v: 0 <= v <= 1, "0 to 1"),
     "optim.momentum": (lambda v: 0 <= v < 1, "0 or more, less than 1"),
     "optim.weight_decay": (lambda v: v >= 0, "0 or more"),
     "pgd.threshold": (lambda v: v >= 0, "more than 0, or 0 for noise at every step"),

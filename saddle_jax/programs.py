@@ -19,7 +19,7 @@ from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFinite
 from saddle_jax.observer import make_observer
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train import checkpoint, evaluate, lock, loop, watchdog
+from saddle_jax.train import checkpoint, evaluate, lock, loop, origin, watchdog
 from saddle_jax.train.directory import different_config, differing_images, package_versions, source_hash
 from saddle_jax.train.feed import Feed, pipeline_of
 from saddle_jax.train.program import Program, make_program
@@ -72,6 +72,7 @@ def train(command: Command) -> int:
     """Train, or continue, the run in the command's workdir."""
     config, workdir = command.config, pathlib.Path(command.workdir)
     processes.on_first(lambda: _require_free(workdir))
+    processes.on_first(lambda: [None for member in _members(config, workdir) if origin.find(*member)])
     with StopRequest() as stop:  # a signal while data are read or code is compiled is answered before the first step
         splits = sources.load(config.data)
         images = {"split_hash": splits.split_hash, "content_hash": splits.content_hash}
@@ -190,10 +191,12 @@ def check(command: Command) -> int:
     state = program.init(config.seed)
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
-    configs = [seeds.member_config(config, seed) for seed in seeds.seeds_of(config)[:at_once]]
+    members = _members(config, workdir)[:at_once]
+    configs = [config for config, _ in members]
     feed = Feed(configs, [splits] * at_once, program)
     segment = next(feed.segments(0, 1, lambda _: True))
-    states = stack([jax.device_get(program.init(config.seed)) for config in configs])
+    start = jax.device_get(program.init(config.seed))
+    states = stack([origin.adopt(found, start) if (found := origin.find(*member)) else start for member in members])
     memory = feed.lower(states, segment).compile().memory_analysis()
     if memory is not None:
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -206,6 +209,13 @@ def check(command: Command) -> int:
     if not np.all(metrics.finite):
         raise NonFiniteError("step 1: loss or update is not finite. Fix: a lower learning rate or rho")
     return 0
+
+
+def _members(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
+    """Return the config and the directory of every seed's run."""
+    if config.num_seeds == 1:
+        return [(config, workdir)]
+    return [(seeds.member_config(config, seed), workdir / f"seed-{seed}") for seed in seeds.seeds_of(config)]
 
 
 def _restore_from_a_running_run(

@@ -53,6 +53,11 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
         drw_start = parse_duration(config.loss.drw_start).steps(steps_per_epoch, total)
         if drw_start >= total > 0:
             problems.append(f"loss.drw_start: {config.loss.drw_start!r} is step {drw_start} of {total}: it never acts")
+    if config.optim.name == "sse_sam":
+        switch = parse_duration(config.sse_sam.switch_at).steps(steps_per_epoch, total)
+        if switch >= total > 0:
+            found = f"{config.sse_sam.switch_at!r} is step {switch} of {total}"
+            problems.append(f"sse_sam.switch_at: {found}: the second stage never begins")
     if problems:
         raise ConfigError(problems)
     return Schedules(

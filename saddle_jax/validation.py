@@ -49,6 +49,10 @@ _FIXED: dict[str, dict[str, tuple[Any, str]]] = {
         "micro_batches": (1, "every query is compared with the whole batch"),
         "sam.perturbation": ("shared", "every query is compared with those of all devices"),
     },
+    "retrain": {
+        "data.sampling": ("balanced", "it draws all classes equally often"),
+        "micro_batches": (1, "a class's perturbation is that of all its images in the batch"),
+    },
 }
 
 
@@ -57,6 +61,11 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
     for field, (value, reason) in _FIXED.get(method, {}).items():
         if flat[field] != value:
             yield f"{field}={flat[field]!r} has no place in method={method!r}: {reason}. Fix: --config.{field}={value}"
+    if method == "retrain" and not flat["start_from"]:
+        yield (
+            "method='retrain' trains the classifier of a network that has been trained, start_from names none. "
+            "Fix: --config.start_from=DIRECTORY of that run"
+        )
     if flat["spectra.loss"] == "training" and method != "plain":
         yield (
             f"spectra.loss='training' has no place in method={method!r}, whose loss is not one of an image and its "
@@ -115,7 +124,10 @@ def _ignored_fields(flat: dict[str, Any], default: dict[str, Any]) -> Iterator[s
             group = field.partition(".")[0]
             is_other = group in CHOICES[choice] and group not in (flat[choice], "sam")  # sam: what the links share
             if is_other and flat[field] != default[field]:
-                yield f"{field} has no effect with {choice}={flat[choice]!r}. Fix: --config.{choice}={group}"
+                yield (
+                    f"{field} has no effect with {choice}={flat[choice]!r}. Fix: --config.{choice}={group}, or "
+                    f"--config.{field}={default[field]}"
+                )
 
 
 def _link_problems(flat: dict[str, Any]) -> Iterator[str]:
@@ -123,8 +135,8 @@ def _link_problems(flat: dict[str, Any]) -> Iterator[str]:
     link = flat["optim.name"]
     if flat["sam.perturbation"] == "per_device" and link not in ("sgd", "sam", "asam"):
         yield (
-            f"sam.perturbation='per_device' has no place in optim.name={link!r}, which mixes gradients of the whole "
-            "batch. Fix: --config.sam.perturbation=shared"
+            f"sam.perturbation='per_device' is for optim.name=sam and asam (found {link!r}). "
+            "Fix: --config.sam.perturbation=shared"
         )
     if link == "cc_sam" and flat["method"] != "plain":
         yield (
@@ -136,10 +148,12 @@ def _link_problems(flat: dict[str, Any]) -> Iterator[str]:
             f"micro_batches={flat['micro_batches']} has no place in optim.name='cc_sam', which needs the gradients of "
             "the whole batch's classes at once. Fix: --config.micro_batches=1"
         )
-    switch = parse_duration(flat["sse_sam.switch_at"])
-    part = _fraction(switch, parse_duration(flat["duration"]))
-    if link == "sse_sam" and part is not None and part > 1:
-        yield f"sse_sam.switch_at: {flat['sse_sam.switch_at']!r} is past the end ({flat['duration']})"
+    part = _fraction(parse_duration(flat["sse_sam.switch_at"]), parse_duration(flat["duration"]))
+    if link == "sse_sam" and part is not None and part >= 1:
+        yield (
+            f"sse_sam.switch_at: {flat['sse_sam.switch_at']!r} is not before the end ({flat['duration']}): the second "
+            "stage would never begin. Fix: a smaller position, or a percentage such as '70%'"
+        )
 
 
 def _paco_problems(flat: dict[str, Any]) -> Iterator[str]:

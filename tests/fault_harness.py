@@ -211,6 +211,12 @@ def make_bench(folder: pathlib.Path, method: str = "plain") -> Bench:
     images, config = folder / "images.npz", folder / "job.py"
     write_images(images)
     config.write_text(CONFIG.replace("PATH", repr(str(images))).replace("CHANGES", repr(changes)))
+    if method == "retrain":  # of a network that such a job has trained
+        first = folder / "first.py"
+        first.write_text(CONFIG.replace("PATH", repr(str(images))).replace("CHANGES", "{}"))
+        Job(first, folder / "compiled", folder / "first").run()
+        changes = changes | {"start_from": str(folder / "first")}
+        config.write_text(CONFIG.replace("PATH", repr(str(images))).replace("CHANGES", repr(changes)))
     warm, job = (Job(config, folder / "compiled", folder / name) for name in ("warm", "unbroken"))
     warm.run()  # everything is compiled by now
     began = time.monotonic()

@@ -1,6 +1,7 @@
 """The command line: everything that is wrong is told at once, quickly, with exit code 2 and nothing left behind."""
 
 import importlib
+import json
 import subprocess
 import sys
 import time
@@ -70,6 +71,15 @@ def test_bad_arguments_of_the_experiment():
     assert "Did you mean configs/cifar10_lt.py" in missing.stderr
 
 
+def test_a_link_is_not_chosen_with_another_ones_size():
+    result = main("--config", "configs/cifar10_lt.py", "--config.optim.name=cc_sam")
+    assert result.returncode == 2
+    assert "--config.optim.name=cc_sam needs a size of its own" in result.stderr
+    assert (
+        "--config configs/cifar10_lt.py:ce_drw_cc_sam, or --config.sam.rho_knots='((0, 1e-06),)' too" in result.stderr
+    )
+
+
 def test_a_broken_config_file_is_told_without_a_traceback(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("import nothing_like_it\n")
@@ -105,7 +115,8 @@ def test_no_bad_value_gets_through(field, value):
         config = command_line._parse_config(["main.py", chosen, override])
         taken = config_lib.flatten(config)[field]
         free_text = isinstance(FIELDS[field], str) and field in (
-            "name", "compilation_cache", "data.name", "data.path", "data.root", "data.test_split", "spectra.classes",
+            "name", "start_from", "compilation_cache", "spectra.classes",
+            "data.name", "data.path", "data.root", "data.test_split",
         )  # fmt: skip
         sound = free_text or (field, value) in SOUND
         assert bool(problems_of(config, base)) != sound, f"{field} = {taken!r}"
@@ -226,6 +237,20 @@ def test_smoke_fits_any_ratio():
         cifar10_lt.get_config("ratio=50,profile=as_is")
 
 
+def test_a_longer_run_stretches_its_schedules():
+    from configs import cifar10_lt
+
+    config = cifar10_lt.get_config("ce_drw_sse_sam,epochs=400")
+    assert (config.duration, config.loss.drw_start, config.optim.lr_knots[-1]) == ("400 epochs", "80%", ("90%", 1e-5))
+    assert config.name == "cifar10_lt-ce_drw_sse_sam-exp100-400epochs"
+    assert not problems_of(config, default.get_config())
+    assert cifar10_lt.get_config("ce_drw,epochs=200").to_dict() == cifar10_lt.get_config("ce_drw").to_dict()
+    with pytest.raises(ConfigError, match="epochs=400 has no effect with smoke"):
+        cifar10_lt.get_config("smoke,epochs=400")
+    with pytest.raises(ConfigError, match="found epochs='4.5', expected a whole number"):
+        cifar10_lt.get_config("epochs=4.5")
+
+
 def test_every_shipped_config_is_sound_with_every_argument():
     for name in ("digits_lt", "cifar10_lt", "cifar100_lt"):
         module = importlib.import_module(f"configs.{name}")
@@ -243,19 +268,33 @@ def test_every_shipped_config_is_sound_with_every_argument():
 
 @pytest.mark.parametrize(
     "name",
-    ["glmc_cifar", "glmc_imagenet_lt", "glmc_inat18"] + [f"paco_{s}" for s in ("cifar100", "imagenet_lt", "inat18")],
+    [
+        *("glmc_cifar", "glmc_imagenet_lt", "glmc_inat18", "retrain_cifar"),
+        *("paco_cifar100", "paco_imagenet_lt", "paco_inat18"),
+    ],
 )
 def test_configs_of_methods_are_sound_with_every_argument(name):
     module = importlib.import_module(f"configs.methods.{name}")
-    methods = getattr(module, "METHODS", recipes.with_links([name[:4]], recipes.LINKS_OF_METHODS))
+    own = name.partition("_")[0]
+
+    def config_of(argument):
+        config = module.get_config(argument)
+        config.start_from = "runs/first" if own == "retrain" else ""
+        problems = problems_of(config, default.get_config())
+        if config.optim.name == "cc_sam":
+            assert len(problems) == 1 and "optim.name='cc_sam' has no place in method=" in problems[0], argument
+        else:
+            assert problems == [], argument
+        return config
+
+    methods = getattr(module, "METHODS", recipes.with_links([own]))
     for method, (_, link) in methods.items():
         for argument in (method, f"smoke,{method}", f"{method},profile=as_is"):
-            config = module.get_config(argument)
-            assert problems_of(config, default.get_config()) == [], argument
+            config = config_of(argument)
             assert config.optim.name == link
-            assert config.method == name[:4]
+            assert config.method == own
     if "cifar" in name:
-        assert problems_of(module.get_config("ratio=10,profile=step"), default.get_config()) == []
+        config_of("ratio=10,profile=step")
 
 
 @pytest.mark.parametrize(
@@ -265,6 +304,15 @@ def test_configs_of_methods_are_sound_with_every_argument(name):
         ({"method": "glmc", "paco.alpha": 0.5}, "paco.alpha has no effect with method='glmc'"),
         ({"method": "paco", "spectra.loss": "training"}, "spectra.loss='training' has no place in method='paco'"),
         ({"method": "paco", "sam.perturbation": "per_device"}, "sam.perturbation='per_device' has no place in"),
+        ({"method": "retrain"}, "start_from names none. Fix: --config.start_from=DIRECTORY"),
+        ({"method": "retrain"}, "Fix: --config.data.sampling=balanced"),
+        ({"method": "retrain", "micro_batches": 2}, "Fix: --config.micro_batches=1"),
+        ({"method": "retrain", "optim.name": "cc_sam"}, "optim.name='cc_sam' has no place in method='retrain'"),
+        ({"retrain.flat_limit": 0.5}, "retrain.flat_limit has no effect with method='plain'"),
+        ({"imbsam.tail_below": 5}, "Fix: --config.optim.name=imbsam, or --config.imbsam.tail_below=0"),
+        ({"optim.name": "le_sam", "sam.perturbation": "per_device"}, "'per_device' is for optim.name=sam and asam"),
+        ({"optim.name": "cc_sam", "micro_batches": 2}, "micro_batches=2 has no place in optim.name='cc_sam'"),
+        ({"optim.name": "sse_sam", "sse_sam.switch_at": "100%"}, "the second stage would never begin"),
     ],
 )
 def test_fields_that_would_do_nothing_or_mislead_are_refused(fields, message):
@@ -307,3 +355,45 @@ def test_json_keeps_every_field_and_the_fingerprint():
         config_lib.from_json('{"loss": {"nam": 1}}', default.get_config())
     with pytest.raises(ConfigError, match="can't be read"):
         config_lib.from_json("{", default.get_config())
+
+
+@pytest.mark.parametrize(
+    ("sam", "name", "eta"),
+    [
+        ({"enabled": False}, "sgd", 0.01),
+        ({"enabled": True}, "sam", 0.01),
+        ({"enabled": True, "adaptive": False, "adaptive_eta": 0.2}, "sam", 0.01),
+        ({"enabled": True, "adaptive": True}, "asam", 0.01),
+        ({"enabled": True, "adaptive": True, "adaptive_eta": 0.2}, "asam", 0.2),
+        ({"enabled": False, "adaptive": True, "adaptive_eta": 0.2}, "sgd", 0.01),
+    ],
+)
+def test_the_config_of_a_run_from_before_optim_name(sam, name, eta):
+    stored = {"seed": 3, "optim": {"momentum": 0.8}, "sam": {**sam, "rho_knots": [[0, 0.3]], "batch_stats": "first"}}
+    config = config_lib.from_json(json.dumps(stored), default.get_config())
+    assert (config.optim.name, config.asam.eta) == (name, eta)
+    assert (config.seed, config.optim.momentum) == (3, 0.8)
+    assert (config.sam.rho_knots, config.sam.batch_stats) == (((0, 0.3),), "first")
+    assert problems_of(config, default.get_config()) == []
+    again = config_lib.from_json(config_lib.to_json(config), default.get_config())
+    assert config_lib.differences(config, again) == {}
+
+
+def test_overrides_on_top_of_an_old_runs_config(tmp_path):
+    (tmp_path / "config.json").write_text('{"sam": {"enabled": true, "adaptive": true}, "loss": {"name": "vs"}}')
+    script = """
+import sys
+from saddle_jax import command_line
+config = command_line.parse(sys.argv).config
+print(config.optim.name, config.loss.name, config.spectra.classes)
+"""
+    arguments = ["--mode=spectra", f"--workdir={tmp_path}", "--config.spectra.classes=0,9"]
+    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout == "asam vs 0,9\n", result.stderr
+
+
+def test_a_field_that_was_replaced_is_told_with_what_replaced_it(tmp_path):
+    result = main("--config.sam.enabled=True", "--noconfig.sam.adaptive", "--config.sam.adaptive_eta=1", cwd=tmp_path)
+    assert result.returncode == 2
+    for field in ("optim.name=sam, or sgd", "optim.name=asam", "asam.eta"):
+        assert f"there is no such field any more. Fix: --config.{field}" in result.stderr

@@ -24,7 +24,7 @@ LABELS = np.repeat(np.arange(5), COUNTS).astype(np.int32)
 IMAGES = RANDOM.integers(0, 256, (len(LABELS), 8, 8, 3), np.uint8)
 
 
-def config_of(loss="ldam", **sam):
+def config_of(loss="ldam", link="sam", **sam):
     config = default.get_config()
     config.batch_size = 32
     config.data.mean, config.data.std = (0.5,) * 3, (0.5,) * 3
@@ -33,7 +33,8 @@ def config_of(loss="ldam", **sam):
     config.model.head = "normed" if loss == "ldam" else "linear"
     config.loss.name, config.loss.class_weights = loss, "reweight"
     config.duration = "4 epochs"
-    config.sam.update({"enabled": True, **sam})
+    config.optim.name = link
+    config.sam.update(sam)
     return config
 
 
@@ -75,7 +76,7 @@ def assert_close(a, b, rtol):
     [
         ("ldam", {"rho_knots": ((0, 0.2),)}),
         ("vs", {"rho_knots": ((0, 0.1),), "batch_stats": "second"}),
-        ("ce", {"enabled": False}),
+        ("ce", {"link": "sgd"}),
     ],
 )
 def test_one_device_equals_eight(loss, sam, x64):
@@ -143,7 +144,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_marks_the_state():
 
 def test_rho_zero_trains_as_sgd_bit_for_bit():
     results = []
-    for sam in ({"enabled": True, "rho_knots": ((0, 0.0),)}, {"enabled": False}):
+    for sam in ({"rho_knots": ((0, 0.0),)}, {"link": "sgd"}):
         _, step, state = build(config_of("ce", batch_stats="first", **sam), None)
         step = jax.jit(step)
         for batch in batches(1):
@@ -158,8 +159,8 @@ def test_rho_zero_trains_as_sgd_bit_for_bit():
 
 def test_without_sam_there_is_no_second_pass():
     convolutions = []
-    for enabled in (False, True):
-        _, step, state = build(config_of("ce", enabled=enabled), None)
+    for link in ("sgd", "sam"):
+        _, step, state = build(config_of("ce", link), None)
         convolutions.append(str(jax.make_jaxpr(step)(state, batches(1)[0])).count("conv_general_dilated["))
     assert convolutions[1] == 2 * convolutions[0] > 0
 
@@ -172,7 +173,7 @@ def test_batch_norm_policies(policy, x64):
         return state, jax.jit(step)(state, batches(1)[0])[0]
 
     start, result = after(policy, rho_knots=((0, 0.3),))
-    first = after("first", enabled=False)[1].batch_stats["bn1"]["mean"]  # SGD's only pass
+    first = after("first", link="sgd")[1].batch_stats["bn1"]["mean"]  # SGD's only pass
     mean = result.batch_stats["bn1"]["mean"]
     if policy == "frozen":
         np.testing.assert_array_equal(mean, start.batch_stats["bn1"]["mean"])
@@ -230,7 +231,7 @@ def test_a_deep_network_survives_devices_without_an_image(dtype):
 
 
 def test_running_statistics_are_the_mean_over_devices_with_images():
-    config = config_of("ce", enabled=False)
+    config = config_of("ce", "sgd")
     config.model.batch_norm = "per_device"
     _, step, state = build(config, devices.AXIS)
     batch = batch_of([0, 50, 70], num_devices=8)  # five devices get no image

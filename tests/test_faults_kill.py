@@ -52,7 +52,7 @@ def benches(tmp_path_factory):
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "plain"])
 @trials("K5", 5)
 def test_methods_killed_at_random_moments(benches, method, tmp_path, trial, record_property):
-    """As K1: queue, momentum encoder, mixtures and the second sampler."""
+    """As K1: queue, momentum encoder, mixtures, the second sampler and the weights of another run."""
     check_kills(benches(method), tmp_path, [5, list(METHODS).index(method), trial], record_property)
 
 

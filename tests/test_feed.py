@@ -80,6 +80,7 @@ def test_runs_on_the_same_bytes_end_bit_for_bit_alike(tmp_path):
         assert a.tobytes() == b.tobytes()
 
 
+@pytest.mark.nightly
 def test_scanned_runs_of_several_seeds_follow_each_alone(x64):
     """Fifty steps in float64: resident, five at once, three networks at once, against NumPy's batches one by one."""
     config = small_config(data__pipeline="numpy", duration="50 steps", num_seeds=3, seed=4)

@@ -77,7 +77,7 @@ def test_a_sam_step_does_not_depend_on_micro_batches(axis_name, x64):
 
 
 def test_batch_norm_normalises_each_micro_batch_by_itself(x64):
-    config = config_of("ldam", enabled=False)
+    config = config_of("ldam", "sgd")
     twice = jax.tree.map(lambda x: np.repeat(x[:16], 2, axis=0), batch_of(range(32), 1))  # two equal micro-batches
     results = []
     for micro_batches in (1, 2):
@@ -93,7 +93,7 @@ def test_batch_norm_normalises_each_micro_batch_by_itself(x64):
 
 def test_micro_batches_need_less_memory_where_they_are_a_loop(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # a loop is slow on CPUs, but it can be compiled
-    config = config_of("ce", enabled=False)
+    config = config_of("ce", "sgd")
     batch = batch_of(range(32), 1)
     bytes_needed = []
     for micro_batches in (1, 8):

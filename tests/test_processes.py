@@ -145,6 +145,7 @@ def test_two_devices_in_each_of_two_processes(unbroken, tmp_path):
     require_near(unbroken, tmp_path / "run")
 
 
+@pytest.mark.nightly
 def test_a_signal_to_one_process_stops_both_at_the_same_step(unbroken, tmp_path):
     processes = Processes(tmp_path / "run", 2)
     processes.wait_for(tmp_path / "run/config.json")

@@ -16,7 +16,6 @@ from conftest import GOLDEN, ROOT
 from small_runs import METHODS, small_config, train
 
 from configs import default, recipes
-from configs.methods import glmc_cifar
 from saddle_jax import command_line
 from saddle_jax import config as config_lib
 from saddle_jax.data import sources
@@ -92,10 +91,14 @@ def test_evaluations_count_every_image_once(count, record_property):
 
 MODULES = [path.removesuffix(".py").replace("/", ".") for path in command_line.SHIPPED]
 SHIPPED = {name.removeprefix("configs."): importlib.import_module(name) for name in MODULES}
+LINKS = [f"ldam_drw_{link}" for link in recipes.LINKS]  # what is set for a link does not depend on the loss
 METHODS_OF = {
-    "cifar10_lt": recipes.METHODS,
-    "methods.glmc_cifar": glmc_cifar.METHODS,
+    "cifar10_lt": [*recipes.with_links(recipes.LOSSES, ["sam"]), *LINKS],
+    "cifar100_lt": LINKS,
+    "imagenet_lt": LINKS,
+    "methods.glmc_cifar": ("glmc", "glmc_published", "glmc_sam", "glmc_sam_published"),
     "methods.paco_cifar100": ("paco", "paco_sam"),
+    "methods.retrain_cifar": ("retrain_sam", "data=cifar100"),
 }
 ARGUMENTS = {name: ["", "smoke", *METHODS_OF.get(name, ())] for name in SHIPPED}
 

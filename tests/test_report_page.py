@@ -15,7 +15,7 @@ from conftest import ROOT
 from configs import digits_lt
 from saddle_jax.errors import ConfigError
 from saddle_jax.longtail import ClassStats
-from saddle_jax.report import confusion, content, curves, page, plots, program, provenance, rows, runs, tables
+from saddle_jax.report import confusion, content, cost, curves, page, plots, program, provenance, rows, runs, tables
 from saddle_jax.spectra import results as spectra_results
 from saddle_jax.train import evaluate
 
@@ -114,6 +114,8 @@ def test_what_sam_changed_is_paired_by_seed(pair, tmp_path, no_pictures):
     assert cells[3] == "+0.0 ± 0.0 0↑ 0↓"
     assert cells[5] == "+22.5 ± 10.6 2↑ 0↓"
     assert cells[-1] == "2"
+    assert "| SAM − SGD | epoch" in text
+    assert "same seeds and configs but for SAM;" in text
     other = write_run(tmp_path / "other", "ce_drw_sam", 1, loss__effective_beta=0.9)  # differs in more than SAM
     assert "What SAM changed" not in written([*pair[:3], other], tmp_path / "without")["report.md"]
 
@@ -156,10 +158,114 @@ def test_which_runs_are_one_row(tmp_path):
     assert "again: not counted: this method already has these seeds" in notes
 
 
+def test_links_are_rows_of_one_family(tmp_path):
+    folders = [write_run(tmp_path / method, method) for method in ("ce_drw_imbsam", "ce_drw_sam", "ce_drw", "vs_asam")]
+    idle = {"imbsam__tail_below": 20, "asam__eta": 0.5, "sam__rho_knots": ((0, 9.0),), "le_sam__rho_max": 2.0}
+    folders.append(write_run(tmp_path / "idle fields", seed=1, **idle))
+    folders.append(write_run(tmp_path / "own field", "ce_drw_imbsam", seed=1, imbsam__tail_below=20, asam__eta=0.5))
+    folders.append(glmc := write_run(tmp_path / "glmc", "ce_drw_le_sam"))
+    config = json.loads((glmc / "config.json").read_text()) | {"method": "glmc"}
+    (glmc / "config.json").write_text(json.dumps(config))
+    (images,), _ = arranged(folders)
+    found = {row.name: [run.folder.name for run in row.runs] for row in images.rows}
+    assert found == {
+        "ce_drw": ["ce_drw", "idle fields"],
+        "ce_drw_imbsam, tail_below=0": ["ce_drw_imbsam"],
+        "ce_drw_imbsam, tail_below=20": ["own field"],
+        "ce_drw_sam": ["ce_drw_sam"],
+        "vs_asam": ["vs_asam"],
+        "glmc_le_sam": ["glmc"],
+    }
+    assert [[row.link for row in family] for family in rows.families(images.rows)] == [
+        ["sgd", "imbsam", "imbsam", "sam"],
+        ["asam"],
+        ["le_sam"],
+    ]
+    assert [(first.name, second.link) for first, second in rows.pairs(images.rows)] == [
+        ("ce_drw", "imbsam"),
+        ("ce_drw", "imbsam"),
+        ("ce_drw", "sam"),
+    ]
+
+
+def test_what_links_changed_and_cost(tmp_path, no_pictures):
+    folders = [write_run(tmp_path / m, m) for m in ("ce_drw", "ce_drw_cc_sam", "ce_drw_sam")]
+    for folder, evaluations in ((folders[0], [1, 1, 1, 1]), (folders[1], [2, 3, 3, 4])):  # the last one did not count
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for record, number in zip(records, evaluations, strict=False):  # of the steps since the one before: 5 each
+            record["train/gradient_evaluations"] = number
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    files = written(folders, tmp_path / "out")
+    assert "### What each link changed, seed by seed" in files["report.md"]
+    assert "| ce_drw_cc_sam − ce_drw | last" in files["report.md"]
+    assert "but for the link (optim.name), which gradients pass" in files["report.md"]
+    header = next(line for line in files["report.md"].splitlines() if line.startswith("| method | epoch | overall"))
+    assert header.endswith("| few (2) | gradients | n |")
+    cost = {(line["method"], line["epoch"]): line["gradients_mean"] for line in csv_lines(files["table.csv"])}
+    assert cost["ce_drw", "last"] == "20.0"
+    assert cost["ce_drw_cc_sam", "last"] == "60.0"
+    assert cost["ce_drw_cc_sam", "best on test"] == "25.0"  # by step 10
+    assert cost["ce_drw_sam", "last"] == ""
+    lines = [line for line in files["report.md"].splitlines() if line.startswith("| ce_drw")]
+    assert lines[2].endswith("| 60 | 1 (one seed) |")
+    assert lines[4].endswith("|  | 1 (one seed) |")
+    assert "<td>60</td>" in files["report.html"]
+    without = written(folders[2:], tmp_path / "without")
+    assert "gradients" not in without["report.md"]
+
+
+@pytest.mark.parametrize(
+    ("step", "evaluations", "expected"),
+    [(20, [1, 2, 3, 4], 50), (13, [1, 2, 3, 4], 24), (20, [None, 2, 3, 4], np.nan), (25, [1, 2, 3, 4], np.nan)],
+)
+def test_gradient_evaluations_by_a_step(tmp_path, step, evaluations, expected):
+    run = runs.read(write_run(tmp_path / "a"))
+    logged = [{**r, cost.FIELD: n} for r, n in zip(run.metrics, evaluations, strict=False)]
+    found = cost.gradient_evaluations(run._replace(metrics=[*logged, *run.metrics[4:]]), step)
+    np.testing.assert_equal(found, expected)
+
+
+def test_pictures_hold_six_methods_and_sgd_is_in_each(tmp_path):
+    links = ("pgd", "cnc_pgd", "lpf_sgd", "sam", "asam", "imbsam", "le_sam")
+    folders = [write_run(tmp_path / m, m) for m in ("ce_drw", *(f"ce_drw_{link}" for link in links), "vs")]
+    (images,), _ = arranged(folders)
+    parts = [[row.link for row in part] for part in content._pictured(images.rows)]
+    assert [len(part) for part in parts] == [6, 3, 1]
+    assert all(part[0] == "sgd" for part in parts)
+    assert sorted(link for part in parts[:2] for link in part[1:]) == sorted(links)
+
+
+def test_runs_from_before_optim_name(tmp_path, no_pictures):
+    """SGD, SAM and ASAM as their configs were then; beside them runs of now."""
+
+    def older(folder, **sam):
+        config = json.loads((folder / "config.json").read_text())
+        del config["optim"]["name"], config["asam"], config["imbsam"]
+        config["sam"] |= sam
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    never = {"adaptive": False, "adaptive_eta": 0.01}
+    folders = [
+        older(write_run(tmp_path / "sgd"), enabled=False, **never),
+        older(write_run(tmp_path / "sam", "ce_drw_sam"), enabled=True, **never),
+        older(write_run(tmp_path / "asam", "ce_drw_sam"), enabled=True, adaptive=True, adaptive_eta=0.2),
+        older(write_run(tmp_path / "off", seed=2), enabled=False, adaptive=True, adaptive_eta=0.2),
+        write_run(tmp_path / "sgd now", seed=1),
+        write_run(tmp_path / "sam now", "ce_drw_sam", seed=1),
+    ]
+    (images,), lost = arranged(folders)
+    found = {row.name: [run.folder.name for run in row.runs] for row in images.rows}
+    assert found == {"ce_drw": ["sgd", "sgd now", "off"], "ce_drw_asam": ["asam"], "ce_drw_sam": ["sam", "sam now"]}
+    assert not lost
+    assert images.rows[1].config["asam.eta"] == 0.2
+    assert "| gradients |" not in written(folders, tmp_path / "out")["report.md"]
+
+
 def test_a_run_of_another_version_has_its_place(tmp_path):
     old, new, own = (write_run(tmp_path / name, seed=seed) for seed, name in enumerate(("old", "new", "own")))
     config = json.loads((old / "config.json").read_text())
-    del config["sam"]["adaptive"], config["spectra"]
+    del config["imbsam"], config["spectra"]
     (old / "config.json").write_text(json.dumps(config))
     config = json.loads((new / "config.json").read_text()) | {
         "num_seeds": 3,
@@ -375,7 +481,7 @@ def test_where_the_numbers_come_from(pair, tmp_path, no_pictures):
     assert "2 x gpu: H; saddle_jax ?, commit unknown; Python ?; jax 9.9" in text
     assert "versions or devices differ" in text
     assert f"{tmp_path / 'ce_drw_sam'}: seed-1, seed-2, seed-3" in text
-    assert "| ce_drw_sam | True | 0.1 |" in text  # of the fields that differ
+    assert "| ce_drw_sam | sam | 0.1 |" in text  # of the fields that differ
 
 
 def test_which_directories_are_runs(tmp_path, monkeypatch):

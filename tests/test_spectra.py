@@ -111,7 +111,13 @@ def vectors(number, size, dtype=jnp.float64):
 
 
 @pytest.mark.parametrize(
-    ("loss", "head"), [("ce", "linear"), ("ldam", "normed"), ("vs", "linear"), ("focal", "normed")]
+    ("loss", "head"),
+    [
+        ("ce", "linear"),
+        ("ldam", "normed"),
+        ("vs", "linear"),
+        pytest.param("focal", "normed", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_small_network_against_jax_hessian_class_by_class(x64, loss, head):
     small = Small(loss, head)

@@ -37,11 +37,15 @@ def stored(workdir):
     return str(structure), [leaf.tobytes() for leaf in leaves], records, latest._replace(path=None), results
 
 
-def test_resuming_in_process_is_bit_identical(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "link",
+    [pytest.param(k, marks=() if k in ("sam", "cc_sam") else pytest.mark.nightly) for k in recipes.LINKS if k != "sgd"],
+)
+def test_resuming_in_process_is_bit_identical(link, tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    config = small_config()
+    config = small_config(f"ce_drw_{link}")
     train(config, tmp_path / "whole")
     look = run.Run.look
     for last in (5, 9):  # between checkpoints, and after a best one
@@ -107,7 +111,7 @@ def test_an_empty_group_is_not_a_number(tmp_path):
     assert results["last"]["groups"]["few"] == {"accuracy": None, "classes": 0}
 
 
-@pytest.mark.parametrize("method", [m for m in recipes.METHODS if m != "ce_drw_sam"])
+@pytest.mark.parametrize("method", [m for m in recipes.with_links(recipes.LOSSES, ["sam"]) if m != "ce_drw_sam"])
 @pytest.mark.slow
 def test_every_method_trains(method, tmp_path):
     config = cifar10_lt.get_config(f"{method},smoke")
@@ -154,7 +158,7 @@ def test_the_smoke_run_of_the_command_line(tmp_path):
     assert list((tmp_path / "compiled").iterdir())
     for word in (
         "10 classes of",
-        "SAM with rho 0.5",
+        "sam with rho 0.5",
         "eval test step 30",
         "last (step 60)",
         "best (",

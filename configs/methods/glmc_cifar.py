@@ -19,11 +19,11 @@ GLMC 89.81, 87.55, 62.49, 57.63; GLMC + SAM 91.56, 89.18, 65.28, 59.01. GLMC's a
 yet.
 """
 
-from configs import default, recipes
+from configs import cifar100_lt, default, recipes
 from saddle_jax.config import parse_argument
 
 METHODS = {
-    **recipes.with_links(["glmc"], recipes.LINKS_OF_METHODS),
+    **recipes.with_links(["glmc"]),
     "glmc_published": ("glmc", "sgd"),
     "glmc_sam_published": ("glmc", "sam"),
 }
@@ -33,6 +33,7 @@ AUTHORS = {
     "cifar10": {10: (0.2, 1.0, 2.0), 50: (0.0, 1.2, 1.0), 100: (0.0, 1.2, 1.0)},
     "cifar100": {10: (0.2, 1.2, 4.0), 50: (0.2, 1.2, 6.0), 100: (0.0, 1.2, 4.0)},
 }
+LINKS = {"cifar10": {}, "cifar100": cifar100_lt.LINKS}
 RANK_BOUNDS = {"cifar10": (3, 7), "cifar100": (36, 71)}
 STD = {"cifar10": (0.247, 0.243, 0.262), "cifar100": (0.2023, 0.1994, 0.2010)}
 PROJECTION_DIM = {"cifar_resnet34": 256, "wide_resnet32": 128}
@@ -60,7 +61,7 @@ def get_config(argument: str = ""):
     config.optim.lr_knots, config.optim.lr_interpolation = ((0, 0.01), (200, 0.0)), "cosine"
     config.optim.weight_decay = 5e-3
     config.sam.rho_knots = ((0, 0.05),)
-    recipes.set_link(config, METHODS[method][1])
+    recipes.set_link(config, METHODS[method][1], LINKS[data])
     config.eval.every = "1 epoch"  # the published figures are the best of 200 evaluations
     config.eval.rank_bounds = RANK_BOUNDS[data]
     return recipes.finish(config, options, method.removesuffix("_sgd"), ratio_has_settings=True)

@@ -24,7 +24,7 @@ def get_config(argument: str = ""):
     config.name = "imagenet_lt-resnext50"
     config.batch_size = 120
     config.optim.weight_decay = 2e-4
-    return recipes.one_method(config, argument)
+    return recipes.one_method(config, argument, imagenet_lt.LINKS)
 
 
 def base(epochs: int):

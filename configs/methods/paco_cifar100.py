@@ -10,7 +10,7 @@ PaCo at 52.0 for ratio 100. Ours is not measured yet. The radius, 0.1, is ours, 
 as little tried: --config.sam.rho_knots='((0,0.05),)' and '((0,0.2),)'.
 """
 
-from configs import cifar10_lt, recipes
+from configs import cifar10_lt, cifar100_lt, recipes
 
 LR = 0.05
 
@@ -32,4 +32,4 @@ def get_config(argument: str = ""):
     config.optim.lr_knots = (*warm_up, (11, LR), (321, LR / 10), (361, LR / 100))
     config.sam.rho_knots = ((0, 0.1),)
     config.eval.rank_bounds = (36, 71)
-    return recipes.one_method(config, argument)
+    return recipes.one_method(config, argument, cifar100_lt.LINKS)

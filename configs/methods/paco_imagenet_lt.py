@@ -21,7 +21,7 @@ def get_config(argument: str = ""):
     imagenet_lt.set_images(config)
     config.name = "imagenet_lt"
     config.optim.weight_decay = 5e-4
-    return recipes.one_method(config, argument)
+    return recipes.one_method(config, argument, imagenet_lt.LINKS)
 
 
 def base():

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from saddle_jax.data.images import Batch
+from saddle_jax.losses import weighted_sums
+
 ASCENT, DESCENT = "ascent", "descent"  # what a pass is for: SAM's perturbation, or the step (plain SGD's only one)
 
 
@@ -49,7 +52,8 @@ class LossOutput(NamedTuple):
     batch_stats: Any  # after this pass
     images: jax.Array  # how many there are; 0 on a device with padding only
     metrics: dict[str, jax.Array]  # this device's sums over its images
-    objective: jax.Array | None = None  # Σ w·l of what is minimised, where the pass is for another loss
+    # Σ w·l of what is minimised, where the pass is for another loss or for some classes' part
+    objective: jax.Array | None = None
 
 
 class Method(NamedTuple):
@@ -63,6 +67,15 @@ class Method(NamedTuple):
     loss: Callable[[Variables, Any, Context], LossOutput]  # of the inputs; the method's state is the same in all passes
     after_update: Callable[[Variables, Any], Any]  # (with the new parameters, inputs) -> method state; once a step
     predict: Callable[..., jax.Array]  # (params, batch_stats, batch, train=False) -> logits; train: BatchNorm's mode
+    # parameters -> a tree of bools over them: what the optimizer changes; None: all of them
+    trained: Callable[[Any], Any] | None = None
+
+
+def sums_of(losses_B: jax.Array, batch: Batch, context: Context) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Return numerator, denominator and objective of a loss that is one of an image and its label; see `LossOutput`."""
+    of_batch = losses_B, batch.labels, batch.mask, context.class_weights_C
+    numerator, denominator = weighted_sums(*of_batch, context.extra_weights_C)
+    return numerator, denominator, None if context.extra_weights_C is None else weighted_sums(*of_batch)[0]
 
 
 def make_normalise(data: ConfigDict) -> Callable[[jax.Array], jax.Array]:

@@ -148,7 +148,7 @@ def make(
             # Linear in the soft labels, so that the gradients of groups of classes add up to the batch's.
             targets_BC = (inputs.mixup_targets_BC + inputs.cutmix_targets_BC) / 2
             weights_B = targets_BC @ context.extra_weights_C.astype(targets_BC.dtype)
-            losses_B, objective_B = weights_B * losses_B, weights_B * objective_B
+            losses_B = weights_B * losses_B
         values = (losses_B, objective_B, *terms)
         numerator, objective, *sums = (jnp.sum(jnp.where(mask_B, values_B, 0)) for values_B in values)
         pairs = jnp.sum(mask_B)

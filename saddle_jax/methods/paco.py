@@ -21,8 +21,7 @@ from ml_collections import ConfigDict
 from saddle_jax import devices
 from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
-from saddle_jax.losses import weighted_sums
-from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise
+from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise, sums_of
 from saddle_jax.models import heads
 from saddle_jax.models.activation import relu
 from saddle_jax.models.batchnorm import BatchNorm
@@ -233,19 +232,13 @@ def make(
             devices.own_rows_of(jnp.arange(len(labels_N)), axis_name),
             paco,
         )
-        numerator, denominator = weighted_sums(
-            parts.class_loss_B + parts.contrast_B,
-            batch.labels,
-            batch.mask,
-            context.class_weights_C,
-            context.extra_weights_C,
-        )
+        numerator, denominator, objective = sums_of(parts.class_loss_B + parts.contrast_B, batch, context)
         metrics = {
             "accuracy": jnp.sum((jnp.argmax(logits_BC, axis=1) == batch.labels) & batch.mask),
             "class_loss": jnp.sum(jnp.where(batch.mask, parts.class_loss_B, 0)),
             "contrast": jnp.sum(jnp.where(batch.mask, parts.contrast_B, 0)),
         }
-        return LossOutput(numerator, denominator, batch_stats, jnp.sum(batch.mask), metrics)
+        return LossOutput(numerator, denominator, batch_stats, jnp.sum(batch.mask), metrics, objective)
 
     def after_update(variables: Variables, inputs: Inputs) -> State:
         state = variables.method_state

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
-from saddle_jax.losses import make_loss, weighted_sums
-from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise
+from saddle_jax.losses import make_loss
+from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise, sums_of
 from saddle_jax.models.networks import make_network
 from saddle_jax.schedules import Schedules
 
@@ -49,11 +49,10 @@ def make(
             mutable=["batch_stats"],
         )
         losses_B = loss_fn(logits_BC, batch.labels)
-        weights = context.class_weights_C, context.extra_weights_C
-        numerator, denominator = weighted_sums(losses_B, batch.labels, batch.mask, *weights)
+        numerator, denominator, objective = sums_of(losses_B, batch, context)
         correct_B = (jnp.argmax(logits_BC, axis=1) == batch.labels) & batch.mask
         metrics = {"accuracy": jnp.sum(correct_B)}
-        return LossOutput(numerator, denominator, updated["batch_stats"], jnp.sum(batch.mask), metrics)
+        return LossOutput(numerator, denominator, updated["batch_stats"], jnp.sum(batch.mask), metrics, objective)
 
     def predict(params: Any, batch_stats: Any, batch: Batch, *, train: bool = False) -> jax.Array:
         variables = {"params": params, "batch_stats": batch_stats}

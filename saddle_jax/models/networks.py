@@ -61,4 +61,12 @@ class Classifier(nn.Module):
 
     def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
         """Return logits (B, C) for normalised images; masked rows enter no statistics."""
-        return self.linear(self.backbone(images_BHWK, mask_B, train))
+        return self.classify(self.features(images_BHWK, mask_B, train))
+
+    def features(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+        """Return features (B, D)."""
+        return self.backbone(images_BHWK, mask_B, train)
+
+    def classify(self, features_BD: jax.Array) -> jax.Array:
+        """Return logits (B, C) for features."""
+        return self.linear(features_BD)

@@ -92,7 +92,7 @@ def cc_sam(
 
     Differs from the authors' code: |w| and |h_c| are of the whole head, there of its kernel and its bias each; a class
     of one image has n_c - 1 = 1, there an infinite radius; classes are those of the loss's weights, there those of the
-    first of two mixed images; class weights of the loss act. Their second stage, a retrained classifier, is no link.
+    first of two mixed images; class weights of the loss act. Their second stage is `method=retrain`.
 
     Args:
       rho: factor of all radii, or a schedule of the link's counter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from saddle_jax.longtail import ClassStats, rank_groups
 from saddle_jax.methods.base import ASCENT, DESCENT
 from saddle_jax.optim.cc_sam import cc_sam
 from saddle_jax.optim.escape import cnc_pgd, lpf_sgd, pgd
-from saddle_jax.optim.link import shared
+from saddle_jax.optim.link import only, shared
 from saddle_jax.optim.longtail_sam import focal_sam, imbsam, le_sam, sse_sam
 from saddle_jax.optim.sam import sam
 from saddle_jax.schedules import Schedules
+
+MOST_MEMORY = 64.0  # GiB that CC-SAM's copies of the classifier may need on the devices there are
+_FIX = "Fix: a number of training images between the smallest and the largest class, or 0 for eval.rank_bounds' tail"
 
 
 def make_optimizer(
@@ -27,13 +31,21 @@ def make_optimizer(
     *,
     aux_like: Any = (),
     axis_name: str | None = None,
+    trained: Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return SGD with momentum, behind the link that the config names.
 
     Gradients come in as each device's own part of the batch's gradient, from the caller and from grad_fn alike.
     `shared` sums them for the link, and every device has the same perturbation; summed only after it, each its own
-    (m-sharpness).
+    (m-sharpness). Of the parameters only those that `trained` marks are seen and changed; None marks all.
     """
+    chain = _make_chain(config, schedules, stats, aux_like=aux_like, axis_name=axis_name)
+    return chain if trained is None else only(trained, chain)
+
+
+def _make_chain(
+    config: ConfigDict, schedules: Schedules, stats: ClassStats, *, aux_like: Any, axis_name: str | None
+) -> optax.GradientTransformationExtraArgs:
     sgd = (
         optax.add_decayed_weights(config.optim.weight_decay),
         optax.trace(config.optim.momentum),
@@ -89,25 +101,40 @@ def first_pass(name: str) -> str:
 
 
 def tail_C(config: ConfigDict, counts_C: np.ndarray) -> np.ndarray:
-    """Return which classes are the tail for ImbSAM and SSE-SAM: those of few images, or the evaluation's tail."""
+    """Return which classes are the tail for ImbSAM and SSE-SAM: those of few images, or the evaluation's by rank."""
     if below := config[config.optim.name].tail_below:
         return counts_C < below
     return np.isin(np.arange(len(counts_C)), rank_groups(len(counts_C), config.eval.rank_bounds)[-1].classes)
 
 
-def problem_of(config: ConfigDict, stats: ClassStats) -> str:
-    """Return why the config's link can't work on such classes; "" where it can."""
-    if config.optim.name not in ("imbsam", "sse_sam") or tail_C(config, stats.counts_C).any():
-        return ""
-    field = f"{config.optim.name}.tail_below"
-    if not config[config.optim.name].tail_below:
-        return (
-            f"{field}: found 0, but eval.rank_bounds={config.eval.rank_bounds} leave no tail. Fix: --config.{field}=20"
+def problems_of(config: ConfigDict, stats: ClassStats) -> Iterator[str]:
+    """Yield why the config's link can't work on such classes."""
+    name, counts_C = config.optim.name, stats.counts_C
+    if name == "cc_sam" and (gib := _least_memory(stats.num_classes)) > MOST_MEMORY:
+        yield (
+            f"optim.name='cc_sam' holds three copies of the classifier for each of {stats.num_classes:,} classes, more "
+            f"than {gib:,.0f} GiB. Fix: another optim.name"
         )
-    return (
-        f"{field}: no class has fewer than {config[config.optim.name].tail_below} training images, the smallest has "
-        f"{stats.counts_C.min()}. Fix: a larger number, or --config.{field}=0 for the tail of eval.rank_bounds"
-    )
+    if name not in ("imbsam", "sse_sam"):
+        return
+    field, below = f"{name}.tail_below", config[name].tail_below
+    of_images = counts_C > 0
+    is_tail_C = tail_C(config, counts_C) & of_images
+    if not below and np.any(np.diff(counts_C) > 0):
+        yield (
+            f"{field}: found 0, the tail by rank, but classes are not in the order of their sizes. Fix: "
+            f"--config.{field}=20, or another number of training images"
+        )
+    elif not is_tail_C.any():
+        smallest = f"; the smallest has {counts_C[of_images].min()} training images" if below else ""
+        yield f"{field}: found {below}, which leaves no class that has images to the tail{smallest}. {_FIX}"
+    elif is_tail_C.sum() == of_images.sum():
+        yield f"{field}: found {below}, with which every class is tail: that is plain SAM. {_FIX}"
+
+
+def _least_memory(num_classes: int) -> float:
+    """Return how many GiB CC-SAM's classifiers need at least: of 512 features, which the large networks exceed."""
+    return 3 * num_classes * (num_classes * 512) * 4 / 2**30
 
 
 def sum_over_devices(axis_name: str | None) -> optax.GradientTransformation:

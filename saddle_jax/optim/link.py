@@ -144,6 +144,46 @@ def shared(link: optax.GradientTransformationExtraArgs, axis_name: str | None) -
     return optax.GradientTransformationExtraArgs(link.init, update)
 
 
+def only(
+    trained: Callable[[optax.Params], Any], inner: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
+    """Return a chain that sees and changes some of the parameters; the others' updates are 0.
+
+    They have no state in it, take no part in a norm, and neither noise nor weight decay reaches them.
+
+    Args:
+      trained: parameters -> a tree of bools over them.
+      inner: a chain, with a link that asks for `grad_fn` or without.
+    """
+
+    def own(mask: Any, tree: Any) -> Any:
+        return jax.tree.map(lambda chosen, leaf: leaf if chosen else optax.MaskedNode(), mask, tree)
+
+    def whole(mask: Any, part: Any, others: Any) -> Any:
+        return jax.tree.map(lambda chosen, leaf, other: leaf if chosen else other, mask, part, others)
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        grad_fn: GradFn,
+        class_grad_fn: Callable | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del class_grad_fn  # moves parameters of the whole tree
+        mask = trained(params)
+
+        def own_grad_fn(part: optax.Params, class_weights_C: jax.Array | None = None) -> tuple[optax.Updates, Any]:
+            grads, aux = grad_fn(whole(mask, part, params), class_weights_C)
+            return own(mask, grads), aux
+
+        part, state = inner.update(own(mask, updates), state, own(mask, params), grad_fn=own_grad_fn, **extra)
+        return whole(mask, part, jax.tree.map(jnp.zeros_like, params)), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: inner.init(own(trained(params), params)), update)
+
+
 def value_at(schedule: optax.ScalarOrSchedule, count: jax.Array) -> jax.typing.ArrayLike:
     """Return a number, or a schedule's value at a link's counter."""
     return schedule(count) if callable(schedule) else schedule

@@ -163,11 +163,11 @@ def le_sam(
 def _only_if(
     condition: jax.Array, pass_: Callable[[], optax.Updates], otherwise: optax.Updates
 ) -> tuple[optax.Updates, jax.typing.ArrayLike]:
-    """Return the pass's gradient where the condition holds, and how many passes were made for it."""
+    """Return the pass's gradient where the condition holds, and how many passes it takes."""
     if (
         jax.default_backend() == "cpu"
     ):  # where gradients of convolution kernels are slow inside a branch: 40 times as slow
-        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), pass_(), otherwise), 1
+        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), pass_(), otherwise), condition.astype(jnp.float32)
     # The counter is the same on all devices: so all of them meet in the pass's sums, or none does.
     return jax.lax.cond(condition, pass_, lambda: otherwise), condition.astype(jnp.float32)
 

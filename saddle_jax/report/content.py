@@ -1,4 +1,7 @@
-"""What the report says of one set of images: accuracies, what SAM changed, classes, curves, confusion. Needs no JAX."""
+"""What the report says of one set of images: accuracies, what links changed, classes, curves, confusion.
+
+Needs no JAX.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from saddle_jax.report import confusion, curves, plots, tables
+from saddle_jax.report import confusion, cost, curves, plots, tables
 from saddle_jax.report.page import Block, Heading, Pictures, Table, Text
 from saddle_jax.report.provenance import together
 from saddle_jax.report.rows import ImageSet, Row, all_runs, families, pairs, same_seeds
 from saddle_jax.report.runs import chosen_by
 
-_MOST_CURVES = 6  # methods in one picture
+_MOST_METHODS = 6  # in one picture
 _CURVES = (
     ("train/loss", "training loss", True),
     ("eval/test/accuracy", "test accuracy (%)", False),
@@ -29,9 +32,9 @@ def lines_of(images: ImageSet) -> list[tables.Line]:
         for which in ("last", "best"):
             reports = [run.results[which] for run in row.runs]
             splits = " or ".join(sorted({chosen_by(report) for report in reports}))
-            lines.append(
-                tables.Line(images.title, row.name, "last" if which == "last" else f"best on {splits}", reports)
-            )
+            epoch = "last" if which == "last" else f"best on {splits}"
+            gradients = [cost.gradient_evaluations(run, run.results[which]["step"]) for run in row.runs]
+            lines.append(tables.Line(images.title, row.name, epoch, reports, gradients))
     return lines
 
 
@@ -40,7 +43,7 @@ def section(images: ImageSet) -> Iterator[Block]:
     yield from _accuracy(images)
     if not any(row.runs for row in images.rows):
         yield Text("No run on these images has finished: there is no accuracy to report yet.", warning=True)
-    yield from _what_sam_changed(images)
+    yield from _what_links_changed(images)
     yield from _class_bars(images)
     yield from _curves(images)
     yield from _confusion(images)
@@ -51,11 +54,14 @@ def _accuracy(images: ImageSet) -> Iterator[Block]:
     if not lines:
         return
     columns = tables.BOTH_GROUPINGS
-    header = ["method", "epoch", *columns, "n"]
+    costs = [np.mean(line.gradients) for line in lines]
+    tells_cost = not np.isnan(costs).all()
+    header = ["method", "epoch", *columns, *["gradients"] * tells_cost, "n"]
     header = [f"{name} ({images.group_sizes[name]})" if name in images.group_sizes else name for name in header]
     cells = []
-    for line in lines:
+    for line, gradients in zip(lines, costs, strict=True):
         values = [tables.spread([tables.accuracy(report, column) for report in line.reports]) for column in columns]
+        values += ["" if np.isnan(gradients) else f"{gradients:,.0f}"] * tells_cost
         cells.append([line.method, line.epoch, *values, tables.seeds(len(line.reports))])
     yield Heading("Test accuracy", 3)
     yield Table(header, cells, (0, 1))
@@ -64,6 +70,10 @@ def _accuracy(images: ImageSet) -> Iterator[Block]:
         "accuracy is the mean over its classes, whose number is in parentheses. head, mid, tail go by the rank of the "
         "class; many, medium, few by its training images: more than 100, 20 to 100, fewer than 20."
     )
+    if tells_cost:
+        yield Text(
+            "gradients: evaluations of a whole batch's gradient that a run had made by that epoch; mean over seeds."
+        )
     if any(line.epoch.endswith("test") for line in lines if line.epoch != "last"):
         yield Text(
             "“best on test” is the epoch with the highest accuracy on the test images themselves: it flatters. "
@@ -71,8 +81,8 @@ def _accuracy(images: ImageSet) -> Iterator[Block]:
         )
 
 
-def _what_sam_changed(images: ImageSet) -> Iterator[Block]:
-    cells = []
+def _what_links_changed(images: ImageSet) -> Iterator[Block]:
+    cells, links = [], set()
     for first, second in pairs(images.rows):
         both = same_seeds(first, second)
         name = f"{second.name} − {first.name}"
@@ -80,14 +90,17 @@ def _what_sam_changed(images: ImageSet) -> Iterator[Block]:
             reports = [[run.results[which] for run in runs] for runs in zip(*both, strict=True)]
             values = [_difference(reports[0], reports[1], column) for column in tables.BOTH_GROUPINGS]
             cells.append([name, which, *values, tables.seeds(len(both))])
+            links.add(second.link)
     if not cells:
         return
-    yield Heading("What SAM changed, seed by seed", 3)
-    yield Table(["SAM − SGD", "epoch", *tables.BOTH_GROUPINGS, "n"], cells, (0, 1))
+    only_sam = links == {"sam"}
+    yield Heading(f"What {'SAM' if only_sam else 'each link'} changed, seed by seed", 3)
+    yield Table(["SAM − SGD" if only_sam else "link − SGD", "epoch", *tables.BOTH_GROUPINGS, "n"], cells, (0, 1))
+    link = "SAM" if only_sam else "the link (optim.name), which gradients pass before weight decay and momentum"
     yield Text(
         "Points of accuracy; mean ± sample standard deviation of the differences over n pairs of runs that have the "
-        "same seeds and configs but for SAM; below them in how many it went up and down. The mean's standard "
-        "error is the deviation over √n. SAM takes two gradients a step."
+        f"same seeds and configs but for {link}; below them in how many it went up and down. The mean's standard "
+        "error is the deviation over √n. SGD takes one gradient a step, SAM two."
     )
 
 
@@ -102,7 +115,7 @@ def _difference(first: Sequence[Mapping], second: Sequence[Mapping], column: str
 def _class_bars(images: ImageSet) -> Iterator[Block]:
     ranks = [images.group_sizes[name] for name in confusion.GROUPS]
     pictures = []
-    for family in families([row for row in images.rows if row.runs]):
+    for family in _pictured([row for row in images.rows if row.runs]):
         methods = {row.name: [run.results["last"]["class_accuracy"] for run in row.runs] for row in family}
         caption = f"{' beside '.join(methods)}: accuracy by class size at the last epoch, mean and sd over seeds"
         pictures.append((plots.class_bars(methods, images.counts_C, ranks), caption))
@@ -111,8 +124,20 @@ def _class_bars(images: ImageSet) -> Iterator[Block]:
         yield Pictures(pictures)
 
 
+def _pictured(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Yield every family in parts that a picture can hold, plain SGD in each."""
+    for family in families(rows):
+        if len(family) <= _MOST_METHODS:
+            yield family
+            continue
+        plain = [row for row in family if row.link == "sgd"]
+        others = [row for row in family if row.link != "sgd"]
+        size = _MOST_METHODS - len(plain)
+        yield from ([*plain, *others[start : start + size]] for start in range(0, len(others), size))
+
+
 def _curves(images: ImageSet) -> Iterator[Block]:
-    groups = [images.rows] if len(images.rows) <= _MOST_CURVES else families(images.rows)
+    groups = [images.rows] if len(images.rows) <= _MOST_METHODS else _pictured(images.rows)
     pictures = []
     for rows in groups:
         for field, label, log in _CURVES:

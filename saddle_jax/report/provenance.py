@@ -23,7 +23,7 @@ def config_differences(images: ImageSet) -> Iterator[Block]:
 
 
 def _tells(field: str, images: ImageSet) -> bool:
-    """Return whether a differing field says more than that SAM, which it belongs to, is on in some rows."""
+    """Return whether a differing field says more than that some rows have the link which it belongs to."""
     values = {row.config[field] for row in images.rows if field in row.config}
     return len(values) > 1 or field == "sam.rho_knots"
 

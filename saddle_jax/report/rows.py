@@ -1,4 +1,4 @@
-"""From runs to rows: seeds of one method together, methods on the same images together, SGD beside its SAM."""
+"""From runs to rows: seeds of one method together, methods on the same images together, each link beside its SGD."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import numpy as np
 
 from saddle_jax import longtail
 from saddle_jax.config import may_change
+from saddle_jax.field_values import CHOICES
 from saddle_jax.report.runs import Run
 
 _SEEDS = ("seed", "data.subset_seed")
 _SET = ("data.source", "data.name")
+_LINKS = CHOICES["optim.name"]  # each names the group of its own fields; sam's are of all but SGD
 
 
 class Row(NamedTuple):
@@ -24,6 +26,11 @@ class Row(NamedTuple):
     runs: list[Run]  # finished, each seed once, in order
     unfinished: list[Run]
     repeated: list[Run]  # finished, of a seed that `runs` already has
+
+    @property
+    def link(self) -> str:
+        """What gradients pass before weight decay and momentum; "sgd" is none."""
+        return self.config["optim.name"]
 
 
 class ImageSet(NamedTuple):
@@ -108,10 +115,13 @@ def _rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _method(config: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {field: value for field, value in config.items() if _tells_rows_apart(field)}
-    if not config["sam.enabled"]:  # then the other fields of SAM do nothing
-        fields = {f: v for f, v in fields.items() if not f.startswith("sam.") or f == "sam.enabled"}
-    return fields
+    link = config["optim.name"]
+    idle = set(_LINKS) - ({link} if link == "sgd" else {link, "sam"})  # groups whose fields do nothing
+    return {f: value for f, value in config.items() if _tells_rows_apart(f) and _group(f) not in idle}
+
+
+def _group(field: str) -> str:
+    return field.partition(".")[0]
 
 
 def _tells_rows_apart(field: str) -> bool:
@@ -142,7 +152,8 @@ def _short_field(field: str, config: Mapping[str, Any]) -> str:
 def _short_name(config: Mapping[str, Any]) -> str:
     weights = config["loss.class_weights"]
     loss = f"{config['loss.name']}{'' if weights == 'none' else f'_{weights}'}"
-    return f"{loss if config['method'] == 'plain' else config['method']}{'_sam' if config['sam.enabled'] else ''}"
+    link = config["optim.name"]
+    return f"{loss if config['method'] == 'plain' else config['method']}{'' if link == 'sgd' else f'_{link}'}"
 
 
 def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -153,27 +164,23 @@ def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def shown(value: Any) -> str:
     """Return a field's value as a table shows it; nothing where it does nothing."""
-    if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], tuple) and value[0][:1] == (0,):
+    if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], tuple) and value[0][:1] in ((0,), ("0%",)):
         value = value[0][-1]  # one knot, at the start: a constant
     return "" if value is None else str(value).removesuffix(".0")
 
 
 def families(rows: Sequence[Row]) -> list[list[Row]]:
-    """Return rows that differ in nothing but SAM together, plain SGD first."""
+    """Return rows that differ in nothing but the link and its fields together, plain SGD first."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        key = tuple((f, v) for f, v in row.config.items() if not f.startswith("sam."))
+        key = tuple((f, v) for f, v in row.config.items() if f != "optim.name" and _group(f) not in _LINKS)
         found.setdefault(key, []).append(row)
-    return [sorted(family, key=lambda row: (bool(row.config["sam.enabled"]), row.name)) for family in found.values()]
+    return [sorted(family, key=lambda row: (row.link != "sgd", row.name)) for family in found.values()]
 
 
 def pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return (SGD, SAM) for every two rows that differ in nothing but SAM."""
-    found = []
-    for family in families(rows):
-        plain = [row for row in family if not row.config["sam.enabled"]]
-        found += [(first, second) for first in plain for second in family if second.config["sam.enabled"]]
-    return found
+    """Return (SGD, link) for every two rows that differ in nothing but the link and its fields."""
+    return [(first, second) for first, *others in families(rows) if first.link == "sgd" for second in others]
 
 
 def same_seeds(first: Row, second: Row) -> list[tuple[Run, Run]]:

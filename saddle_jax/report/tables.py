@@ -27,6 +27,7 @@ class Line(NamedTuple):
     method: str
     epoch: str  # last, or best and the split that chose it
     reports: Sequence[Mapping[str, Any]]  # one a seed
+    gradients: Sequence[float]  # of whole batches, taken by then, one a seed; NaN where the run did not count them
 
 
 def read_results(workdir: pathlib.Path, which: str = "last") -> dict[str, Any]:
@@ -96,17 +97,21 @@ def as_csv(lines: Sequence[Line]) -> str:
     columns = ("overall", "balanced", *BOTH_GROUPINGS[1:])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    numbers = [f"{column}_{what}" for column in columns for what in ("mean", "sd")]
+    numbers = [f"{column}_{what}" for column in (*columns, "gradients") for what in ("mean", "sd")]
     writer.writerow(["images", "method", "epoch", "n", *numbers])
     for line in lines:
         cells: list[Any] = []
         for column in columns:
-            values = np.array([accuracy(report, column) for report in line.reports])
-            known = len(values) and not np.isnan(values).any()
-            cells.append(f"{values.mean():.4f}" if known else "")
-            cells.append(f"{values.std(ddof=1):.4f}" if known and len(values) > 1 else "")
+            cells += _mean_and_deviation([accuracy(report, column) for report in line.reports], 4)
+        cells += _mean_and_deviation(line.gradients, 1)
         writer.writerow([line.images, line.method, line.epoch, len(line.reports), *cells])
     return text.getvalue()
+
+
+def _mean_and_deviation(values: Sequence[float], digits: int) -> list[str]:
+    known = len(values) and not np.isnan(values).any()
+    mean = f"{np.mean(values):.{digits}f}" if known else ""
+    return [mean, f"{np.std(values, ddof=1):.{digits}f}" if known and len(values) > 1 else ""]
 
 
 def as_latex(lines: Sequence[Line]) -> str:

@@ -34,8 +34,8 @@ from saddle_jax.train.state import TrainState
 # Fields of config.spectra that say what to measure or where to compute, not what comes out.
 _NO_SETTING = ("every", "at", "classes", "memory_gib", "probes_at_once", "linearize", "chunk_size")
 
-# Links whose sam.rho_knots is SAM's radius, and SGD, whose run would have it.
-_SAMS_RADIUS = ("sgd", "sam", "imbsam", "sse_sam", "focal_sam")
+# Where sam.rho_knots is a radius along the gradient of any class, or would be, in SGD's runs.
+_SAMS_RADIUS = ("sgd", "sam")
 
 
 class Spectrometer:

@@ -24,10 +24,10 @@ import numpy as np
 from saddle_jax.errors import CheckpointError
 from saddle_jax.faults import fault_point
 from saddle_jax.files import refusal, sync, write_atomically, writing
-from saddle_jax.train import manifest
+from saddle_jax.train import manifest, migration
 from saddle_jax.train.state import TrainState
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # migration.py reads those before it
 _META, _STATE, _QUARANTINE = "meta.json", "state", "quarantine"
 
 
@@ -46,6 +46,7 @@ class Checkpoint(NamedTuple):
     path: pathlib.Path
     best: Best | None  # as of this step
     running_mean: dict[str, Any]  # of the metrics since the last log record
+    format_version: int = FORMAT_VERSION  # of the state on disk
 
 
 def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mean: dict[str, Any]) -> Checkpoint:
@@ -125,8 +126,11 @@ def resume(folder: pathlib.Path) -> tuple[Checkpoint | None, list[str]]:
     return found, notes
 
 
-def find(folder: pathlib.Path, which: str = "latest") -> Checkpoint:
+def find(folder: pathlib.Path, which: str = "latest", *, by_flag: bool = True) -> Checkpoint:
     """Return the checkpoint that `which` names, latest, best or a step; move nothing and put no other in its place.
+
+    Args:
+      by_flag: the user chose it with --checkpoint, and can choose another.
 
     Raises:
       CheckpointError: there is none, or it differs from its manifest.
@@ -135,7 +139,7 @@ def find(folder: pathlib.Path, which: str = "latest") -> Checkpoint:
     if not steps:
         raise CheckpointError(f"{folder}: found no checkpoint, expected a run that has saved one")
     if which == "latest":
-        return _open(folder / str(steps[-1]))
+        return _open(folder / str(steps[-1]), by_flag)
     if which == "best":
         best = _open(folder / str(steps[-1])).best
         if best is None:
@@ -153,25 +157,41 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
     Raises:
       CheckpointError: it holds another network's or optimizer's state; the message lists what differs.
     """
+    found = _load(checkpoint)
+    if checkpoint.format_version == 1:
+        found = migration.leaves_of_format_1(found, _leaves(like))
+    return _arrange(found, like, f"{checkpoint.path} belongs to another model, optimizer or precision:")
+
+
+def restore_weights(checkpoint: Checkpoint, like: TrainState) -> TrainState:
+    """Read parameters and running statistics alone, onto the host; the rest is that of `like`. Raises as `restore`."""
+    parts = {"params": like.params, "batch_stats": like.batch_stats}
+    found = {name: leaf for name, leaf in _load(checkpoint).items() if name.partition(".")[0] in parts}
+    return like._replace(**_arrange(found, parts, f"{checkpoint.path} belongs to another network:"))
+
+
+def _load(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return all leaves of a checkpoint, by name."""
     from orbax.checkpoint import v1 as ocp
 
     path = (checkpoint.path / _STATE).resolve()
     with _reading():
-        stored = _leaves(ocp.metadata(path).metadata)
+        as_stored = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), ocp.metadata(path).metadata)
+        return _leaves(ocp.load(path, as_stored))
+
+
+def _arrange(found: dict[str, Any], like: Any, problem: str) -> Any:
+    """Return the leaves found as the tree that they are to be like; what differs is told under the problem."""
     expected = _leaves(like)
     differing = [
-        f"  {name}: found {stored.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
-        for name in [*expected, *(stored.keys() - expected.keys())]
-        if stored.get(name) != expected.get(name)
+        f"  {name}: found {_shown(found.get(name))}, expected {_shown(expected.get(name))}"
+        for name in dict.fromkeys([*expected, *found])
+        if _shown(found.get(name)) != _shown(expected.get(name))
     ]
     if differing:
         more = [f"  ... and {len(differing) - 10} more"] if len(differing) > 10 else []
-        lines = [f"{checkpoint.path} belongs to another model, optimizer or precision:", *differing[:10], *more]
-        raise CheckpointError("\n".join(lines))
-    context = _reading()
-    context.pytree.loading.partial_load = True  # the leaves are the same; earlier versions had more empty nodes
-    with context:
-        return ocp.load(path, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like))
+        raise CheckpointError("\n".join([problem, *differing[:10], *more]))
+    return jax.tree_util.tree_map_with_path(lambda path, _: found[_name(path)], like)
 
 
 # Of several processes one alone reads and writes (processes.on_first): orbax must not wait for the others.
@@ -202,14 +222,14 @@ def _alone() -> dict[str, Any]:
     return {"primary_host": this, "active_processes": {this}, "barrier_sync_key_prefix": f"process_{this}"}
 
 
-def _open(path: pathlib.Path) -> Checkpoint:
+def _open(path: pathlib.Path, by_flag: bool = True) -> Checkpoint:
     if not path.is_dir():
         aside = sorted(map(str, (path.parent / _QUARANTINE).glob(f"{path.name}-*")))
         why = f": it was damaged and is now {aside[-1]}" if aside else ""
         raise CheckpointError(f"{path}: found no checkpoint there{why}. Fix: another --checkpoint")
     if damage := manifest.damage(path):
         others = [str(step) for step in available(path.parent) if str(step) != path.name]
-        named = f", or --checkpoint {' or '.join(others)}" if others else ""
+        named = f", or --checkpoint {' or '.join(others)}" if others and by_flag else ""
         raise CheckpointError(
             f"{path} is damaged: {damage}. Fix: the command that trained the run sets it aside and goes on from the "
             f"checkpoint before it{named}"
@@ -219,10 +239,16 @@ def _open(path: pathlib.Path) -> Checkpoint:
 
 def _read(path: pathlib.Path) -> Checkpoint:
     meta = json.loads((path / _META).read_text())
-    if meta["format_version"] != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format {meta['format_version']}; this version reads {FORMAT_VERSION}")
+    version, running_mean = meta["format_version"], meta["running_mean"]
+    if version not in range(migration.OLDEST, FORMAT_VERSION + 1):
+        raise CheckpointError(
+            f"{path} has format {version}; this version reads {migration.OLDEST} to {FORMAT_VERSION}. "
+            "Fix: the version of saddle_jax that wrote it (run.json tells)"
+        )
+    if version == 1:
+        running_mean = migration.running_mean_of_format_1(running_mean)
     best = Best(**meta["best"]) if meta["best"] else None
-    return Checkpoint(meta["step"], path, best, meta["running_mean"])
+    return Checkpoint(meta["step"], path, best, running_mean, version)
 
 
 def _set_aside(folder: pathlib.Path, step: int, damage: str) -> str:
@@ -257,9 +283,12 @@ def _delete(path: pathlib.Path) -> None:
     shutil.rmtree(going)
 
 
-def _leaves(tree: Any) -> dict[str, str]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_name(path): f"{np.dtype(leaf.dtype)}{list(leaf.shape)}" for path, leaf in leaves}
+def _leaves(tree: Any) -> dict[str, Any]:
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _shown(leaf: Any) -> str:
+    return "nothing" if leaf is None else f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
 
 
 def _name(path: tuple) -> str:

@@ -49,13 +49,21 @@ def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) 
         raise ConfigError(f"--workdir: {workdir} holds a run for each of several seeds. Fix: another, or num_seeds > 1")
 
 
-def open_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits, command: list[str]) -> list[str]:
+def open_run(
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    splits: Splits,
+    command: list[str],
+    weights_from: dict[str, Any] | None = None,
+) -> list[str]:
     """Write what a run is into its directory, which `require_same_run` has let pass; return what to warn of.
 
-    run.json lists every start, with the versions and devices that it had, and the step of the first checkpoint.
+    run.json lists every start, with the versions and devices that it had, the step of the first checkpoint and, where
+    the first weights are another run's, whose.
     """
     stored = workdir / "config.json"
     record = _run_record(workdir) if stored.is_file() else {"starts": []}
+    record |= {"weights_from": weights_from} if weights_from else {}
     warnings, starts = [], record["starts"]
     this_start = provenance(config, splits, command)
     if starts and (before := _machines(starts[-1])) != (now := _machines(this_start)):

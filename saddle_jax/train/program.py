@@ -70,7 +70,8 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     devices.set_precision(config.precision)
     method = make_method(config, splits.stats, splits.train.images.shape[1:], devices.AXIS, schedules)
     views = _views(config, splits, method.streams)
-    tx = chain.make_optimizer(config, schedules, splits.stats, aux_like=pass_like(method), axis_name=devices.AXIS)
+    context = {"aux_like": pass_like(method), "axis_name": devices.AXIS, "trained": method.trained}
+    tx = chain.make_optimizer(config, schedules, splits.stats, **context)
     init = jax.jit(lambda key: init_state(method, tx, key))
     step = make_train_step(
         method,
@@ -141,8 +142,7 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
     bounds, num_classes = config.eval.rank_bounds, splits.stats.num_classes
     if bounds and bounds[-1] > num_classes:
         problems.append(f"eval.rank_bounds: found {bounds}, but there are {num_classes} classes")
-    if problem := chain.problem_of(config, splits.stats):
-        problems.append(problem)
+    problems += chain.problems_of(config, splits.stats)
     if importlib.util.find_spec("tensorflow") is None:
         if isinstance(splits.train.images, Encoded):
             problems.append("encoded images need TensorFlow. Fix: pip install -r requirements.txt")

@@ -16,7 +16,7 @@ from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError, NonFiniteError, Preempted
 from saddle_jax.faults import fault_point
 from saddle_jax.files import write_atomically
-from saddle_jax.train import checkpoint, directory, evaluate, watchdog
+from saddle_jax.train import checkpoint, directory, evaluate, origin, watchdog
 from saddle_jax.train.metrics import MetricWriter, Progress, RunningMean
 from saddle_jax.train.program import Program
 from saddle_jax.train.runtime import StopRequest, peak_memory_mib
@@ -52,8 +52,9 @@ class Run:
         self.best: checkpoint.Best | None = None
         self._mean = RunningMean()
         self.saved_step = 0
+        self._origin: origin.Origin | None = None
         warnings = self._resume()
-        warnings += processes.on_first(lambda: directory.open_run(self.workdir, self.config, self.splits, command))
+        warnings += processes.on_first(lambda: self._open(command))
         self.start = self.saved_step
         self.error: NonFiniteError | None = None  # what ended the run before its time
         self.evaluators: dict[str, evaluate.Evaluator] = {}
@@ -62,13 +63,25 @@ class Run:
         self.say_notes(warnings)
         self.progress.say(f"start  resuming at step {self.start:,}" if self.start else "start  from the first step")
 
+    def _open(self, command: list[str]) -> list[str]:
+        weights_from = self._origin and self._origin.record()
+        return directory.open_run(self.workdir, self.config, self.splits, command, weights_from)
+
     def _resume(self) -> list[str]:
-        """Go on from the newest sound checkpoint, if there is one; return what the user has to know."""
+        """Go on from the newest sound checkpoint, or start from another run's weights, if there are such.
+
+        Returns:
+          What the user has to know.
+        """
 
         def read() -> tuple[dict[str, Any] | None, list[str]]:
             found, notes = checkpoint.resume(self.checkpoints)
             if found is None:
                 directory.require_never_saved(self.workdir)
+                self._origin = origin.find(self.config, self.workdir)
+                if self._origin is not None:
+                    self.state = origin.adopt(self._origin, self.state)
+                    notes.append(origin.describe(self._origin, self.splits))
                 return None, notes
             self.state = checkpoint.restore(found, self.state)
             best = found.best and found.best._asdict()

@@ -1,0 +1,197 @@
+"""Every link in a training step, with the losses for long tails, over one device and eight: what each has to hold.
+
+The network is one small layer, so that a step compiles in a second; at the end other methods train ResNets.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from small_runs import METHODS, small_config, train
+from test_devices import COUNTS, IMAGES, assert_close, batches
+
+from configs import default
+from configs.links import SETTINGS
+from configs.recipes import LINKS, LINKS_OF_METHODS
+from saddle_jax import devices
+from saddle_jax.data import sources
+from saddle_jax.errors import ConfigError
+from saddle_jax.longtail import ClassStats
+from saddle_jax.methods import plain
+from saddle_jax.models.heads import Normed
+from saddle_jax.models.networks import Classifier, make_linear, make_norm
+from saddle_jax.optim import chain
+from saddle_jax.schedules import make_schedules
+from saddle_jax.train import checkpoint
+from saddle_jax.train.gradient import pass_like
+from saddle_jax.train.program import make_program
+from saddle_jax.train.steps import init_state, make_train_step
+
+STATS = ClassStats(COUNTS, ())
+EVALUATIONS = {  # a step's, on CPUs
+    **{"sgd": 1, "pgd": 1, "cnc_pgd": 2, "lpf_sgd": 4 / 3, "sam": 2, "asam": 2},
+    **{"imbsam": 3, "cc_sam": 7 / 3, "sse_sam": 4, "focal_sam": 3, "le_sam": 2},
+}
+every_link = pytest.mark.parametrize("link", LINKS)
+every_loss = pytest.mark.parametrize(
+    "loss", ["ldam", *(pytest.param(loss, marks=pytest.mark.nightly) for loss in ("ce", "vs"))]
+)
+
+
+class OneLayer(nn.Module):
+    """The features of a layer with BatchNorm, as backbones have them."""
+
+    norm: functools.partial
+
+    @nn.compact
+    def __call__(self, images_BHWK, mask_B, train):
+        pixels_BP = images_BHWK.reshape(len(images_BHWK), -1)
+        hidden_BD = nn.Dense(6, use_bias=False, param_dtype=pixels_BP.dtype)(pixels_BP)
+        return nn.relu(self.norm()(hidden_BD, mask_B, train))
+
+
+def one_layer(model, num_classes, axis_name):
+    head = Normed(num_classes) if model.head == "normed" else make_linear(model, num_classes)
+    return Classifier(OneLayer(make_norm(model, axis_name)), head)
+
+
+def config_of(link, loss, **changes):
+    config = default.get_config()
+    config.batch_size, config.duration = 32, "4 epochs"
+    config.data.mean, config.data.std = (0.5,) * 3, (0.5,) * 3
+    config.model.batch_norm = "synchronized"
+    config.model.head = "normed" if loss == "ldam" else "linear"
+    config.loss.name, config.loss.class_weights, config.loss.drw_start = loss, "drw", "50%"
+    config.optim.name, config.sam.rho_knots = link, ((0, 0.1),)
+    config.update_from_flattened_dict(SETTINGS.get(link, {}) | {"sam.batch_stats": "both"} | changes)
+    return config
+
+
+class Built:
+    """The step of a link with a loss, over one device or all of them, and the first state."""
+
+    def __init__(self, config, axis_name):
+        schedules = make_schedules(config, STATS, steps_per_epoch=3)
+        method = plain.make(config, STATS, IMAGES.shape[1:], axis_name)
+        tx = chain.make_optimizer(config, schedules, STATS, aux_like=pass_like(method), axis_name=axis_name)
+        step = make_train_step(
+            method,
+            tx,
+            schedules.class_weights,
+            first_pass=chain.first_pass(config.optim.name),
+            batch_stats_policy=config.sam.batch_stats,
+            axis_name=axis_name,
+        )
+        self.step = devices.map_step(step, 1) if axis_name else jax.jit(step)
+        self.state = jax.jit(lambda key: init_state(method, tx, key))(jax.random.key(0))
+        self.batches = [devices.split(batch) for batch in batches(8)] if axis_name else batches(1)
+
+    def run(self, state, first, last):
+        """Return the state after steps [first, last), and the metrics of each."""
+        seen = []
+        for number in range(first, last):
+            state, metrics = jax.device_get(self.step(state, (self.batches[number % 3],)))
+            seen.append(metrics)
+        return state, seen
+
+
+@pytest.fixture
+def small_network(monkeypatch):
+    monkeypatch.setattr(plain, "make_network", one_layer)
+
+
+@every_loss
+@every_link
+def test_a_step_is_finite_deterministic_and_goes_on_from_a_checkpoint(link, loss, small_network, tmp_path, x64):
+    config = config_of(link, loss)
+    one = Built(config, None)
+    end, metrics = one.run(one.state, 0, 7)  # DRW and SSE-SAM's second stage act from the middle on
+    assert all(m.finite for m in metrics)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(end))
+    np.testing.assert_allclose([m.gradient_evaluations for m in metrics], EVALUATIONS[link], rtol=1e-6)
+    assert "random_seed" not in str(jax.make_jaxpr(one.step)(one.state, (one.batches[0],)))  # keys are the state's
+
+    middle, _ = one.run(one.state, 0, 3)
+    checkpoint.save(tmp_path, middle, None, {})
+    restored = checkpoint.restore(checkpoint.find(tmp_path), jax.eval_shape(lambda: one.state))
+    resumed, later = one.run(restored, 3, 7)
+    jax.tree.map(np.testing.assert_array_equal, (resumed, later), (end, metrics[3:]))
+
+
+@every_loss
+@every_link
+def test_one_device_equals_eight(link, loss, small_network, x64):
+    (one, expected), (eight, metrics) = (
+        built.run(built.state, 0, 7) for built in (Built(config_of(link, loss), axis) for axis in (None, devices.AXIS))
+    )
+    assert_close(metrics, expected, 1e-10)
+    assert_close(eight.params, one.params, 1e-10)
+    assert_close(eight.batch_stats, one.batch_stats, 1e-10)
+
+
+@every_link
+def test_without_a_radius_a_link_is_sgd(link, small_network, x64):
+    reference = Built(config_of("sgd", "ldam"), None)
+    expected, _ = reference.run(reference.state, 0, 4)
+    nothing = {"sam.rho_knots": ((0, 0.0),), "sam.batch_stats": "first"}
+    built = Built(config_of(link, "ldam", **nothing), None)
+    found, _ = built.run(built.state, 0, 4)
+    assert_close(found.params, expected.params, 1e-12)
+    assert_close(found.batch_stats, expected.batch_stats, 1e-12)
+
+
+@pytest.mark.parametrize("link", ["imbsam", "sse_sam"])
+def test_the_tail_is_that_of_the_counts_or_of_the_evaluation(link):
+    config = config_of(link, "ce")
+    assert chain.tail_C(config, COUNTS).tolist() == [False, False, False, False, True]  # 70 % of five classes
+    config.eval.rank_bounds = (1, 2)
+    assert chain.tail_C(config, COUNTS).tolist() == [False, False, True, True, True]
+    config[link].tail_below = 9
+    assert chain.tail_C(config, COUNTS).tolist() == [False, False, False, True, True]
+    assert not list(chain.problems_of(config, STATS))
+
+
+@pytest.mark.parametrize(
+    ("counts", "tail_below", "problem"),
+    [
+        (
+            (40, 20, 9, 4, 2),
+            2,
+            "found 2, which leaves no class that has images to the tail; the smallest has 2 training",
+        ),
+        ((40, 20, 9, 4, 0), 1, "leaves no class that has images to the tail; the smallest has 4"),
+        ((40, 20, 9, 4, 2), 41, "found 41, with which every class is tail"),
+        ((2, 4, 9, 20, 40), 0, "found 0, the tail by rank, but classes are not in the order of their sizes"),
+        ((40,), 0, "found 0, which"),
+    ],
+)
+def test_a_tail_that_would_mislead_is_told(counts, tail_below, problem):
+    config = config_of("imbsam", "ce")
+    config.imbsam.tail_below = tail_below
+    (found,) = chain.problems_of(config, ClassStats(np.array(counts), ()))
+    assert problem in found
+
+
+def test_cc_sam_refuses_what_no_device_holds():
+    config, classes = config_of("cc_sam", "ce"), ClassStats(np.arange(8142, 0, -1), ())
+    (found,) = chain.problems_of(config, classes)
+    assert "three copies of the classifier for each of 8,142 classes, more than 379 GiB" in found
+
+
+def test_no_tail_is_told_with_all_other_problems(tmp_path):
+    config = small_config("ce_imbsam", imbsam__tail_below=1, batch_size=31)
+    with pytest.raises(ConfigError) as error:
+        make_program(config, sources.load(config.data))
+    assert [text.split(":")[0] for text in error.value.problems] == ["batch_size", "imbsam.tail_below"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "plain"])
+@pytest.mark.parametrize("link", LINKS_OF_METHODS)
+def test_other_methods_train_with_every_link(method, link, tmp_path):
+    changes = {field.replace(".", "__"): value for field, value in METHODS[method].items()}
+    config = small_config("ce", optim__name=link, **changes)
+    reports = train(config, tmp_path)
+    assert np.isfinite(reports["last"]["accuracy"])
