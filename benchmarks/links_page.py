@@ -80,9 +80,9 @@ def section(record: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
         "± standard deviation over n seeds; each seed has images, weights and an order of its own, the same for all",
         "rows. Then paired differences, in brackets the number of seeds that rise: to SGD, and to the row of SGD",
         "nearest in gradient evaluations (once, twice, three times the epochs, schedules stretched). λmin is the most",
-        "negative Hessian eigenvalue of any tail class's cross-entropy. Evaluations and seconds are relative to SGD's;",
+        "negative Hessian eigenvalue of any tail class's training loss. Evaluations and seconds are relative to SGD's;",
         f"seconds, without compilation, are {seconds_of(timing)}.",
-        "SSE-SAM makes 3.7 evaluations where a branch can leave one out, on CPUs 4 (its last 30 % need 3).",
+        "SSE-SAM is set beside three times the epochs; in its last 30 % CPUs make a fourth pass in vain, not counted.",
         "Sizes: chosen on other seeds with CE+DRW (`configs/digits_lt.py`, `benchmarks/results/links-tuning.json`).",
         "Made by `python benchmarks/links.py` and `python benchmarks/links.py --page`",
         f"({record['date']}, {record['device']}, {versions}; `benchmarks/results/links-digits.json`).",
@@ -120,7 +120,9 @@ def of_loss(loss: str, runs: Mapping[str, Runs], timing: Mapping[str, Any]) -> l
         accuracies.append([ROWS[name].title, *cells, tables.seeds(len(values))])
         seconds = ratio(timed, name, "seconds")
         cells = [f"{ratio(runs, name, 'evaluations').mean():.2f}", f"{np.median(seconds):.2f}" if seconds.size else ""]
-        cells.append(tables.spread([run.get("lambda_min", np.nan) for run in values], digits=3))
+        curvatures = [run["lambda_min"] for run in values if "lambda_min" in run]
+        fewer = f" ({len(curvatures)} seeds)" if 0 < len(curvatures) < len(values) else ""
+        cells.append(tables.spread(curvatures, digits=3) + fewer)
         rest.append([ROWS[name].title, *cells, changes.get(("sgd", "lambda_min"), "")])
     return ["", f"### {NAMES[loss]}", "", *markdown(accuracies), "", *markdown(rest), "", verdict(found)]
 

@@ -80,13 +80,16 @@ CANDIDATES = {
 
 
 def config_of(loss: str, row: Row, seed: int, epochs: int = 100) -> ConfigDict:
-    """Return the config of one run, its schedules stretched with its epochs."""
+    """Return the config of one run, its schedules stretched with its epochs.
+
+    Curvature is of the loss that was trained: LDAM's and VS's models leave plain cross-entropy nothing but rounding.
+    """
     config = digits_lt.get_config(f"{loss}_{row.link}")
     rescale_to_percent(config)
     config.duration = f"{epochs * row.times_epochs} epochs"
     config.seed = config.data.subset_seed = seed
     config.eval.every = config.checkpoint_every = config.log_every = config.duration
-    config.spectra.update(classes=",".join(map(str, TAIL)), steps=40, probes=2, escape_batches=0)
+    config.spectra.update(loss="training", classes=",".join(map(str, TAIL)), steps=40, probes=2, escape_batches=0)
     config.update_from_flattened_dict(dict(row.fields))
     return config
 
