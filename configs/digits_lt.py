@@ -16,7 +16,6 @@ RHO = dict.fromkeys(recipes.LOSSES, 0.1)  # ours; 0.2 and more lose what SAM gai
 LINKS = {
     "pgd": {"sam.rho_knots": ((0, 0.3),)},
     "cnc_pgd": {"sam.rho_knots": ((0, 0.25),)},
-    "lpf_sgd": {"sam.rho_knots": ((0, 2e-3), ("100%", 8e-3))},
     "imbsam": {"sam.rho_knots": ((0, 0.1),)},
     "cc_sam": {"sam.rho_knots": ((0, 3e-3),)},
     "sse_sam": {"sam.rho_knots": ((0, 0.2),)},
