@@ -5,7 +5,8 @@
 
 Trains cells until the budget is spent; calling it again continues where it stopped. As soon as a cell has finished,
 benchmarks/results/<table>.json gets it (command, versions, devices, date, every run's last and best test report) and
-its page, docs/results.md, is written anew: ours beside the paper's; cells that have not been run are empty.
+its page, docs/results.md, is written anew: ours beside the paper's; cells that have not been run are empty. The section
+at its end that benchmarks/links.py writes stays.
 
 CIFAR comes from tensorflow-datasets, or from --data FOLDER, which holds a cell's subset and test set as
 cifar10_lt100.npz (train_images, train_labels, test_images, test_labels); cells without a file are left out.
@@ -30,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from published import CIFAR_LT, PUBLISHED, WAYS_OUT, Cell  # noqa: E402 (needs the path above)
 
+from benchmarks.links_page import kept_section  # noqa: E402
 from saddle_jax.files import write_atomically  # noqa: E402
 from saddle_jax.report import tables  # noqa: E402
 
@@ -237,6 +239,8 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
             continue
         versions = ", ".join(f"{package} {found['packages'][package]}" for package in ("jax", "flax", "optax"))
         lines += [f"- {name}: `{found['command']}` ({found['date']}, {found['devices'][0]}, {versions})"]
+    if kept := kept_section(options.page):
+        lines += ["", kept.rstrip()]
     options.page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.page, "\n".join(lines) + "\n")
 

@@ -1,16 +1,20 @@
 """The benchmarks run. Without PyTorch they show ours alone."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.nightly]
+from benchmarks import links_page, reproduce
 
 
+@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "script", [["epoch.py"], ["growth.py", "--vary", "classes"], ["pipeline.py"], ["methods.py"]], ids=" ".join
 )
@@ -22,6 +26,8 @@ def test_ours_alone(script, tmp_path):
     assert output.endswith(f"written {next(tmp_path.iterdir()).name}\n")
 
 
+@pytest.mark.slow
+@pytest.mark.nightly
 def test_train_step_measures_both_optimizers(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
     command = [sys.executable, "benchmarks/train_step.py", "--quick", "--only", "saddle_jax", "--output", str(tmp_path)]
@@ -32,6 +38,8 @@ def test_train_step_measures_both_optimizers(tmp_path):
     assert {row["optimizer"] for row in record["steps"]} == {"SGD", "SAM"}
 
 
+@pytest.mark.slow
+@pytest.mark.nightly
 def test_imagenet_step_counts_operations_and_memory(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
     choice = ["--quick", "--only", "bf16 remat", "--optimizers", "SAM"]
@@ -44,3 +52,57 @@ def test_imagenet_step_counts_operations_and_memory(tmp_path):
     assert row["tflops"] * row["seconds"] == pytest.approx(flops / 1e12)
     assert row["of_peak"] == pytest.approx(row["tflops"] / record["peak_tflops"]["bfloat16"])
     assert row["gib"] > 0.02  # ResNet-10's parameters alone
+
+
+@pytest.fixture(scope="module")
+def links(tmp_path_factory):
+    """Return a folder with the figures of two links and two seeds, and the page of them."""
+    folder = tmp_path_factory.mktemp("links")
+    run_links(folder, "--rows", "sgd", "imbsam", "--seeds", "1")
+    output = run_links(folder, "--rows", "sgd", "imbsam", "--seeds", "2")
+    assert "seed 1" in output  # it continues
+    assert "seed 0" not in output
+    (folder / "results.md").write_text("# Results\n\nfirst\n")
+    return folder
+
+
+def run_links(folder, *options):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
+    command = [sys.executable, "benchmarks/links.py", "--losses", "ce_drw", "--epochs", "5", *options]
+    command += ["--output", str(folder), "--results-page", str(folder / "results.md")]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_links_are_paired_by_seed_and_their_page_survives_the_papers(links):
+    record = json.loads((links / "links-digits.json").read_text())
+    sgd, imbsam = (record["runs"]["ce_drw"][name] for name in ("sgd", "imbsam"))
+    assert set(sgd) == set(imbsam) == {"0", "1"}
+    assert [run["evaluations"] for run in (*sgd.values(), *imbsam.values())] == [25, 25, 75, 75]
+    run_links(links, "--page")
+    page = (links / "results.md").read_text()
+    assert page.startswith("# Results\n\nfirst\n\n## Ways out of the saddle, digits\n")
+    gains = [imbsam[seed]["tail"] - sgd[seed]["tail"] for seed in ("0", "1")]
+    assert f"{np.mean(gains):+.1f} ± {np.std(gains, ddof=1):.1f}" in page
+    assert "| ImbSAM | 3.00 |" in page
+
+    options = argparse.Namespace(table="cifar_lt", smoke=False, page=links / "results.md")
+    reproduce.write_page({}, options)
+    written = (links / "results.md").read_text()
+    assert written.endswith(page[page.index("## Ways out") :])
+    assert "LDAM+DRW+SAM | paper" in written
+
+
+def test_the_noise_is_told_from_what_is_outside_it():
+    even = links_page.Change(np.array([1.0, -1.0] * 6), 13)
+    steady = links_page.Change(np.array([1.0, 1.5, 2.0] * 4), 13)
+    assert not even.is_outside
+    assert steady.is_outside
+    assert steady.cell() == "**+1.5 ± 0.4** (12)"
+    # t = 2.8 with 11 degrees of freedom: 2.2 bounds 5 %, 3.5 a thirteenth of it.
+    between = np.array([4.0, -2.0, 2.0, 0.0, 3.0, -1.0, 2.0, 1.0, 4.0, -2.0, 3.0, 1.0]) + 0.5
+    assert links_page.Change(between, 1).is_outside
+    assert not links_page.Change(between, 13).is_outside

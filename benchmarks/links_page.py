@@ -1,0 +1,176 @@
+"""The section of docs/results.md on the links: what benchmarks/links.py found, and what of it is outside the noise."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.links_rows import LOSSES, ROWS
+from saddle_jax.files import write_atomically
+from saddle_jax.report import tables
+
+TITLE = "## Ways out of the saddle, digits"
+LEVEL = 0.05  # of all comparisons of a column together
+NAMES = {"ce_drw": "CE+DRW", "ldam_drw": "LDAM+DRW", "vs": "VS"}
+SGDS = {1: "sgd", 2: "sgd_x2", 3: "sgd_x3"}  # by gradient evaluations a step of SGD's own number of steps
+COMPARED = {"sgd": len(ROWS) - 1, "equal": sum(row.link != "sgd" for row in ROWS.values())}  # differences a column has
+AGAINST = {"sgd": "Against SGD", "equal": "Against SGD of equal evaluations"}
+QUANTITIES = {"overall": "overall", "tail": "in the tail", "lambda_min": "in λmin"}
+
+Runs = Mapping[str, Mapping[str, float]]  # of a row: by seed, what was found
+
+
+class Change(NamedTuple):
+    """Paired differences of a row to another over the seeds that both have."""
+
+    values: np.ndarray
+    comparisons: int  # that share the error
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether Student's interval at LEVEL over the number of comparisons is without 0."""
+        n = len(self.values)
+        if n < 2:
+            return False
+        half = stats.t.ppf(1 - LEVEL / self.comparisons / 2, n - 1) * self.values.std(ddof=1) / n**0.5
+        return bool(abs(self.values.mean()) > half)
+
+    def cell(self, digits: int = 1) -> str:
+        """Return "+1.3 ± 1.2 (10)", in bold outside the noise; in brackets the seeds that rise."""
+        deviation = f" ± {self.values.std(ddof=1):.{digits}f}" if len(self.values) > 1 else ""
+        text = f"{self.values.mean():+.{digits}f}{deviation}"
+        return f"{f'**{text}**' if self.is_outside else text} ({(self.values > 0).sum()})"
+
+
+def change(runs: Mapping[str, Runs], name: str, base: str, quantity: str, comparisons: int) -> Change | None:
+    """Return what a row changes, or None where there is no seed of both."""
+    seeds = sorted(runs.get(name, {}).keys() & runs.get(base, {}).keys(), key=int)
+    seeds = [seed for seed in seeds if quantity in runs[name][seed] and quantity in runs[base][seed]]
+    if not seeds:
+        return None
+    return Change(np.array([runs[name][s][quantity] - runs[base][s][quantity] for s in seeds]), comparisons)
+
+
+def ratio(runs: Mapping[str, Runs], name: str, quantity: str) -> np.ndarray:
+    """Return a row's figure over SGD's, by seed."""
+    seeds = sorted(runs.get(name, {}).keys() & runs["sgd"].keys(), key=int)
+    return np.array([runs[name][seed][quantity] / runs["sgd"][seed][quantity] for seed in seeds])
+
+
+def equal_compute(runs: Mapping[str, Runs], name: str) -> str | None:
+    """Return the row of SGD that makes as many evaluations as a link, or nearly; None of SGD itself."""
+    if ROWS[name].link == "sgd":
+        return None
+    return SGDS[int(np.clip(round(ratio(runs, name, "evaluations").mean()), 1, 3))]
+
+
+def section(record: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the section."""
+    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    lines = [
+        TITLE,
+        "",
+        "Long-tailed handwritten digits (`configs/digits_lt.py`: 114 images of the largest class down to 2, ResNet-8,",
+        "100 epochs), every link that `optim.name` knows, on CPUs. Test accuracy in percent after the last epoch, mean",
+        "± standard deviation over n seeds; each seed has images, weights and an order of its own, the same for all",
+        "rows. Then paired differences, in brackets the number of seeds that rise: to SGD, and to the row of SGD",
+        "nearest in gradient evaluations (once, twice, three times the epochs, schedules stretched). λmin is the most",
+        "negative Hessian eigenvalue of any tail class's training loss. Evaluations and seconds are relative to SGD's;",
+        f"seconds, without compilation, are {seconds_of(timing)}.",
+        "SSE-SAM is set beside three times the epochs; in its last 30 % CPUs make a fourth pass in vain, not counted.",
+        "Sizes: chosen on other seeds with CE+DRW (`configs/digits_lt.py`, `benchmarks/results/links-tuning.json`).",
+        "Made by `python benchmarks/links.py` and `python benchmarks/links.py --page`",
+        f"({record['date']}, {record['device']}, {versions}; `benchmarks/results/links-digits.json`).",
+        "",
+        "**The rule.** In bold is what is outside the noise: Student's interval of the paired differences, at 95 % for",
+        f"a column as a whole (Bonferroni: {COMPARED['sgd']} rows with SGD, {COMPARED['equal']} with SGD of equal",
+        "evaluations), is without 0. The rest these seeds do not tell from chance, and nothing is said of it.",
+    ]
+    for loss in LOSSES:
+        if record["runs"].get(loss, {}).get("sgd"):
+            lines += of_loss(loss, record["runs"][loss], timing)
+    return lines
+
+
+def seconds_of(timing: Mapping[str, Any]) -> str:
+    """Return where the seconds come from."""
+    if timing:
+        return f"medians of `--time`, links in turns, with CE+DRW ({timing['date']})"
+    return "medians of these runs, links in turns, on a machine shared with other work"
+
+
+def of_loss(loss: str, runs: Mapping[str, Runs], timing: Mapping[str, Any]) -> list[str]:
+    """Return a loss's two tables, accuracy and what it takes, and what they say."""
+    present = [name for name in ROWS if runs.get(name)]
+    timed = timing.get("runs", {}).get("ce_drw") or runs
+    sgd = np.median([run["seconds"] for run in timed["sgd"].values()])
+    found = {name: changes_of(runs, name) for name in present}
+    accuracies = [["", *tables.COLUMNS, "to SGD", "tail", "to SGD of equal evaluations", "tail", "n"]]
+    rest = [["", "evaluations", f"seconds (SGD {sgd:.1f})", "λmin", "to SGD"]]
+    for name in present:
+        values = list(runs[name].values())
+        changes = {key: one.cell(digits=3 if key[1] == "lambda_min" else 1) for key, one in found[name].items()}
+        cells = [tables.spread([run[column] for run in values]) for column in tables.COLUMNS]
+        cells += [changes.get((kind, quantity), "") for kind in COMPARED for quantity in ("overall", "tail")]
+        accuracies.append([ROWS[name].title, *cells, tables.seeds(len(values))])
+        seconds = ratio(timed, name, "seconds")
+        cells = [f"{ratio(runs, name, 'evaluations').mean():.2f}", f"{np.median(seconds):.2f}" if seconds.size else ""]
+        curvatures = [run["lambda_min"] for run in values if "lambda_min" in run]
+        fewer = f" ({len(curvatures)} seeds)" if 0 < len(curvatures) < len(values) else ""
+        cells.append(tables.spread(curvatures, digits=3) + fewer)
+        rest.append([ROWS[name].title, *cells, changes.get(("sgd", "lambda_min"), "")])
+    return ["", f"### {NAMES[loss]}", "", *markdown(accuracies), "", *markdown(rest), "", verdict(found)]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def changes_of(runs: Mapping[str, Runs], name: str) -> dict[tuple[str, str], Change]:
+    """Return a row's differences to SGD and to SGD of equal evaluations, by kind and quantity."""
+    bases = {"sgd": "sgd", "equal": equal_compute(runs, name)}
+    pairs = [("sgd", quantity) for quantity in QUANTITIES] + [("equal", "overall"), ("equal", "tail")]
+    found = {
+        (kind, quantity): change(runs, name, base, quantity, COMPARED[kind])
+        for kind, quantity in pairs
+        if (base := bases[kind]) not in (None, name)
+    }
+    return {key: one for key, one in found.items() if one is not None}
+
+
+def verdict(found: Mapping[str, Mapping[tuple[str, str], Change]]) -> str:
+    """Return in words what is outside the noise; `found` is by row, kind and quantity."""
+    parts = []
+    for kind, quantity in dict.fromkeys(key for changes in found.values() for key in changes):
+        ours = {name: changes[kind, quantity] for name, changes in found.items() if (kind, quantity) in changes}
+        outside = {name: one.values.mean() for name, one in ours.items() if one.is_outside}
+        up = [ROWS[name].title for name, mean in outside.items() if mean > 0]
+        down = [ROWS[name].title for name, mean in outside.items() if mean < 0]
+        above, below = ("nearer to 0", "further from 0") if quantity == "lambda_min" else ("better", "worse")
+        said = [f"{word} {', '.join(names)}" for word, names in ((above, up), (below, down)) if names]
+        parts.append(f"{AGAINST[kind]}, {QUANTITIES[quantity]}: {'; '.join(said) or 'nothing'}.")
+    return "Outside the noise. " + " ".join(parts)
+
+
+def kept_section(page: pathlib.Path) -> str:
+    """Return the section as it stands at the end of a page, "" where there is none."""
+    before, title, after = page.read_text().partition(TITLE) if page.is_file() else ("", "", "")
+    return f"{title}{after}"
+
+
+def write_section(folder: pathlib.Path, page: pathlib.Path) -> list[str]:
+    """Write the section at the page's end, in place of an earlier one; return its lines."""
+    record = json.loads((folder / "links-digits.json").read_text())
+    timing_path = folder / "links-time.json"
+    timing = json.loads(timing_path.read_text()) if timing_path.is_file() else {}
+    lines = section(record, timing)
+    rest = page.read_text().partition(TITLE)[0].rstrip() if page.is_file() else "# Results"
+    write_atomically(page, "\n".join([rest, "", *lines]) + "\n")
+    return lines
