@@ -1,7 +1,7 @@
 """Settings of the links, by optim.name: their authors' where there are any, else ours; SAM's radius is an experiment's.
 
-Those of a CIFAR-10-LT recipe; an experiment states its differences. Not tuned by us: PGD's and CNC-PGD's (ours, never
-published), ASAM's (its authors' for balanced CIFAR-10), LE-SAM's (its authors' for balanced CIFAR-100; rho_max is ours).
+Those of a CIFAR-10-LT recipe; an experiment states its differences. None is tuned by us. PGD's and CNC-PGD's are ours,
+never published; ASAM's are its authors' for balanced CIFAR-10, LE-SAM's for balanced CIFAR-100 (rho_max is ours).
 """
 
 from typing import Any
