@@ -219,7 +219,8 @@ def test_slots_are_the_same_images_on_any_number_of_devices():
         assert seen[0] == seen[1] == seen[2]
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_deep_network_survives_devices_without_an_image(dtype):
     config = config_of("ce")
     config.model.batch_norm, config.model.name, config.model.dtype = "per_device", "resnet56", dtype

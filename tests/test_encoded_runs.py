@@ -84,6 +84,7 @@ def test_a_run_is_bound_to_its_lists(photos, unbroken, tmp_path):
         train(list_config(photos, data__test_list=str(tmp_path / "fewer.txt")), unbroken)
 
 
+@pytest.mark.nightly
 def test_a_bad_image_ends_training_by_name_or_becomes_a_masked_slot(tmp_path, capsys):
     root = tmp_path / "photos"
     write_folder(root)

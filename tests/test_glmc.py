@@ -293,6 +293,7 @@ def test_features_of_zero_have_no_direction_and_no_gradient():
     np.testing.assert_array_equal(jax.grad(contrast, argnums=1)(some, some[:, ::-1]), 0)  # a projection is a target
 
 
+@pytest.mark.nightly
 def test_micro_batches_are_mixed_alike_and_add_up(x64):
     # Two equal halves: BatchNorm normalises each as it does the whole.
     views = four_views(np.arange(32), np.arange(32, 64))

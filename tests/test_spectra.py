@@ -115,7 +115,7 @@ def vectors(number, size, dtype=jnp.float64):
     [
         ("ce", "linear"),
         ("ldam", "normed"),
-        ("vs", "linear"),
+        pytest.param("vs", "linear", marks=pytest.mark.nightly),
         pytest.param("focal", "normed", marks=pytest.mark.nightly),
     ],
 )

@@ -207,6 +207,7 @@ def test_the_loss_of_a_run_is_what_its_name_says(ldam, tmp_path, loss, scale, we
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_one_device_and_eight_measure_the_same(trained, tmp_path):
     found = {}
     for name, environment in (("one", ONE_DEVICE), ("eight", EIGHT_DEVICES)):
