@@ -17,6 +17,7 @@ from saddle_jax.command_line import Command
 from saddle_jax.data import inspection, sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, tell
 from saddle_jax.observer import make_observer
+from saddle_jax.optim.chain import tail_C
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.train import checkpoint, evaluate, lock, loop, origin, watchdog
@@ -265,15 +266,25 @@ def _describe(config: ConfigDict, splits: sources.Splits, program: Program, work
         f"split {splits.split_hash}"
     )
     drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
-    rho = [value for _, value in config.sam.rho_knots]
-    name = config.optim.name
-    link = f"; {name} with rho {', '.join(f'{r:g}' for r in rho)}" if name != "sgd" else "; plain SGD"
     parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: program.init(0)).params))
     print(
         f"model  {config.model.name}, width {config.model.width:g}, {config.model.head} head: {parameters:,} parameters"
     )
     print(
         f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "
-        f"method {config.method}, loss {config.loss.name}{drw}{link}",
+        f"method {config.method}, loss {config.loss.name}{drw}; {_link_of(config, splits)}",
         flush=True,
     )
+
+
+def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
+    """Return the chosen link with its size and its own fields, as a user reads it."""
+    name = config.optim.name
+    if name == "sgd":
+        return "plain SGD"
+    own = config.get(name, {}) if name != "sam" else {}  # that group is shared by all
+    fields = [f"rho {', '.join(f'{value:g}' for _, value in config.sam.rho_knots)}"]
+    fields += [f"{field} {value}" for field, value in own.items()]
+    if "tail_below" in own:
+        fields.append(f"{tail_C(config, splits.stats.counts_C).sum()} classes are tail")
+    return f"{name} with {'; '.join(fields)}"

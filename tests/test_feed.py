@@ -97,6 +97,7 @@ def test_scanned_runs_of_several_seeds_follow_each_alone(x64):
     assert not np.allclose(losses[:, 0], losses[:, 1])
 
 
+@pytest.mark.nightly
 def test_runs_at_once_may_have_images_of_their_own(x64):
     configs = [small_config(seed=seed, data__subset_seed=seed) for seed in (0, 1)]
     splits = [sources.load(config.data) for config in configs]

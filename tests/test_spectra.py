@@ -234,6 +234,7 @@ def test_all_class_sizes_share_one_compilation():
         jax.monitoring.clear_event_listeners()
 
 
+@pytest.mark.nightly
 def test_batch_norm_in_training_mode_is_another_fixed_symmetric_operator(x64):
     for batch_norm in ("per_device", "synchronized"):
         running, own = Small(), Small(train_mode=True, batch_norm=batch_norm)
