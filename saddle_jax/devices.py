@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from saddle_jax.host import xla
+
 AXIS = "devices"
 
 
@@ -31,7 +33,11 @@ def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gathe
       num_replicated: how many.
       donate: give the first argument's memory to the result.
       gather: outputs have a leading device axis; otherwise the function must return the same on every device.
+
+    Raises:
+      ConfigError: this machine's XLA computes wrong sums.
     """
+    xla.require_right_sums()
     return jax.pmap(
         step,
         axis_name=AXIS,

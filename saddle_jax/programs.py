@@ -16,6 +16,7 @@ from saddle_jax import config as config_lib
 from saddle_jax.command_line import Command
 from saddle_jax.data import inspection, sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, tell
+from saddle_jax.host import xla
 from saddle_jax.observer import make_observer
 from saddle_jax.optim.chain import tail_C
 from saddle_jax.spectra import results
@@ -50,6 +51,7 @@ def _facts(command: Command) -> dict[str, Any]:
 
 
 def _run(command: Command) -> int:
+    xla.require_right_sums()
     if command.config.compilation_cache:
         devices.keep_compiled(command.config.compilation_cache)
     if command.compare:

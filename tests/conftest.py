@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import platform
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -18,9 +19,17 @@ os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds
 import jax
 import pytest
 
+from saddle_jax.train.directory import package_versions  # and with it saddle_jax, which sets XLA up
+
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print which versions were tested."""
+    versions = {"Python": platform.python_version(), **package_versions()}
+    terminalreporter.write_line("ran with " + ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def shared_file(name: str) -> pathlib.Path:

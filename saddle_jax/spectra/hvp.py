@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 from saddle_jax import devices
 from saddle_jax.data.images import Batch
+from saddle_jax.host import xla
 from saddle_jax.losses import weighted_sums
 from saddle_jax.methods.base import Method
 from saddle_jax.train import watchdog
@@ -55,7 +56,12 @@ class FunctionLoss:
     """Any scalar function of a tree of parameters: for models and loops that are not this package's."""
 
     def __init__(self, loss_fn: Callable[[Any], jax.Array], params: Any, *, width: int = 1):
-        """Take a function without random draws, that jit can compile, and where its curvature is measured."""
+        """Take a function without random draws, that jit can compile, and where its curvature is measured.
+
+        Raises:
+          ConfigError: this machine's XLA computes wrong sums.
+        """
+        xla.require_right_sums()
         self.params_P, unravel = ravel_pytree(params)
         self.width = width
 
