@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-all test-faults check format install clean
+.PHONY: help demo test test-all test-faults check format install native native-sanitize clean
 
 help:
 	@echo "make demo     train SGD and SAM on long-tailed digits, show what SAM did to the rare classes"
@@ -16,15 +16,16 @@ help:
 	@echo "make check    format, lint, types, fast tests"
 	@echo "make format   rewrite the code in the project's format"
 	@echo "make install  make the environment in $(VENV)"
+	@echo "make native   add the fast kernels for CPUs; needs Linux, x86-64 and a C++ compiler"
 
 demo: $(VENV)/installed
 	$(BIN)/python -m saddle_jax.demo
 
-test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2
+test: $(VENV)/installed-dev $(VENV)/kernels
+	$(BIN)/python -m pytest -n 2 tests $$(cat $(VENV)/kernels)
 
-test-all: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 -m ""
+test-all: $(VENV)/installed-dev $(VENV)/kernels
+	$(BIN)/python -m pytest -n 2 -m "" tests $$(cat $(VENV)/kernels)
 
 # Its figures go into docs/reliability.md.
 test-faults: $(VENV)/installed-dev
@@ -42,6 +43,18 @@ format: $(VENV)/installed-dev
 
 install: $(VENV)/installed
 
+native: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check ./native
+
+# The address and undefined-behaviour sanitizers watch the tests of the kernels.
+native-sanitize: $(VENV)/installed-dev
+	rm -rf $(VENV)/sanitized
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/sanitized \
+	  -C cmake.define.SANITIZE=ON ./native
+	$(BIN)/pip install --quiet --disable-pip-version-check onednn-cpu-gomp==2023.2.0
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(VENV)/sanitized $(BIN)/python -m pytest native
+
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	  f"found Python {v[0]}.{v[1]}, expected 3.11 to 3.13. Fix: make PYTHON=python3.12 $(MAKECMDGOALS)")'
@@ -52,6 +65,12 @@ $(VENV)/installed: requirements.txt
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
+
+# Holds the folder of the kernels' tests where the kernels could be built, and nothing elsewhere.
+$(VENV)/kernels: $(VENV)/installed $(wildcard native/*.* native/src/* native/saddle_kernels/*.py)
+	@if [ "$$(uname -sm)" = "Linux x86_64" ] && command -v $(CXX) > /dev/null; then \
+	  echo "building the kernels for CPUs" && $(MAKE) --no-print-directory native && echo native/tests > $@; \
+	else echo "no C++ compiler, or not Linux on x86-64: the tests run without the kernels for CPUs" && : > $@; fi
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .ruff_cache

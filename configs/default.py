@@ -72,6 +72,10 @@ def get_config() -> ConfigDict:
     config.model.width = 1.0  # factor on the filters, a ResNeXt's in each group; only 1 is the paper's network
     config.model.head = "linear"  # linear | normed (cosine logits; LDAM's)
     config.model.dtype = "float32"  # float32 | bfloat16: arithmetic of the layers; parameters stay float32
+    config.model.kernels = (
+        "auto"  # auto | lax | onednn: what computes layers on CPUs. onednn is the package in native/;
+    )
+    # auto takes it where it is installed. In float64, and on other devices, it is lax (XLA) always
     config.model.batch_norm = "per_device"  # per_device | synchronized: whose statistics normalise a batch
     config.model.batch_norm_momentum = 0.1  # weight of the new batch in the running statistics (PyTorch's sense)
     config.model.remat = False  # compute blocks again in the backward pass: less memory for one more forward pass.

@@ -35,6 +35,7 @@ MAY_CHANGE_ON_RESUME = (
     "data.max_bad_fraction",
     "data.check_decode",
     "model.remat",
+    "model.kernels",
     "tensorboard",
     "spectra.",
 )

@@ -23,6 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     ),
     "model.head": ("linear", "normed"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.kernels": ("auto", "lax", "onednn"),
     "model.batch_norm": ("per_device", "synchronized"),
     "loss.name": ("ce", "focal", "ldam", "la", "cdt", "vs"),
     "loss.class_weights": ("none", "reweight", "drw"),

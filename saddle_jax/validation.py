@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,6 +85,11 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
     needed = {"arrays": "data.path", "tfds": "data.name"}.get(flat["data.source"])
     if needed and not flat[needed]:
         yield f"data.source={flat['data.source']!r} needs {needed}. Fix: --config.{needed}=..."
+    if flat["model.kernels"] == "onednn" and importlib.util.find_spec("saddle_kernels") is None:
+        yield (
+            "model.kernels='onednn' needs the package saddle_kernels, which is not installed. Fix: pip install "
+            "./native, or --config.model.kernels=auto"
+        )
     yield from _image_problems(flat)
     yield from _link_problems(flat)
     if method == "paco":

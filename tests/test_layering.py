@@ -8,7 +8,7 @@ from conftest import ROOT
 # A module may import those before it. Later rooms (more methods) join here.
 ORDER = [
     *("errors", "faults", "files", "config", "field_values", "validation", "longtail", "schedules", "losses"),
-    *("devices", "processes"),
+    *("host.xla", "devices", "processes"),
     *(
         "configs.links",
         "configs.recipes",
@@ -28,7 +28,7 @@ ORDER = [
     *("data.feeder", "data.resident", "data.class_map", "data.image_list", "data.tfds_source", "data.tfds_records"),
     "data.to_array_record",
     *("data.sources", "data.inspection"),
-    *("models.activation", "models.batchnorm", "models.heads", "models.pooling"),
+    *("models.activation", "models.kernels", "models.normalise", "models.batchnorm", "models.heads", "models.pooling"),
     *("models.resnet_cifar", "models.resnet", "models.networks"),
     *("methods.base", "methods.plain", "methods.glmc", "methods.paco", "methods.retrain", "methods.choose"),
     *("optim.link", "optim.sam", "optim.escape", "optim.longtail_sam", "optim.cc_sam", "optim.chain"),

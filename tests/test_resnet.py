@@ -248,9 +248,7 @@ def test_rematerialisation_changes_no_number(x64):
     found = []
     for remat in (False, True):
         training_pass, arguments = small_pass("resnet8", remat=remat)
-        lowered = jax.jit(training_pass).lower(*arguments)
-        assert ("optimization_barrier" in lowered.as_text()) == remat
-        found.append(lowered.compile()(*arguments))
+        found.append(jax.jit(training_pass)(*arguments))
     (loss, batch_stats), _ = found[0]
     assert loss.dtype == np.float64
     moved = batch_stats["layer1_0"]["bn1"]["mean"] - arguments[1]["layer1_0"]["bn1"]["mean"]
@@ -261,7 +259,7 @@ def test_rematerialisation_changes_no_number(x64):
 @pytest.mark.parametrize(("name", "blocks"), [("resnet8", 3), ("resnet10", 4)])
 def test_rematerialisation_takes_every_block(name, blocks):
     training_pass, arguments = small_pass(name, remat=True)
-    assert jax.jit(training_pass).lower(*arguments).as_text().count("optimization_barrier") == blocks
+    assert str(jax.make_jaxpr(training_pass)(*arguments)).count("remat2[") == blocks
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32():

@@ -23,7 +23,6 @@ from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise, sums_of
 from saddle_jax.models import heads
-from saddle_jax.models.activation import relu
 from saddle_jax.models.batchnorm import BatchNorm
 from saddle_jax.models.networks import make_backbone, make_linear, make_norm
 from saddle_jax.schedules import Schedules
@@ -129,7 +128,7 @@ class Projector(nn.Module):
     def __call__(self, features_BF: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
         """Return projections (B, D), not of length 1."""
         x = heads.Linear(features_BF.shape[-1], heads.pytorch_uniform, name="hidden")(features_BF)
-        x = relu(self.norm(name="bn")(x, mask_B, train))
+        x = self.norm(name="bn")(x, mask_B, train, rectify=True)
         return self.output(x)
 
 

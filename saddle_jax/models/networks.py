@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from saddle_jax.models import heads, resnet, resnet_cifar
+from saddle_jax.models import heads, kernels, resnet, resnet_cifar
 from saddle_jax.models.batchnorm import BatchNorm
 
 
@@ -21,15 +21,18 @@ def make_norm(model: ConfigDict, axis_name: str | None) -> Callable[..., BatchNo
         axis_name=axis_name,
         synchronized=model.batch_norm == "synchronized",
         momentum=model.batch_norm_momentum,
+        onednn=kernels.uses_onednn(model.kernels),
     )
 
 
 def make_backbone(model: ConfigDict, axis_name: str | None) -> nn.Module:
     """Return a network (images_BHWK, mask_B, train) -> features_BD, for steps mapped over `axis_name`."""
+    convolution = kernels.convolution(onednn=kernels.uses_onednn(model.kernels))
     common = {
         "width": model.width,
         "dtype": jnp.bfloat16 if model.dtype == "bfloat16" else None,
         "remat": model.remat,
+        "conv": functools.partial(nn.Conv, conv_general_dilated=convolution),
         "norm": make_norm(model, axis_name),
     }
     if model.name in resnet.ARCHITECTURES:

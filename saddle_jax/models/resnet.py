@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from saddle_jax.models.activation import relu
 from saddle_jax.models.batchnorm import BatchNorm
 from saddle_jax.models.pooling import max_pool
 
@@ -49,6 +48,7 @@ class ResNet(nn.Module):
     width: float  # factor on all filters, a ResNeXt's in each group
     dtype: jnp.dtype | None  # of the layers' arithmetic; None is that of the images
     remat: bool  # compute blocks again in the backward pass instead of keeping what is inside them
+    conv: Callable[..., nn.Conv]
     norm: Callable[..., BatchNorm]
 
     @nn.compact
@@ -56,8 +56,8 @@ class ResNet(nn.Module):
         """Return features (B, D) for normalised images; masked rows enter no statistics."""
         x = images_BHWK if self.dtype is None else images_BHWK.astype(self.dtype)
         size, stride = (3, 1) if self.architecture.small_images else (7, 2)
-        x = _conv(self._scaled(64), size, stride, self.dtype, "conv1")(x)
-        x = relu(self.norm(name="bn1")(x, mask_B, train))
+        x = _conv(self.conv, self._scaled(64), size, stride, self.dtype, "conv1")(x)
+        x = self.norm(name="bn1")(x, mask_B, train, rectify=True)
         x = x if self.architecture.small_images else max_pool(x)
         for stage, blocks in enumerate(self.architecture.blocks):
             for block in range(blocks):
@@ -74,7 +74,7 @@ class ResNet(nn.Module):
             fields = {"filters": 4 * filters, "inner": inner, "groups": shape.groups}
         kind = Bottleneck if shape.bottleneck else Basic
         kind = nn.remat(kind, static_argnums=(3,)) if self.remat else kind  # 3: train
-        return kind(**fields, stride=stride, dtype=self.dtype, norm=self.norm, name=name)
+        return kind(**fields, stride=stride, dtype=self.dtype, conv=self.conv, norm=self.norm, name=name)
 
     def _scaled(self, filters: int) -> int:
         return max(1, round(self.width * filters))
@@ -86,19 +86,19 @@ class Basic(nn.Module):
     filters: int
     stride: int
     dtype: jnp.dtype | None
+    conv: Callable[..., nn.Conv]
     norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
         """Return relu(convolutions(x) + shortcut(x))."""
-        y = _conv(self.filters, 3, self.stride, self.dtype, "conv1")(x)
-        y = relu(self.norm(name="bn1")(y, mask_B, train))
-        y = _conv(self.filters, 3, 1, self.dtype, "conv2")(y)
-        y = self.norm(name="bn2")(y, mask_B, train)
+        y = _conv(self.conv, self.filters, 3, self.stride, self.dtype, "conv1")(x)
+        y = self.norm(name="bn1")(y, mask_B, train, rectify=True)
+        y = _conv(self.conv, self.filters, 3, 1, self.dtype, "conv2")(y)
         if self.stride > 1 or x.shape[-1] != self.filters:
-            x = _conv(self.filters, 1, self.stride, self.dtype, "downsample_conv")(x)
+            x = _conv(self.conv, self.filters, 1, self.stride, self.dtype, "downsample_conv")(x)
             x = self.norm(name="downsample_bn")(x, mask_B, train)
-        return relu(y + x)
+        return self.norm(name="bn2")(y, mask_B, train, residual=x, rectify=True)
 
 
 class Bottleneck(nn.Module):
@@ -109,25 +109,33 @@ class Bottleneck(nn.Module):
     groups: int
     stride: int
     dtype: jnp.dtype | None
+    conv: Callable[..., nn.Conv]
     norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
         """Return relu(convolutions(x) + shortcut(x))."""
-        y = _conv(self.inner, 1, 1, self.dtype, "conv1")(x)
-        y = relu(self.norm(name="bn1")(y, mask_B, train))
-        y = _conv(self.inner, 3, self.stride, self.dtype, "conv2", self.groups)(y)
-        y = relu(self.norm(name="bn2")(y, mask_B, train))
-        y = _conv(self.filters, 1, 1, self.dtype, "conv3")(y)
-        y = self.norm(name="bn3")(y, mask_B, train)
+        y = _conv(self.conv, self.inner, 1, 1, self.dtype, "conv1")(x)
+        y = self.norm(name="bn1")(y, mask_B, train, rectify=True)
+        y = _conv(self.conv, self.inner, 3, self.stride, self.dtype, "conv2", self.groups)(y)
+        y = self.norm(name="bn2")(y, mask_B, train, rectify=True)
+        y = _conv(self.conv, self.filters, 1, 1, self.dtype, "conv3")(y)
         if self.stride > 1 or x.shape[-1] != self.filters:
-            x = _conv(self.filters, 1, self.stride, self.dtype, "downsample_conv")(x)
+            x = _conv(self.conv, self.filters, 1, self.stride, self.dtype, "downsample_conv")(x)
             x = self.norm(name="downsample_bn")(x, mask_B, train)
-        return relu(y + x)
+        return self.norm(name="bn3")(y, mask_B, train, residual=x, rectify=True)
 
 
-def _conv(filters: int, size: int, stride: int, dtype: jnp.dtype | None, name: str, groups: int = 1) -> nn.Conv:
-    return nn.Conv(
+def _conv(
+    conv: Callable[..., nn.Conv],
+    filters: int,
+    size: int,
+    stride: int,
+    dtype: jnp.dtype | None,
+    name: str,
+    groups: int = 1,
+) -> nn.Conv:
+    return conv(
         filters,
         (size, size),
         strides=stride,

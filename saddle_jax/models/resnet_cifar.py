@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from saddle_jax.models import heads
-from saddle_jax.models.activation import relu
 from saddle_jax.models.batchnorm import BatchNorm
 
 
@@ -44,6 +43,7 @@ class ResNet(nn.Module):
     width: float  # factor on all filters
     dtype: jnp.dtype | None  # of the layers' arithmetic; None is that of the images
     remat: bool  # compute blocks again in the backward pass instead of keeping what is inside them
+    conv: Callable[..., nn.Conv]
     norm: Callable[..., BatchNorm]
 
     @nn.compact
@@ -51,14 +51,14 @@ class ResNet(nn.Module):
         """Return features (B, D) for normalised images; masked rows enter no statistics."""
         x = images_BHWK if self.dtype is None else images_BHWK.astype(self.dtype)
         filters = [max(1, round(self.width * self.architecture.filters * 2**stage)) for stage in range(3)]
-        x = _conv(filters[0], 1, self.dtype, "conv1")(x)
-        x = relu(self.norm(name="bn1")(x, mask_B, train))
+        x = _conv(self.conv, filters[0], 1, self.dtype, "conv1")(x)
+        x = self.norm(name="bn1")(x, mask_B, train, rectify=True)
         kind = nn.remat(Block, static_argnums=(3,)) if self.remat else Block  # 3: train
         for stage, size in enumerate(filters):
             for block in range(self.architecture.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"layer{stage + 1}_{block}"
-                x = kind(size, stride, self.dtype, self.norm, name=name)(x, mask_B, train)
+                x = kind(size, stride, self.dtype, self.conv, self.norm, name=name)(x, mask_B, train)
         return x.mean((1, 2)).astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -68,23 +68,23 @@ class Block(nn.Module):
     filters: int
     stride: int
     dtype: jnp.dtype | None
+    conv: Callable[..., nn.Conv]
     norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
         """Return relu(convolutions(x) + shortcut(x))."""
-        y = _conv(self.filters, self.stride, self.dtype, "conv1")(x)
-        y = relu(self.norm(name="bn1")(y, mask_B, train))
-        y = _conv(self.filters, 1, self.dtype, "conv2")(y)
-        y = self.norm(name="bn2")(y, mask_B, train)
+        y = _conv(self.conv, self.filters, self.stride, self.dtype, "conv1")(x)
+        y = self.norm(name="bn1")(y, mask_B, train, rectify=True)
+        y = _conv(self.conv, self.filters, 1, self.dtype, "conv2")(y)
         missing = self.filters - x.shape[-1]
         shortcut = x[:, :: self.stride, :: self.stride]
         shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
-        return relu(y + shortcut)
+        return self.norm(name="bn2")(y, mask_B, train, residual=shortcut, rectify=True)
 
 
-def _conv(filters: int, stride: int, dtype: jnp.dtype | None, name: str) -> nn.Conv:
-    return nn.Conv(
+def _conv(conv: Callable[..., nn.Conv], filters: int, stride: int, dtype: jnp.dtype | None, name: str) -> nn.Conv:
+    return conv(
         filters,
         (3, 3),
         strides=stride,

@@ -22,7 +22,10 @@ from saddle_jax.errors import CheckpointError, ConfigError, DataError
 from saddle_jax.files import write_atomically
 
 _RECORD = "run.json"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu", "tensorflow-cpu")
+_PACKAGES = (
+    *("jax", "jaxlib", "saddle_kernels", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu"),
+    "tensorflow-cpu",
+)
 IMPORTED = "imported.json"  # where the weights of a run that was not trained here come from
 
 
