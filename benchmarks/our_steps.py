@@ -54,6 +54,7 @@ def make_feed(
     size: int = 32,
     network: str = "resnet32",
     dtype: str = "float32",
+    kernels: str = "auto",
     remat: bool = False,
     pipeline: str = "resident",
     num_seeds: int = 1,
@@ -72,6 +73,7 @@ def make_feed(
     config = cifar10_lt.get_config("ce_sam" if optimizer == "SAM" else "ce")
     config.batch_size, config.precision, config.num_seeds = batch, precision, num_seeds
     config.model.name, config.model.dtype, config.model.remat = network, dtype, remat
+    config.model.kernels = kernels
     config.data.pipeline, config.steps_at_once = pipeline, steps_at_once
     config.sam.rho_knots = ((0, RHO),)
     config.update_from_flattened_dict({"method": method, **METHODS[method]})

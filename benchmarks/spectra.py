@@ -93,8 +93,9 @@ class Torch:
 class Ours:
     """saddle_jax, with the settings that it chooses by itself."""
 
-    def __init__(self):
+    def __init__(self, kernels: str):
         config = cifar10_lt.get_config("ce_drw")
+        config.model.kernels = kernels
         self.spectra = config.spectra
         self.method = make_plain(config, ClassStats(np.full(10, 5000), ()), (32, 32, 3), devices.AXIS)
         start = self.method.init(jax.random.key(0))
@@ -134,13 +135,19 @@ def main() -> None:
     parser.add_argument("--spectrum-sizes", type=int, nargs="+", default=[5, 50, 500], help="for whole spectra")
     parser.add_argument("--steps", type=int, default=100, help="of Lanczos")
     parser.add_argument("--repeats", type=int, default=5, help="of a product; medians are reported")
+    parser.add_argument("--kernels", default="auto", choices=["auto", "lax", "onednn"], help="model.kernels")
     options = parser.parse_args()
     kind = torch.cuda.get_device_name() if CUDA else "cpu"
     with devices.exact_arithmetic("float32"):
-        ours = Ours()
+        ours = Ours(options.kernels)
         products = [product_row(ours, size, options.repeats) for size in options.sizes]
         spectra = [spectrum_row(ours, size, options.steps) for size in options.spectrum_sizes]
-    found = {"torch_threads": torch.get_num_threads(), "products": products, "spectra": spectra}
+    found = {
+        "kernels": options.kernels,
+        "torch_threads": torch.get_num_threads(),
+        "products": products,
+        "spectra": spectra,
+    }
     write("spectra", kind, ("jax", "jaxlib", "flax", "torch", "numpy"), found, RESULTS)
 
 

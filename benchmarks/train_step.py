@@ -17,7 +17,6 @@ import importlib.util
 import os
 import pathlib
 import sys
-from unittest import mock
 
 import jax
 import numpy as np
@@ -29,7 +28,7 @@ from contestants import PACKAGES, REFERENCE, Contestant, need_one_device, theirs
 from measure import RESULTS, in_turns, write
 from our_steps import make_step
 
-from saddle_jax.models import resnet_cifar
+from saddle_jax.models import kernels  # noqa: E402
 
 
 def main() -> None:
@@ -61,8 +60,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=11, help="of a step; medians are reported")
     parser.add_argument("--only", default="", help="comma-separated parts of contestants' names; the reference stays")
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="also several networks at once, e.g. 2 4 8")
+    parser.add_argument("--scan", type=int, default=0, help="also so many steps in one scan; a CPU does not by itself")
     parser.add_argument("--tf32", action="store_true", help="allow TF32 for float32 products on both sides")
-    parser.add_argument("--rectifiers", action="store_true", help="also ours with jax.nn.relu")
     parser.add_argument("--convolutions", action="store_true", help="also convolutions shape by shape, form by form")
     parser.add_argument(
         "--quick", action="store_true", help="ResNet-8, batch 8, one repeat; no bf16 of ours, no torch.compile"
@@ -95,17 +94,18 @@ def contestants(options: argparse.Namespace, optimizer: str) -> dict[str, Contes
         if wanted(name, options.only):
             steps[name] = make_step(optimizer, **common, **settings)
 
-    add("saddle_jax")
-    if not options.quick:
-        add("saddle_jax bf16", dtype="bfloat16")
-    add("saddle_jax numpy", pipeline="numpy")
+    for choice in ("lax", "onednn") if kernels.uses_onednn("auto") else ("lax",):
+        name = "saddle_jax" if choice == "lax" else "saddle_jax onednn"
+        add(name, kernels=choice)
+        if not options.quick:
+            add(f"{name} bf16", kernels=choice, dtype="bfloat16")
+        if options.scan:
+            add(f"{name} epoch in a scan", kernels=choice, steps_at_once=options.scan)
+    add("saddle_jax numpy", kernels="lax", pipeline="numpy")
     if importlib.util.find_spec("tensorflow"):
-        add("saddle_jax tf.data", pipeline="tfdata")
+        add("saddle_jax tf.data", kernels="lax", pipeline="tfdata")
     for number in options.seeds:
-        add(f"saddle_jax {number} seeds", num_seeds=number)
-    if options.rectifiers:
-        with mock.patch.object(resnet_cifar, "relu", jax.nn.relu):
-            add("saddle_jax jax.nn.relu")
+        add(f"saddle_jax {number} seeds", kernels="lax", num_seeds=number)
     return steps
 
 

@@ -2,6 +2,8 @@
 
 import functools
 import importlib.util
+import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from conftest import ROOT  # noqa: F401 (its devices)
 
 from configs import default, digits_lt
+from saddle_jax.errors import ConfigError
 from saddle_jax.models import kernels
 from saddle_jax.models.networks import make_network
 from saddle_jax.models.normalise import normalise
@@ -177,6 +180,16 @@ def test_the_closed_form_is_the_derivative(x64):
 
     found = derivatives(lambda x, residual: normalised(x, mask, residual))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, derivatives(written_out))
+
+
+def test_a_package_that_cannot_be_loaded_is_told_with_the_way_out(monkeypatch):
+    broken = types.ModuleType(kernels.PACKAGE)
+    broken.load = mock.Mock(side_effect=ImportError("no libgomp. Fix: install it"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: broken)
+    monkeypatch.setattr(kernels, "library", lambda: broken)
+    assert not kernels.uses_onednn("lax")
+    with pytest.raises(ConfigError, match="no libgomp. Fix: install it; or --config.model.kernels=lax"):
+        kernels.uses_onednn("auto")
 
 
 def test_without_the_package_auto_is_xla_and_asking_for_it_is_refused(monkeypatch):

@@ -5,7 +5,8 @@
 """
 
 from saddle_kernels.conv import conv
+from saddle_kernels.library import load
 from saddle_kernels.norm import norm_backward, norm_forward
 
 __version__ = "0.1.0"
-__all__ = ["conv", "norm_backward", "norm_forward"]
+__all__ = ["conv", "load", "norm_backward", "norm_forward"]

@@ -17,8 +17,8 @@ _HANDLERS = {
 
 
 @functools.cache
-def register() -> None:
-    """Load the library and register its kernels, once.
+def load() -> None:
+    """Load the compiled kernels and register them with XLA, once.
 
     Raises:
       ImportError: oneDNN or the library is missing or cannot be loaded.
@@ -28,7 +28,7 @@ def register() -> None:
         library = ctypes.CDLL(str(pathlib.Path(__file__).with_name("libsaddle_kernels.so")))
     except OSError as error:
         raise ImportError(
-            f"saddle_kernels cannot be loaded: {error}. Fix: pip install --force-reinstall ./native"
+            f"saddle_kernels can't be loaded: {error}. Fix: pip install --force-reinstall ./native"
         ) from error
     for target, symbol in _HANDLERS.items():
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")

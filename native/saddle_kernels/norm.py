@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from saddle_kernels import library
+from saddle_kernels.library import load
 
 
 def norm_forward(
@@ -29,7 +29,7 @@ def norm_forward(
       mask_B: images whose mask is 0 enter neither mean nor variance.
       residual_BHWK: of the images' dtype; None adds nothing.
     """
-    library.register()
+    load()
     channel = jax.ShapeDtypeStruct(scale_K.shape, jnp.float32)
     call = jax.ffi.ffi_call("saddle_norm_forward", (_like(x_BHWK), channel, channel), vmap_method="sequential")
     residual = () if residual_BHWK is None else (residual_BHWK,)
@@ -58,7 +58,7 @@ def norm_backward(
       y_BHWK: what `norm_forward` returned for images with a residual; None if there was none.
       mean_K: as `norm_forward` returned it; likewise `variance_K`.
     """
-    library.register()
+    load()
     channel = jax.ShapeDtypeStruct(scale_K.shape, jnp.float32)
     has_residual = y_BHWK is not None
     results = (_like(x_BHWK), channel, channel, *([_like(x_BHWK)] if has_residual else []))

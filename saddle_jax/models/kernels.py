@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from saddle_jax.errors import ConfigError
+
 PACKAGE = "saddle_kernels"
 
 
@@ -22,11 +24,15 @@ def uses_onednn(choice: str) -> bool:
     """Return whether `model.kernels`, one of auto, lax and onednn, means oneDNN here.
 
     Raises:
-      ImportError: it is asked for, or installed, and cannot be loaded.
+      ConfigError: it does, and the package is missing or can't be loaded.
     """
-    if choice == "auto" and importlib.util.find_spec(PACKAGE) is None:
+    if choice == "lax" or (choice == "auto" and importlib.util.find_spec(PACKAGE) is None):
         return False
-    return choice != "lax" and library() is not None
+    try:
+        library().load()
+    except ImportError as error:
+        raise ConfigError(f"model.kernels={choice!r}: {error}; or --config.model.kernels=lax") from error
+    return True
 
 
 @functools.cache

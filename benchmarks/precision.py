@@ -1,0 +1,92 @@
+"""What bfloat16 costs in accuracy: runs in float32 and in bfloat16, paired by seed, SGD and SAM, on CIFAR-10-LT.
+
+    python benchmarks/precision.py --data cifar10_lt100.npz      # train_images, train_labels, test_images, test_labels
+
+CE+DRW at ratio 100, ResNet-32, 20 epochs of the recipe's schedule; SAM's radius is 0.1, since 0.5 needs more epochs
+than that. A call continues where the one before it stopped. Writes benchmarks/results/precision-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from measure import RESULTS, write  # noqa: E402 (needs the path above)
+
+from saddle_jax.report import tables  # noqa: E402
+
+OPTIMIZERS = {"SGD": "ce_drw", "SAM": "ce_drw_sam"}
+DTYPES = ("float32", "bfloat16")
+COLUMNS = ("overall", "head", "mid", "tail")
+
+
+def main() -> None:
+    """Train what is missing, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=pathlib.Path, required=True, help=".npz of the long-tailed set")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/precision", help="folder of the runs")
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder of the record")
+    options = parser.parse_args()
+    if not options.data.is_file():
+        parser.error(f"--data: found no file {options.data}")
+    found = []
+    for seed in range(options.seeds):
+        for optimizer in OPTIMIZERS:
+            for dtype in DTYPES:
+                found.append(
+                    {"seed": seed, "optimizer": optimizer, "dtype": dtype, **run(options, seed, optimizer, dtype)}
+                )
+                show(found)
+    import jax
+
+    record = {"epochs": options.epochs, "runs": found}
+    write("precision", jax.devices()[0].device_kind, ("jax", "jaxlib", "flax", "numpy"), record, options.output)
+
+
+def run(options: argparse.Namespace, seed: int, optimizer: str, dtype: str) -> dict:
+    """Train one run, or find it trained; return its accuracies at the last epoch, in percent, and its seconds."""
+    workdir = options.runs / f"{optimizer.lower()}-{dtype}-s{seed}"
+    command = [
+        "main.py",
+        "--config",
+        f"configs/cifar10_lt.py:{OPTIMIZERS[optimizer]},profile=as_is,epochs={options.epochs}",
+    ]
+    command += ["--config.data.source=arrays", f"--config.data.path={options.data.resolve()}"]
+    command += [f"--config.seed={seed}", f"--config.model.dtype={dtype}", "--config.eval.every=5 epochs"]
+    command += ["--config.sam.rho_knots=((0,0.1),)"] if optimizer == "SAM" else []
+    if not (workdir / "results.json").is_file():
+        subprocess.run([sys.executable, *command, f"--workdir={workdir}"], cwd=ROOT, check=True)
+    report = tables.read_results(workdir)
+    start = json.loads((workdir / "run.json").read_text())["starts"][-1]
+    kernels = start["packages"].get("saddle_kernels", "")
+    return {**{column: tables.accuracy(report, column) for column in COLUMNS}, "saddle_kernels": kernels}
+
+
+def show(found: list[dict]) -> None:
+    """Print bfloat16 beside float32, seed by seed."""
+    print(f"{'':16s}" + "".join(f"{column:>22s}" for column in COLUMNS))
+    runs = {(row["optimizer"], row["seed"], row["dtype"]): row for row in found}
+    for optimizer, seed in dict.fromkeys(key[:2] for key in runs):
+        pair = [runs.get((optimizer, seed, dtype)) for dtype in DTYPES]
+        if None not in pair:
+            cells = [f"{pair[0][c]:.1f} -> {pair[1][c]:.1f} ({pair[1][c] - pair[0][c]:+.1f})" for c in COLUMNS]
+            print(f"{optimizer}, seed {seed:<6d}" + "".join(f"{cell:>22s}" for cell in cells), flush=True)
+    differences = [
+        runs[o, s, "bfloat16"]["tail"] - runs[o, s, "float32"]["tail"] for o, s, d in runs if d == "bfloat16"
+    ]
+    if differences:
+        print(f"bfloat16 - float32 in the tail: {np.mean(differences):+.1f} points on average", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Whether this machine's XLA sums rightly: what training and spectra compute at full size, held against float64.
+
+    python benchmarks/sums.py             # as saddle_jax runs
+    python benchmarks/sums.py --faulty    # with the YNN fusions on, which saddle_jax switches off
+
+Augmented pixels have to be NumPy's to the byte. Everything else is compared in units of the largest entry; float32
+rounding leaves about 1e-5 in a ResNet-32's gradient. Exits with 1 if anything is off by more than --tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+if "--faulty" in sys.argv:
+    kinds = ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "ELTWISE", "REDUCE"))
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_experimental_ynn_fusion_type={kinds}"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import cifar10_lt
+from saddle_jax.data import resident
+from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.images import make_batch
+from saddle_jax.data.order import Order, slots_at
+from saddle_jax.losses import weighted_sums
+from saddle_jax.models.networks import make_network
+
+DRAW = np.random.default_rng(0)
+IMAGES = DRAW.integers(0, 256, (2048, 32, 32, 3), dtype=np.uint8)
+LABELS = (DRAW.integers(0, 100, 2048) % 10).astype(np.int32)
+
+
+def main() -> None:
+    """Compute, print, judge."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--faulty", action="store_true", help="leave the YNN fusions on")
+    parser.add_argument("--tolerance", type=float, default=2e-4, help="relative")
+    options = parser.parse_args()
+    print(f"jax {jax.__version__}, XLA_FLAGS={os.environ.get('XLA_FLAGS', '')}")
+    worst = 0.0
+    for name, error in (*augmented(), *per_class(), *network()):
+        print(f"{name:60s} {error:.1e}", flush=True)
+        worst = max(worst, error)
+    sys.exit(int(not worst <= options.tolerance))
+
+
+def error_of(found, expected) -> float:
+    """Return the largest difference of two trees, over each array's largest entry."""
+    pairs = zip(jax.tree.leaves(jax.device_get(found)), jax.tree.leaves(jax.device_get(expected)), strict=True)
+    return max(float(np.max(np.abs(a - b.astype(float))) / (np.max(np.abs(b)) + 1e-30)) for a, b in pairs)
+
+
+def augmented() -> Iterator[tuple[str, float]]:
+    """Yield, for each augmentation, the part of the bytes that differ from NumPy's."""
+    for name in ("crop_flip", "autoaugment", "randaugment", "simclr"):
+        augmentation = Augmentation(name, (32, 32, 3), crop_padding=4, flip=True, mean=(124, 116, 104))
+        for size in (128, 1024):
+            slots = slots_at(Order(0, LABELS, size, 1, augmentation), 0)
+            cut = jax.jit(lambda data, slots, a=augmentation: resident.batch(data, slots, a))
+            found = cut(resident.Resident(jnp.asarray(IMAGES), jnp.asarray(LABELS)), slots)
+            expected = make_batch(IMAGES, LABELS, slots, augmentation)
+            yield f"{name}, {size} images", float(np.mean(np.asarray(found.images) != expected.images))
+
+
+def per_class() -> Iterator[tuple[str, float]]:
+    """Yield the error of weighted sums and of per-class means over many rows."""
+    for rows, classes in ((70_000, 3), (70_000, 10), (200_000, 100)):
+        losses, labels = DRAW.exponential(size=rows), DRAW.integers(0, classes, rows)
+        weights, mask = DRAW.uniform(size=classes), np.arange(rows) % 7 > 0
+        found = jax.jit(weighted_sums)(np.float32(losses), labels, mask, np.float32(weights))
+        kept = weights[labels] * mask
+        yield f"weighted sums, {rows} rows, {classes} classes", error_of(found, ((losses * kept).sum(), kept.sum()))
+
+        def means(losses, labels, classes=classes):
+            of_class = jax.nn.one_hot(labels, classes, dtype=losses.dtype)
+            return (losses[:, None] * of_class).sum(0) / of_class.sum(0)
+
+        expected = np.bincount(labels, losses, classes) / np.bincount(labels, minlength=classes)
+        yield (
+            f"means of a class, {rows} rows, {classes} classes",
+            error_of(jax.jit(means)(np.float32(losses), labels), expected),
+        )
+        features = DRAW.standard_normal((rows, 3))
+        matrix = DRAW.standard_normal((3, 3))
+        quadratic = jax.jit(jax.vmap(lambda x, m: jnp.sum(jnp.square(m @ x)), (0, None)))
+        expected = np.square(features @ matrix.T).sum(1)
+        yield (
+            f"a quadratic form of {rows} rows",
+            error_of(quadratic(np.float32(features), np.float32(matrix)), expected),
+        )
+
+
+def network() -> Iterator[tuple[str, float]]:
+    """Yield the error of ResNet-32's loss, statistics, gradient and Hessian-vector product at batch 128 and 512."""
+    config = cifar10_lt.get_config("ce").model
+    config.kernels = "lax"
+    model = make_network(config, 10, None)
+
+    def results(train, params, batch_stats, direction, images, labels):
+        def loss(params):
+            variables = {"params": params, "batch_stats": batch_stats}
+            mask = jnp.ones(len(images), bool)
+            logits, updated = model.apply(variables, images, mask, train, mutable=["batch_stats"])
+            return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean(), updated
+
+        (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        product = jax.jvp(jax.grad(lambda params: loss(params)[0]), (params,), (direction,))[1]
+        return value, updated, gradient, product
+
+    variables = model.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), jnp.ones(1, bool), False)
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    direction = jax.tree.map(lambda x: DRAW.standard_normal(x.shape), params)
+    for size in (128, 512):
+        arguments = params, batch_stats, direction, DRAW.standard_normal((size, 32, 32, 3)), LABELS[:size]
+        for train in (True, False):
+            compute = jax.jit(functools.partial(results, train))
+            found = jax.device_get(compute(*in_dtype(arguments, np.float32)))
+            with jax.enable_x64(True):
+                right = jax.device_get(compute(*in_dtype(arguments, np.float64)))
+            mode = "training" if train else "evaluation"
+            names = ("loss", "statistics", "gradient", "Hessian-vector product")
+            for name, a, b in zip(names, found, right, strict=True):
+                yield f"{name} of ResNet-32 in {mode} mode, {size} images", error_of(a, b)
+
+
+def in_dtype(tree, dtype):
+    """Return a tree on the host whose floating-point arrays have that dtype."""
+    tree = jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda x: x.astype(dtype) if np.issubdtype(x.dtype, np.floating) else x, tree)
+
+
+if __name__ == "__main__":
+    main()
