@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import os
 import pathlib
 import sys
@@ -33,6 +34,7 @@ from saddle_jax.data.order import Order, slots_at
 from saddle_jax.losses import weighted_sums
 from saddle_jax.models.networks import make_network
 
+BATCH = 128
 DRAW = np.random.default_rng(0)
 IMAGES = DRAW.integers(0, 256, (2048, 32, 32, 3), dtype=np.uint8)
 LABELS = (DRAW.integers(0, 100, 2048) % 10).astype(np.int32)
@@ -46,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"jax {jax.__version__}, XLA_FLAGS={os.environ.get('XLA_FLAGS', '')}")
     worst = 0.0
-    for name, error in (*augmented(), *per_class(), *network()):
+    for name, error in itertools.chain(augmented(), per_class(), network()):
         print(f"{name:60s} {error:.1e}", flush=True)
         worst = max(worst, error)
     sys.exit(int(not worst <= options.tolerance))
@@ -62,7 +64,7 @@ def augmented() -> Iterator[tuple[str, float]]:
     """Yield, for each augmentation, the part of the bytes that differ from NumPy's."""
     for name in ("crop_flip", "autoaugment", "randaugment", "simclr"):
         augmentation = Augmentation(name, (32, 32, 3), crop_padding=4, flip=True, mean=(124, 116, 104))
-        for size in (128, 1024):
+        for size in (BATCH, 1024):
             slots = slots_at(Order(0, LABELS, size, 1, augmentation), 0)
             cut = jax.jit(lambda data, slots, a=augmentation: resident.batch(data, slots, a))
             found = cut(resident.Resident(jnp.asarray(IMAGES), jnp.asarray(LABELS)), slots)
@@ -99,7 +101,7 @@ def per_class() -> Iterator[tuple[str, float]]:
 
 
 def network() -> Iterator[tuple[str, float]]:
-    """Yield the error of ResNet-32's loss, statistics, gradient and Hessian-vector product at batch 128 and 512."""
+    """Yield the error of ResNet-32's loss, statistics, gradient and Hessian-vector product."""
     config = cifar10_lt.get_config("ce").model
     config.kernels = "lax"
     model = make_network(config, 10, None)
@@ -118,17 +120,16 @@ def network() -> Iterator[tuple[str, float]]:
     variables = model.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), jnp.ones(1, bool), False)
     params, batch_stats = variables["params"], variables["batch_stats"]
     direction = jax.tree.map(lambda x: DRAW.standard_normal(x.shape), params)
-    for size in (128, 512):
-        arguments = params, batch_stats, direction, DRAW.standard_normal((size, 32, 32, 3)), LABELS[:size]
-        for train in (True, False):
-            compute = jax.jit(functools.partial(results, train))
-            found = jax.device_get(compute(*in_dtype(arguments, np.float32)))
-            with jax.enable_x64(True):
-                right = jax.device_get(compute(*in_dtype(arguments, np.float64)))
+    arguments = params, batch_stats, direction, DRAW.standard_normal((BATCH, 32, 32, 3)), LABELS[:BATCH]
+    for train in (True, False):
+        compute = jax.jit(functools.partial(results, train))
+        found = jax.device_get(compute(*in_dtype(arguments, np.float32)))
+        with jax.enable_x64(True):
+            right = jax.device_get(compute(*in_dtype(arguments, np.float64)))
+        names = ("loss", "statistics", "gradient", "Hessian-vector product")
+        for name, a, b in zip(names, found, right, strict=True):
             mode = "training" if train else "evaluation"
-            names = ("loss", "statistics", "gradient", "Hessian-vector product")
-            for name, a, b in zip(names, found, right, strict=True):
-                yield f"{name} of ResNet-32 in {mode} mode, {size} images", error_of(a, b)
+            yield f"{name} of ResNet-32 in {mode} mode, {BATCH} images", error_of(a, b)
 
 
 def in_dtype(tree, dtype):

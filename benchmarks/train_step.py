@@ -60,7 +60,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=11, help="of a step; medians are reported")
     parser.add_argument("--only", default="", help="comma-separated parts of contestants' names; the reference stays")
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="also several networks at once, e.g. 2 4 8")
-    parser.add_argument("--scan", type=int, default=0, help="also so many steps in one scan; a CPU does not by itself")
+    parser.add_argument(
+        "--scan", type=int, default=0, help="also so many steps in one scan (on a CPU very slow without native/)"
+    )
     parser.add_argument("--tf32", action="store_true", help="allow TF32 for float32 products on both sides")
     parser.add_argument("--convolutions", action="store_true", help="also convolutions shape by shape, form by form")
     parser.add_argument(
@@ -99,8 +101,8 @@ def contestants(options: argparse.Namespace, optimizer: str) -> dict[str, Contes
         add(name, kernels=choice)
         if not options.quick:
             add(f"{name} bf16", kernels=choice, dtype="bfloat16")
-        if options.scan:
-            add(f"{name} epoch in a scan", kernels=choice, steps_at_once=options.scan)
+    if options.scan:
+        add(f"saddle_jax bf16, {options.scan} steps in a scan", dtype="bfloat16", steps_at_once=options.scan)
     add("saddle_jax numpy", kernels="lax", pipeline="numpy")
     if importlib.util.find_spec("tensorflow"):
         add("saddle_jax tf.data", kernels="lax", pipeline="tfdata")

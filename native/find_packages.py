@@ -9,7 +9,10 @@ jaxlib = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent
 
 def file_of(package: str, name: str) -> pathlib.Path:
     """Return the absolute path of a file that a package has installed."""
-    return next(pathlib.Path(f.locate()) for f in importlib.metadata.files(package) if str(f).endswith(name)).resolve()
+    for file in importlib.metadata.files(package) or []:
+        if str(file).endswith(name):
+            return pathlib.Path(file.locate()).resolve()
+    raise SystemExit(f"found no {name} in {package}. Fix: pip install --force-reinstall {package}==2023.2.0")
 
 
 headers = file_of("onednn-devel-cpu-gomp", "include/oneapi/dnnl/dnnl.hpp").parents[2]

@@ -17,6 +17,7 @@ from saddle_jax.command_line import Command
 from saddle_jax.data import inspection, sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, tell
 from saddle_jax.host import xla
+from saddle_jax.models import kernels
 from saddle_jax.observer import make_observer
 from saddle_jax.optim.chain import tail_C
 from saddle_jax.spectra import results
@@ -269,8 +270,10 @@ def _describe(config: ConfigDict, splits: sources.Splits, program: Program, work
     )
     drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
     parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: program.init(0)).params))
+    by_onednn = jax.default_backend() == "cpu" and kernels.uses_onednn(config.model.kernels)
     print(
-        f"model  {config.model.name}, width {config.model.width:g}, {config.model.head} head: {parameters:,} parameters"
+        f"model  {config.model.name}, width {config.model.width:g}, {config.model.head} head: {parameters:,} "
+        f"parameters{'; layers by onednn' if by_onednn else ''}"
     )
     print(
         f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "

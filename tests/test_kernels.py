@@ -5,6 +5,7 @@ import importlib.util
 import types
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,6 +181,29 @@ def test_the_closed_form_is_the_derivative(x64):
 
     found = derivatives(lambda x, residual: normalised(x, mask, residual))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, derivatives(written_out))
+
+
+@needs_package
+def test_convolutions_of_other_kinds_are_left_to_xla():
+    x = np.random.default_rng(0).standard_normal((2, 9, 9, 4)).astype(np.float32)
+    for fields in ({"kernel_dilation": 2}, {"strides": (1, 2)}, {"padding": "VALID"}, {"padding": ((0, 1), (2, 1))}):
+        layer = nn.Conv(4, (3, 3), **fields)
+        variables = layer.init(jax.random.key(0), x)
+        ours = nn.Conv(4, (3, 3), **fields, **kernels.conv_fields(onednn=True))
+        np.testing.assert_allclose(ours.apply(variables, x), layer.apply(variables, x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32"), ("bfloat16", "float32")])
+@pytest.mark.parametrize("onednn", [pytest.param(True, marks=needs_package), False])
+def test_gradients_have_the_dtypes_of_what_they_are_of(x64, onednn, dtypes):
+    x, scale = jnp.ones((3, 4, 4, 8), dtypes[0]), jnp.ones(8, dtypes[1])
+
+    def loss(x, scale, bias, residual):
+        return normalise(x, jnp.ones(3), scale, bias, residual, epsilon=1e-5, onednn=onednn)[0].sum()
+
+    arguments = x, scale, scale, x.astype("float32")
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*arguments)
+    assert [g.dtype for g in gradients] == [a.dtype for a in arguments]
 
 
 def test_a_package_that_cannot_be_loaded_is_told_with_the_way_out(monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from saddle_kernels.library import load
+from saddle_kernels.library import has_bfloat16, load
 
 
 class Kind(enum.IntEnum):
@@ -34,11 +35,12 @@ def conv(
 ) -> jax.Array:
     """Convolve images with a kernel; sums are float32 or wider, the result has the images' dtype.
 
-    On CPUs oneDNN computes float32 and bfloat16. Other devices and dtypes are left to XLA.
+    On CPUs oneDNN computes float32, and bfloat16 where the processor has AVX-512. XLA computes everything else.
 
     Args:
       images_BHWI: (batch, height, width, channels).
-      kernel_HWIO: (height, width, channels / groups, filters); float32 also for bfloat16 images, for exact gradients.
+      kernel_HWIO: (height, width, channels / groups, filters). It may be float32 for bfloat16 images: oneDNN then sums
+        its gradient in float32, too.
       stride: pixels, in both directions.
       padding: zeros on each of the four sides.
       groups: into which channels and filters are split.
@@ -54,51 +56,72 @@ def conv(
             f"{channels} channels and a kernel {kernel_HWIO.shape} do not go together in {groups} groups: expected "
             f"(height, width, channels / groups, a multiple of groups)"
         )
+    if stride < 1 or padding < 0:
+        raise ValueError(f"expected a stride of 1 or more and a padding of 0 or more, found {stride=} and {padding=}")
     height, width = (
         (size + 2 * padding - window) // stride + 1
         for size, window in zip(images_BHWI.shape[1:3], kernel_HWIO.shape[:2], strict=True)
     )
     if min(height, width) < 1:
         raise ValueError(f"a kernel {kernel_HWIO.shape} is larger than images {images_BHWI.shape} with {padding=}")
+    geometry = _Geometry(stride, padding, groups, jax.config.jax_default_matmul_precision)
     if images_BHWI.dtype not in (jnp.float32, jnp.bfloat16) or kernel_HWIO.dtype == jnp.float64:
         dtype = jnp.promote_types(images_BHWI.dtype, kernel_HWIO.dtype)
-        return _lax_forward(images_BHWI.astype(dtype), kernel_HWIO.astype(dtype), stride, padding, groups)
+        return _lax_forward(images_BHWI.astype(dtype), kernel_HWIO.astype(dtype), geometry).astype(images_BHWI.dtype)
     load()
     shape = (images_BHWI.shape[0], height, width, filters)
-    kernel = kernel_HWIO.astype(jnp.float32)
-    return _bind(images_BHWI, kernel, Kind.FORWARD, shape, _Geometry((stride, padding, groups)))
+    return _bind(images_BHWI, kernel_HWIO.astype(jnp.float32), Kind.FORWARD, shape, geometry)
 
 
-_NUMBERS = ("NHWC", "HWIO", "NHWC")
-_Geometry = tuple  # (stride, padding, groups)
+class _Geometry(NamedTuple):
+    """What does not change from call to call."""
+
+    stride: int
+    padding: int
+    groups: int
+    precision: str | None  # of float32 products, on devices where XLA has a choice
 
 
-def _lax_forward(x: jax.Array, k: jax.Array, stride: int, padding: int, groups: int) -> jax.Array:
+def _lax_forward(x: jax.Array, k: jax.Array, geometry: _Geometry) -> jax.Array:
     return lax.conv_general_dilated(
-        x, k, (stride, stride), ((padding, padding),) * 2, dimension_numbers=_NUMBERS, feature_group_count=groups
+        x,
+        k,
+        (geometry.stride,) * 2,
+        ((geometry.padding,) * 2,) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=geometry.groups,
+        precision=geometry.precision,
     )
 
 
 def _result(a, b, *, kind: Kind, shape: Sequence[int], geometry: _Geometry) -> ShapedArray:
     del b, geometry
-    return ShapedArray(shape, jnp.float32 if kind == Kind.KERNEL_GRADIENT else a.dtype)
+    dtype = jnp.float32 if kind == Kind.KERNEL_GRADIENT else a.dtype
+    if _varying(a):  # inside `jax.shard_map`: so is the result
+        return a.update(shape=shape, dtype=dtype, weak_type=False)
+    return ShapedArray(shape, dtype)
+
+
+def _varying(aval) -> frozenset[str]:
+    """Return over which axes of a `jax.shard_map` an array differs from device to device."""
+    return getattr(getattr(aval, "manual_axis_type", None), "varying", frozenset())
 
 
 def _by_lax(a: jax.Array, b: jax.Array, *, kind: Kind, shape: Sequence[int], geometry: _Geometry) -> jax.Array:
-    forward = functools.partial(_lax_forward, **dict(zip(("stride", "padding", "groups"), geometry, strict=True)))
     like = jax.ShapeDtypeStruct(shape, a.dtype)
     if kind == Kind.FORWARD:
-        return forward(a, b.astype(a.dtype))
+        return _lax_forward(a, b.astype(a.dtype), geometry)
     if kind == Kind.INPUT_GRADIENT:
-        return jax.linear_transpose(lambda x: forward(x, b.astype(a.dtype)), like)(a)[0]
-    return jax.linear_transpose(lambda k: forward(a, k), like)(b)[0].astype(jnp.float32)
+        return jax.linear_transpose(lambda x: _lax_forward(x, b.astype(a.dtype), geometry), like)(a)[0]
+    return jax.linear_transpose(lambda k: _lax_forward(a, k, geometry), like)(b)[0].astype(jnp.float32)
 
 
 def _by_onednn(a: jax.Array, b: jax.Array, *, kind: Kind, shape: Sequence[int], geometry: _Geometry) -> jax.Array:
-    result = _result(a, b, kind=kind, shape=shape, geometry=geometry)
-    stride, padding, groups = map(np.int64, geometry)
-    call = jax.ffi.ffi_call("saddle_conv", jax.ShapeDtypeStruct(result.shape, result.dtype))
-    return call(a, b, kind=np.int64(kind), stride=stride, padding=padding, groups=groups)
+    if a.dtype == jnp.bfloat16 and not has_bfloat16():
+        return _by_lax(a, b, kind=kind, shape=shape, geometry=geometry)
+    result = jax.ShapeDtypeStruct(shape, jnp.float32 if kind == Kind.KERNEL_GRADIENT else a.dtype)
+    numbers = {name: np.int64(getattr(geometry, name)) for name in ("stride", "padding", "groups")}
+    return jax.ffi.ffi_call("saddle_conv", result)(a, b, kind=np.int64(kind), **numbers)
 
 
 _conv_p = Primitive("saddle_conv")
@@ -116,6 +139,9 @@ _conv_p.def_impl(_compiled)
 
 
 def _bind(a: jax.Array, b: jax.Array, kind: Kind, shape: Sequence[int], geometry: _Geometry) -> jax.Array:
+    varying = [_varying(jax.typeof(x)) for x in (a, b)]
+    missing = [tuple(sorted((varying[0] | varying[1]) - own)) for own in varying]
+    a, b = (lax.pcast(x, axes, to="varying") if axes else x for x, axes in zip((a, b), missing, strict=True))
     return _conv_p.bind(a, b, kind=kind, shape=tuple(shape), geometry=geometry)
 
 
@@ -151,10 +177,15 @@ def _batch(operands, axes, *, kind: Kind, shape: Sequence[int], geometry: _Geome
         flat = _bind(a.reshape(size * images, *a.shape[2:]), b, kind, (size * images, *shape[1:]), geometry)
         return flat.reshape(size, *shape), 0
 
-    def one(i: int) -> jax.Array:
-        return _bind(a if axes[0] is None else a[i], b if axes[1] is None else b[i], kind, shape, geometry)
+    def one(batched: tuple[jax.Array, ...]) -> jax.Array:
+        first = a if axes[0] is None else batched[0]
+        second = b if axes[1] is None else batched[-1]
+        return _bind(first, second, kind, shape, geometry)
 
-    return jnp.stack([one(i) for i in range(size)]), 0
+    batched = tuple(x for x, axis in zip((a, b), axes, strict=True) if axis is not None)
+    if 0 < size <= 8:
+        return jnp.stack([one(tuple(x[i] for x in batched)) for i in range(size)]), 0
+    return lax.map(one, batched), 0
 
 
 batching.primitive_batchers[_conv_p] = _batch

@@ -9,6 +9,7 @@ import pathlib
 
 import jax
 
+_ONEDNN = "onednn-cpu-gomp"
 _HANDLERS = {
     "saddle_conv": "SaddleConv",
     "saddle_norm_forward": "SaddleNormForward",
@@ -17,31 +18,39 @@ _HANDLERS = {
 
 
 @functools.cache
-def load() -> None:
+def load() -> ctypes.CDLL:
     """Load the compiled kernels and register them with XLA, once.
 
     Raises:
-      ImportError: oneDNN or the library is missing or cannot be loaded.
+      ImportError: oneDNN, OpenMP or the kernels are missing, or made for another jaxlib.
     """
     try:
-        ctypes.CDLL(str(_onednn()), mode=ctypes.RTLD_GLOBAL)  # so that ours finds it, wherever pip has put it
+        ctypes.CDLL(str(_onednn()))  # its name is then known to the next one, wherever pip has put it
         library = ctypes.CDLL(str(pathlib.Path(__file__).with_name("libsaddle_kernels.so")))
-    except OSError as error:
-        raise ImportError(
-            f"saddle_kernels can't be loaded: {error}. Fix: pip install --force-reinstall ./native"
-        ) from error
-    for target, symbol in _HANDLERS.items():
-        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+        for target, symbol in _HANDLERS.items():
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+    except (OSError, AttributeError, jax.errors.JaxRuntimeError) as error:
+        fix = "apt-get install libgomp1" if "libgomp" in str(error) else "pip install --force-reinstall ./native"
+        raise ImportError(f"saddle_kernels can't be loaded: {error}. Fix: {fix}") from error
+    return library
+
+
+@functools.cache
+def has_bfloat16() -> bool:
+    """Return whether oneDNN has bfloat16 convolutions for this processor."""
+    return bool(load().SaddleHasBfloat16())
 
 
 def _onednn() -> pathlib.Path:
     """Return where pip has installed oneDNN."""
-    package = "onednn-cpu-gomp"
     try:
-        files = importlib.metadata.files(package) or []
+        files = importlib.metadata.files(_ONEDNN) or []
     except importlib.metadata.PackageNotFoundError as error:
-        raise ImportError(f"saddle_kernels needs {package}. Fix: pip install {package}==2023.2.0") from error
-    found = [file for file in files if file.name == "libdnnl.so.3"]
-    if not found:
-        raise ImportError(f"found no libdnnl.so.3 in {package}. Fix: pip install --force-reinstall {package}==2023.2.0")
-    return pathlib.Path(str(found[0].locate()))
+        raise ImportError(f"saddle_kernels needs {_ONEDNN}. Fix: pip install {_ONEDNN}==2023.2.0") from error
+    for file in files:
+        if file.name == "libdnnl.so.3" and (path := pathlib.Path(str(file.locate()))).exists():
+            return path
+    raise ImportError(
+        f"found no libdnnl.so.3 of {_ONEDNN}: pip puts it beside Python's own libraries, and with --target nowhere. "
+        f"Fix: pip install --force-reinstall {_ONEDNN}==2023.2.0, in a virtual environment"
+    )

@@ -31,7 +31,9 @@ enum Kind : int64_t { kForward = 0, kInputGradient = 1, kKernelGradient = 2 };
 // A part should take long enough to be worth handing to another thread: about 0.05 ms of multiply-adds.
 constexpr int64_t kMultiplyAddsPerPart = 1 << 22;
 // Every part of a kernel gradient has a sum of its own, as large as the kernel.
-constexpr int64_t kMaxKernelGradientParts = 16;
+constexpr int64_t kMaxKernelGradientParts = 16, kMaxKernelGradientBytes = 64 << 20;
+// What a thread keeps between calls; more is given back.
+constexpr size_t kKeptBytes = 4 << 20;
 constexpr int64_t kAdditionsPerPart = 1 << 18;
 
 const dnnl::engine& Engine() {
@@ -186,8 +188,11 @@ class Convolution {
  public:
   Convolution(ffi::ThreadPool& pool, Shape shape) : pool_(pool), kind_(shape.kind), images_(shape.images) {
     parts_ = std::clamp<int64_t>(images_ * shape.MultiplyAddsPerImage() / kMultiplyAddsPerPart, 1, images_);
-    if (kind_ == kKernelGradient) parts_ = std::min(parts_, kMaxKernelGradientParts);
     kernel_size_ = shape.KernelSize();
+    if (kind_ == kKernelGradient) {
+      const int64_t fit = std::max<int64_t>(1, kMaxKernelGradientBytes / (4 * kernel_size_));
+      parts_ = std::min({parts_, kMaxKernelGradientParts, fit});
+    }
     const int64_t bytes = shape.type == memory::data_type::f32 ? 4 : 2;
     input_bytes_ = shape.height * shape.width * shape.channels * bytes;
     output_bytes_ = shape.out_height * shape.out_width * shape.filters * bytes;
@@ -225,8 +230,10 @@ class Convolution {
 
   // (input, output's gradient) -> kernel's gradient: that of every part, then their sum in the order of the parts
   void ToKernel(void* input, void* output, float* kernel) {
-    static thread_local Buffer sums;
+    static thread_local Buffer kept;
+    Buffer large;
     const int64_t stride = (kernel_size_ + 15) / 16 * 16;
+    Buffer& sums = parts_ * stride * sizeof(float) > kKeptBytes ? large : kept;
     float* const first = parts_ == 1 ? kernel : sums.Floats(parts_ * stride);
     ForEachPart(pool_, parts_, [&](int64_t part) {
       static thread_local Buffer own_layout;
@@ -271,6 +278,11 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b, ff
   const auto image_type = a.element_type();
   if (image_type != ffi::F32 && image_type != ffi::BF16)
     return ffi::Error::InvalidArgument("saddle_conv: expected float32 or bfloat16 images");
+  const int kernel_at = kind == kKernelGradient ? 2 : 1;
+  const std::array<ffi::AnyBuffer, 3> all{a, b, *out};
+  for (int i = 0; i < 3; ++i)
+    if (all[i].dimensions().size() != 4 || all[i].element_type() != (i == kernel_at ? ffi::F32 : image_type))
+      return ffi::Error::InvalidArgument("saddle_conv: expected 4 axes, images of one dtype and a float32 kernel");
   const auto x = kind == kInputGradient ? out->dimensions() : a.dimensions();
   const auto k = kind == kKernelGradient ? out->dimensions() : b.dimensions();
   const auto y = kind == kForward ? out->dimensions() : kind == kInputGradient ? a.dimensions() : b.dimensions();
@@ -301,6 +313,13 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b, ff
 
 }  // namespace
 }  // namespace saddle
+
+// oneDNN has no bfloat16 convolutions for older processors.
+extern "C" int SaddleHasBfloat16() {
+  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
+  const int avx512 = static_cast<int>(dnnl::cpu_isa::avx512_core);
+  return (static_cast<int>(isa) & avx512) == avx512;
+}
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(SaddleConv, saddle::Convolve,
                               ffi::Ffi::Bind()

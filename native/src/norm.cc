@@ -1,11 +1,13 @@
 // Batch normalisation of NHWC images, then perhaps a residual added and a rectifier, as XLA custom calls.
 //
 // Forward and backward each read their images twice: once for sums over all of them, once to write the result. Images
-// are float32 or bfloat16, everything else float32. An image whose mask is 0 enters no sum.
+// are float32 or bfloat16, everything else float32. An image whose mask is 0 enters neither mean nor variance; what is
+// asked of its result counts in the gradients of scale and bias all the same.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -306,6 +308,19 @@ T* Pointer(const Buffer& buffer) {
   return static_cast<T*>(buffer.untyped_data());
 }
 
+// Returns what is wrong with the shapes and types, or "".
+std::string ProblemOf(std::initializer_list<Buffer> images, const Vector& mask, std::initializer_list<Vector> channels) {
+  const Buffer& x = *images.begin();
+  if (x.dimensions().size() != 4) return "expected images of 4 axes";
+  for (const Buffer& other : images)
+    if (other.element_type() != x.element_type() || !(other.dimensions() == x.dimensions()))
+      return "expected images of one shape and dtype";
+  if (mask.element_count() != static_cast<size_t>(x.dimensions()[0])) return "expected a mask of one number an image";
+  for (const Vector& each : channels)
+    if (each.element_count() != static_cast<size_t>(x.dimensions()[3])) return "expected one number a channel";
+  return "";
+}
+
 // Calls run with a null pointer of the images' type.
 template <class F>
 ffi::Error ForType(const Buffer& x, F run) {
@@ -322,9 +337,12 @@ ffi::Error ForType(const Buffer& x, F run) {
 // (x, mask, scale, bias, residual?) -> y, mean, variance
 ffi::Error NormForward(ffi::ThreadPool pool, Buffer x, Vector mask, Vector scale, Vector bias, ffi::RemainingArgs more,
                        Result y, VectorResult mean, VectorResult variance, float epsilon, bool rectify) {
+  const Buffer added = more.size() ? *more.get<Buffer>(0) : x;
+  if (const std::string problem = ProblemOf({x, added, *y}, mask, {scale, bias, *mean, *variance}); !problem.empty())
+    return ffi::Error::InvalidArgument("saddle_norm: " + problem);
   return ForType(x, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    const T* residual = more.size() ? Pointer<T>(*more.get<Buffer>(0)) : nullptr;
+    const T* residual = more.size() ? Pointer<T>(added) : nullptr;
     Forward<T>(pool, ShapeOf(x), Pointer<T>(x), mask.typed_data(), scale.typed_data(), bias.typed_data(), residual,
                Pointer<T>(*y), mean->typed_data(), variance->typed_data(), epsilon, rectify);
   });
@@ -334,9 +352,12 @@ ffi::Error NormForward(ffi::ThreadPool pool, Buffer x, Vector mask, Vector scale
 ffi::Error NormBackward(ffi::ThreadPool pool, Buffer g, Buffer x, Buffer y, Vector mask, Vector scale, Vector bias,
                         Vector mean, Vector variance, Result dx, VectorResult dscale, VectorResult dbias,
                         ffi::RemainingRets more, float epsilon, bool rectify) {
+  const Buffer taken = more.size() ? **more.get<Buffer>(0) : *dx;
+  const std::string problem = ProblemOf({x, g, y, *dx, taken}, mask, {scale, bias, mean, variance, *dscale, *dbias});
+  if (!problem.empty()) return ffi::Error::InvalidArgument("saddle_norm: " + problem);
   return ForType(x, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    T* dresidual = more.size() ? Pointer<T>(**more.get<Buffer>(0)) : nullptr;
+    T* dresidual = more.size() ? Pointer<T>(taken) : nullptr;
     Backward<T>(pool, ShapeOf(x), Pointer<T>(g), Pointer<T>(x), Pointer<T>(y), mask.typed_data(), scale.typed_data(),
                 bias.typed_data(), mean.typed_data(), variance.typed_data(), Pointer<T>(*dx), dresidual,
                 dscale->typed_data(), dbias->typed_data(), epsilon, rectify);

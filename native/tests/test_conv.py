@@ -175,6 +175,64 @@ print(hashlib.sha256(b"".join(g.tobytes() for g in jax.device_get(gradients))).h
 """
 
 
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec as P
+from saddle_kernels import conv
+x, k = jax.random.normal(jax.random.key(0), (4, 6, 6, 3)), jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
+lax_conv = lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+mesh = Mesh(np.array(jax.devices()), ("d",))
+assert len(jax.devices()) == 2
+def mapped(f, specs):
+    return jax.shard_map(f, mesh=mesh, in_specs=(P("d"), P()), out_specs=specs)
+for f in (conv, lax_conv):
+    total = mapped(lambda x, k: lax.psum(jnp.sum(f(x, k) ** 2), "d"), P())
+    outside = jax.grad(lambda x, k: jnp.sum(mapped(f, P("d"))(x, k) ** 2), 1)(x, k)
+    inside = mapped(jax.grad(lambda x, k: lax.psum(jnp.sum(f(x, k) ** 2), "d"), 1), P())(x, k)
+    print(*(float(jnp.sum(jnp.abs(g))) for g in (jax.grad(total, 1)(x, k), outside, inside)))
+"""
+
+
+def test_gradients_inside_shard_map_are_summed_over_devices():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "-c", SHARDED]
+    ours, xla = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.splitlines()
+    np.testing.assert_allclose([float(v) for v in ours.split()], [float(v) for v in xla.split()], rtol=1e-5)
+
+
+def test_a_processor_without_avx512_leaves_bfloat16_to_xla():
+    code = """
+import jax, jax.numpy as jnp
+from saddle_kernels import conv
+x, k = jnp.ones((2, 8, 8, 3), jnp.bfloat16), jnp.ones((3, 3, 3, 4))
+gradient = jax.jit(jax.grad(lambda x, k: conv(x, k).sum().astype(jnp.float32), (0, 1)))
+print("@saddle_conv" in gradient.lower(x, k).as_text(), float(gradient(x, k)[1][0, 0, 0, 0]))
+"""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert result.stdout == "False 72.0\n"
+
+
+def test_precision_is_that_of_the_place_of_the_call():
+    def function(x, k):
+        with jax.default_matmul_precision("highest"):
+            return conv(x, k)
+
+    arrays = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+    exported = jax.export.export(jax.jit(function), platforms=["cuda"])(*arrays)
+    assert "HIGHEST" in exported.mlir_module()
+
+
+@pytest.mark.parametrize("size", [0, 20])
+def test_vmap_of_none_and_of_many(size):
+    x, k = jnp.ones((size, 2, 8, 8, 3)), jnp.ones((size, 3, 3, 3, 4))
+    function = jax.jit(jax.vmap(conv))
+    assert function(x, k).shape == (size, 2, 6, 6, 4)
+    assert function.lower(x, k).as_text().count("@saddle_conv") <= 1  # a loop, not a call for each
+    np.testing.assert_array_equal(function(x, k), 27)
+
+
 def test_results_do_not_depend_on_the_number_of_cores():
     cores = sorted(os.sched_getaffinity(0))
     digests = set()
@@ -218,6 +276,8 @@ def test_no_image_is_a_batch():
         ((2, 8, 8, 3), (3, 3, 4, 5), {}, "do not go together in 1 groups"),
         ((2, 8, 8, 4), (3, 3, 2, 5), {"groups": 2}, "do not go together in 2 groups"),
         ((2, 2, 8, 3), (3, 3, 3, 5), {}, "is larger than images"),
+        ((2, 8, 8, 3), (3, 3, 3, 5), {"padding": -1}, "a padding of 0 or more"),
+        ((2, 8, 8, 3), (3, 3, 3, 5), {"stride": 0}, "a stride of 1 or more"),
         ((8, 8, 3), (3, 3, 3, 5), {}, "expected 4 axes each"),
     ],
 )

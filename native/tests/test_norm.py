@@ -99,3 +99,17 @@ def test_masked_images_may_hold_anything():
     _, mean, variance = norm_forward(x, mask, jnp.ones(16), jnp.zeros(16), epsilon=EPSILON, rectify=False)
     np.testing.assert_array_equal(mean, 1)
     np.testing.assert_array_equal(variance, 0)
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    x, mask, scale, bias = jnp.ones((3, 4, 4, 8)), jnp.ones(3), jnp.ones(8), jnp.zeros(8)
+    how = {"epsilon": EPSILON, "rectify": False}
+    for wrong, message in (
+        ((x, mask, scale, bias, x.astype(jnp.bfloat16)), "one shape and dtype"),
+        ((x, mask, scale, bias, x[:2]), "one shape and dtype"),
+        ((x[0], mask, scale, bias), "4 axes"),
+        ((x, mask[:2], scale, bias), "one number an image"),
+        ((x, mask, scale, bias[:7]), "one number a channel"),
+    ):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+            jax.block_until_ready(norm_forward(*wrong, **how))

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from saddle_jax.errors import ConfigError
 
@@ -60,13 +61,23 @@ def on_cpus(kernel: Callable, reference: Callable) -> Callable:
     return function
 
 
-def convolution(*, onednn: bool) -> Callable[..., jax.Array] | None:
-    """Return what `flax.linen.Conv` is to call instead of `jax.lax.conv_general_dilated`; None for that itself."""
-    return _convolve if onednn else None
+def conv_fields(*, onednn: bool) -> dict[str, Any]:
+    """Return the fields of `flax.linen.Conv` that make it compute with these kernels."""
+    return {"conv_general_dilated": _convolve, "promote_dtype": _promote} if onednn else {}
+
+
+def _promote(images: jax.Array, kernel: jax.Array, bias: None, *, dtype: Any) -> tuple[jax.Array, jax.Array, None]:
+    """Cast as flax does, but leave a float32 kernel as it is: its gradient is not rounded to bfloat16 then."""
+    cast = promote_dtype(images, kernel, dtype=dtype)
+    return cast[0], kernel if kernel.dtype == jnp.float32 else cast[1], bias
 
 
 def _convolve(images_BHWK: jax.Array, kernel_HWIO: jax.Array, strides, padding, **fields: Any) -> jax.Array:
-    """Take the arguments of `jax.lax.conv_general_dilated` as flax gives them for square, undilated kernels."""
-    (stride,), (pad,) = set(strides), {side for pair in padding for side in pair}
+    """Take what `jax.lax.conv_general_dilated` takes, as flax gives it. XLA computes what oneDNN is not made for."""
+    sides = {side for pair in padding for side in pair}
+    dilations = {*fields["lhs_dilation"], *fields["rhs_dilation"]}
+    if isinstance(padding, str) or len(sides) > 1 or len(set(strides)) > 1 or dilations != {1}:
+        kernel = kernel_HWIO.astype(images_BHWK.dtype)
+        return jax.lax.conv_general_dilated(images_BHWK, kernel, strides, padding, **fields)
     groups = fields["feature_group_count"]
-    return library().conv(images_BHWK, kernel_HWIO, stride=stride, padding=pad, groups=groups)
+    return library().conv(images_BHWK, kernel_HWIO, stride=strides[0], padding=sides.pop(), groups=groups)

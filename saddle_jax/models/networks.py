@@ -27,12 +27,11 @@ def make_norm(model: ConfigDict, axis_name: str | None) -> Callable[..., BatchNo
 
 def make_backbone(model: ConfigDict, axis_name: str | None) -> nn.Module:
     """Return a network (images_BHWK, mask_B, train) -> features_BD, for steps mapped over `axis_name`."""
-    convolution = kernels.convolution(onednn=kernels.uses_onednn(model.kernels))
     common = {
         "width": model.width,
         "dtype": jnp.bfloat16 if model.dtype == "bfloat16" else None,
         "remat": model.remat,
-        "conv": functools.partial(nn.Conv, conv_general_dilated=convolution),
+        "conv": functools.partial(nn.Conv, **kernels.conv_fields(onednn=kernels.uses_onednn(model.kernels))),
         "norm": make_norm(model, axis_name),
     }
     if model.name in resnet.ARCHITECTURES:

@@ -2,7 +2,8 @@
 
 The derivative is the closed form, which reads the images less often than the one that JAX would derive. Sums go over
 each image first and over the images afterwards: XLA computes such sums on all of a CPU's cores, and one sum over
-everything on few of them. Shapes: B images, K channels.
+everything on few of them. Reverse mode and forward over reverse work; forward mode by itself does not. Shapes: B
+images, K channels.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def normalise(
     count = devices.sum_over(rows_B.sum() * math.prod(x.shape[1:-1]), axis_name)
     suits = onednn and axis_name is None and x.ndim == 4 and kernels.suit(x, scale_K)
     settings = Settings(epsilon, rectify, residual is not None, axis_name, suits)
+    residual = None if residual is None else residual.astype(x.dtype)
     results: Any = _normalise(x, rows_B, count, scale_K, bias_K, residual, settings)
     y, mean_K, variance_K = results
     return y, jax.lax.stop_gradient(mean_K), jax.lax.stop_gradient(variance_K), count
@@ -108,6 +110,7 @@ def _forward(x, rows_B, count, scale_K, bias_K, residual, settings: Settings):
 
 def _backward(settings: Settings, saved: Saved, cotangents):
     dx, dscale_K, dbias_K, dresidual = _choose(_backward_by_onednn, _backward_by_xla, settings)(cotangents[0], saved)
+    dscale_K, dbias_K = dscale_K.astype(saved.scale_K.dtype), dbias_K.astype(saved.bias_K.dtype)
     return dx, jnp.zeros_like(saved.rows_B), jnp.zeros_like(saved.count), dscale_K, dbias_K, dresidual
 
 
