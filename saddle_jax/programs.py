@@ -52,9 +52,9 @@ def _facts(command: Command) -> dict[str, Any]:
 
 
 def _run(command: Command) -> int:
-    xla.require_right_sums()
     if command.config.compilation_cache:
-        devices.keep_compiled(command.config.compilation_cache)
+        devices.keep_compiled(command.config.compilation_cache)  # JAX asks for the folder at its first compilation
+    xla.require_right_sums()
     if command.compare:
         return compare_spectra(command)
     programs = {"train": train, "eval": evaluate_run, "spectra": spectra, "check": check, "import": import_run}

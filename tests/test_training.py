@@ -133,7 +133,7 @@ def test_the_loss_falls_on_real_cifar10(tmp_path):
     config.update_from_flattened_dict(
         {"data.source": "arrays", "data.path": str(store), "model.name": "resnet8", "model.width": 0.5}
         | {"duration": "1 epoch", "loss.drw_start": "99%", "optim.lr_knots": ((0, 0.02),), "log_every": "24 steps"}
-        | {"eval.every": "100%", "batch_size": 128, "tensorboard": False}
+        | {"eval.every": "100%", "batch_size": 128, "tensorboard": False, "seed": 1}
     )
     results = train(config, tmp_path / "run")
     losses = [r["train/loss"] for r in metrics.read(tmp_path / "run") if "train/loss" in r][:4]
