@@ -63,7 +63,7 @@ def results_of(choice, train, fields, params, batch_stats, direction, images, ma
 
 @needs_package
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["resnet8", pytest.param("resnet10", marks=[pytest.mark.slow, pytest.mark.nightly])])
 def test_networks_are_those_of_float64(name, train):
     fields = NETWORKS[name]
     arguments = problem(**fields)
