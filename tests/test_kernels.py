@@ -71,16 +71,9 @@ def test_networks_are_those_of_float64(name, train):
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: x if x.dtype == bool else np.float64(x), arguments)
         right = jax.device_get(jax.jit(functools.partial(results_of, "lax", train, fields))(*wide))
-    by_lax = jax.jit(functools.partial(results_of, "lax", train, fields))(*arguments)
-
-    def error(of):
-        return [
-            np.linalg.norm(np.asarray(a, np.float64) - b) / (np.linalg.norm(b) + 1e-3)
-            for a, b in zip(jax.tree.leaves(of), jax.tree.leaves(right), strict=True)
-        ]
-
-    # A rectifier within rounding of 0 moves single entries in either; so ours is held against XLA's float32.
-    assert max(error(found)) < max(2e-5, 4 * max(error(by_lax)))
+    # A rectifier within rounding of 0 moves single entries; it moves those of XLA's float32 likewise.
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
+        assert np.linalg.norm(np.asarray(a, np.float64) - b) < 5e-4 * (np.linalg.norm(b) + 1e-3)
 
 
 @needs_package
