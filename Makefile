@@ -44,13 +44,13 @@ format: $(VENV)/installed-dev
 install: $(VENV)/installed
 
 native: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -C cmake.define.STRICT=ON ./native
+	$(BIN)/pip install --quiet --disable-pip-version-check --config-settings=cmake.define.STRICT=ON ./native
 
 # The address and undefined-behaviour sanitizers watch the tests of the kernels.
 native-sanitize: $(VENV)/installed-dev
 	rm -rf $(VENV)/sanitized
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/sanitized \
-	  -C cmake.define.SANITIZE=ON -C cmake.define.STRICT=ON ./native
+	  --config-settings=cmake.define.SANITIZE=ON --config-settings=cmake.define.STRICT=ON ./native
 	$(BIN)/pip install --quiet --disable-pip-version-check onednn-cpu-gomp==2023.2.0
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(VENV)/sanitized $(BIN)/python -m pytest native
