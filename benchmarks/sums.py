@@ -3,15 +3,15 @@
     python benchmarks/sums.py             # as saddle_jax runs
     python benchmarks/sums.py --faulty    # with the YNN fusions on, which saddle_jax switches off
 
-Augmented pixels have to be NumPy's to the byte. Everything else is compared in units of the largest entry; float32
-rounding leaves about 1e-5 in a ResNet-32's gradient. Exits with 1 if anything is off by more than --tolerance.
+Augmented pixels have to be NumPy's to the byte. Everything else is compared in units of the largest entry: sums may be
+off by 1e-5, and what a ResNet-32 computes by 5e-2, since float32 alone moves its gradient by up to 1e-2 on random images
+(rectifiers near 0 change sides). Exits with 1 if anything is off by more.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import os
 import pathlib
 import sys
@@ -44,14 +44,14 @@ def main() -> None:
     """Compute, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faulty", action="store_true", help="leave the YNN fusions on")
-    parser.add_argument("--tolerance", type=float, default=2e-4, help="relative")
-    options = parser.parse_args()
+    parser.parse_args()
     print(f"jax {jax.__version__}, XLA_FLAGS={os.environ.get('XLA_FLAGS', '')}")
-    worst = 0.0
-    for name, error in itertools.chain(augmented(), per_class(), network()):
-        print(f"{name:60s} {error:.1e}", flush=True)
-        worst = max(worst, error)
-    sys.exit(int(not worst <= options.tolerance))
+    wrong = 0
+    for parts, bound in ((augmented(), 0.0), (per_class(), 1e-5), (network(), 5e-2)):
+        for name, error in parts:
+            print(f"{name:65s} {error:.1e}{'' if error <= bound else '   wrong'}", flush=True)
+            wrong += not error <= bound
+    sys.exit(int(wrong > 0))
 
 
 def error_of(found, expected) -> float:
