@@ -3,9 +3,9 @@
     python benchmarks/sums.py             # as saddle_jax runs
     python benchmarks/sums.py --faulty    # with the YNN fusions on, which saddle_jax switches off
 
-Augmented pixels have to be NumPy's to the byte. Everything else is compared in units of the largest entry: sums may be
-off by 1e-5. What a ResNet-32 computes may be off by 5e-2: on random images float32 alone moves its gradient by up to 1e-2
-(rectifiers near 0 change sides). The command exits with 1 if anything is off by more.
+Augmented pixels have to be NumPy's to the byte. Everything else is compared in units of the largest entry. Sums may be
+off by 1e-5. What a ResNet-32 computes may be off by 5e-2: on random images, float32 alone moves its gradient by up to
+1e-2 (rectifiers near 0 change sides). The command exits with 1 if anything is off by more.
 """
 
 from __future__ import annotations
