@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace, seed: int, optimizer: str, dtype: str) -> dict:
-    """Train one run, or find it trained; return its accuracies at the last epoch, in percent, and its seconds."""
+    """Train one run, or find it trained; return its last accuracies, in percent, and which kernels it had."""
     workdir = options.runs / f"{optimizer.lower()}-{dtype}-s{seed}"
     command = [
         "main.py",

@@ -96,10 +96,15 @@ def _lax_forward(x: jax.Array, k: jax.Array, geometry: _Geometry) -> jax.Array:
 
 def _result(a, b, *, kind: Kind, shape: Sequence[int], geometry: _Geometry) -> ShapedArray:
     del b, geometry
-    dtype = jnp.float32 if kind == Kind.KERNEL_GRADIENT else a.dtype
+    dtype = _dtype(kind, a)
     if _varying(a):  # inside `jax.shard_map`: so is the result
         return a.update(shape=shape, dtype=dtype, weak_type=False)
     return ShapedArray(shape, dtype)
+
+
+def _dtype(kind: Kind, first) -> jnp.dtype:
+    """Return the dtype of a result: kernels and their gradients are float32, images have their own."""
+    return jnp.dtype(jnp.float32) if kind == Kind.KERNEL_GRADIENT else first.dtype
 
 
 def _varying(aval) -> frozenset[str]:
@@ -119,7 +124,7 @@ def _by_lax(a: jax.Array, b: jax.Array, *, kind: Kind, shape: Sequence[int], geo
 def _by_onednn(a: jax.Array, b: jax.Array, *, kind: Kind, shape: Sequence[int], geometry: _Geometry) -> jax.Array:
     if a.dtype == jnp.bfloat16 and not has_bfloat16():
         return _by_lax(a, b, kind=kind, shape=shape, geometry=geometry)
-    result = jax.ShapeDtypeStruct(shape, jnp.float32 if kind == Kind.KERNEL_GRADIENT else a.dtype)
+    result = jax.ShapeDtypeStruct(shape, _dtype(kind, a))
     numbers = {name: np.int64(getattr(geometry, name)) for name in ("stride", "padding", "groups")}
     return jax.ffi.ffi_call("saddle_conv", result)(a, b, kind=np.int64(kind), **numbers)
 
