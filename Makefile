@@ -19,7 +19,7 @@ help:
 	@echo "make native   add the fast kernels for CPUs; needs Linux, x86-64 and a C++ compiler"
 
 demo: $(VENV)/installed
-	$(BIN)/python -m saddle_jax.demo
+	$(BIN)/python -m saddle_jax.modes.demo
 
 test: $(VENV)/installed-dev $(VENV)/kernels
 	$(BIN)/python -m pytest -n 2 tests $$(cat $(VENV)/kernels 2>/dev/null)

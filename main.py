@@ -1,6 +1,6 @@
 """Train, evaluate, look into, check and report on long-tailed experiments: `python main.py --help`.
 
-Kept short: flags, dispatch, exit codes. JAX and TensorFlow are imported by the program that a mode names.
+Kept short: flags, one mode, exit codes. The modes import JAX and TensorFlow where they need them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import sys
 
 from absl import app
 
-from saddle_jax import command_line
+from saddle_jax import modes
 from saddle_jax.errors import SaddleError, tell
+from saddle_jax.experiment import command_line
 
 # TensorFlow only feeds images here: its start-up notes are noise, and it computes nothing that oneDNN would speed up.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,14 +20,9 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 def main(arguments: list[command_line.Command]) -> int:
-    """Run the program of the chosen mode and return its exit code."""
+    """Run the chosen mode and return its exit code."""
     try:
-        if arguments[0].mode == "report":
-            from saddle_jax.report import program  # reads files, without JAX
-        else:
-            from saddle_jax import programs as program
-
-        return program.run(arguments[0])
+        return modes.run(arguments[0])
     except (Exception, KeyboardInterrupt) as error:
         return tell(error)
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from our_steps import RHO
 
-from saddle_jax import devices
+from saddle_jax.host import devices
 
 Contestant = Callable[[], object]  # takes a step, or returns how many steps of one network it took
 TORCH = importlib.util.find_spec("torch") is not None

@@ -38,7 +38,7 @@ from benchmarks.links_rows import CANDIDATES, LOSSES, ROWS, TAIL, Row, config_of
 from benchmarks.measure import RESULTS  # noqa: E402
 from saddle_jax.data import sources  # noqa: E402
 from saddle_jax.errors import OperatorError  # noqa: E402
-from saddle_jax.files import write_atomically  # noqa: E402
+from saddle_jax.host.files import write_atomically  # noqa: E402
 from saddle_jax.report import tables  # noqa: E402
 from saddle_jax.spectra import results as spectra_results  # noqa: E402
 from saddle_jax.spectra.spectrometer import Spectrometer  # noqa: E402

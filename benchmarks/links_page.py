@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.links_rows import LOSSES, ROWS
-from saddle_jax.files import write_atomically
+from saddle_jax.host.files import write_atomically
 from saddle_jax.report import tables
 
 TITLE = "## Ways out of the saddle, digits"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from configs import digits_lt
-from saddle_jax.config import flatten, rescale_to_percent
+from saddle_jax.experiment.config import flatten, rescale_to_percent
 
 LOSSES = ("ce_drw", "ldam_drw", "vs")
 TAIL = (7, 8, 9)

@@ -24,8 +24,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from measure import RESULTS, in_turns, write  # noqa: E402 (needs the path above)
 from our_steps import METHODS, Ours, make_feed, steps_of
 
-from saddle_jax import devices
 from saddle_jax.data import resident
+from saddle_jax.host import devices
 from saddle_jax.methods.base import Variables
 from saddle_jax.methods.choose import make_method
 

@@ -10,9 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import cifar10_lt
-from saddle_jax import devices, seeds
 from saddle_jax.data.sources import Images, Splits
+from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
+from saddle_jax.train import seeds
 from saddle_jax.train.feed import Feed
 from saddle_jax.train.program import Program, make_program
 from saddle_jax.train.state import TrainState, stack

@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from published import CIFAR_LT, PUBLISHED, WAYS_OUT, Cell  # noqa: E402 (needs the path above)
 
 from benchmarks.links_page import kept_section  # noqa: E402
-from saddle_jax.files import write_atomically  # noqa: E402
+from saddle_jax.host.files import write_atomically  # noqa: E402
 from saddle_jax.report import tables  # noqa: E402
 
 TABLES = {"cifar_lt": CIFAR_LT, "ways_out": WAYS_OUT}

@@ -29,15 +29,15 @@ from measure import RESULTS, write
 from torch_resnet import CUDA, PLACE
 
 from configs import cifar10_lt
-from saddle_jax import devices  # noqa: E402
 from saddle_jax.data import feeder
+from saddle_jax.host import devices  # noqa: E402
+from saddle_jax.host.memory import free_memory
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.spectra import classwise, plan
 from saddle_jax.spectra.hvp import MeanLoss, flat_point, linear_map_bytes, make_pieces
 from saddle_jax.spectra.lanczos import lanczos
-from saddle_jax.train.runtime import free_memory
 
 
 class Torch:

@@ -10,9 +10,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs.links import SETTINGS
-from saddle_jax.config import Options, parse_argument, parse_duration, rescale_to_percent
 from saddle_jax.errors import ConfigError
-from saddle_jax.field_values import CHOICES, images_stay_encoded
+from saddle_jax.experiment.arguments import Options, parse_argument
+from saddle_jax.experiment.config import rescale_to_percent
+from saddle_jax.experiment.durations import parse_duration
+from saddle_jax.experiment.field_values import CHOICES, images_stay_encoded
 
 LOSSES = {
     "ce": {"name": "ce"},

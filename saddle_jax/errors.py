@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class SaddleError(Exception):
@@ -70,3 +71,9 @@ def tell(error: BaseException, who: str = "") -> int:
         return Preempted.exit_code
     traceback.print_exception(error)
     return SaddleError.exit_code
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return " Did you mean ...?" where a known word is near, and nothing where none is."""
+    near = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)
+    return f" Did you mean {' or '.join(near)}?" if near else ""

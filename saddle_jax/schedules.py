@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax.config import parse_duration
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.durations import parse_duration
 from saddle_jax.longtail import ClassStats
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]  # step -> value

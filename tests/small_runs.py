@@ -1,7 +1,6 @@
 """A run of seconds on digits, for every test that needs a whole one."""
 
 import pathlib
-import tarfile
 
 from configs import digits_lt
 from saddle_jax import methods
@@ -37,10 +36,3 @@ def train(config, workdir):
     """Train in this process; return the reports."""
     splits = sources.load(config.data)
     return loop.train(config, pathlib.Path(workdir), splits, make_program(config, splits), ["test"], quiet=True)
-
-
-def unpack_old_runs(folder):
-    """Return the folders of the runs of format 1, by name: see golden/write_format_1.py."""
-    with tarfile.open(pathlib.Path(__file__).parent / "golden/runs_format_1.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return {path.name: path for path in pathlib.Path(folder).iterdir()}

@@ -1,7 +1,6 @@
 """The command line: everything that is wrong is told at once, quickly, with exit code 2 and nothing left behind."""
 
 import importlib
-import json
 import subprocess
 import sys
 import time
@@ -10,9 +9,10 @@ import pytest
 from conftest import ROOT
 
 from configs import default, recipes
-from saddle_jax import config as config_lib
 from saddle_jax.errors import ConfigError
-from saddle_jax.validation import problems_of
+from saddle_jax.experiment import config as config_lib
+from saddle_jax.experiment.checks import problems_of
+from saddle_jax.experiment.durations import parse_duration
 
 SOUND = {("loss.vs_tau", "-1"), ("data.mean", "-1"), ("eval.rank_bounds", "[]"), ("spectra.at", "[]")}
 FIELDS = config_lib.flatten(default.get_config())
@@ -92,7 +92,7 @@ def test_a_broken_config_file_is_told_without_a_traceback(tmp_path):
 @pytest.mark.faults("G1")
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_a_misspelled_field_gets_the_right_name(field):
-    from saddle_jax import command_line
+    from saddle_jax.experiment import command_line
 
     typo = field[:-1] + ("x" if field[-1] != "x" else "y")
     base = default.get_config()
@@ -106,7 +106,7 @@ def test_a_misspelled_field_gets_the_right_name(field):
 @pytest.mark.parametrize("value", ["abc", "[]", "-1", "1e400", "nan"])
 def test_no_bad_value_gets_through(field, value):
     """Either the flag's type refuses it, or the checks do, or it is a sound value of this field."""
-    from saddle_jax import command_line
+    from saddle_jax.experiment import command_line
 
     base = default.get_config()
     chosen = "--config=configs/digits_lt.py"
@@ -184,7 +184,7 @@ def test_a_config_file_of_the_users_own(tmp_path, body, message):
 
 
 def test_values_and_repetitions_of_flags(tmp_path):
-    from saddle_jax import command_line
+    from saddle_jax.experiment import command_line
 
     joined = command_line._join_values(
         ["--config", "a.py", "--config.loss.vs_tau", "-1", "--config.data.flip", "--mode=eval"]
@@ -326,7 +326,7 @@ def test_fields_that_would_do_nothing_or_mislead_are_refused(fields, message):
     [("10 epochs", 970), ("1 epoch", 97), ("0.5 epochs", 48), ("30 steps", 30), ("25%", 50), (2, 194), (0.0, 0)],
 )
 def test_durations(text, steps):
-    assert config_lib.parse_duration(text).steps(97, 200) == steps
+    assert parse_duration(text).steps(97, 200) == steps
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_durations(text, steps):
 )
 def test_what_is_no_duration(text):
     with pytest.raises(ValueError, match="expected a duration"):
-        config_lib.parse_duration(text)
+        parse_duration(text)
 
 
 def test_json_keeps_every_field_and_the_fingerprint():
@@ -357,43 +357,14 @@ def test_json_keeps_every_field_and_the_fingerprint():
         config_lib.from_json("{", default.get_config())
 
 
-@pytest.mark.parametrize(
-    ("sam", "name", "eta"),
-    [
-        ({"enabled": False}, "sgd", 0.01),
-        ({"enabled": True}, "sam", 0.01),
-        ({"enabled": True, "adaptive": False, "adaptive_eta": 0.2}, "sam", 0.01),
-        ({"enabled": True, "adaptive": True}, "asam", 0.01),
-        ({"enabled": True, "adaptive": True, "adaptive_eta": 0.2}, "asam", 0.2),
-        ({"enabled": False, "adaptive": True, "adaptive_eta": 0.2}, "sgd", 0.01),
-    ],
-)
-def test_the_config_of_a_run_from_before_optim_name(sam, name, eta):
-    stored = {"seed": 3, "optim": {"momentum": 0.8}, "sam": {**sam, "rho_knots": [[0, 0.3]], "batch_stats": "first"}}
-    config = config_lib.from_json(json.dumps(stored), default.get_config())
-    assert (config.optim.name, config.asam.eta) == (name, eta)
-    assert (config.seed, config.optim.momentum) == (3, 0.8)
-    assert (config.sam.rho_knots, config.sam.batch_stats) == (((0, 0.3),), "first")
-    assert problems_of(config, default.get_config()) == []
-    again = config_lib.from_json(config_lib.to_json(config), default.get_config())
-    assert config_lib.differences(config, again) == {}
-
-
-def test_overrides_on_top_of_an_old_runs_config(tmp_path):
-    (tmp_path / "config.json").write_text('{"sam": {"enabled": true, "adaptive": true}, "loss": {"name": "vs"}}')
+def test_overrides_on_top_of_a_runs_own_config(tmp_path):
+    (tmp_path / "config.json").write_text('{"optim": {"name": "asam"}, "loss": {"name": "vs"}}')
     script = """
 import sys
-from saddle_jax import command_line
+from saddle_jax.experiment import command_line
 config = command_line.parse(sys.argv).config
 print(config.optim.name, config.loss.name, config.spectra.classes)
 """
     arguments = ["--mode=spectra", f"--workdir={tmp_path}", "--config.spectra.classes=0,9"]
     result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout == "asam vs 0,9\n", result.stderr
-
-
-def test_a_field_that_was_replaced_is_told_with_what_replaced_it(tmp_path):
-    result = main("--config.sam.enabled=True", "--noconfig.sam.adaptive", "--config.sam.adaptive_eta=1", cwd=tmp_path)
-    assert result.returncode == 2
-    for field in ("optim.name=sam, or sgd", "optim.name=asam", "asam.eta"):
-        assert f"there is no such field any more. Fix: --config.{field}" in result.stderr

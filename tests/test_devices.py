@@ -7,10 +7,10 @@ import pytest
 from conftest import ROOT  # noqa: F401 (its devices)
 
 from configs import default
-from saddle_jax import devices
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Order, Slots, deal, slots_at
+from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.optim.chain import make_optimizer

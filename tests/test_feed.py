@@ -8,12 +8,12 @@ import pytest
 from small_runs import small_config, train
 
 from configs import cifar10_lt
-from saddle_jax import devices, seeds
 from saddle_jax.data import feeder, pipeline, resident, sources
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.errors import ConfigError, NonFiniteError
-from saddle_jax.train import checkpoint, loop, metrics, run
+from saddle_jax.host import devices
+from saddle_jax.train import checkpoint, loop, metrics, run, seeds
 from saddle_jax.train.feed import Feed, pipeline_of
 from saddle_jax.train.program import make_program
 from saddle_jax.train.state import stack, unstack

@@ -14,9 +14,10 @@ from test_devices import COUNTS, IMAGES, LABELS, assert_close, batch_of
 
 from configs import default
 from configs.methods import glmc_cifar, glmc_imagenet_lt, glmc_inat18
-from saddle_jax import config as config_lib
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import config as config_lib
+from saddle_jax.experiment.checks import problems_of
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import glmc
 from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
@@ -27,7 +28,6 @@ from saddle_jax.schedules import make_schedules
 from saddle_jax.train import metrics, steps
 from saddle_jax.train.gradient import make_gradient, pass_like
 from saddle_jax.train.steps import init_state, make_train_step
-from saddle_jax.validation import problems_of
 
 STATS = ClassStats(COUNTS, ())
 TERMS = ("balance", "rebalance", "contrast")

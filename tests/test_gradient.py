@@ -9,9 +9,9 @@ from test_devices import COUNTS, IMAGES, LABELS, assert_close, batch_of, config_
 
 from configs.links import SETTINGS
 from configs.recipes import LINKS
-from saddle_jax import devices
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
+from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy, weighted_sums
 from saddle_jax.methods.base import LossOutput, Method, Stream, Variables

@@ -10,13 +10,14 @@ from conftest import shared_file
 from jpeg_folder import BY_SIZE, COUNTS, list_config, write_folder
 
 from configs import cifar10_lt, default, imagenet_lt, inat18, recipes
-from saddle_jax import programs, schedules
-from saddle_jax.command_line import Command
+from saddle_jax import schedules
 from saddle_jax.data import class_map, image_list, inspection, sources
 from saddle_jax.errors import DataError
-from saddle_jax.field_values import images_stay_encoded
+from saddle_jax.experiment.checks import problems_of
+from saddle_jax.experiment.command_line import Command
+from saddle_jax.experiment.field_values import images_stay_encoded
 from saddle_jax.longtail import ClassStats
-from saddle_jax.validation import problems_of
+from saddle_jax.modes import check
 
 
 @pytest.fixture(scope="module")
@@ -219,13 +220,13 @@ def test_check_finds_what_can_not_be_read(photos, tmp_path, capsys):
     whole = (root / "val/class 1/0.JPEG").read_bytes()
     (root / "val/class 1/0.JPEG").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="2 of 65 images can't be read") as error:
-        programs.check(Command("check", str(tmp_path / "run"), config))
+        check.run(Command("check", str(tmp_path / "run"), config))
     assert "train/class 0/1.JPEG: empty" in str(error.value)
     assert "test/class 3/0.JPEG: no JPEG" in str(error.value)
     assert "class    0  class 1                  14 training images   label 1 of the set" in capsys.readouterr().out
     config.data.check_decode = True
     with pytest.raises(DataError, match=r"3 of 65 images can't be read(\n.*)*val/class 1/0.JPEG"):
-        programs.check(Command("check", str(tmp_path / "run"), config))
+        check.run(Command("check", str(tmp_path / "run"), config))
     assert not (tmp_path / "run").exists()
 
 

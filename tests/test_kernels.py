@@ -14,10 +14,10 @@ from conftest import ROOT  # noqa: F401 (its devices)
 
 from configs import default, digits_lt
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.checks import problems_of
 from saddle_jax.models import kernels
 from saddle_jax.models.networks import make_network
 from saddle_jax.models.normalise import normalise
-from saddle_jax.validation import problems_of
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec(kernels.PACKAGE) is None, reason="pip install ./native: needs a C++ compiler"

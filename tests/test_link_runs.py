@@ -16,9 +16,9 @@ from test_devices import COUNTS, IMAGES, LABELS, assert_close, batch_of, batches
 from configs import default
 from configs.links import SETTINGS
 from configs.recipes import LINKS, LINKS_OF_METHODS
-from saddle_jax import devices
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
+from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import plain
 from saddle_jax.models.heads import Normed

@@ -9,7 +9,7 @@ import optax
 import pytest
 from quadratics import SIZE, Batch, flat, start
 
-from saddle_jax import devices
+from saddle_jax.host import devices
 from saddle_jax.optim.cc_sam import cc_sam, class_gradients
 from saddle_jax.optim.chain import sum_over_devices
 from saddle_jax.optim.escape import cnc_pgd, filter_noise, lpf_sgd, pgd, uniform_in_ball

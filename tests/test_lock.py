@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 
 from saddle_jax.errors import ConfigError, WorkdirInUse
-from saddle_jax.train import lock
+from saddle_jax.host import lock
 
 pytestmark = pytest.mark.faults("W1")
 
@@ -151,7 +151,7 @@ def test_directories_that_can_not_be_one(tmp_path):
 
 def test_a_directory_that_can_only_be_read():
     code = (
-        "import os, sys, pathlib; from saddle_jax.train import lock\n"
+        "import os, sys, pathlib; from saddle_jax.host import lock\n"
         "from saddle_jax.errors import ConfigError\n"
         "if os.getuid() == 0: os.seteuid(65534)  # nobody: root may write everywhere\n"
         "try:\n  lock.exclusive(pathlib.Path(sys.argv[1])).__enter__()\n"

@@ -11,13 +11,13 @@ from small_runs import METHODS, small_config
 from test_devices import COUNTS, IMAGES, LABELS, assert_close
 
 from configs import default
-from saddle_jax import devices
-from saddle_jax.config import flatten
 from saddle_jax.data import feeder, sources
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.order import Order, deal, slots_at
 from saddle_jax.errors import ConfigError
-from saddle_jax.field_values import view_augmentations
+from saddle_jax.experiment.config import flatten
+from saddle_jax.experiment.field_values import view_augmentations
+from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import DESCENT, Context, Variables
 from saddle_jax.methods.choose import make_method

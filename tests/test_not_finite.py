@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from small_runs import small_config, train
 
-from saddle_jax import devices
 from saddle_jax.data import sources
 from saddle_jax.errors import NonFiniteError
+from saddle_jax.host import devices
 from saddle_jax.methods.base import DESCENT
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.train import checkpoint, program

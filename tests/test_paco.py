@@ -14,7 +14,8 @@ from test_devices import COUNTS, IMAGES, assert_close, batch_of
 
 from configs import default, imagenet_lt
 from configs.methods import paco_cifar100, paco_imagenet_lt
-from saddle_jax import devices
+from saddle_jax.experiment.checks import problems_of
+from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy
 from saddle_jax.methods import paco
@@ -24,7 +25,6 @@ from saddle_jax.schedules import make_schedules
 from saddle_jax.train import metrics
 from saddle_jax.train.gradient import pass_like
 from saddle_jax.train.steps import init_state, make_train_step
-from saddle_jax.validation import problems_of
 
 STATS = ClassStats(COUNTS, ())
 

@@ -16,8 +16,8 @@ from conftest import ROOT
 from fault_harness import trials
 
 from configs import default
-from saddle_jax import config as config_lib
 from saddle_jax.data import sources
+from saddle_jax.experiment import config as config_lib
 from saddle_jax.train import checkpoint, metrics
 from saddle_jax.train.program import make_program
 

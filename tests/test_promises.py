@@ -16,10 +16,10 @@ from conftest import GOLDEN, ROOT
 from small_runs import small_config, train
 
 from configs import default, recipes
-from saddle_jax import command_line
-from saddle_jax import config as config_lib
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError, DataError
+from saddle_jax.experiment import command_line
+from saddle_jax.experiment import config as config_lib
 from saddle_jax.losses import make_loss
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train import checkpoint, directory, evaluate, metrics

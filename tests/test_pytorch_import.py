@@ -16,14 +16,16 @@ from small_runs import small_config, train
 from test_command_line import main as command_main
 
 import main
-from saddle_jax import command_line, devices
 from saddle_jax.data import sources
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError
+from saddle_jax.experiment import command_line
+from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.models.networks import make_network
-from saddle_jax.pytorch import archive, class_map, names, program
+from saddle_jax.modes import import_torch as program
+from saddle_jax.pytorch import archive, class_map, names
 from saddle_jax.train import checkpoint
 from saddle_jax.train.program import make_program
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from saddle_jax import demo
 from saddle_jax.longtail import ClassStats
+from saddle_jax.modes import demo
 from saddle_jax.report import plots, tables
 from saddle_jax.spectra import results
 from saddle_jax.train import evaluate
@@ -139,7 +139,7 @@ def test_results_of_other_settings_are_kept_aside_and_come_back(tmp_path):
 
 @pytest.mark.slow
 def test_demo_ends_with_table_and_picture(tmp_path):
-    command = [sys.executable, "-m", "saddle_jax.demo", "--seeds", "1", "--probes", "2", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "saddle_jax.modes.demo", "--seeds", "1", "--probes", "2", "--out", str(tmp_path)]
     for _ in range(2):  # the second time nothing is left to train
         result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert result.returncode == 0, result.stderr

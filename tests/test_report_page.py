@@ -15,7 +15,8 @@ from conftest import ROOT
 from configs import digits_lt
 from saddle_jax.errors import ConfigError
 from saddle_jax.longtail import ClassStats
-from saddle_jax.report import confusion, content, cost, curves, page, plots, program, provenance, rows, runs, tables
+from saddle_jax.modes import report as program
+from saddle_jax.report import confusion, content, cost, curves, page, plots, provenance, rows, runs, tables
 from saddle_jax.spectra import results as spectra_results
 from saddle_jax.train import evaluate
 

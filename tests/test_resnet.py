@@ -11,7 +11,7 @@ from conftest import ROOT  # noqa: F401 (its devices)
 
 from benchmarks.operations import multiply_adds
 from configs import default
-from saddle_jax.field_values import CHOICES
+from saddle_jax.experiment.field_values import CHOICES
 from saddle_jax.models import resnet, resnet_cifar
 from saddle_jax.models.networks import make_network
 from saddle_jax.models.pooling import max_pool

@@ -14,17 +14,17 @@ from orbax.checkpoint import v1 as ocp
 from small_runs import small_config
 
 from configs import default
-from saddle_jax import config as config_lib
-from saddle_jax import programs
-from saddle_jax.command_line import Command
 from saddle_jax.data import sources
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError
+from saddle_jax.experiment import config as config_lib
+from saddle_jax.experiment.command_line import Command
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import retrain
 from saddle_jax.methods.base import DESCENT, Context
 from saddle_jax.methods.choose import make_method
 from saddle_jax.models.networks import make_network
+from saddle_jax.modes import train as train_mode
 from saddle_jax.optim.link import only
 from saddle_jax.optim.sam import sam
 from saddle_jax.schedules import make_schedules
@@ -301,7 +301,7 @@ def test_a_missing_run_is_told_before_data_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "load", lambda _: pytest.fail("data were read"))
     config = second_config(tmp_path / "nothing", num_seeds=2)
     with pytest.raises(ConfigError, match="nothing holds no run"):
-        programs.train(Command("train", str(tmp_path / "second"), config))
+        train_mode.run(Command("train", str(tmp_path / "second"), config))
 
 
 def test_each_of_several_seeds_starts_from_the_run_of_its_seed(first, tmp_path):

@@ -10,10 +10,10 @@ from golden_resnet import HEADS, batch, config_of, leaf, load, method_of, our_na
 from jax.flatten_util import ravel_pytree
 
 from configs import digits_lt
-from saddle_jax import devices
 from saddle_jax.data import feeder, sources
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import NonFiniteError, OperatorError
+from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy, make_loss
 from saddle_jax.methods.plain import make as make_plain

@@ -15,14 +15,16 @@ import pytest
 from conftest import ROOT
 
 from configs import default
-from saddle_jax import command_line, programs
-from saddle_jax import config as config_lib
+from saddle_jax import modes
 from saddle_jax.data import sources
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
+from saddle_jax.experiment import command_line
+from saddle_jax.experiment import config as config_lib
+from saddle_jax.host import lock
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.spectra import results
-from saddle_jax.train import checkpoint, lock
+from saddle_jax.train import checkpoint
 from saddle_jax.train.program import make_program
 
 ONE_DEVICE = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
@@ -51,7 +53,7 @@ def run(workdir, checkpoint=None, compare=(), **fields):
     command = command_line.Command(
         "spectra", str(workdir), config, checkpoint=checkpoint, compare=list(map(str, compare))
     )
-    return programs.run(command)
+    return modes.run(command)
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,14 @@ from conftest import ROOT, SHARED, shared_file
 from small_runs import small_config, train
 
 from configs import cifar10_lt, recipes
-from saddle_jax import command_line, devices, programs
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
-from saddle_jax.train import checkpoint, lock, metrics, run
+from saddle_jax.experiment import command_line
+from saddle_jax.host import devices, lock
+from saddle_jax.host.progress import Progress, duration
+from saddle_jax.modes import evaluate as evaluate_mode
+from saddle_jax.modes import train as train_mode
+from saddle_jax.train import checkpoint, metrics, run
 from saddle_jax.train.program import make_program
 
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
@@ -266,7 +270,7 @@ def test_two_processes_do_not_share_a_directory(tmp_path):
 def test_evaluation_under_another_config_is_refused_or_not_filed(tmp_path):
     def evaluate(which, config, named):
         command = command_line.Command("eval", str(tmp_path / "run"), config, named, which)
-        return programs.evaluate_run(command)
+        return evaluate_mode.run(command)
 
     config = small_config()
     train(config, tmp_path / "run")
@@ -282,7 +286,7 @@ def test_evaluation_under_another_config_is_refused_or_not_filed(tmp_path):
     assert evaluate("12", config, True) == 0
     assert json.loads((tmp_path / "run/eval/12-test.json").read_text()) == json.loads(report)
     with pytest.raises(ConfigError, match="holds no run"):
-        programs.evaluate_run(command_line.Command("eval", str(tmp_path / "none"), config, True))
+        evaluate_mode.run(command_line.Command("eval", str(tmp_path / "none"), config, True))
 
 
 @pytest.mark.faults("W1")
@@ -290,7 +294,7 @@ def test_a_workdir_that_can_not_be_one(tmp_path):
     (tmp_path / "file").write_text("")
     command = command_line.Command("train", str(tmp_path / "file"), small_config(), True)
     with pytest.raises(ConfigError, match="is a file, expected a directory"):
-        programs.train(command)
+        train_mode.run(command)
     with pytest.raises(ConfigError, match="can't be written"):
         train(small_config(), tmp_path / "file" / "below")
 
@@ -313,11 +317,11 @@ def test_what_only_devices_and_data_tell_is_told_at_once(tmp_path):
 
 
 def test_progress_lines(capsys):
-    progress = metrics.Progress(100, 32, 0)
+    progress = Progress(100, 32, 0)
     progress.begin(1)
     for step in range(1, 101):
         progress.update(step, "loss 1")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2  # the first and the last; one a minute between
     assert "100/100 100.0%" in lines[-1]
-    assert metrics.duration(7510) == "2h05m"
+    assert duration(7510) == "2h05m"

@@ -10,14 +10,15 @@ from jpeg_folder import list_config, write_folder
 from PIL import Image
 from small_runs import small_config
 
-from saddle_jax import programs, seeds, sheet
-from saddle_jax.command_line import Command
 from saddle_jax.data import augmentation, feeder, inspection, sources
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.order import evaluation_slots
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.command_line import Command
+from saddle_jax.modes import check
+from saddle_jax.modes import views as sheet
 from saddle_jax.report import views
-from saddle_jax.train import directory
+from saddle_jax.train import directory, seeds
 
 DPI, CELL, LEFT, TOP, GAP = 130, 0.9, 1.6, 0.45, 0.27  # inches
 STILL = Augmentation("crop_flip", (8, 8, 1), flip=False)
@@ -108,7 +109,7 @@ def test_a_check_changes_nothing_of_a_run_but_its_sheet(tmp_path):
     config = small_config("ce")
     directory.open_run(tmp_path, config, sources.load(config.data), [])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert programs.check(Command("check", str(tmp_path), config, True)) == 0
+    assert check.run(Command("check", str(tmp_path), config, True)) == 0
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     picture = tmp_path / "plots" / "views.png"
     assert picture in after
@@ -139,7 +140,7 @@ def test_nothing_is_drawn_into_the_run_of_another_config(tmp_path):
 def test_a_sheet_that_can_not_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):
     config = small_config("ce")
     (tmp_path / "plots").write_text("a file")
-    assert programs.check(Command("check", str(tmp_path), config, True)) == 0
+    assert check.run(Command("check", str(tmp_path), config, True)) == 0
     out = capsys.readouterr().out
     assert "nothing of it was kept" in out and "views  not drawn: " in out and "Fix: make room or restore" in out
     monkeypatch.setitem(sys.modules, "saddle_jax.report.views", None)  # as where matplotlib is not installed
@@ -147,4 +148,4 @@ def test_a_sheet_that_can_not_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):
     told = sheet.draw(config, sources.load(config.data), [STILL], tmp_path / "other")
     assert "not drawn" in told and "Fix: pip install -r requirements.txt" in told
     with pytest.raises(ConfigError, match="is a file, expected a directory. Fix: another --workdir"):
-        programs.check(Command("check", str(tmp_path / "plots"), config, True))
+        check.run(Command("check", str(tmp_path / "plots"), config, True))

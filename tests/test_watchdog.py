@@ -9,13 +9,13 @@ import time
 import pytest
 from conftest import ROOT
 
-from saddle_jax.train import watchdog
+from saddle_jax.host import watchdog
 
 pytestmark = pytest.mark.faults("stalls")
 
 CODE = """
 import time
-from saddle_jax.train import watchdog
+from saddle_jax.host import watchdog
 
 def stuck():
     time.sleep(60)

@@ -20,7 +20,7 @@ yet.
 """
 
 from configs import cifar100_lt, default, recipes
-from saddle_jax.config import parse_argument
+from saddle_jax.experiment.arguments import parse_argument
 
 METHODS = {
     **recipes.with_links(["glmc"]),

@@ -20,7 +20,7 @@ and 180, and MixUp, which is not offered here. They report for both stages, at r
 """
 
 from configs import cifar10_lt, cifar100_lt, recipes
-from saddle_jax.config import parse_argument
+from saddle_jax.experiment.arguments import parse_argument
 
 METHODS = recipes.with_links(["retrain"])
 LINKS = {"cifar10": {}, "cifar100": cifar100_lt.LINKS}

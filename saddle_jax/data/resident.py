@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from saddle_jax import devices
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.backends import traced
 from saddle_jax.data.images import Batch, make_batch
 from saddle_jax.data.order import Slots
+from saddle_jax.host import devices
 
 
 class Resident(NamedTuple):

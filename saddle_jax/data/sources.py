@@ -18,7 +18,7 @@ from saddle_jax import longtail
 from saddle_jax.data import class_map, image_list
 from saddle_jax.data.encoded import Decoding, Encoded, ImageFiles
 from saddle_jax.errors import DataError
-from saddle_jax.field_values import images_stay_encoded
+from saddle_jax.experiment.field_values import images_stay_encoded
 
 _DIGITS_TEST_PER_CLASS = 60
 _MAX_CLASSES = 1_000_000

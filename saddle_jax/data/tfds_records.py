@@ -20,7 +20,7 @@ from saddle_jax.data.class_map import require_published
 from saddle_jax.data.encoded import Decoding, Encoded
 from saddle_jax.data.tfds_source import open_set
 from saddle_jax.errors import DataError
-from saddle_jax.files import write_atomically
+from saddle_jax.host.files import write_atomically
 
 _OFFICIAL = {"inat18": "i_naturalist2018"}  # our name of a set: tensorflow-datasets' name
 _NAME_KEYS = ("file_name", "id")

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax.config import did_you_mean
-from saddle_jax.errors import DataError
+from saddle_jax.errors import DataError, did_you_mean
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (N, H, W, K) uint8, labels (N,)
 

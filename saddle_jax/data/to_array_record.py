@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from saddle_jax.errors import DataError, SaddleError
-from saddle_jax.files import write_atomically
+from saddle_jax.host.files import write_atomically
 
 _OLD, _NEW = ".tfrecord-", ".array_record-"
 

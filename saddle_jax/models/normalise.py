@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from saddle_jax import devices
+from saddle_jax.host import devices
 from saddle_jax.models import kernels
 from saddle_jax.models.activation import relu
 

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from saddle_jax import devices
-from saddle_jax.config import parse_duration
+from saddle_jax.experiment.durations import parse_duration
+from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats, rank_groups
 from saddle_jax.methods.base import ASCENT, DESCENT
 from saddle_jax.optim.cc_sam import cc_sam

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from saddle_jax import devices
+from saddle_jax.host import devices
 
 # Work is counted in gradient evaluations, forward and backward passes of the whole batch, as they are asked for. A
 # compiled step may merge those that are the same: ImbSAM's g(w) and g_T(w) share a forward pass.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from saddle_jax import devices
+from saddle_jax.host import devices
 from saddle_jax.optim.link import Ask, Step, make_link, value_at
 
 

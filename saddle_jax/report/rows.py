@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saddle_jax import longtail
-from saddle_jax.config import may_change
-from saddle_jax.field_values import CHOICES
+from saddle_jax.experiment.config import may_change
+from saddle_jax.experiment.field_values import CHOICES
 from saddle_jax.report.runs import Run
 
 _SEEDS = ("seed", "data.subset_seed")

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from configs import default
-from saddle_jax import config as config_lib
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import config as config_lib
 from saddle_jax.train import metrics as metrics_lib
 
 GROUPS = ("head", "mid", "tail", "many", "medium", "few")
@@ -133,7 +133,7 @@ def read(folder: pathlib.Path) -> Run:
 def _config(stored: Any) -> dict[str, Any]:
     # Fields that this version does not know are kept: they tell rows apart. Those that the run did not know yet
     # had what is now the default.
-    own = config_lib.renamed(config_lib.flatten(stored))
+    own = config_lib.flatten(stored)
     if absent := [field for field in _NEVER_ABSENT if field not in own]:
         raise ValueError(f"no {', '.join(absent)}")
     flat = {**config_lib.flatten(default.get_config()), **own}

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from saddle_jax import devices
 from saddle_jax.data import feeder
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import evaluation_slots
 from saddle_jax.data.sources import Images
 from saddle_jax.errors import DataError
+from saddle_jax.host import devices
 from saddle_jax.spectra import plan
 
 

@@ -17,12 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from saddle_jax import devices
 from saddle_jax.data.images import Batch
-from saddle_jax.host import xla
+from saddle_jax.host import devices, watchdog, xla
 from saddle_jax.losses import weighted_sums
 from saddle_jax.methods.base import Method
-from saddle_jax.train import watchdog
 
 
 class Point(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saddle_jax.errors import DataError
-from saddle_jax.files import write_atomically
+from saddle_jax.host.files import write_atomically
 
 SUMMARY = "summary.json"
 

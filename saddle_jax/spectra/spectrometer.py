@@ -12,12 +12,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax import config as config_lib
-from saddle_jax import devices
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import steps_per_epoch
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import Preempted
+from saddle_jax.experiment import config as config_lib
+from saddle_jax.host import devices, watchdog
+from saddle_jax.host.lock import exclusive
+from saddle_jax.host.memory import free_host_memory, free_memory
+from saddle_jax.host.progress import Progress
+from saddle_jax.host.signals import StopRequest
 from saddle_jax.losses import make_loss
 from saddle_jax.methods.choose import make_method
 from saddle_jax.schedules import make_schedules
@@ -25,10 +29,6 @@ from saddle_jax.spectra import classwise, escape, plan, record, results
 from saddle_jax.spectra.chunks import chunks_of, sound_positions
 from saddle_jax.spectra.hvp import MeanLoss, Pieces, Point, flat_point, linear_map_bytes, make_pieces
 from saddle_jax.spectra.targets import Target, find_targets
-from saddle_jax.train import watchdog
-from saddle_jax.train.lock import exclusive
-from saddle_jax.train.metrics import Progress
-from saddle_jax.train.runtime import StopRequest, free_host_memory, free_memory
 from saddle_jax.train.state import TrainState
 
 # Fields of config.spectra that say what to measure or where to compute, not what comes out.

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from saddle_jax.config import did_you_mean
-from saddle_jax.errors import ConfigError
+from saddle_jax.errors import ConfigError, did_you_mean
 from saddle_jax.longtail import ClassStats, count_groups, rank_groups
 
 _MOST_BY_DEFAULT = 10

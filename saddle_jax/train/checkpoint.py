@@ -22,12 +22,12 @@ import jax
 import numpy as np
 
 from saddle_jax.errors import CheckpointError
-from saddle_jax.faults import fault_point
-from saddle_jax.files import refusal, sync, write_atomically, writing
-from saddle_jax.train import manifest, migration
+from saddle_jax.host.faults import fault_point
+from saddle_jax.host.files import refusal, sync, write_atomically, writing
+from saddle_jax.train import manifest
 from saddle_jax.train.state import TrainState
 
-FORMAT_VERSION = 2  # migration.py reads those before it
+FORMAT_VERSION = 3
 _META, _STATE, _QUARANTINE = "meta.json", "state", "quarantine"
 
 
@@ -46,7 +46,6 @@ class Checkpoint(NamedTuple):
     path: pathlib.Path
     best: Best | None  # as of this step
     running_mean: dict[str, Any]  # of the metrics since the last log record
-    format_version: int = FORMAT_VERSION  # of the state on disk
 
 
 def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mean: dict[str, Any]) -> Checkpoint:
@@ -157,10 +156,7 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
     Raises:
       CheckpointError: it holds another network's or optimizer's state; the message lists what differs.
     """
-    found = _load(checkpoint)
-    if checkpoint.format_version == 1:
-        found = migration.leaves_of_format_1(found, _leaves(like))
-    return _arrange(found, like, f"{checkpoint.path} belongs to another model, optimizer or precision:")
+    return _arrange(_load(checkpoint), like, f"{checkpoint.path} belongs to another model, optimizer or precision:")
 
 
 def restore_weights(checkpoint: Checkpoint, like: TrainState) -> TrainState:
@@ -239,16 +235,13 @@ def _open(path: pathlib.Path, by_flag: bool = True) -> Checkpoint:
 
 def _read(path: pathlib.Path) -> Checkpoint:
     meta = json.loads((path / _META).read_text())
-    version, running_mean = meta["format_version"], meta["running_mean"]
-    if version not in range(migration.OLDEST, FORMAT_VERSION + 1):
+    if meta["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format {version}; this version reads {migration.OLDEST} to {FORMAT_VERSION}. "
-            "Fix: the version of saddle_jax that wrote it (run.json tells)"
+            f"{path} has format {meta['format_version']}; this version reads format {FORMAT_VERSION}. "
+            "Fix: use the version of saddle_jax that wrote it, which run.json names"
         )
-    if version == 1:
-        running_mean = migration.running_mean_of_format_1(running_mean)
     best = Best(**meta["best"]) if meta["best"] else None
-    return Checkpoint(meta["step"], path, best, running_mean, version)
+    return Checkpoint(meta["step"], path, best, meta["running_mean"])
 
 
 def _set_aside(folder: pathlib.Path, step: int, damage: str) -> str:

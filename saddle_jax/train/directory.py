@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from configs import default
 from saddle_jax import __version__
-from saddle_jax import config as config_lib
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError, DataError
-from saddle_jax.files import write_atomically
+from saddle_jax.experiment import config as config_lib
+from saddle_jax.host.files import write_atomically
 
 _RECORD = "run.json"
 _PACKAGES = (

@@ -11,14 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax import devices, longtail, processes
+from saddle_jax import longtail
 from saddle_jax.data import feeder, resident
 from saddle_jax.data.order import Slots, evaluation_slots
 from saddle_jax.data.sources import Images
 from saddle_jax.errors import NonFiniteError
-from saddle_jax.faults import fault_point
-from saddle_jax.files import write_atomically, writing
-from saddle_jax.train import watchdog
+from saddle_jax.host import devices, processes, watchdog
+from saddle_jax.host.faults import fault_point
+from saddle_jax.host.files import write_atomically, writing
 from saddle_jax.train.program import Program
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import EvalOutput

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax import devices
 from saddle_jax.data import feeder, resident
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.data.sources import Splits
-from saddle_jax.faults import fault_point
+from saddle_jax.host import devices
+from saddle_jax.host.faults import fault_point
+from saddle_jax.host.memory import memory_limit
 from saddle_jax.train.program import Layout, Program
-from saddle_jax.train.runtime import memory_limit
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import StepMetrics
 

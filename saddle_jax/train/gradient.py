@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from saddle_jax import devices
+from saddle_jax.host import devices
 from saddle_jax.methods.base import Context, LossOutput, Method, Variables
 from saddle_jax.optim.cc_sam import ClassGradFn, Move, Shift, class_gradients
 

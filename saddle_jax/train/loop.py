@@ -13,18 +13,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax import devices, processes
 from saddle_jax.data.sources import Images, Splits
 from saddle_jax.errors import NonFiniteError, Preempted
-from saddle_jax.train import watchdog
+from saddle_jax.host import devices, processes, watchdog
+from saddle_jax.host.lock import exclusive
+from saddle_jax.host.progress import duration
+from saddle_jax.host.signals import StopRequest
 from saddle_jax.train.directory import require_same_run
 from saddle_jax.train.evaluate import Evaluator
 from saddle_jax.train.feed import Feed, Segment
-from saddle_jax.train.lock import exclusive
-from saddle_jax.train.metrics import MetricWriter, duration
+from saddle_jax.train.metrics import MetricWriter
 from saddle_jax.train.program import Program
 from saddle_jax.train.run import Member, Run
-from saddle_jax.train.runtime import StopRequest
 from saddle_jax.train.state import Observer, TrainState, stack, unstack
 from saddle_jax.train.steps import StepMetrics
 

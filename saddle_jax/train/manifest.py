@@ -6,7 +6,7 @@ import hashlib
 import json
 import pathlib
 
-from saddle_jax.files import sync, write_atomically
+from saddle_jax.host.files import sync, write_atomically
 
 _MANIFEST = "MANIFEST.json"
 

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from saddle_jax import devices
-from saddle_jax.config import flatten
 from saddle_jax.data import augmentation, resident
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.order import Slots, steps_per_epoch
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError
-from saddle_jax.field_values import view_augmentations
+from saddle_jax.experiment.config import flatten
+from saddle_jax.experiment.field_values import view_augmentations
+from saddle_jax.host import devices
 from saddle_jax.methods.base import Stream
 from saddle_jax.methods.choose import make_method
 from saddle_jax.optim import chain

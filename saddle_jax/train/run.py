@@ -10,16 +10,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax import processes
-from saddle_jax.config import parse_duration
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError, NonFiniteError, Preempted
-from saddle_jax.faults import fault_point
-from saddle_jax.files import write_atomically
-from saddle_jax.train import checkpoint, directory, evaluate, origin, watchdog
-from saddle_jax.train.metrics import MetricWriter, Progress, RunningMean
+from saddle_jax.experiment.durations import parse_duration
+from saddle_jax.host import processes, watchdog
+from saddle_jax.host.faults import fault_point
+from saddle_jax.host.files import write_atomically
+from saddle_jax.host.memory import peak_memory_mib
+from saddle_jax.host.progress import Progress
+from saddle_jax.host.signals import StopRequest
+from saddle_jax.train import checkpoint, directory, evaluate, origin
+from saddle_jax.train.metrics import MetricWriter, RunningMean
 from saddle_jax.train.program import Program
-from saddle_jax.train.runtime import StopRequest, peak_memory_mib
 from saddle_jax.train.state import Observer, TrainState
 from saddle_jax.train.steps import StepMetrics
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from saddle_jax.train.runtime import StopRequest
+from saddle_jax.host.signals import StopRequest
 
 
 class TrainState(NamedTuple):

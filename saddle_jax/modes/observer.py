@@ -6,12 +6,12 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from saddle_jax.config import parse_duration
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError, Preempted
+from saddle_jax.experiment.durations import parse_duration
+from saddle_jax.host.signals import StopRequest
 from saddle_jax.schedules import Schedules
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train.runtime import StopRequest
 from saddle_jax.train.state import Observer, TrainState
 
 

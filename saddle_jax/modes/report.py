@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from saddle_jax import __version__
-from saddle_jax.command_line import Command
 from saddle_jax.errors import ConfigError
-from saddle_jax.files import write_atomically
+from saddle_jax.experiment.command_line import Command
+from saddle_jax.host.files import write_atomically
 from saddle_jax.report import content, curvature, page, provenance, rows, runs, tables
 
 

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 
 from saddle_jax.errors import Preempted
-from saddle_jax.train.runtime import beside
+from saddle_jax.host.threads import beside
 
 _COMPILING = 4  # times the limit, for what has to be compiled first
 _TELLING = 10  # seconds to print the stacks

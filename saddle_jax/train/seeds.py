@@ -12,17 +12,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax import processes
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError, NonFiniteError
-from saddle_jax.files import write_atomically
+from saddle_jax.host import processes
+from saddle_jax.host.files import write_atomically
+from saddle_jax.host.lock import exclusive
+from saddle_jax.host.signals import StopRequest
 from saddle_jax.report import tables
 from saddle_jax.train import loop
 from saddle_jax.train.directory import require_same_run
-from saddle_jax.train.lock import exclusive
 from saddle_jax.train.program import Program
 from saddle_jax.train.run import Member
-from saddle_jax.train.runtime import StopRequest
 from saddle_jax.train.state import Observer
 
 T = TypeVar("T")

@@ -8,8 +8,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from saddle_jax.config import Duration, flatten, parse_duration
-from saddle_jax.field_values import (
+from saddle_jax.experiment.config import flatten
+from saddle_jax.experiment.durations import Duration, parse_duration
+from saddle_jax.experiment.field_values import (
     CHOICES,
     KNOTS,
     field_problems,

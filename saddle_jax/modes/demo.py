@@ -20,15 +20,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import digits_lt
-from saddle_jax import seeds
 from saddle_jax.data import sources
 from saddle_jax.errors import SaddleError
+from saddle_jax.modes import report as report_program
 from saddle_jax.report import plots, tables
-from saddle_jax.report import program as report_program
 from saddle_jax.report import spectra as spectra_plots
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train import checkpoint, loop
+from saddle_jax.train import checkpoint, loop, seeds
 from saddle_jax.train.program import Program, make_program
 from saddle_jax.train.run import Member
 
@@ -39,7 +38,7 @@ NAMES = {"": "SGD", "_sam": "SGD + SAM"}
 
 def main(arguments: list[str] | None = None) -> None:
     """Train what is missing, then print the table and draw the picture."""
-    parser = argparse.ArgumentParser(prog="python -m saddle_jax.demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m saddle_jax.modes.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=12, help="how many seeds to train, from 0 on")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("demo"), help="folder of the runs")
     parser.add_argument("--probes", type=int, default=10, help="random vectors of the spectra that are drawn")

@@ -14,23 +14,30 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import default, recipes
-from saddle_jax import config as config_lib
-from saddle_jax import flag_checks
-from saddle_jax.errors import ConfigError
-from saddle_jax.flag_checks import Processes
-from saddle_jax.validation import problems_of
+from saddle_jax.errors import ConfigError, did_you_mean
+from saddle_jax.experiment import config as config_lib
+from saddle_jax.experiment import flag_checks
+from saddle_jax.experiment.checks import problems_of
+from saddle_jax.experiment.flag_checks import Processes
 
 FLAGS = flags.FLAGS
-_ROOT = pathlib.Path(__file__).parent.parent
+_ROOT = pathlib.Path(__file__).parents[2]
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
 _NO_EXPERIMENTS = ("__init__.py", "default.py", "links.py", "recipes.py")
 SHIPPED = sorted(
     p.relative_to(_ROOT).as_posix() for p in _ROOT.glob("configs/**/*.py") if p.name not in _NO_EXPERIMENTS
 )
-MODES = ("train", "eval", "spectra", "check", "report", "import")
+MODES = {  # each with its module in saddle_jax/modes/
+    "train": "train",
+    "eval": "evaluate",
+    "spectra": "spectra",
+    "check": "check",
+    "report": "report",
+    "import": "import_torch",
+}
 _ARGV: list[str] = []  # what config_flags reads overrides from; filled by `parse`
 
-flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help tells the defaults.")
 flags.DEFINE_string("checkpoint", None, "latest, best or a step; eval: both latest and best if not given.")
 flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wrote.")
@@ -183,7 +190,7 @@ def _load(program: str, argument: str) -> tuple[ConfigDict | None, list[str]]:
     path = argument.partition("=")[2].partition(":")[0]
     if not pathlib.Path(path).is_file():
         shipped = [os.path.relpath(_ROOT / name) for name in SHIPPED]
-        return None, [f"--config: found no file {path!r}.{config_lib.did_you_mean(path, shipped)}"]
+        return None, [f"--config: found no file {path!r}.{did_you_mean(path, shipped)}"]
     sys.modules.pop("config_config", None)  # the name under which config_flags keeps every file it loads
     try:
         config = _parse_config([program, argument])
@@ -206,13 +213,11 @@ def _parse_config(argv: list[str]) -> ConfigDict:
 def _override_problem(program: str, config_argument: str, override: str, base: ConfigDict) -> str | None:
     name = override.lstrip("-").partition("=")[0].partition(".")[2]
     known = config_lib.flatten(base)
-    if name not in known and name in config_lib.REPLACED:
-        return f"--config.{name}: there is no such field any more. Fix: --config.{config_lib.REPLACED[name]}"
     if name not in known:
         if any(field.startswith(name + ".") for field in known):
             return f"--config.{name} is a group of fields; set one of them, e.g. --config.{name}.…"
         ends = [field for field in known if field.rpartition(".")[2] == name.rpartition(".")[2]]
-        hint = f" Did you mean {' or '.join(ends)}?" if ends else config_lib.did_you_mean(name, known)
+        hint = f" Did you mean {' or '.join(ends)}?" if ends else did_you_mean(name, known)
         return f"--config.{name}: there is no such field.{hint}"
     try:
         _parse_config([program, config_argument, override])

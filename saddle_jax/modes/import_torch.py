@@ -15,15 +15,15 @@ import jax
 import numpy as np
 
 from saddle_jax import __version__
-from saddle_jax.command_line import Command
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError, ConfigError
-from saddle_jax.files import write_atomically
+from saddle_jax.experiment.command_line import Command
+from saddle_jax.host.files import write_atomically
+from saddle_jax.host.lock import exclusive
 from saddle_jax.pytorch import archive, class_map, names
 from saddle_jax.schedules import Schedules
 from saddle_jax.train import checkpoint
 from saddle_jax.train.directory import IMPORTED, open_run
-from saddle_jax.train.lock import exclusive
 from saddle_jax.train.program import make_program
 
 

@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from saddle_jax.errors import ConfigError, WorkdirInUse
-from saddle_jax.files import writing
-from saddle_jax.train.metrics import duration
-from saddle_jax.train.runtime import beside
+from saddle_jax.host.files import writing
+from saddle_jax.host.progress import duration
+from saddle_jax.host.threads import beside
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _BEAT, _FORGOTTEN = 30, 120  # seconds between two signs of life, and without any until a holder counts as gone

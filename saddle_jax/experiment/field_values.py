@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from saddle_jax.config import did_you_mean, parse_duration
+from saddle_jax.errors import did_you_mean
+from saddle_jax.experiment.durations import parse_duration
 
 _AUGMENTATIONS = ("crop_flip", "autoaugment", "randaugment", "simclr", "random_resized_crop")
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from configs import default
-from saddle_jax import config as config_lib
-from saddle_jax import seeds
 from saddle_jax.data import inspection
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError
-from saddle_jax.files import write_atomically, writing
+from saddle_jax.experiment import config as config_lib
+from saddle_jax.host.files import write_atomically, writing
+from saddle_jax.train import seeds
 
 
 def draw(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], workdir: pathlib.Path) -> str:

@@ -1,0 +1,41 @@
+"""Lengths of a run and positions in it: "200 epochs", "3000 steps", "80%"."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, NamedTuple
+
+_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|steps?|epochs?)\s*$")
+
+
+class Duration(NamedTuple):
+    """A length or a position in the run: `amount` of `unit` (steps, epochs or %)."""
+
+    amount: float
+    unit: str
+
+    def steps(self, steps_per_epoch: int, total_steps: int | None = None) -> int:
+        """Return the nearest whole number of steps; a part of the run needs `total_steps`."""
+        if self.unit == "steps":
+            return round(self.amount)
+        if self.unit == "epochs":
+            return round(self.amount * steps_per_epoch)
+        if total_steps is None:
+            raise ValueError("a percentage needs the length of the run")
+        return round(self.amount / 100 * total_steps)
+
+
+def parse_duration(value: Any) -> Duration:
+    """Read "200 epochs", "3000 steps", "80%", or a bare number of epochs.
+
+    Raises:
+      ValueError: it is none of them.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        return Duration(float(value), "epochs")
+    match = _DURATION.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"found {value!r}, expected a duration such as '200 epochs', '3000 steps' or '80%'")
+    unit = match[2] if match[2] == "%" else match[2].rstrip("s") + "s"
+    return Duration(float(match[1]), unit)

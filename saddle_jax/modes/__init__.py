@@ -1,0 +1,19 @@
+"""What main.py does: one file for each --mode, each with a `run` from the parsed command to an exit code."""
+
+from __future__ import annotations
+
+import importlib
+
+from saddle_jax.experiment.command_line import MODES, Command
+
+_WITHOUT_JAX = ("report",)  # they only read files
+
+
+def run(command: Command) -> int:
+    """Run the command's mode and return its exit code; modes import JAX and TensorFlow where they need them."""
+    mode = importlib.import_module(f"saddle_jax.modes.{MODES[command.mode]}").run
+    if command.mode in _WITHOUT_JAX:
+        return mode(command)
+    from saddle_jax.modes import start
+
+    return start.run(command, mode)

@@ -1,0 +1,52 @@
+"""`--mode check`: build everything, take one step, show what training images look like; train nothing."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax
+import numpy as np
+
+from saddle_jax.data import inspection, sources
+from saddle_jax.errors import NonFiniteError
+from saddle_jax.experiment.command_line import Command
+from saddle_jax.modes import plan, views
+from saddle_jax.train import origin, seeds
+from saddle_jax.train.feed import Feed
+from saddle_jax.train.program import make_program
+from saddle_jax.train.state import stack
+
+
+def run(command: Command) -> int:
+    """Build everything, print its sizes, run one step, draw what the views look like; write nothing else."""
+    from clu import parameter_overview
+
+    config, workdir = command.config, pathlib.Path(command.workdir)
+    plan.require_directory(workdir)
+    splits = sources.load(config.data)
+    program = make_program(config, splits)
+    plan.describe(config, splits, program, command.workdir)
+    for line in inspection.class_lines(splits):
+        print(line)
+    inspection.require_readable(splits, decode=config.data.check_decode)
+    state = program.init(config.seed)
+    print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+    at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
+    members = plan.members_of(config, workdir)[:at_once]
+    configs = [config for config, _ in members]
+    feed = Feed(configs, [splits] * at_once, program)
+    segment = next(feed.segments(0, 1, lambda _: True))
+    start = jax.device_get(program.init(config.seed))
+    states = stack([origin.adopt(found, start) if (found := origin.find(*member)) else start for member in members])
+    memory = feed.lower(states, segment).compile().memory_analysis()
+    if memory is not None:
+        used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+        used -= memory.alias_size_in_bytes
+        print(f"memory a step needs about {used / 2**20:,.0f} MiB on each device, by the compiler's count")
+    metrics = jax.device_get(feed.advance(states, segment)[1])
+    loss, perturbed = np.mean(metrics.loss), np.mean(metrics.perturbed_loss)
+    print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; nothing of it was kept", flush=True)
+    print(f"views  {views.draw(config, splits, program.views, workdir)}")
+    if not np.all(metrics.finite):
+        raise NonFiniteError("step 1: loss or update is not finite. Fix: a lower learning rate or rho")
+    return 0

@@ -1,0 +1,72 @@
+"""What is about to run, in a few lines: data, model, plan. And which runs it is."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from saddle_jax import __version__
+from saddle_jax.data import sources
+from saddle_jax.errors import ConfigError
+from saddle_jax.host import devices
+from saddle_jax.models import kernels
+from saddle_jax.optim.chain import tail_C
+from saddle_jax.train import seeds
+from saddle_jax.train.program import Program
+
+
+def describe(config: ConfigDict, splits: sources.Splits, program: Program, workdir: str) -> None:
+    """Print what is about to run, a line each for program, directory, data, model and plan."""
+    counts_C, schedules = splits.stats.counts_C, program.schedules
+    held_out = 0 if splits.validation is None else len(splits.validation.labels)
+    parts = devices.num_devices()
+    at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
+    several = f"s {config.seed} to {seeds.seeds_of(config)[-1]}, {at_once} at once"
+    seed = several if config.num_seeds > 1 else f" {config.seed}"
+    print(f"saddle_jax {__version__}  {config.name}  seed{seed}  {parts} x {jax.devices()[0].device_kind}")
+    print(f"run    {workdir}")
+    print(
+        f"data   {len(splits.train.labels):,} training images ({held_out:,} held out), {splits.stats.num_classes} "
+        f"classes of {counts_C.max():,} to {counts_C.min():,}; {len(splits.test.labels):,} test images; "
+        f"split {splits.split_hash}"
+    )
+    drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
+    parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: program.init(0)).params))
+    by_onednn = jax.default_backend() == "cpu" and kernels.uses_onednn(config.model.kernels)
+    print(
+        f"model  {config.model.name}, width {config.model.width:g}, {config.model.head} head: {parameters:,} "
+        f"parameters{'; layers by onednn' if by_onednn else ''}"
+    )
+    print(
+        f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "
+        f"method {config.method}, loss {config.loss.name}{drw}; {_link_of(config, splits)}",
+        flush=True,
+    )
+
+
+def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
+    """Return the chosen link with its size and its own fields, as a user reads it."""
+    name = config.optim.name
+    if name == "sgd":
+        return "plain SGD"
+    own = config.get(name, {}) if name != "sam" else {}  # that group is shared by all
+    fields = [f"rho {', '.join(f'{value:g}' for _, value in config.sam.rho_knots)}"]
+    fields += [f"{field} {value}" for field, value in own.items()]
+    if "tail_below" in own:
+        fields.append(f"{tail_C(config, splits.stats.counts_C).sum()} classes are tail")
+    return f"{name} with {'; '.join(fields)}"
+
+
+def members_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
+    """Return the config and the directory of every seed's run."""
+    if config.num_seeds == 1:
+        return [(config, workdir)]
+    return [(seeds.member_config(config, seed), workdir / f"seed-{seed}") for seed in seeds.seeds_of(config)]
+
+
+def require_directory(workdir: pathlib.Path) -> None:
+    """Make sure that the path of a run is not that of a file."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir: {workdir} is a file, expected a directory. Fix: another --workdir")

@@ -1,0 +1,51 @@
+"""`--mode spectra`: measure the class-wise Hessian spectra of a run, or compare those of several runs."""
+
+from __future__ import annotations
+
+import pathlib
+
+from saddle_jax import __version__
+from saddle_jax.data import sources
+from saddle_jax.errors import ConfigError, DataError
+from saddle_jax.experiment.command_line import Command
+from saddle_jax.host.signals import StopRequest
+from saddle_jax.modes import stored_run
+from saddle_jax.report import spectra as plots
+from saddle_jax.spectra import results
+from saddle_jax.spectra.spectrometer import Spectrometer
+from saddle_jax.train.directory import different_config, differing_images
+from saddle_jax.train.program import make_program
+
+
+def run(command: Command) -> int:
+    """Measure class-wise Hessian spectra at one of a run's checkpoints."""
+    if command.compare:
+        return compare(command)
+    config, workdir = command.config, pathlib.Path(command.workdir)
+    if differing := stored_run.differences(command):
+        raise ConfigError(different_config(workdir, differing, "only fields of config.spectra may change here"))
+    with StopRequest() as stop:
+        splits = sources.load(config.data)
+        if differing := differing_images(workdir, splits):
+            raise DataError(f"{workdir} was trained on other images ({', '.join(differing)} differ). Fix: its data set")
+        spectrometer = Spectrometer(config, splits)
+        like = make_program(config, splits).init(config.seed)
+        _, state = stored_run.restore_from_a_running_run(workdir / "checkpoints", command.checkpoint or "latest", like)
+        print(f"saddle_jax {__version__}  spectra of {workdir} at step {int(state.step):,}")
+        print(f"loss   {spectrometer.describe()}", flush=True)
+        folder = spectrometer.measure(state, workdir, stop=stop)
+    pictures = [*plots.draw_folder(folder), plots.draw_ratio(workdir)]
+    print(f"done   {folder}: summary.json, {len([p for p in pictures if p])} pictures as PNG and PDF")
+    return 0
+
+
+def compare(command: Command) -> int:
+    """Draw the measured spectra of several runs side by side."""
+    step = int(command.checkpoint) if command.checkpoint else None
+    runs = [pathlib.Path(run).resolve() for run in command.compare]
+    unique = len({run.name for run in runs}) == len(runs)
+    folders = {run.name if unique else str(run): results.folder_at(run, step) for run in runs}
+    steps = sorted({folder.name for folder in folders.values()}, key=int)
+    out = pathlib.Path(command.workdir) / "_".join([*folders, *steps]).replace("/", "-")
+    print(f"done   {plots.draw_comparison(folders, out)}, and as PDF")
+    return 0
