@@ -12,7 +12,7 @@ from absl import app
 
 from saddle_jax import modes
 from saddle_jax.errors import SaddleError, tell
-from saddle_jax.experiment import command_line
+from saddle_jax.experiment import command_line, help
 
 # TensorFlow only feeds images here: its start-up notes are noise, and it computes nothing that oneDNN would speed up.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -29,10 +29,10 @@ def main(arguments: list[command_line.Command]) -> int:
 
 def parse_flags(argv: list[str]) -> list[command_line.Command]:
     """Parse the command line, or print help or all its problems and leave; absl hands `main` what this returns."""
-    if command_line.wants_help(argv):
-        print(command_line.HELP)
-        sys.exit(0)
     try:
+        if (topics := help.topics(argv)) is not None:
+            print(help.text(topics, command_line.SHIPPED))
+            sys.exit(0)
         return [command_line.parse(argv)]
     except SaddleError as error:
         sys.exit(tell(error))

@@ -43,29 +43,29 @@ ROWS = {
 }
 
 
-def _constant(size: float) -> dict[str, Any]:
-    return {"sam.rho_knots": ((0, size),)}
+def _constant(field: str, size: float) -> dict[str, Any]:
+    return {field: (size,)}
 
 
 def _rising(size: float) -> dict[str, Any]:
-    return {"sam.rho_knots": ((0, size), ("100%", 4 * size))}
+    return {"lpf_sgd.noise": ((0, size), ("100%", 4 * size))}
 
 
 def _equated(rise: float, longest: float) -> dict[str, Any]:
     knots = ((0, 0.0), ("5%", rise), ("80%", rise), ("100%", 0.0))
-    return {"sam.rho_knots": knots, "le_sam.rho_max": longest}
+    return {"le_sam.rise": knots, "le_sam.rho_max": longest}
 
 
 _TRIED = {
-    "pgd": {str(size): _constant(size) for size in (0.1, 0.3, 1.0)},
-    "cnc_pgd": {str(size): _constant(size) for size in (0.25, 0.5, 1.0)},
+    "pgd": {str(size): _constant("pgd.noise", size) for size in (0.1, 0.3, 1.0)},
+    "cnc_pgd": {str(size): _constant("cnc_pgd.step", size) for size in (0.25, 0.5, 1.0)},
     "lpf_sgd": {f"{size} to {4 * size}": _rising(size) for size in (0.0005, 0.002, 0.005)},
-    "asam": {str(size): _constant(size) for size in (0.25, 0.5, 1.0)},
+    "asam": {str(size): _constant("asam.rho", size) for size in (0.25, 0.5, 1.0)},
     "le_sam": {f"{rise}, at most {top}": _equated(rise, top) for rise, top in ((0.03, 0.2), (0.1, 0.2), (0.1, 1.0))},
-    "imbsam": {str(size): _constant(size) for size in (0.05, 0.1, 0.2)},
-    "cc_sam": {str(size): _constant(size) for size in (0.001, 0.003, 0.01, 0.03, 0.1)},
-    "sse_sam": {str(size): _constant(size) for size in (0.05, 0.1, 0.2)},
-    "focal_sam": {str(size): _constant(size) for size in (0.05, 0.1, 0.2)},
+    "imbsam": {str(size): _constant("imbsam.rho", size) for size in (0.05, 0.1, 0.2)},
+    "cc_sam": {str(size): _constant("cc_sam.rho", size) for size in (0.001, 0.003, 0.01, 0.03, 0.1)},
+    "sse_sam": {str(size): _constant("sse_sam.rho", size) for size in (0.05, 0.1, 0.2)},
+    "focal_sam": {str(size): _constant("focal_sam.rho", size) for size in (0.05, 0.1, 0.2)},
     "sgd": {f"weight decay {decay}": {"optim.weight_decay": decay} for decay in (0.0005, 0.001, 0.002)},
 }
 CANDIDATES = {

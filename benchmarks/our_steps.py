@@ -76,7 +76,7 @@ def make_feed(
     config.model.name, config.model.dtype, config.model.remat = network, dtype, remat
     config.model.kernels = kernels
     config.data.pipeline, config.steps_at_once = pipeline, steps_at_once
-    config.sam.rho_knots = ((0, RHO),)
+    config.sam.rho = (RHO,)
     config.update_from_flattened_dict({"method": method, **METHODS[method]})
     splits = make_splits(images, classes, size)
     program = make_program(config, splits)

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, seed: int, optimizer: str, dtype: str) -> d
     ]
     command += ["--config.data.source=arrays", f"--config.data.path={options.data.resolve()}"]
     command += [f"--config.seed={seed}", f"--config.model.dtype={dtype}", "--config.eval.every=5 epochs"]
-    command += ["--config.sam.rho_knots=((0,0.1),)"] if optimizer == "SAM" else []
+    command += ["--config.sam.rho=0.1"] if optimizer == "SAM" else []
     if not (workdir / "results.json").is_file():
         subprocess.run([sys.executable, *command, f"--workdir={workdir}"], cwd=ROOT, check=True)
     report = tables.read_results(workdir)

@@ -24,10 +24,15 @@ import optax
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from saddle_jax.optim.cc_sam import cc_sam, class_gradients  # noqa: E402 (needs the path above)
-from saddle_jax.optim.escape import cnc_pgd, lpf_sgd, pgd  # noqa: E402
+from saddle_jax.optim.cnc_pgd import cnc_pgd  # noqa: E402
+from saddle_jax.optim.focal_sam import focal_sam  # noqa: E402
+from saddle_jax.optim.imbsam import imbsam  # noqa: E402
+from saddle_jax.optim.le_sam import le_sam  # noqa: E402
 from saddle_jax.optim.link import find_link_state, with_key  # noqa: E402
-from saddle_jax.optim.longtail_sam import focal_sam, imbsam, le_sam, sse_sam  # noqa: E402
+from saddle_jax.optim.lpf_sgd import lpf_sgd  # noqa: E402
+from saddle_jax.optim.pgd import pgd  # noqa: E402
 from saddle_jax.optim.sam import sam  # noqa: E402
+from saddle_jax.optim.sse_sam import sse_sam  # noqa: E402
 
 LEARNING_RATE, NOISE, LEVEL = 0.05, 0.01, -1 / 8
 TAIL, COUNTS = np.array([False, True]), np.array([900, 100])

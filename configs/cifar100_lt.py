@@ -21,13 +21,13 @@ RHO = {
     "la": 0.5,
     "focal": 0.2,
 }
-LINKS = {
-    "asam": {"sam.rho_knots": ((0, 1.0),)},
+SETTINGS = {
+    "asam": {"asam.rho": (1.0,)},
     "imbsam": {"imbsam.tail_below": 20},
     "cc_sam": {"cc_sam.flat_ratio": 0.5},
     "sse_sam": {"sse_sam.tail_below": 100},
     "focal_sam": {
-        "sam.rho_knots": ((0, 0.3),),
+        "focal_sam.rho": (0.3,),
         "focal_sam.gamma": 3.2,
         "focal_sam.sharpness_weight": 0.8,
     },
@@ -40,4 +40,4 @@ def get_config(argument: str = ""):
     config.name = "cifar100_lt"
     config.data.name = "cifar100"
     config.eval.rank_bounds = (36, 71)
-    return recipes.apply(config, argument, default_method="ldam_drw_sam", rho=RHO, links=LINKS)
+    return recipes.apply(config, argument, default_method="ldam_drw_sam", rho=RHO, settings=SETTINGS)

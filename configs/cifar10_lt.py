@@ -39,7 +39,7 @@ def base():
     config.data.source = "tfds"
     config.data.mean = (0.4914, 0.4822, 0.4465)
     config.data.std = (0.2023, 0.1994, 0.2010)
-    config.optim.lr_knots = ((0, 0.02), (1, 0.04), (2, 0.06), (3, 0.08), (4, 0.1), (160, 1e-3), (180, 1e-5))
+    config.optim.lr = ((0, 0.02), (1, 0.04), (2, 0.06), (3, 0.08), (4, 0.1), (160, 1e-3), (180, 1e-5))
     config.loss.drw_start = "160 epochs"
     config.eval.every = "1 epoch"  # the paper's number is the best of 200 evaluations
     return config

@@ -12,16 +12,16 @@ from configs import default, recipes
 
 RHO = dict.fromkeys(recipes.LOSSES, 0.1)  # ours; 0.2 and more lose what SAM gains here
 # By overall accuracy with CE+DRW on seeds 100 to 102, of 3 to 5 sizes each (`python benchmarks/links.py --tune`;
-# benchmarks/results/links-tuning.json): three seeds do not tell neighbours apart. The rest is configs/links.py's.
-LINKS = {
-    "pgd": {"sam.rho_knots": ((0, 0.3),)},
-    "cnc_pgd": {"sam.rho_knots": ((0, 0.25),)},
-    "imbsam": {"sam.rho_knots": ((0, 0.1),)},
-    "cc_sam": {"sam.rho_knots": ((0, 3e-3),)},
-    "sse_sam": {"sam.rho_knots": ((0, 0.2),)},
-    "focal_sam": {"sam.rho_knots": ((0, 0.05),)},
+# benchmarks/results/links-tuning.json): three seeds do not tell neighbours apart. The rest are the defaults.
+SETTINGS = {
+    "pgd": {"pgd.noise": (0.3,)},
+    "cnc_pgd": {"cnc_pgd.step": (0.25,)},
+    "imbsam": {"imbsam.rho": (0.1,)},
+    "cc_sam": {"cc_sam.rho": (3e-3,)},
+    "sse_sam": {"sse_sam.rho": (0.2,)},
+    "focal_sam": {"focal_sam.rho": (0.05,)},
     "le_sam": {
-        "sam.rho_knots": ((0, 0.0), ("5%", 0.1), ("80%", 0.1), ("100%", 0.0)),
+        "le_sam.rise": ((0, 0.0), ("5%", 0.1), ("80%", 0.1), ("100%", 0.0)),
         "le_sam.rho_max": 0.2,  # 1.0 loses five points
     },
 }
@@ -39,9 +39,9 @@ def get_config(argument: str = ""):
     config.data.flip = False
     config.data.mean, config.data.std = (0.3,), (0.35,)
     config.model.name = "resnet8"
-    config.optim.lr_knots = ((0, 0.02), (1, 0.04), (2, 0.06), (3, 0.08), (4, 0.1), (80, 0.01), (90, 0.001))
+    config.optim.lr = ((0, 0.02), (1, 0.04), (2, 0.06), (3, 0.08), (4, 0.1), (80, 0.01), (90, 0.001))
     config.eval.every = "20 epochs"
     config.checkpoint_every = "50 epochs"
     config.log_every = "5 epochs"
     config.tensorboard = False
-    return recipes.apply(config, argument, default_method="ce_drw_sam", rho=RHO, links=LINKS)
+    return recipes.apply(config, argument, default_method="ce_drw_sam", rho=RHO, settings=SETTINGS)

@@ -16,13 +16,14 @@ PAPER = ((0, 0.05), (5, 0.1), (60, 0.5), (75, 0.5))
 # Published for CE+DRW and LDAM+DRW. All others are ours, not tuned; the paper has no VS here.
 RHO = dict.fromkeys(recipes.LOSSES, ((0, 0.05), (5, 0.1))) | {"ce_drw": PAPER, "ldam_drw": PAPER, "vs_drw": PAPER}
 
-LINKS = {
+SETTINGS = {
+    "ldam": {"ldam.max_margin": 0.3},
     "focal_sam": {
-        "sam.rho_knots": ((0, 0.1), (90, 0.2)),
-        "sam.rho_interpolation": "linear",
+        "focal_sam.rho": ((0, 0.1), (90, 0.2)),
+        "focal_sam.rho_interpolation": "linear",
         "focal_sam.gamma": 0.8,
         "focal_sam.sharpness_weight": 0.8,
-    }
+    },
 }
 
 
@@ -31,8 +32,8 @@ def get_config(argument: str = ""):
     config = base()
     set_images(config)
     config.name = "imagenet_lt"
-    config.optim.lr_knots = ((0, 0.2), (90, 0.0))
-    return recipes.apply(config, argument, default_method="ldam_drw_sam", rho=RHO, links=LINKS)
+    config.optim.lr = ((0, 0.2), (90, 0.0))
+    return recipes.apply(config, argument, default_method="ldam_drw_sam", rho=RHO, settings=SETTINGS)
 
 
 def set_images(config) -> None:
@@ -57,7 +58,6 @@ def base():
     config.data.crop_padding = 0
     config.model.name = "resnet50"
     config.loss.drw_start = "60 epochs"
-    config.loss.ldam_max_margin = 0.3
     config.optim.lr_interpolation = "cosine"
     config.eval.every = "1 epoch"  # the paper's number is the best of 90 evaluations
     config.checkpoint_every = "1 epoch"

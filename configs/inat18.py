@@ -18,7 +18,10 @@ RHO = dict.fromkeys(recipes.LOSSES, ((0, 0.05), (5, 0.1))) | {
     "ldam_drw": ((0, 0.05), (5, 0.1), (60, 0.5), (75, 0.5)),
     "vs_drw": ((0, 0.05), (5, 0.1), (60, 0.1), (75, 0.2)),
 }
-LINKS = {"focal_sam": {"focal_sam.gamma": 2.0, "focal_sam.sharpness_weight": 1.1}}
+SETTINGS = {
+    "ldam": {"ldam.max_margin": 0.3, "optim.weight_decay": 1e-4},
+    "focal_sam": {"focal_sam.gamma": 2.0, "focal_sam.sharpness_weight": 1.1},
+}
 
 
 def get_config(argument: str = ""):
@@ -26,11 +29,8 @@ def get_config(argument: str = ""):
     config = imagenet_lt.base()
     set_images(config)
     config.name = "inat18"
-    config.optim.lr_knots = ((0, 0.1), (90, 0.0))
-    config = recipes.apply(config, argument, default_method="ldam_drw_sam", rho=RHO, links=LINKS)
-    if config.loss.name == "ldam":
-        config.optim.weight_decay = 1e-4
-    return config
+    config.optim.lr = ((0, 0.1), (90, 0.0))
+    return recipes.apply(config, argument, default_method="ldam_drw_sam", rho=RHO, settings=SETTINGS)
 
 
 def set_images(config) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.links import SETTINGS
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.arguments import Options, parse_argument
+from saddle_jax.experiment.catalogue import ENTRIES, find, images_stay_encoded
 from saddle_jax.experiment.config import rescale_to_percent
 from saddle_jax.experiment.durations import parse_duration
-from saddle_jax.experiment.field_values import CHOICES, images_stay_encoded
 
 LOSSES = {
     "ce": {"name": "ce"},
@@ -27,9 +26,10 @@ LOSSES = {
     "la": {"name": "la"},
     "focal": {"name": "focal"},
 }
-LINKS = CHOICES["optim.name"]
+LINKS = tuple(ENTRIES["optim.name"])
 
 Knots = tuple[tuple[int | str, float], ...]
+Settings = Mapping[str, Mapping[str, Any]]  # of a loss or a link, by name: values by full name of the field
 
 
 def with_links(bases: Iterable[str], links: Iterable[str] = LINKS) -> dict[str, tuple[str, str]]:
@@ -49,7 +49,7 @@ def apply(
     *,
     default_method: str,
     rho: Mapping[str, float | Knots],
-    links: Mapping[str, Mapping[str, Any]] | None = None,
+    settings: Settings | None = None,
 ) -> ConfigDict:
     """Set method, ratio and profile from `argument`, and shrink the run if it asks for `smoke`.
 
@@ -58,7 +58,7 @@ def apply(
       argument: what stood after the colon of --config.
       default_method: used where the argument names none.
       rho: SAM's radius for every loss of LOSSES, or its knots.
-      links: the experiment's own settings of links, beside those of configs/links.py.
+      settings: the experiment's own settings of losses and links.
 
     Raises:
       ConfigError: all that is wrong with the argument.
@@ -66,24 +66,22 @@ def apply(
     options = parse_argument(argument, METHODS, shown=shown_methods(LOSSES))
     loss, link = METHODS[options.method or default_method]
     config.loss.update(LOSSES[loss])
-    radius = rho[loss]
-    config.sam.rho_knots = radius if isinstance(radius, tuple) else ((0, radius),)
     if config.loss.name == "ldam":
         config.model.head = "normed"
-    set_link(config, link, links)
+    config.update_from_flattened_dict((settings or {}).get(config.loss.name, {}))
+    set_link(config, link, rho[loss], settings)
     return finish(config, options, name_of(loss, link))
 
 
-def one_method(config: ConfigDict, argument: str, links: Mapping[str, Mapping[str, Any]] | None = None) -> ConfigDict:
+def one_method(config: ConfigDict, argument: str, rho: float | Knots, settings: Settings | None = None) -> ConfigDict:
     """Set what `argument` asks of an experiment with one method: `<method>` or `<method>_<link>`; by default SAM's.
 
-    Raises:
-      ConfigError: all that is wrong with the argument.
+    Arguments and errors are those of `apply`.
     """
     methods = with_links([config.method])
     options = parse_argument(argument, methods, shown=shown_methods([config.method], LINKS_OF_METHODS))
     method, link = methods[options.method or f"{config.method}_sam"]
-    set_link(config, link, links)
+    set_link(config, link, rho, settings)
     return finish(config, options, name_of(method, link))
 
 
@@ -100,10 +98,15 @@ def name_of(base: str, link: str) -> str:
     return base if link == "sgd" else f"{base}_{link}"
 
 
-def set_link(config: ConfigDict, link: str, own: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-    """Choose the link with its settings, or, where it has none, with SAM's radius."""
+def set_link(config: ConfigDict, link: str, rho: float | Knots, settings: Settings | None = None) -> None:
+    """Choose the link with its settings and with the experiment's own; `rho` is SAM's radius.
+
+    SGD's runs have that radius, too: their spectra say what SAM would do.
+    """
     config.optim.name = link
-    config.update_from_flattened_dict({**SETTINGS.get(link, {}), **(own or {}).get(link, {})})
+    if link in ("sgd", "sam"):
+        config.sam.rho = rho if isinstance(rho, tuple) else (rho,)
+    config.update_from_flattened_dict({**find("optim.name", link).settings, **(settings or {}).get(link, {})})
 
 
 def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_settings: bool = False) -> ConfigDict:

@@ -13,36 +13,78 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.catalogue import find, group_of, is_dotted
 from saddle_jax.longtail import ClassStats
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]  # (logits_BC, labels_B) -> losses_B
 
 
-def make_loss(loss: ConfigDict, stats: ClassStats, logit_scale: float = 1.0) -> Loss:
-    """Return the loss that the config's loss fields name, with its margins and priors from the class counts.
+def make_loss(config: ConfigDict, stats: ClassStats, scale: float = 1.0, name: str = "") -> Loss:
+    """Return the loss that the config names, with its margins and priors from the class counts.
 
     Args:
-      logit_scale: factor on the logits before anything else but LDAM's margin; a normed head's s.
+      scale: factor on the logits before anything else but LDAM's margin; a normed head's s.
+      name: the loss, where it is not that of config.loss.name.
+
+    Raises:
+      ConfigError: a user's own loss does not return one number an example.
     """
-    delta_C = stats.multiplicative_factors_C(loss.vs_gamma)
-    iota_C = loss.vs_tau * np.log(stats.priors_C())
-    one_C, zero_C = np.ones_like(delta_C), np.zeros_like(iota_C)  # LA and CDT are VS with one of its parts left out
+    name = name or config.loss.name
+    loss = find("loss.name", name).maker()(config.get(group_of(name)), stats, scale)
+    if is_dotted(name):
+        _require_one_value_an_example(name, loss, stats.num_classes)
+    return loss
 
-    def adjusted(delta_C: np.ndarray, iota_C: np.ndarray) -> Loss:
-        return lambda logits_BC, labels_B: vector_scaling(logits_BC, labels_B, delta_C, iota_C)
 
-    per_example: dict[str, Loss] = {
-        "ce": cross_entropy,
-        "focal": lambda logits_BC, labels_B: focal(logits_BC, labels_B, loss.focal_gamma),
-        "la": adjusted(one_C, iota_C),
-        "cdt": adjusted(delta_C, zero_C),
-        "vs": adjusted(delta_C, iota_C),
-    }
-    if loss.name == "ldam":
-        margins_C = stats.ldam_margins_C(loss.ldam_max_margin)
-        return lambda cosines_BC, labels_B: ldam(cosines_BC, labels_B, margins_C, logit_scale)
-    chosen = per_example[loss.name]
-    return lambda logits_BC, labels_B: chosen(logits_BC * logit_scale, labels_B)
+def _require_one_value_an_example(name: str, loss: Loss, num_classes: int) -> None:
+    logits_BC, labels_B = jax.ShapeDtypeStruct((2, num_classes), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
+    try:
+        found = jax.eval_shape(loss, logits_BC, labels_B)
+    except Exception as error:  # whatever the user's own function raises
+        raise ConfigError(f"loss.name: {name} fails on logits (2, {num_classes}) and labels (2,): {error}") from error
+    if getattr(found, "shape", None) != (2,) or not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ConfigError(
+            f"loss.name: {name} returns {found} for logits (2, {num_classes}) and labels (2,), expected one "
+            "floating-point number an example, shape (2,)"
+        )
+
+
+def make_cross_entropy(fields: ConfigDict, stats: ClassStats, scale: float) -> Loss:
+    """Return the cross-entropy of scale · logits."""
+    del fields, stats
+    return lambda logits_BC, labels_B: cross_entropy(logits_BC * scale, labels_B)
+
+
+def make_focal(fields: ConfigDict, stats: ClassStats, scale: float) -> Loss:
+    """Return the focal loss of scale · logits."""
+    del stats
+    return lambda logits_BC, labels_B: focal(logits_BC * scale, labels_B, fields.gamma)
+
+
+def make_ldam(fields: ConfigDict, stats: ClassStats, scale: float) -> Loss:
+    """Return LDAM with its margins, of cosines."""
+    margins_C = stats.ldam_margins_C(fields.max_margin)
+    return lambda cosines_BC, labels_B: ldam(cosines_BC, labels_B, margins_C, scale)
+
+
+def make_logit_adjustment(fields: ConfigDict, stats: ClassStats, scale: float) -> Loss:
+    """Return logit adjustment: vector scaling without its factors."""
+    return _adjusted(stats.multiplicative_factors_C(0.0), fields.tau * np.log(stats.priors_C()), scale)
+
+
+def make_class_dependent_temperatures(fields: ConfigDict, stats: ClassStats, scale: float) -> Loss:
+    """Return CDT: vector scaling without its terms."""
+    return _adjusted(stats.multiplicative_factors_C(fields.gamma), np.zeros(stats.num_classes), scale)
+
+
+def make_vector_scaling(fields: ConfigDict, stats: ClassStats, scale: float) -> Loss:
+    """Return vector scaling with factors and terms."""
+    return _adjusted(stats.multiplicative_factors_C(fields.gamma), fields.tau * np.log(stats.priors_C()), scale)
+
+
+def _adjusted(delta_C: np.ndarray, iota_C: np.ndarray, scale: float) -> Loss:
+    return lambda logits_BC, labels_B: vector_scaling(logits_BC * scale, labels_B, delta_C, iota_C)
 
 
 def cross_entropy(logits_BC: jax.Array, labels_B: jax.Array) -> jax.Array:

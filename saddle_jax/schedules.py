@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.catalogue import find, group_of
+from saddle_jax.experiment.config import flatten
 from saddle_jax.experiment.durations import parse_duration
+from saddle_jax.experiment.fields import knots
+from saddle_jax.experiment.schema import fields_of
 from saddle_jax.longtail import ClassStats
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]  # step -> value
@@ -21,7 +25,7 @@ class Schedules(NamedTuple):
     """The schedules of a run."""
 
     lr: Schedule
-    rho: Schedule
+    size: Schedule  # of the link's perturbation, in its own unit; 0 without a link
     class_weights: Schedule  # step -> (C,)
     total_steps: int
     steps_per_epoch: int
@@ -37,37 +41,59 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
     total = parse_duration(config.duration).steps(steps_per_epoch)
     problems = ["duration: the run has no step"] if total < 1 else []
 
-    def knots(field: str, pairs: tuple) -> list[tuple[int, float]]:
-        steps = [(parse_duration(position).steps(steps_per_epoch, total), float(value)) for position, value in pairs]
-        # Percentages of a short run may fall on one step: the later knot counts.
-        if any(later[0] < earlier[0] for earlier, later in zip(steps, steps[1:], strict=False)):
-            problems.append(f"{field}: positions {[p for p, _ in pairs]} are steps {[s for s, _ in steps]}, must rise")
-        if steps[-1][0] > total:
-            problems.append(f"{field}: {pairs[-1][0]!r} is step {steps[-1][0]}, past the end (step {total})")
-        return steps
-
-    lr_knots = knots("optim.lr_knots", config.optim.lr_knots)
-    rho_knots = knots("sam.rho_knots", config.sam.rho_knots) if config.optim.name != "sgd" else [(0, 0.0)]
+    fields = fields_of(flatten(config))
+    link, group = find("optim.name", config.optim.name), group_of(config.optim.name)
+    for name, field in fields.items():
+        if field.is_schedule and name.partition(".")[0] in ("optim", group):
+            problems += _order_problems(name, _steps_of_knots(_value(config, name), steps_per_epoch, total), total)
+        if field.is_position and name.partition(".")[0] == group:
+            step = parse_duration(_value(config, name)).steps(steps_per_epoch, total)
+            if step >= total > 0:
+                problems.append(f"{name}: {_value(config, name)!r} is step {step} of {total}: it is never reached")
     drw_start = None
     if config.loss.class_weights == "drw":
         drw_start = parse_duration(config.loss.drw_start).steps(steps_per_epoch, total)
         if drw_start >= total > 0:
             problems.append(f"loss.drw_start: {config.loss.drw_start!r} is step {drw_start} of {total}: it never acts")
-    if config.optim.name == "sse_sam":
-        switch = parse_duration(config.sse_sam.switch_at).steps(steps_per_epoch, total)
-        if switch >= total > 0:
-            found = f"{config.sse_sam.switch_at!r} is step {switch} of {total}"
-            problems.append(f"sse_sam.switch_at: {found}: the second stage never begins")
     if problems:
         raise ConfigError(problems)
-    return Schedules(
-        lr=interpolate(lr_knots, config.optim.lr_interpolation, steps_per_epoch),
-        rho=interpolate(rho_knots, config.sam.rho_interpolation, steps_per_epoch),
+    schedules = Schedules(
+        lr=_interpolated(config.optim, "lr", steps_per_epoch, total),
+        size=lambda _: jnp.zeros(()),
         class_weights=make_class_weights(config.loss, stats, drw_start),
         total_steps=total,
         steps_per_epoch=steps_per_epoch,
         drw_start=drw_start,
     )
+    if not link.size:
+        return schedules
+    return schedules._replace(size=_interpolated(config[group], link.size, steps_per_epoch, total))
+
+
+def field_schedule(fields: ConfigDict, name: str, schedules: Schedules) -> Schedule:
+    """Return the schedule in the field `name` of a group, constant between knots where nothing else is said."""
+    return _interpolated(fields, name, schedules.steps_per_epoch, schedules.total_steps)
+
+
+def _interpolated(fields: ConfigDict, name: str, steps_per_epoch: int, total: int) -> Schedule:
+    steps = _steps_of_knots(fields[name], steps_per_epoch, total)
+    return interpolate(steps, fields.get(f"{name}_interpolation", "constant"), steps_per_epoch)
+
+
+def _steps_of_knots(value: Any, steps_per_epoch: int, total: int) -> list[tuple[int, float]]:
+    return [(parse_duration(at).steps(steps_per_epoch, total), float(amount)) for at, amount in knots(value)]
+
+
+def _order_problems(name: str, steps: list[tuple[int, float]], total: int) -> Iterator[str]:
+    # Percentages of a short run may fall on one step: the later knot counts.
+    if any(later[0] < earlier[0] for earlier, later in zip(steps, steps[1:], strict=False)):
+        yield f"{name}: its knots are at the steps {[step for step, _ in steps]}, which must rise"
+    if steps[-1][0] > total:
+        yield f"{name}: its last knot is at step {steps[-1][0]}, past the end (step {total})"
+
+
+def _value(config: ConfigDict, name: str) -> Any:
+    return flatten(config)[name]
 
 
 def interpolate(knots: list[tuple[int, float]], interpolation: str, steps_per_epoch: int) -> Schedule:

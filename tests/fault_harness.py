@@ -36,8 +36,8 @@ def get_config():
         "data.source": "arrays", "data.path": PATH, "data.profile": "as_is", "data.crop_padding": 2,
         "data.mean": (0.5,) * 3, "data.std": (0.25,) * 3,
         "model.name": "resnet8", "model.width": 0.25, "loss.class_weights": "drw", "loss.drw_start": "120 steps",
-        "optim.lr_knots": ((0, 0.1), ("100 steps", 0.02)),
-        "optim.name": "sam", "sam.rho_knots": ((0, 0.05), ("80 steps", 0.1)),
+        "optim.lr": ((0, 0.1), ("100 steps", 0.02)),
+        "optim.name": "sam", "sam.rho": ((0, 0.05), ("80 steps", 0.1)),
         **CHANGES,
     })
     return config

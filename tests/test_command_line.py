@@ -10,11 +10,13 @@ from conftest import ROOT
 
 from configs import default, recipes
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import catalogue, reference
 from saddle_jax.experiment import config as config_lib
+from saddle_jax.experiment import help as help_lib
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.experiment.durations import parse_duration
 
-SOUND = {("loss.vs_tau", "-1"), ("data.mean", "-1"), ("eval.rank_bounds", "[]"), ("spectra.at", "[]")}
+SOUND = {("data.mean", "-1"), ("eval.rank_bounds", "[]"), ("spectra.at", "[]")}
 FIELDS = config_lib.flatten(default.get_config())
 
 
@@ -71,13 +73,63 @@ def test_bad_arguments_of_the_experiment():
     assert "Did you mean configs/cifar10_lt.py" in missing.stderr
 
 
-def test_a_link_is_not_chosen_with_another_ones_size():
-    result = main("--config", "configs/cifar10_lt.py", "--config.optim.name=cc_sam")
-    assert result.returncode == 2
-    assert "--config.optim.name=cc_sam needs a size of its own" in result.stderr
-    assert (
-        "--config configs/cifar10_lt.py:ce_drw_cc_sam, or --config.sam.rho_knots='((0, 1e-06),)' too" in result.stderr
-    )
+def test_a_link_comes_with_a_size_of_its_own(capsys):
+    from saddle_jax.experiment import command_line
+
+    command = command_line.parse(["main.py", "--config=configs/cifar10_lt.py", "--config.optim.name=asam"])
+    assert command.config.asam.rho == (0.5,)
+    command = command_line.parse(["main.py", "--config=configs/cifar10_lt.py", "--config.sam.rho=0.3"])
+    assert command.config.sam.rho == (0.3,)
+
+
+def test_a_wrong_value_hides_no_check_between_others():
+    from configs import cifar10_lt
+
+    config = cifar10_lt.get_config("ldam_drw_sam")
+    config.model.head, config.batch_size, config.data.ratio = "linear", 0, 0.5
+    config.spectra.at = (300,)
+    found = problems_of(config)
+    assert len(found) == 4
+    for part in ("batch_size: found 0", "data.ratio: found 0.5", "--config.model.head=normed", "past the end"):
+        assert any(part in problem for problem in found), part
+
+
+@pytest.mark.parametrize(
+    ("topic", "words"),
+    [
+        ("optim.sse_sam", ["AAAI 2025", "--config.sse_sam.head_factor=0.5", "Its size is sse_sam.rho"]),
+        ("cc_sam", ["CVPR 2023", "It needs micro_batches=1", "Recipes set optim.batch_stats=first"]),
+        ("loss", ["ldam", "vector scaling", "--config.loss.drw_start='80%'"]),
+        ("data.ratio", ["imbalance factor", "1 or more"]),
+        ("spectra", ["--config.spectra.steps=100", "May change when a run is resumed"]),
+        ("networks", ["resnext50_32x4d", "7.4 million"]),
+    ],
+)
+def test_help_on_a_topic(topic, words):
+    text = help_lib.text([topic], [])
+    for word in words:
+        assert word in text
+
+
+def test_help_on_every_field_and_every_entry():
+    for field, value in FIELDS.items():
+        assert field in help_lib.text([field], []), (field, value)
+    for choice, entries in catalogue.ENTRIES.items():
+        for name, entry in entries.items():
+            assert entry.summary[:20] in help_lib.text([f"{choice}.{name}"], [])
+            assert not entry.summary.endswith(".")
+    with pytest.raises(ConfigError, match="Did you mean sse_sam"):
+        help_lib.text(["sse_sma"], [])
+    assert help_lib.topics(["main.py", "--help=loss"]) == ["loss"]
+    assert help_lib.topics(["main.py", "--mode", "train"]) is None
+
+
+def test_every_entry_has_its_maker_and_names_are_of_one_kind():
+    names = [name for entries in catalogue.ENTRIES.values() for name in entries]
+    assert len(names) == len(set(names))
+    for entries in catalogue.ENTRIES.values():
+        for name, entry in entries.items():
+            assert name == "sgd" or callable(entry.maker()), name
 
 
 def test_a_broken_config_file_is_told_without_a_traceback(tmp_path):
@@ -96,7 +148,7 @@ def test_a_misspelled_field_gets_the_right_name(field):
 
     typo = field[:-1] + ("x" if field[-1] != "x" else "y")
     base = default.get_config()
-    problem = command_line._override_problem("main.py", "--config=configs/digits_lt.py", f"--config.{typo}=1", base)
+    problem = command_line._override_problem("main.py", f"--config.{typo}=1", base)
     assert "no such field" in problem
     assert field in problem
 
@@ -109,10 +161,9 @@ def test_no_bad_value_gets_through(field, value):
     from saddle_jax.experiment import command_line
 
     base = default.get_config()
-    chosen = "--config=configs/digits_lt.py"
     override = f"--config.{field}={value}"
-    if command_line._override_problem("main.py", chosen, override, base) is None:
-        config = command_line._parse_config(["main.py", chosen, override])
+    if command_line._override_problem("main.py", override, base) is None:
+        config = command_line._overridden("main.py", [override], base)
         taken = config_lib.flatten(config)[field]
         free_text = isinstance(FIELDS[field], str) and field in (
             "name", "start_from", "compilation_cache", "spectra.classes",
@@ -129,24 +180,24 @@ def test_no_bad_value_gets_through(field, value):
         ({"loss__name": "ldam"}, "Fix: --config.model.head=normed"),
         ({"data__source": "arrays"}, "needs data.path"),
         ({"data__source": "tfds"}, "needs data.name"),
-        ({"optim__lr_knots": ((0, 0.1), (160, 0.01), (80, 0.001))}, "positions must rise"),
-        ({"optim__lr_knots": ((0, 0.1), (240, 0.01))}, "240 epochs is past the end"),
-        ({"optim__lr_knots": ((5, 0.1),)}, "the first knot is at 5"),
-        ({"optim__lr_knots": ()}, "expected (position, learning rate) pairs"),
-        ({"optim__lr_knots": ((0, -0.1),)}, "found learning rate -0.1"),
-        ({"optim__lr_knots": (("later", 0.1),)}, "expected a duration"),
-        ({"sam__rho_knots": ((0, "a"),)}, "found rho 'a'"),
+        ({"optim__lr": ((0, 0.1), (160, 0.01), (80, 0.001))}, "positions must rise"),
+        ({"optim__lr": ((0, 0.1), (240, 0.01))}, "240 epochs is past the end"),
+        ({"optim__lr": ((5, 0.1),)}, "the first knot is at 5"),
+        ({"optim__lr": ()}, "expected a number, or (position, learning rate) pairs"),
+        ({"optim__lr": ((0, -0.1),)}, "found learning rate -0.1"),
+        ({"optim__lr": (("later", 0.1),)}, "expected a duration"),
+        ({"sam__rho": ((0, "a"),)}, "found rho 'a'"),
         ({"duration": "80%"}, "expected epochs or steps"),
         ({"duration": "0 epochs"}, "expected more than 0"),
         ({"loss__class_weights": "drw", "loss__drw_start": "200 epochs"}, "would never act"),
         ({"loss__class_weights": "drw", "duration": "90 epochs", "loss__drw_start": "160 epochs"}, "would never act"),
         ({"data__mean": (0.5, 0.5)}, "found 2 and 1 channels"),
-        ({"data__std": (0.0,)}, "expected numbers above 0"),
+        ({"data__std": (0.0,)}, "expected one number above 0"),
         ({"eval__rank_bounds": (7, 3)}, "two rising class ranks"),
         ({"data__profile": "as_is", "data__largest_class": 5}, "has no effect"),
         ({"model__name": "resnet33"}, "Did you mean resnet32"),
-        ({"sam__batch_stats": "bth"}, "Did you mean both?"),
-        ({"data__ratio": 0.01}, "at least 1"),
+        ({"optim__batch_stats": "bth"}, "Did you mean both?"),
+        ({"data__ratio": 0.01}, "expected 1 or more"),
         ({"spectra__loss": "ldam"}, "spectra.loss='ldam' needs model.head='normed'"),
         ({"spectra__logit_scale": 1.0}, "no effect with model.head='linear'"),
         ({"spectra__at": (10, "later")}, "spectra.at: found 'later', expected a duration"),
@@ -187,9 +238,9 @@ def test_values_and_repetitions_of_flags(tmp_path):
     from saddle_jax.experiment import command_line
 
     joined = command_line._join_values(
-        ["--config", "a.py", "--config.loss.vs_tau", "-1", "--config.data.flip", "--mode=eval"]
+        ["--config", "a.py", "--config.vs.tau", "-1", "--config.data.flip", "--mode=eval"]
     )
-    assert joined == ["--config=a.py", "--config.loss.vs_tau=-1", "--config.data.flip", "--mode=eval"]
+    assert joined == ["--config=a.py", "--config.vs.tau=-1", "--config.data.flip", "--mode=eval"]
     assert command_line._join_values(["--compare", "a", "b", "--mode", "x"]) == ["--compare=a,b", "--mode=x"]
     wrong = ("--config.data.mean=(0.1,0.2)", "--config.data.mean=(0.3,0.3,0.3)")
     result = main(*wrong, cwd=tmp_path)  # the last one counts: it alone disagrees with data.std
@@ -241,7 +292,7 @@ def test_a_longer_run_stretches_its_schedules():
     from configs import cifar10_lt
 
     config = cifar10_lt.get_config("ce_drw_sse_sam,epochs=400")
-    assert (config.duration, config.loss.drw_start, config.optim.lr_knots[-1]) == ("400 epochs", "80%", ("90%", 1e-5))
+    assert (config.duration, config.loss.drw_start, config.optim.lr[-1]) == ("400 epochs", "80%", ("90%", 1e-5))
     assert config.name == "cifar10_lt-ce_drw_sse_sam-exp100-400epochs"
     assert not problems_of(config, default.get_config())
     assert cifar10_lt.get_config("ce_drw,epochs=200").to_dict() == cifar10_lt.get_config("ce_drw").to_dict()
@@ -282,7 +333,7 @@ def test_configs_of_methods_are_sound_with_every_argument(name):
         config.start_from = "runs/first" if own == "retrain" else ""
         problems = problems_of(config, default.get_config())
         if config.optim.name == "cc_sam":
-            assert len(problems) == 1 and "optim.name='cc_sam' has no place in method=" in problems[0], argument
+            assert len(problems) == 1 and "optim.name='cc_sam' does not go with method=" in problems[0], argument
         else:
             assert problems == [], argument
         return config
@@ -302,16 +353,22 @@ def test_configs_of_methods_are_sound_with_every_argument(name):
     [
         ({"glmc.contrast": 9.0}, "glmc.contrast has no effect with method='plain'. Fix: --config.method=glmc"),
         ({"method": "glmc", "paco.alpha": 0.5}, "paco.alpha has no effect with method='glmc'"),
-        ({"method": "paco", "spectra.loss": "training"}, "spectra.loss='training' has no place in method='paco'"),
-        ({"method": "paco", "sam.perturbation": "per_device"}, "sam.perturbation='per_device' has no place in"),
+        ({"method": "paco", "spectra.loss": "training"}, "spectra.loss='training' does not go with method='paco'"),
+        (
+            {"method": "paco", "optim.name": "sam", "sam.perturbation": "per_device"},
+            "sam.perturbation='per_device' does not go with",
+        ),
         ({"method": "retrain"}, "start_from names none. Fix: --config.start_from=DIRECTORY"),
         ({"method": "retrain"}, "Fix: --config.data.sampling=balanced"),
         ({"method": "retrain", "micro_batches": 2}, "Fix: --config.micro_batches=1"),
-        ({"method": "retrain", "optim.name": "cc_sam"}, "optim.name='cc_sam' has no place in method='retrain'"),
+        ({"method": "retrain", "optim.name": "cc_sam"}, "optim.name='cc_sam' does not go with method='retrain'"),
         ({"retrain.flat_limit": 0.5}, "retrain.flat_limit has no effect with method='plain'"),
         ({"imbsam.tail_below": 5}, "Fix: --config.optim.name=imbsam, or --config.imbsam.tail_below=0"),
-        ({"optim.name": "le_sam", "sam.perturbation": "per_device"}, "'per_device' is for optim.name=sam and asam"),
-        ({"optim.name": "cc_sam", "micro_batches": 2}, "micro_batches=2 has no place in optim.name='cc_sam'"),
+        (
+            {"optim.name": "le_sam", "sam.perturbation": "per_device"},
+            "sam.perturbation has no effect with optim.name",
+        ),
+        ({"optim.name": "cc_sam", "micro_batches": 2}, "micro_batches=2 does not go with optim.name='cc_sam'"),
         ({"optim.name": "sse_sam", "sse_sam.switch_at": "100%"}, "the second stage would never begin"),
     ],
 )
@@ -341,7 +398,7 @@ def test_json_keeps_every_field_and_the_fingerprint():
     from configs import cifar10_lt
 
     config = cifar10_lt.get_config("vs_sam,ratio=50")
-    again = config_lib.from_json(config_lib.to_json(config), default.get_config())
+    again = config_lib.from_json(config_lib.to_json(config))
     assert config_lib.flatten(again) == config_lib.flatten(config)
     assert config_lib.fingerprint(again) == config_lib.fingerprint(config)
     again.seed += 1
@@ -352,9 +409,9 @@ def test_json_keeps_every_field_and_the_fingerprint():
     again.optim.momentum = 0.8
     assert config_lib.fingerprint(again) != config_lib.fingerprint(config)
     with pytest.raises(ConfigError, match="does not know: loss.nam"):
-        config_lib.from_json('{"loss": {"nam": 1}}', default.get_config())
+        config_lib.from_json('{"loss": {"nam": 1}}')
     with pytest.raises(ConfigError, match="can't be read"):
-        config_lib.from_json("{", default.get_config())
+        config_lib.from_json("{")
 
 
 def test_overrides_on_top_of_a_runs_own_config(tmp_path):
@@ -368,3 +425,7 @@ print(config.optim.name, config.loss.name, config.spectra.classes)
     arguments = ["--mode=spectra", f"--workdir={tmp_path}", "--config.spectra.classes=0,9"]
     result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout == "asam vs 0,9\n", result.stderr
+
+
+def test_the_reference_page_is_current():
+    assert (ROOT / "docs/reference.md").read_text() == reference.page().rstrip() + "\n"

@@ -10,6 +10,7 @@ from configs import default
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Order, Slots, deal, slots_at
+from saddle_jax.experiment import catalogue
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.plain import make as make_plain
@@ -24,7 +25,13 @@ LABELS = np.repeat(np.arange(5), COUNTS).astype(np.int32)
 IMAGES = RANDOM.integers(0, 256, (len(LABELS), 8, 8, 3), np.uint8)
 
 
-def config_of(loss="ldam", link="sam", **sam):
+def set_size(config, value):
+    """Set the size of the config's link, whatever its name."""
+    link = catalogue.find("optim.name", config.optim.name)
+    config[config.optim.name][link.size] = (value,)
+
+
+def config_of(loss="ldam", link="sam", rho=None, batch_stats="both"):
     config = default.get_config()
     config.batch_size = 32
     config.data.mean, config.data.std = (0.5,) * 3, (0.5,) * 3
@@ -34,7 +41,9 @@ def config_of(loss="ldam", link="sam", **sam):
     config.loss.name, config.loss.class_weights = loss, "reweight"
     config.duration = "4 epochs"
     config.optim.name = link
-    config.sam.update(sam)
+    config.optim.batch_stats = batch_stats
+    if rho is not None:
+        set_size(config, rho)
     return config
 
 
@@ -44,7 +53,7 @@ def build(config, axis_name):
     schedules = make_schedules(config, stats, steps_per_epoch=3)
     tx = make_optimizer(config, schedules, stats, aux_like=pass_like(method), axis_name=axis_name)
     step = make_train_step(
-        method, tx, schedules.class_weights, batch_stats_policy=config.sam.batch_stats, axis_name=axis_name
+        method, tx, schedules.class_weights, batch_stats_policy=config.optim.batch_stats, axis_name=axis_name
     )
 
     def of_one_view(state, batch):
@@ -74,8 +83,8 @@ def assert_close(a, b, rtol):
 @pytest.mark.parametrize(
     ("loss", "sam"),
     [
-        ("ldam", {"rho_knots": ((0, 0.2),)}),
-        ("vs", {"rho_knots": ((0, 0.1),), "batch_stats": "second"}),
+        ("ldam", {"rho": 0.2}),
+        ("vs", {"rho": 0.1, "batch_stats": "second"}),
         ("ce", {"link": "sgd"}),
     ],
 )
@@ -144,7 +153,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_marks_the_state():
 
 def test_rho_zero_trains_as_sgd_bit_for_bit():
     results = []
-    for sam in ({"rho_knots": ((0, 0.0),)}, {"link": "sgd"}):
+    for sam in ({"rho": 0.0}, {"link": "sgd"}):
         _, step, state = build(config_of("ce", batch_stats="first", **sam), None)
         step = jax.jit(step)
         for batch in batches(1):
@@ -173,7 +182,7 @@ def test_batch_norm_policies(policy, x64):
         state = start or state
         return state, jax.jit(step)(state, batches(1)[0])[0]
 
-    start, result = after(policy, rho_knots=((0, 0.3),))
+    start, result = after(policy, rho=0.3)
     first = after("first", link="sgd")[1].batch_stats["bn1"]["mean"]  # SGD's only pass
     mean = result.batch_stats["bn1"]["mean"]
     if policy == "frozen":
@@ -183,7 +192,7 @@ def test_batch_norm_policies(policy, x64):
     elif policy == "second":
         assert not np.allclose(mean, first, rtol=1e-6)
     else:  # 0.9 (0.1 a) + 0.1 b, from a at w and b at w + e
-        second = after("second", rho_knots=((0, 0.3),))[1].batch_stats["bn1"]["mean"]
+        second = after("second", rho=0.3)[1].batch_stats["bn1"]["mean"]
         np.testing.assert_allclose(mean, 0.9 * first + second, rtol=1e-10)
 
 

@@ -152,7 +152,7 @@ def test_the_command_line_trains_on_files(photos, tmp_path):
         "--config.data.name=photos", f"--config.data.root={photos}", "--config.data.image_size=24",
         "--config.data.train_list=train.txt", "--config.data.validation_list=val.txt",
         "--config.data.test_list=test.txt", "--config.data.eval_resize=28", "--config.model.name=resnet8",
-        "--config.duration=2 steps", "--config.optim.lr_knots=((0,0.1),)", 
+        "--config.duration=2 steps", "--config.optim.lr=((0,0.1),)", 
         "--config.loss.drw_start=1 steps", "--config.batch_size=8", "--config.eval.rank_bounds=(1,3)",
         "--config.eval.batch_size=8", "--config.model.width=0.25", "--config.optim.lr_interpolation=constant",
     )  # fmt: skip

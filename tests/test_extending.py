@@ -1,10 +1,9 @@
-"""docs/extending.md is run as it stands: its patch on a copy of the code, its command, its loop."""
+"""docs/extending.md is run as it stands, in a folder outside of the repository; and what it promises is tried."""
 
 import json
 import os
-import pathlib
 import re
-import shutil
+import shlex
 import subprocess
 import sys
 
@@ -12,44 +11,90 @@ import pytest
 from conftest import ROOT
 
 TEXT = (ROOT / "docs/extending.md").read_text()
+FILES = {path: body for path, body in re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)}
+COMMANDS = [
+    shlex.split(command.replace("\\\n", " "))[2:]
+    for command in re.findall(r"^    (python main\.py (?:.*\\\n)*.*)$", TEXT, re.MULTILINE)
+]
 
 
-def block(language):
-    """Return the text's only block of a language."""
-    (found,) = re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
-    return found
-
-
-@pytest.fixture(scope="module")
-def extended(tmp_path_factory):
-    """A copy of the code with the patch."""
-    folder = tmp_path_factory.mktemp("extended")
-    for name in ("saddle_jax", "configs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "main.py", folder)
-    (folder / "link.patch").write_text(block("diff"))
-    # Where no repository is above it: git would take paths from that one's root.
-    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent)}
-    subprocess.run(["git", "apply", "link.patch"], cwd=folder, env=environment, check=True)
+def write_package(folder):
+    for path, body in FILES.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(body)
     return folder
 
 
-def run(folder: pathlib.Path, *command: str) -> None:
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": str(folder)}
-    subprocess.run([sys.executable, *command], cwd=folder, env=environment, check=True, timeout=300)
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    """A folder with the package of the page."""
+    return write_package(tmp_path_factory.mktemp("outside"))
 
 
-def test_a_link_is_added_in_twenty_lines_and_trains(extended):
-    patch = block("diff").splitlines()
-    assert sum(line.startswith("+") for line in patch) - sum(line.startswith("+++") for line in patch) <= 20
-    run(
-        *(extended, "main.py", "--config", "configs/digits_lt.py:smoke,ce_drw_random_sam", "--workdir", "runs/it"),
-        *("--config.duration=4 steps", "--config.log_every=1 step"),
+def run(folder, *arguments, expected=0):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    arguments = [
+        a.replace("configs/", f"{ROOT}/configs/").replace("digits_lt.py:", "digits_lt.py:smoke,") for a in arguments
+    ]
+    result = subprocess.run(
+        [sys.executable, ROOT / "main.py", *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == expected, result.stderr
+    return result.stdout + result.stderr
+
+
+def test_the_page_has_what_it_promises():
+    assert len(FILES) == len(COMMANDS) == 4
+
+
+@pytest.mark.parametrize("number", range(len(COMMANDS)))
+def test_an_entry_from_outside_trains_and_resumes(number, outside):
+    workdir = outside / f"runs/{number}"
+    command = [*COMMANDS[number], f"--workdir={workdir}", "--config.duration=4 steps", "--config.eval.every=2 steps"]
+    command += ["--config.checkpoint_every=2 steps", "--config.log_every=1 steps"]
+    assert "done" in run(outside, *command)
+    (name,) = json.loads((workdir / "run.json").read_text())["starts"][0]["own_code"].values()
+    assert name["sha256"] and name["file"].startswith(str(outside))
+    config = json.loads((workdir / "config.json").read_text())
+    group = name["name"].rpartition(":")[2]
+    assert group in config
+    if number:
+        return
+    # Somebody else's run: its code is named, and imported with a flag only.
+    refused = run(outside, "--mode=eval", f"--workdir={workdir}", expected=2)
+    assert "names code from outside" in refused and "my_package.losses:balanced" in refused
+    assert "accuracy" in run(outside, "--mode=eval", f"--workdir={workdir}", "--import_code")
+    report = run(outside, "--mode=report", f"--runs={workdir}", f"--workdir={outside}/report")
+    assert "done" in report  # which reads files, and imports nothing
+    assert "balanced" in (outside / "report/report.md").read_text()
+
+
+def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
+    folder = write_package(tmp_path)
+    start = ["--mode=check", "--config", "configs/digits_lt.py:ce_sam", f"--workdir={tmp_path}/run"]
+    found = run(
+        folder, *start, "--config.loss.name=my_package.losses:balanced", "--config.balanced.tau=-1",
+        "--config.model.name=my_package.nothing:x", "--config.batch_size=0", expected=2,
+    )  # fmt: skip
+    for part in (
+        "3 problems",
+        "balanced.tau: found -1.0",
+        "my_package.nothing can't be imported",
+        "batch_size: found 0",
+    ):
+        assert part in found
+    (folder / "my_package/wrong.py").write_text(
+        "from saddle_jax.experiment.catalogue import Link, Loss\n"
+        "total = Loss('one number', lambda fields, stats, scale: lambda logits, labels: logits.sum())\n"
+        "nothing = Link('no link', lambda fields, context: 3)\n"
+        "sam = Link('a taken name', lambda fields, context: 3, fields=nothing.fields)\n"
     )
-    records = [json.loads(line) for line in (extended / "runs/it/metrics.jsonl").read_text().splitlines()]
-    assert {r["train/gradient_evaluations"] for r in records if "train/loss" in r} == {2}
-    assert any(r["train/perturbed_loss"] != r["train/loss"] for r in records if "train/loss" in r)
-
-
-def test_the_loop_of_the_text_runs(extended):
-    run(extended, "-c", f"{block('python')}\nassert state[0].count == 3 and loss(params) < loss({{'w': jnp.ones(3)}})")
+    for field, name, words in (
+        ("loss.name", "total", "expected one floating-point number an example, shape (2,)"),
+        ("loss.name", "nothing", "is a Link, expected a saddle_jax.experiment.catalogue.Loss"),
+        ("loss.name", "totl", "Did you mean total?"),
+        ("optim.name", "nothing", "makes a int, expected an optax.GradientTransformationExtraArgs"),
+        ("optim.name", "sam", "another name for the entry"),
+    ):
+        assert words in run(folder, *start, f"--config.{field}=my_package.wrong:{name}", expected=2)

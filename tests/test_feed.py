@@ -120,7 +120,7 @@ def test_segments_end_at_every_event_and_have_two_lengths():
 def test_a_step_that_is_not_finite_stops_all_later_ones_of_a_scan():
     """Steps 6 and 7 overflow; the steps after them would be finite again, were the state not marked."""
     knots = ((0, 0.1), ("5 steps", 1e38), ("7 steps", 0.1))
-    config = small_config(steps_at_once=12, optim__lr_knots=knots)
+    config = small_config(steps_at_once=12, optim__lr=knots)
     splits = sources.load(config.data)
     program = make_program(config, splits)
     feed = Feed([config], [splits], program)
@@ -185,7 +185,7 @@ def test_nothing_is_compiled_and_nothing_travels_unasked_between_logging_points(
     knots = ((0, 0.1), ("5 steps", 0.01), ("9 steps", 0.001))
     config = small_config(
         duration="24 steps", eval__every="8 steps", checkpoint_every="8 steps", log_every="4 steps",
-        optim__lr_knots=knots, sam__rho_knots=((0, 0.05), ("6 steps", 0.1)), loss__drw_start="50%",
+        optim__lr=knots, sam__rho=((0, 0.05), ("6 steps", 0.1)), loss__drw_start="50%",
     )  # fmt: skip
     splits = sources.load(config.data)
     assert len(splits.train.labels) % config.batch_size

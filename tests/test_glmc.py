@@ -17,11 +17,12 @@ from configs.methods import glmc_cifar, glmc_imagenet_lt, glmc_inat18
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment import config as config_lib
+from saddle_jax.experiment.catalogue import find
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import glmc
 from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
-from saddle_jax.optim.chain import first_pass, make_optimizer
+from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.pytorch import names
 from saddle_jax.report import rows
 from saddle_jax.schedules import make_schedules
@@ -42,8 +43,8 @@ def build(config, axis_name=None, *, stats=STATS, image_shape=IMAGES.shape[1:], 
         method,
         tx,
         schedules.class_weights,
-        first_pass=first_pass(config.optim.name),
-        batch_stats_policy=config.sam.batch_stats,
+        first_pass=ASCENT if find("optim.name", config.optim.name).ascends else DESCENT,
+        batch_stats_policy=config.optim.batch_stats,
         micro_batches=config.micro_batches,
         axis_name=axis_name,
     )
@@ -88,9 +89,9 @@ class Published:
             model__width=2.0,
             glmc__contrast=float(golden["step/contrast_weight"]),
             glmc__projection_dim=128,
-            optim__lr_knots=((0, 0.01),),
+            optim__lr=((0, 0.01),),
             optim__weight_decay=5e-3,
-            sam__rho_knots=((0, float(golden["step/rho"])),),
+            sam__rho=((0, float(golden["step/rho"])),),
         )
         self.stats = ClassStats(golden["counts"], ())
         mixture = glmc.Mixture(jnp.asarray(golden["mix/lam"]), jnp.asarray(golden["mix/box_h1_w1_h2_w2"]))
@@ -309,7 +310,7 @@ def test_micro_batches_are_mixed_alike_and_add_up(x64):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss__name": "focal"}, "loss.name='focal' has no place in method='glmc'"),
+        ({"loss__name": "focal"}, "loss.name='focal' does not go with method='glmc'"),
         ({"loss__class_weights": "drw"}, "Fix: --config.loss.class_weights=none"),
         ({"loss__name": "ldam", "model__head": "normed"}, "Fix: --config.model.head=linear"),
         ({"data__sampling": "balanced"}, "Fix: --config.data.sampling=instance"),
@@ -374,7 +375,7 @@ def test_the_loss_falls_on_real_cifar10(tmp_path):
     config = glmc_cifar.get_config("glmc_sam,data=cifar10,ratio=100")
     config.update_from_flattened_dict(
         {"data.source": "arrays", "data.path": str(store), "data.profile": "as_is"}
-        | {"model.name": "resnet8", "model.width": 0.5, "optim.lr_knots": ((0, 0.02),), "tensorboard": False}
+        | {"model.name": "resnet8", "model.width": 0.5, "optim.lr": ((0, 0.02),), "tensorboard": False}
         | {"duration": "60 steps", "log_every": "15 steps", "eval.every": "100%", "checkpoint_every": "100%"}
     )
     results = train(config, tmp_path / "run")

@@ -7,7 +7,6 @@ import pytest
 from small_runs import small_config
 from test_devices import COUNTS, IMAGES, LABELS, assert_close, batch_of, config_of
 
-from configs.links import SETTINGS
 from configs.recipes import LINKS
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
@@ -60,7 +59,7 @@ def step_of(config, method, micro_batches, axis_name):
 
 @pytest.mark.parametrize("axis_name", [None, devices.AXIS])
 def test_a_sam_step_does_not_depend_on_micro_batches(axis_name, x64):
-    config, method = config_of("ce", rho_knots=((0, 0.5),)), softmax_regression()
+    config, method = config_of("ce", rho=0.5), softmax_regression()
     order = np.random.default_rng(2).permutation(len(LABELS))
     batches = [batch_of(order[:images], 8 if axis_name else 1) for images in (32, 21, 3)]
     trails = {}
@@ -80,8 +79,7 @@ def test_a_sam_step_does_not_depend_on_micro_batches(axis_name, x64):
 
 @pytest.mark.parametrize("link", [link for link in LINKS if link not in ("sam", "cc_sam")])
 def test_no_link_depends_on_micro_batches(link, x64):
-    config, method = config_of("ce", link, rho_knots=((0, 0.3),)), softmax_regression()
-    config.update_from_flattened_dict({k: v for k, v in SETTINGS.get(link, {}).items() if k.startswith(f"{link}.")})
+    config, method = config_of("ce", link, rho=0.3), softmax_regression()
     order = np.random.default_rng(2).permutation(len(LABELS))
     trails = {}
     for micro_batches in (1, 2):

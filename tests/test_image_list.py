@@ -11,11 +11,13 @@ from jpeg_folder import BY_SIZE, COUNTS, list_config, write_folder
 
 from configs import cifar10_lt, default, imagenet_lt, inat18, recipes
 from saddle_jax import schedules
-from saddle_jax.data import class_map, image_list, inspection, sources
+from saddle_jax.data import inspection, sources
+from saddle_jax.data.sources import class_map
+from saddle_jax.data.sources import lists as image_list
 from saddle_jax.errors import DataError
+from saddle_jax.experiment.catalogue import images_stay_encoded
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.experiment.command_line import Command
-from saddle_jax.experiment.field_values import images_stay_encoded
 from saddle_jax.longtail import ClassStats
 from saddle_jax.modes import check
 
@@ -334,12 +336,12 @@ def test_recipes_are_the_references_at_every_epoch(name, method):
                 found.lr(step), first * (1 + np.cos(np.pi * epoch / 90)) / 2, rtol=2e-5, atol=1e-7
             )
             expected = rho[int(np.searchsorted([5, 60, 75], epoch, side="right"))]
-            np.testing.assert_allclose(found.rho(step), expected, rtol=1e-6)
+            np.testing.assert_allclose(found.size(step), expected, rtol=1e-6)
             assert np.ptp(np.asarray(found.class_weights(step))) == 0 if epoch < 60 else True
     assert np.ptp(np.asarray(found.class_weights(600))) > 0
     decay = 1e-4 if (name, method) == ("inat18", "ldam_drw") else 2e-4
     assert (config.optim.weight_decay, config.optim.momentum, config.batch_size) == (decay, 0.9, 256)
-    assert (config.loss.ldam_max_margin, config.loss.logit_scale, config.loss.effective_beta) == (0.3, 30.0, 0.9999)
+    assert (config.ldam.max_margin, config.loss.logit_scale, config.loss.effective_beta) == (0.3, 30.0, 0.9999)
     data = config.data
     assert (data.image_size, data.eval_resize, data.color_jitter, data.flip) == (224, 256, 0.4, True)
     assert (config.model.name, config.model.width) == ("resnet50", 1.0)

@@ -14,13 +14,15 @@ from small_runs import METHODS, small_config, train
 from test_devices import COUNTS, IMAGES, LABELS, assert_close, batch_of, batches
 
 from configs import default
-from configs.links import SETTINGS
 from configs.recipes import LINKS, LINKS_OF_METHODS
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import catalogue
+from saddle_jax.experiment.catalogue import find
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import plain
+from saddle_jax.methods.base import ASCENT, DESCENT
 from saddle_jax.models.heads import Normed
 from saddle_jax.models.networks import Classifier, make_linear, make_norm
 from saddle_jax.optim import chain
@@ -66,9 +68,10 @@ def config_of(link, loss, **changes):
     config.model.batch_norm = "synchronized"
     config.model.head = "normed" if loss == "ldam" else "linear"
     config.loss.name, config.loss.class_weights, config.loss.drw_start = loss, "drw", "50%"
-    config.optim.name, config.sam.rho_knots = link, ((0, 0.1),)
+    config.optim.name = link
+    config.sam.rho = (0.1,)
     config.sse_sam.switch_at = "50%"
-    config.update_from_flattened_dict(SETTINGS.get(link, {}) | {"sam.batch_stats": "both"} | changes)
+    config.update_from_flattened_dict({"optim.batch_stats": "both"} | changes)
     return config
 
 
@@ -83,8 +86,8 @@ class Built:
             method,
             tx,
             schedules.class_weights,
-            first_pass=chain.first_pass(config.optim.name),
-            batch_stats_policy=config.sam.batch_stats,
+            first_pass=ASCENT if find("optim.name", config.optim.name).ascends else DESCENT,
+            batch_stats_policy=config.optim.batch_stats,
             axis_name=axis_name,
         )
         self.step = devices.map_step(step, 1) if axis_name else jax.jit(step)
@@ -154,7 +157,8 @@ def test_several_seeds_at_once_equal_each_alone(link, small_network, x64):
     assert draws != np.array_equal(first, second)
 
 
-NOTHING = {"sam.rho_knots": ((0, 0.0),), "sam.batch_stats": "first"}
+NOTHING = {f"{name}.{link.size}": (0.0,) for name, link in catalogue.ENTRIES["optim.name"].items() if link.size}
+NOTHING |= {"optim.batch_stats": "first"}
 
 
 @every_link

@@ -12,10 +12,16 @@ from quadratics import SIZE, Batch, flat, start
 from saddle_jax.host import devices
 from saddle_jax.optim.cc_sam import cc_sam, class_gradients
 from saddle_jax.optim.chain import sum_over_devices
-from saddle_jax.optim.escape import cnc_pgd, filter_noise, lpf_sgd, pgd, uniform_in_ball
+from saddle_jax.optim.cnc_pgd import cnc_pgd
+from saddle_jax.optim.focal_sam import focal_sam
+from saddle_jax.optim.imbsam import imbsam
+from saddle_jax.optim.le_sam import le_sam
 from saddle_jax.optim.link import FORWARD, find_link_state, shared, with_key
-from saddle_jax.optim.longtail_sam import focal_sam, imbsam, le_sam, sse_sam
+from saddle_jax.optim.lpf_sgd import lpf_sgd
+from saddle_jax.optim.noise import filter_noise, uniform_in_ball
+from saddle_jax.optim.pgd import pgd
 from saddle_jax.optim.sam import sam
+from saddle_jax.optim.sse_sam import sse_sam
 
 TAIL = np.array([False, False, True])
 NONE, ALL = np.zeros(3, bool), np.ones(3, bool)

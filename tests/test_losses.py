@@ -23,14 +23,18 @@ NAMES = ("ce", "focal", "ldam", "la", "cdt", "vs")
 
 def loss_config(name: str) -> ConfigDict:
     """Read "vs_g0.3_t1" and the like."""
-    config = default.get_config().loss
-    config.name, *settings = name.split("_")
+    config = default.get_config()
+    config.loss.name, *settings = name.split("_")
     for setting in settings:
         value = float(setting[1:])
         if setting[0] == "g":
-            config.focal_gamma = config.vs_gamma = value
+            config.focal.gamma = config.vs.gamma = config.cdt.gamma = value
+        elif setting[0] == "t":
+            config.vs.tau = config.la.tau = value
+        elif setting[0] == "m":
+            config.ldam.max_margin = value
         else:
-            setattr(config, {"m": "ldam_max_margin", "s": "logit_scale", "t": "vs_tau"}[setting[0]], value)
+            config.loss.logit_scale = value
     return config
 
 
@@ -38,8 +42,8 @@ def loss_config(name: str) -> ConfigDict:
 def test_loss_and_gradient_equal_the_reference(case, name, weighting, x64):
     stats = ClassStats(STORE[f"{case}/counts"], ())
     config = loss_config(name)
-    loss_fn = make_loss(config, stats, config.logit_scale if config.name == "ldam" else 1.0)
-    inputs, labels = STORE[f"{case}/{'cosines' if config.name == 'ldam' else 'logits'}"], STORE[f"{case}/labels"]
+    loss_fn = make_loss(config, stats, config.loss.logit_scale if config.loss.name == "ldam" else 1.0)
+    inputs, labels = STORE[f"{case}/{'cosines' if config.loss.name == 'ldam' else 'logits'}"], STORE[f"{case}/labels"]
     weights_C = np.ones(stats.num_classes) if weighting == "none" else stats.effective_weights_C(0.9999)
 
     def mean(logits):
@@ -55,10 +59,10 @@ def test_loss_and_gradient_equal_the_reference(case, name, weighting, x64):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("counts", [(50, 7, 1), (50, 0, 1), (9, 0, 0)])
 def test_loss_and_gradient_are_finite(name, counts):
-    config = default.get_config().loss
-    config.name = name
+    config = default.get_config()
+    config.loss.name = name
     for gamma in (0.0, 0.5, 1.0, 2.0):
-        config.focal_gamma = gamma
+        config.focal.gamma = gamma
         loss_fn = make_loss(config, ClassStats(np.array(counts), ()), 30.0 if name == "ldam" else 1.0)
         value_and_grad = jax.value_and_grad(lambda x, label, fn=loss_fn: fn(x, label[None])[0])
         for logits in ([[0.0, 0, 0]], [[100.0, -100, 3]], [[-1000.0, 1000, 0]]):
@@ -74,14 +78,15 @@ def test_special_cases_coincide(x64):
     logits, labels = jax.random.normal(key, (8, 3)), jnp.arange(8) % 3
 
     def value(name, **settings):
-        config = default.get_config().loss
-        config.update({"name": name, **settings})
+        config = default.get_config()
+        config.loss.name = name
+        config.update_from_flattened_dict({field.replace("__", "."): value for field, value in settings.items()})
         return make_loss(config, stats)(logits, labels)
 
-    np.testing.assert_allclose(value("la"), value("vs", vs_gamma=0.0), rtol=1e-12)
-    np.testing.assert_allclose(value("cdt"), value("vs", vs_tau=0.0), rtol=1e-12)
-    np.testing.assert_allclose(value("ce"), value("focal", focal_gamma=0.0), rtol=1e-12)
-    np.testing.assert_allclose(value("ce"), value("vs", vs_gamma=0.0, vs_tau=0.0), rtol=1e-12)
+    np.testing.assert_allclose(value("la"), value("vs", vs__gamma=0.0), rtol=1e-12)
+    np.testing.assert_allclose(value("cdt"), value("vs", vs__tau=0.0), rtol=1e-12)
+    np.testing.assert_allclose(value("ce"), value("focal", focal__gamma=0.0), rtol=1e-12)
+    np.testing.assert_allclose(value("ce"), value("vs", vs__gamma=0.0, vs__tau=0.0), rtol=1e-12)
 
 
 def test_masked_rows_count_for_nothing_even_if_infinite():

@@ -15,13 +15,13 @@ from saddle_jax.data import feeder, sources
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.order import Order, deal, slots_at
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.catalogue import find, view_augmentations
 from saddle_jax.experiment.config import flatten
-from saddle_jax.experiment.field_values import view_augmentations
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
-from saddle_jax.methods.base import DESCENT, Context, Variables
+from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
 from saddle_jax.methods.choose import make_method
-from saddle_jax.optim.chain import first_pass, make_optimizer
+from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train.gradient import make_gradient, pass_like
 from saddle_jax.train.program import make_program
@@ -50,7 +50,7 @@ def config_of(name, **changes):
     config.update_from_flattened_dict(
         {"batch_size": 32, "duration": "4 epochs", "data.mean": (0.5,) * 3, "data.std": (0.5,) * 3}
         | {"model.name": "resnet8", "model.width": 0.25, "model.batch_norm": "synchronized"}
-        | {"optim.name": "sam", "sam.rho_knots": ((0, 0.1),)}
+        | {"optim.name": "sam", "sam.rho": ((0, 0.1),)}
         | METHODS[name]
         | {field.replace("__", "."): value for field, value in changes.items()}
     )
@@ -66,8 +66,8 @@ class Built:
         around = {"aux_like": pass_like(self.method), "axis_name": axis_name, "trained": self.method.trained}
         tx = make_optimizer(config, schedules, STATS, **around)
         policy = {
-            "first_pass": first_pass(config.optim.name),
-            "batch_stats_policy": config.sam.batch_stats,
+            "first_pass": ASCENT if find("optim.name", config.optim.name).ascends else DESCENT,
+            "batch_stats_policy": config.optim.batch_stats,
             "axis_name": axis_name,
         }
         step = make_train_step(self.method, tx, schedules.class_weights, **policy)
@@ -174,7 +174,7 @@ def test_one_device_equals_eight(name):
 @OTHERS
 def test_rho_zero_trains_as_sgd(name):
     results = []
-    for changes in ({"sam__rho_knots": ((0, 0.0),), "sam__batch_stats": "first"}, {"optim__name": "sgd"}):
+    for changes in ({"sam__rho": ((0, 0.0),), "optim__batch_stats": "first"}, {"optim__name": "sgd"}):
         built = build(name, **changes)
         state = built.state
         for step in range(3):
@@ -188,7 +188,7 @@ def test_rho_zero_trains_as_sgd(name):
     "policy", ["both", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("first", "second", "frozen"))]
 )
 def test_running_statistics_follow_the_policy(name, policy):
-    built = build(name) if policy == "both" else build(name, sam__batch_stats=policy)
+    built = build(name) if policy == "both" else build(name, optim__batch_stats=policy)
     start, views = built.state.batch_stats, built.views(0)
     found = built.step(built.state, views)[0].batch_stats
     first = built.gradient(built.variables(), views, jnp.ones(5))[1].batch_stats

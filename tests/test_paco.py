@@ -14,13 +14,14 @@ from test_devices import COUNTS, IMAGES, assert_close, batch_of
 
 from configs import default, imagenet_lt
 from configs.methods import paco_cifar100, paco_imagenet_lt
+from saddle_jax.experiment.catalogue import find
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy
 from saddle_jax.methods import paco
-from saddle_jax.methods.base import DESCENT, Context, Variables
-from saddle_jax.optim.chain import first_pass, make_optimizer
+from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
+from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train import metrics
 from saddle_jax.train.gradient import pass_like
@@ -37,7 +38,7 @@ def config_of(**changes):
     config.data.mean, config.data.std = (0.5,) * 3, (0.5,) * 3
     config.model.name, config.model.width, config.model.batch_norm = "resnet8", 0.25, "synchronized"
     config.paco.update({"queue_size": 64, "dim": 8, "momentum": 0.9, "key_augmentation": "crop_flip"})
-    config.optim.name, config.sam.rho_knots = "sam", ((0, 0.1),)
+    config.optim.name, config.sam.rho = "sam", ((0, 0.1),)
     config.update_from_flattened_dict({field.replace("__", "."): value for field, value in changes.items()})
     return config
 
@@ -50,8 +51,8 @@ def build(config, axis_name):
         method,
         tx,
         schedules.class_weights,
-        first_pass=first_pass(config.optim.name),
-        batch_stats_policy=config.sam.batch_stats,
+        first_pass=ASCENT if find("optim.name", config.optim.name).ascends else DESCENT,
+        batch_stats_policy=config.optim.batch_stats,
         axis_name=axis_name,
     )
     return method, step, init_state(method, tx, jax.random.key(0))
@@ -273,7 +274,7 @@ def test_prediction_is_the_class_head_without_the_prior(x64):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss__name": "vs"}, "loss.name='vs' has no place in method='paco'"),
+        ({"loss__name": "vs"}, "loss.name='vs' does not go with method='paco'"),
         ({"loss__class_weights": "drw"}, "Fix: --config.loss.class_weights=none"),
         ({"model__head": "normed"}, "Fix: --config.model.head=linear"),
         ({"micro_batches": 2}, "Fix: --config.micro_batches=1"),
@@ -329,7 +330,7 @@ def test_the_loss_falls_on_real_cifar100(tmp_path):
     config.update_from_flattened_dict(
         {"data.source": "arrays", "data.path": str(store)}
         | {"paco.queue_size": 512, "model.name": "resnet8", "model.width": 0.5}
-        | {"duration": "60 steps", "optim.lr_knots": ((0, 0.02),), "sam.rho_knots": ((0, 0.05),)}
+        | {"duration": "60 steps", "optim.lr": ((0, 0.02),), "sam.rho": ((0, 0.05),)}
         | {"log_every": "15 steps", "eval.every": "100%", "checkpoint_every": "100%", "tensorboard": False}
     )
     train(config, tmp_path / "run")

@@ -15,7 +15,6 @@ import pytest
 from conftest import ROOT
 from fault_harness import trials
 
-from configs import default
 from saddle_jax.data import sources
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.train import checkpoint, metrics
@@ -88,7 +87,7 @@ class Processes:
 def last_state(workdir):
     """The leaves of the last checkpoint, in float64."""
     with jax.enable_x64(True):
-        config = config_lib.from_json((workdir / "config.json").read_bytes(), default.get_config())
+        config = config_lib.from_json((workdir / "config.json").read_bytes())
         like = make_program(config, sources.load(config.data)).init(0)
         found = checkpoint.find(workdir / "checkpoints")
         assert found.step == 24
@@ -185,7 +184,7 @@ def test_when_one_process_is_killed_the_other_ends_and_the_rerun_is_bit_equal(un
 @pytest.mark.parametrize(
     ("differing", "words"),
     [
-        (["--config.sam.rho_knots=((0,0.3),)"], "sam.rho_knots is [[0, 0.3]]"),
+        (["--config.sam.rho=0.3"], "sam.rho is [0.3]"),
         (["--config.eval.batch_size=7"], "eval.batch_size is 7"),
     ],
 )

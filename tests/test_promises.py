@@ -61,7 +61,7 @@ def test_odd_class_sizes_give_an_error_or_finite_numbers(name, loss, tmp_path):
     random = np.random.default_rng(0)
     labels = jnp.asarray(arrays["train_labels"][:64])
     logits = jnp.asarray(random.uniform(-1, 1, (len(labels), stats.num_classes)), jnp.float32)
-    loss_fn = make_loss(config.loss, stats, 30.0)
+    loss_fn = make_loss(config, stats, 30.0)
     for step in (0, 11):
         weights_C = schedules.class_weights(step)
         value, slope = jax.value_and_grad(lambda x, w=weights_C: jnp.mean(w[labels] * loss_fn(x, labels)))(logits)
@@ -170,7 +170,7 @@ def copy(trained, tmp_path):
         ("data__pipeline", "numpy", True),
         ("watchdog_secs", 5, True),
         ("duration", "24 steps", False),
-        ("optim__lr_knots", ((0, 0.3),), False),
+        ("optim__lr", ((0, 0.3),), False),
         ("optim__name", "sgd", False),
         ("model__width", 0.5, False),
     ],

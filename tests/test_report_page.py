@@ -134,12 +134,12 @@ def test_one_seed_is_marked_and_given_no_spread(tmp_path, no_pictures):
 def test_which_runs_are_one_row(tmp_path):
     folders = [
         write_run(tmp_path / "a", seed=0),
-        write_run(tmp_path / "b", seed=10, name="else", log_every="1 steps", sam__rho_knots=((0, 0.9),)),
+        write_run(tmp_path / "b", seed=10, name="else", log_every="1 steps", sam__rho=((0, 0.9),)),
         write_run(tmp_path / "c", seed=2, tensorboard=True),
         write_run(tmp_path / "again", seed=2),
         write_run(tmp_path / "often", seed=3, eval__every="1 epochs"),
         write_run(tmp_path / "sam", "ce_drw_sam", seed=0),
-        write_run(tmp_path / "wider", "ce_drw_sam", seed=0, sam__rho_knots=((0, 0.25),)),
+        write_run(tmp_path / "wider", "ce_drw_sam", seed=0, sam__rho=((0, 0.25),)),
         write_run(tmp_path / "vs", "vs", seed=0),
     ]
     (images,), lost = arranged(folders)
@@ -161,7 +161,7 @@ def test_which_runs_are_one_row(tmp_path):
 
 def test_links_are_rows_of_one_family(tmp_path):
     folders = [write_run(tmp_path / method, method) for method in ("ce_drw_imbsam", "ce_drw_sam", "ce_drw", "vs_asam")]
-    idle = {"imbsam__tail_below": 20, "asam__eta": 0.5, "sam__rho_knots": ((0, 9.0),), "le_sam__rho_max": 2.0}
+    idle = {"imbsam__tail_below": 20, "asam__eta": 0.5, "sam__rho": ((0, 9.0),), "le_sam__rho_max": 2.0}
     folders.append(write_run(tmp_path / "idle fields", seed=1, **idle))
     folders.append(write_run(tmp_path / "own field", "ce_drw_imbsam", seed=1, imbsam__tail_below=20, asam__eta=0.5))
     folders.append(glmc := write_run(tmp_path / "glmc", "ce_drw_le_sam"))

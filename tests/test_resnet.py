@@ -11,7 +11,7 @@ from conftest import ROOT  # noqa: F401 (its devices)
 
 from benchmarks.operations import multiply_adds
 from configs import default
-from saddle_jax.experiment.field_values import CHOICES
+from saddle_jax.experiment.catalogue import ENTRIES
 from saddle_jax.models import resnet, resnet_cifar
 from saddle_jax.models.networks import make_network
 from saddle_jax.models.pooling import max_pool
@@ -168,7 +168,7 @@ def test_initialisation_follows_torchvision():
     np.testing.assert_array_equal(params["layer1_0"]["bn2"]["scale"], 1)  # no residual branch starts at 0
 
 
-@pytest.mark.parametrize("name", CHOICES["model.name"])
+@pytest.mark.parametrize("name", list(ENTRIES["model.name"]))
 def test_neither_image_size_nor_rematerialisation_changes_a_name(name):
     assert name in (resnet.ARCHITECTURES.keys() | resnet_cifar.ARCHITECTURES.keys())
     small, large = (

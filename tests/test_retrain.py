@@ -13,7 +13,6 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 from small_runs import small_config
 
-from configs import default
 from saddle_jax.data import sources
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError
@@ -47,7 +46,7 @@ def second_config(first="", named="retrain", **changes):
 @functools.cache
 def program_of(fields):
     """Return what runs that differ in their seed and in their start alone share, with all that is compiled."""
-    config = config_lib.from_json(fields, default.get_config())
+    config = config_lib.from_json(fields)
     return make_program(config, sources.load(config.data))
 
 
@@ -63,7 +62,7 @@ class OnBatch:
     """The method's loss and gradient of one random batch, at any step."""
 
     def __init__(self, **changes):
-        config = second_config(duration="4 epochs", optim__lr_knots=((0, 0.1),), loss__class_weights="none", **changes)
+        config = second_config(duration="4 epochs", optim__lr=((0, 0.1),), loss__class_weights="none", **changes)
         stats = ClassStats(COUNTS, ())
         random = np.random.default_rng(0)
         images = random.integers(0, 256, (len(LABELS), 8, 8, 1), np.uint8)
@@ -223,7 +222,7 @@ def test_a_run_changes_the_classifier_and_running_statistics_alone(first, tmp_pa
 @pytest.mark.parametrize("link", ["sgd", pytest.param("lpf_sgd", marks=pytest.mark.nightly)])
 def test_a_run_starts_with_the_other_runs_last_weights(link, first, tmp_path):
     """At a learning rate of 0 and with frozen statistics they are also its last ones."""
-    still = {"optim__lr_knots": ((0, 0.0),), "sam__batch_stats": "frozen", "optim__name": link}
+    still = {"optim__lr": ((0, 0.0),), "optim__batch_stats": "frozen", "optim__name": link}
     config = second_config(first, seed=3, duration="4 steps", eval__every="4 steps", **still)
     train(config, tmp_path / "second")
     before, after = last_state(first), last_state(tmp_path / "second")

@@ -6,9 +6,14 @@ import optax
 import pytest
 
 from benchmarks.saddle import COUNTS, TAIL, losses, times
-from saddle_jax.optim.escape import cnc_pgd, lpf_sgd, pgd
-from saddle_jax.optim.longtail_sam import focal_sam, imbsam, le_sam, sse_sam
+from saddle_jax.optim.cnc_pgd import cnc_pgd
+from saddle_jax.optim.focal_sam import focal_sam
+from saddle_jax.optim.imbsam import imbsam
+from saddle_jax.optim.le_sam import le_sam
+from saddle_jax.optim.lpf_sgd import lpf_sgd
+from saddle_jax.optim.pgd import pgd
 from saddle_jax.optim.sam import sam
+from saddle_jax.optim.sse_sam import sse_sam
 
 SEEDS, STEPS = 32, 600
 ASCENDING = {

@@ -55,7 +55,7 @@ def test_quadratic_gradient_is_amplified_by_one_plus_rho_lambda(seed, x64):
 def test_three_steps_of_resnet32_equal_the_reference(head, rho, x64):
     store = load(head)
     config = config_of(head)
-    config.sam.rho_knots = ((0, rho),)
+    config.sam.rho = ((0, rho),)
     stats = ClassStats(store["counts"], ())
     np.testing.assert_allclose(stats.effective_weights_C(0.9999), store["class_weights"], rtol=1e-10)
     method = method_of(config, store)

@@ -26,11 +26,11 @@ def at_epochs(schedule, epochs):
 
 def test_cifar_recipe(x64):
     config = cifar10_lt.get_config("ldam_drw_sam")
-    config.sam.rho_knots = ((0, 0.05), (5, 0.1), (160, 0.5), (180, 0.6))
+    config.sam.rho = ((0, 0.05), (5, 0.1), (160, 0.5), (180, 0.6))
     schedules = make_schedules(config, STATS, STEPS)
     assert schedules.total_steps == 200 * STEPS
     np.testing.assert_allclose(at_epochs(schedules.lr, 200), STORE["cifar"]["lr"], rtol=1e-14)
-    np.testing.assert_allclose(at_epochs(schedules.rho, 200), STORE["cifar"]["rho_step"], rtol=1e-14)
+    np.testing.assert_allclose(at_epochs(schedules.size, 200), STORE["cifar"]["rho_step"], rtol=1e-14)
     drw = STORE["cifar"]["drw_first_epoch"]
     assert schedules.drw_start == drw * STEPS
     np.testing.assert_array_equal(schedules.class_weights(drw * STEPS - 1), np.ones(10))
@@ -62,13 +62,13 @@ def test_weights_without_and_with_reweighting():
 def test_positions_that_only_the_data_shows_to_be_wrong():
     config = default.get_config()
     config.duration = "100 steps"
-    config.optim.lr_knots = ((0, 0.1), ("50 steps", 0.01), (3, 0.001))
+    config.optim.lr = ((0, 0.1), ("50 steps", 0.01), (3, 0.001))
     config.loss.class_weights, config.loss.drw_start = "drw", "4 epochs"
     make_schedules(config, STATS, 20)
     with pytest.raises(ConfigError) as error:
         make_schedules(config, STATS, 97)
     assert len(error.value.problems) == 2
-    config.optim.lr_knots = ((0, 0.1), ("50 steps", 0.01), (1, 0.001))
+    config.optim.lr = ((0, 0.1), ("50 steps", 0.01), (1, 0.001))
     with pytest.raises(ConfigError, match="must rise"):
         make_schedules(config, STATS, 20)
 
@@ -79,8 +79,8 @@ def test_published_values_of_the_shipped_recipes():
     for module, published in ((cifar10_lt, (0.1, 0.5, 0.8)), (cifar100_lt, (0.2, 0.8, 0.8))):
         for method, rho in zip(("ce", "ce_drw", "ldam_drw"), published, strict=True):
             config = module.get_config(f"{method}_sam")
-            assert config.sam.rho_knots == ((0, rho),)
+            assert config.sam.rho == (rho,)
             assert (config.batch_size, config.duration, config.loss.drw_start) == (128, "200 epochs", "160 epochs")
             assert (config.optim.momentum, config.optim.weight_decay) == (0.9, 2e-4)
             assert (config.data.ratio, config.data.profile, config.data.subset_seed) == (100, "exp", 0)
-            assert (config.model.name, config.model.width, config.sam.batch_stats) == ("resnet32", 1.0, "both")
+            assert (config.model.name, config.model.width, config.optim.batch_stats) == ("resnet32", 1.0, "both")

@@ -73,7 +73,7 @@ class Small:
         chosen = np.concatenate([np.flatnonzero(images.labels == c)[:n] for c, n in ((0, 11), (1, 6), (2, 1))])
         self.images, self.labels = images.images[chosen], images.labels[chosen]
         stats = ClassStats(np.array([11, 6, 1]), ("a", "b", "c"))
-        self.loss_fn = make_loss(config.loss, stats, 30.0 if head == "normed" else 1.0)
+        self.loss_fn = make_loss(config, stats, 30.0 if head == "normed" else 1.0)
         self.dtype, self.train_mode = dtype, train_mode
         self.method = make_plain(config, stats, self.images.shape[1:], devices.AXIS)
         start = self.method.init(jax.random.key(0))

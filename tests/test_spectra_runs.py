@@ -46,7 +46,7 @@ def run(workdir, checkpoint=None, compare=(), **fields):
     """Run the mode in this process on a run's own config, with fields of config.spectra changed."""
     config = default.get_config()
     if (workdir / "config.json").is_file():
-        config = config_lib.from_json((workdir / "config.json").read_bytes(), config)
+        config = config_lib.from_json((workdir / "config.json").read_bytes())
     spectra = {f"spectra.{key}": value for key, value in {**QUICK_FIELDS, **fields}.items() if "__" not in key}
     others = {key.replace("__", "."): value for key, value in fields.items() if "__" in key}
     config.update_from_flattened_dict({**spectra, **others})
@@ -188,7 +188,7 @@ def test_the_loss_of_a_run_is_what_its_name_says(ldam, tmp_path, loss, scale, we
     workdir = pathlib.Path(shutil.copytree(ldam[0], tmp_path / "run", ignore=shutil.ignore_patterns("spectra")))
     run(workdir, classes="tail", loss=loss, logit_scale=scale, class_weights=weights, dtype="float64")
     found = numbers_of(workdir, "tail")
-    config = config_lib.from_json((workdir / "config.json").read_bytes(), default.get_config())
+    config = config_lib.from_json((workdir / "config.json").read_bytes())
     splits = sources.load(config.data)
     program = make_program(config, splits)
     state = checkpoint.restore(checkpoint.find(workdir / "checkpoints"), program.init(0))

@@ -9,9 +9,10 @@ import tensorflow_datasets as tfds
 from conftest import ROOT
 from jpeg_folder import BY_SIZE, COUNTS, list_config, write_folder
 
-from saddle_jax.data import feeder, inspection, sources, streaming, to_array_record
+from saddle_jax.data import feeder, inspection, sources, streaming
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.order import Order, evaluation_slots, slots_at
+from saddle_jax.data.sources import to_array_record
 from saddle_jax.errors import DataError
 
 

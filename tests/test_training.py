@@ -136,7 +136,7 @@ def test_the_loss_falls_on_real_cifar10(tmp_path):
     config = cifar10_lt.get_config("ldam_drw_sam,profile=as_is")
     config.update_from_flattened_dict(
         {"data.source": "arrays", "data.path": str(store), "model.name": "resnet8", "model.width": 0.5}
-        | {"duration": "1 epoch", "loss.drw_start": "99%", "optim.lr_knots": ((0, 0.02),), "log_every": "24 steps"}
+        | {"duration": "1 epoch", "loss.drw_start": "99%", "optim.lr": ((0, 0.02),), "log_every": "24 steps"}
         | {"eval.every": "100%", "batch_size": 128, "tensorboard": False, "seed": 1}
     )
     results = train(config, tmp_path / "run")
@@ -204,7 +204,7 @@ def test_another_config_in_a_used_workdir_is_refused_with_a_diff(tmp_path):
     train(small_config(), tmp_path / "run")
     for changes, expected in (
         ({"batch_size": 16}, ["batch_size: the run has 32, this command 16"]),
-        ({"loss__vs_gamma": 0.1, "seed": 4}, ["loss.vs_gamma", "seed: the run has 0, this command 4"]),
+        ({"vs__gamma": 0.1, "seed": 4}, ["vs.gamma", "seed: the run has 0, this command 4"]),
     ):
         with pytest.raises(ConfigError) as error:
             train(small_config(**changes), tmp_path / "run")
@@ -237,7 +237,7 @@ def test_other_images_under_the_same_config_are_refused(tmp_path):
 
 @pytest.mark.faults("N1")
 def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_of_it_is_saved(tmp_path):
-    config = small_config(optim__lr_knots=((0, 0.1), ("5 steps", 1e38)), eval__every="100%")
+    config = small_config(optim__lr=((0, 0.1), ("5 steps", 1e38)), eval__every="100%")
     with pytest.raises(NonFiniteError, match=r"step [67]: .* is (nan|inf).*Last good checkpoint: .*4") as error:
         train(config, tmp_path / "run")
     assert error.value.exit_code == 5

@@ -33,7 +33,7 @@ AUTHORS = {
     "cifar10": {10: (0.2, 1.0, 2.0), 50: (0.0, 1.2, 1.0), 100: (0.0, 1.2, 1.0)},
     "cifar100": {10: (0.2, 1.2, 4.0), 50: (0.2, 1.2, 6.0), 100: (0.0, 1.2, 4.0)},
 }
-LINKS = {"cifar10": {}, "cifar100": cifar100_lt.LINKS}
+SETTINGS = {"cifar10": {}, "cifar100": cifar100_lt.SETTINGS}
 RANK_BOUNDS = {"cifar10": (3, 7), "cifar100": (36, 71)}
 STD = {"cifar10": (0.247, 0.243, 0.262), "cifar100": (0.2023, 0.1994, 0.2010)}
 PROJECTION_DIM = {"cifar_resnet34": 256, "wide_resnet32": 128}
@@ -58,10 +58,9 @@ def get_config(argument: str = ""):
     config.glmc.resample_power, config.glmc.label_weight_power, config.glmc.contrast = settings(
         method, data, options.ratio or config.data.ratio
     )
-    config.optim.lr_knots, config.optim.lr_interpolation = ((0, 0.01), (200, 0.0)), "cosine"
+    config.optim.lr, config.optim.lr_interpolation = ((0, 0.01), (200, 0.0)), "cosine"
     config.optim.weight_decay = 5e-3
-    config.sam.rho_knots = ((0, 0.05),)
-    recipes.set_link(config, METHODS[method][1], LINKS[data])
+    recipes.set_link(config, METHODS[method][1], 0.05, SETTINGS[data])
     config.eval.every = "1 epoch"  # the published figures are the best of 200 evaluations
     config.eval.rank_bounds = RANK_BOUNDS[data]
     return recipes.finish(config, options, method.removesuffix("_sgd"), ratio_has_settings=True)

@@ -15,6 +15,7 @@ is the one of the two that has RandAugment.
 from configs import imagenet_lt, recipes
 
 WARM_UP = 10  # epochs
+RHO = 0.05
 
 
 def get_config(argument: str = ""):
@@ -24,7 +25,7 @@ def get_config(argument: str = ""):
     config.name = "imagenet_lt-resnext50"
     config.batch_size = 120
     config.optim.weight_decay = 2e-4
-    return recipes.one_method(config, argument, imagenet_lt.LINKS)
+    return recipes.one_method(config, argument, RHO, imagenet_lt.SETTINGS)
 
 
 def base(epochs: int):
@@ -39,6 +40,5 @@ def base(epochs: int):
     config.glmc.contrast = 10.0
     config.glmc.projection_dim = 256
     warm_up = ((epoch, round(0.1 * (epoch + 1) / WARM_UP, 4)) for epoch in range(WARM_UP))
-    config.optim.lr_knots = (*warm_up, (WARM_UP, 0.1), (epochs, 0.0))
-    config.sam.rho_knots = ((0, 0.05),)
+    config.optim.lr = (*warm_up, (WARM_UP, 0.1), (epochs, 0.0))
     return config

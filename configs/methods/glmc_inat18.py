@@ -20,4 +20,4 @@ def get_config(argument: str = ""):
     config.name = "inat18-resnext50"
     config.batch_size = 128
     config.optim.weight_decay = 1e-4
-    return recipes.one_method(config, argument, inat18.LINKS)
+    return recipes.one_method(config, argument, glmc_imagenet_lt.RHO, inat18.SETTINGS)

@@ -13,6 +13,7 @@ tuned: 0.05 and 0.1 as in the paper's recipes, then 0.2, at the same parts of th
 from configs import imagenet_lt, recipes
 
 LR = 0.02
+RHO = ((0, 0.05), (22, 0.1), (267, 0.2))
 
 
 def get_config(argument: str = ""):
@@ -21,7 +22,7 @@ def get_config(argument: str = ""):
     imagenet_lt.set_images(config)
     config.name = "imagenet_lt"
     config.optim.weight_decay = 5e-4
-    return recipes.one_method(config, argument, imagenet_lt.LINKS)
+    return recipes.one_method(config, argument, RHO, imagenet_lt.SETTINGS)
 
 
 def base():
@@ -36,6 +37,5 @@ def base():
     config.paco.queue_size, config.paco.dim = 8192, 128
     # The cosine starts at epoch 9, the last of the warm-up, of which every epoch has a knot.
     warm_up = ((epoch, round(LR * (epoch + 1) / 10, 4)) for epoch in range(10))
-    config.optim.lr_knots = (*warm_up, (400, 0.0))
-    config.sam.rho_knots = ((0, 0.05), (22, 0.1), (267, 0.2))
+    config.optim.lr = (*warm_up, (400, 0.0))
     return config

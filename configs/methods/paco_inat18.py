@@ -18,4 +18,4 @@ def get_config(argument: str = ""):
     inat18.set_images(config)
     config.name = "inat18"
     config.optim.weight_decay = 1e-4
-    return recipes.one_method(config, argument, inat18.LINKS)
+    return recipes.one_method(config, argument, paco_imagenet_lt.RHO, inat18.SETTINGS)

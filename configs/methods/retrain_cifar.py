@@ -11,7 +11,7 @@
 
 data=cifar10 (the default) or cifar100; `retrain` is plain SGD, as the authors', `retrain_sam` and so on have one. Any
 run of the plain method with a linear head can be the first: name the same data, ratio and network.
---config.retrain.flat_limit=0 is re-training on class-balanced draws alone. --config.sam.batch_stats=frozen keeps the
+--config.retrain.flat_limit=0 is re-training on class-balanced draws alone. --config.optim.batch_stats=frozen keeps the
 first run's running statistics, which the authors' code lets move.
 
 The settings are the authors'. Their first stage has batches of 64, a rate of 0.1 that falls to a tenth at epochs 160
@@ -23,7 +23,7 @@ from configs import cifar10_lt, cifar100_lt, recipes
 from saddle_jax.experiment.arguments import parse_argument
 
 METHODS = recipes.with_links(["retrain"])
-LINKS = {"cifar10": {}, "cifar100": cifar100_lt.LINKS}
+SETTINGS = {"cifar10": {}, "cifar100": cifar100_lt.SETTINGS}
 RANK_BOUNDS = {"cifar10": (3, 7), "cifar100": (36, 71)}
 FLAT_LIMIT = {"cifar10": 1.0, "cifar100": 0.3}
 
@@ -43,8 +43,8 @@ def get_config(argument: str = ""):
     config.data.name = data
     config.data.sampling = "balanced"
     config.retrain.flat_limit = FLAT_LIMIT[data]
-    config.optim.lr_knots = ((0, 0.01),)
+    config.optim.lr = ((0, 0.01),)
     config.loss.drw_start = "80%"  # of this run; the first one's is past its end
     config.eval.rank_bounds = RANK_BOUNDS[data]
-    recipes.set_link(config, link, LINKS[data])
+    recipes.set_link(config, link, 0.05, SETTINGS[data])
     return recipes.finish(config, options, recipes.name_of(method, link))

@@ -1,4 +1,4 @@
-"""The experiment as data: arguments after the colon, durations in steps, names and fingerprints. Needs no JAX."""
+"""A config as data: its fields by name, its JSON, its fingerprint, how it differs from another. Needs no JAX."""
 
 from __future__ import annotations
 
@@ -10,39 +10,15 @@ from typing import Any
 import ml_collections
 
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import catalogue, schema
 from saddle_jax.experiment.durations import parse_duration
-
-# What may differ when a run is continued: none of it changes what is trained. A name that ends in a dot is a group.
-MAY_CHANGE_ON_RESUME = (
-    "name",
-    "checkpoint_every",
-    "log_every",
-    "steps_at_once",
-    "compilation_cache",
-    "watchdog_secs",
-    "num_seeds",
-    "seeds_at_once",
-    "eval.every",
-    "eval.batch_size",
-    "data.path",
-    "data.root",
-    "data.train_list",
-    "data.validation_list",
-    "data.test_list",
-    "data.pipeline",
-    "data.max_bad_fraction",
-    "data.check_decode",
-    "model.remat",
-    "model.kernels",
-    "tensorboard",
-    "spectra.",
-)
+from saddle_jax.experiment.fields import knots
 
 
 def rescale_to_percent(config: ml_collections.ConfigDict) -> None:
     """Write every position that `config` gives in epochs as a part of the run, so that its length can change.
 
-    Does nothing to a run whose length is given in steps: how long an epoch of it is, only its data tell.
+    Does nothing to a run whose length is given in steps: only its data tell how long an epoch of it is.
     """
     total, unit = parse_duration(config.duration)
     if unit != "epochs":
@@ -52,10 +28,16 @@ def rescale_to_percent(config: ml_collections.ConfigDict) -> None:
         duration = parse_duration(position)
         return f"{100 * duration.amount / total:g}%" if duration.unit == "epochs" else position
 
-    config.optim.lr_knots = tuple((percent(position), value) for position, value in config.optim.lr_knots)
-    config.sam.rho_knots = tuple((percent(position), value) for position, value in config.sam.rho_knots)
-    config.loss.drw_start = percent(config.loss.drw_start)
-    config.sse_sam.switch_at = percent(config.sse_sam.switch_at)
+    flat = flatten(config)
+    idle = {group for choice in catalogue.ENTRIES for group in catalogue.other_groups(choice, flat[choice])}
+    for name, field in schema.fields_of(flat).items():
+        if name.partition(".")[0] in idle:
+            continue
+        if field.is_position:
+            flat[name] = percent(flat[name])
+        elif field.is_schedule and len(knots(flat[name])) > 1:
+            flat[name] = tuple((percent(position), value) for position, value in knots(flat[name]))
+    config.update_from_flattened_dict(flat)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -69,44 +51,65 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def add_own_fields(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Give `config` the fields of the user's own entries that it names, and return it.
+
+    Raises:
+      ConfigError: such an entry can't be had.
+    """
+    values = flatten(config)
+    own = {name: field.default for name, field in schema.fields_of(values).items() if name not in values}
+    if catalogue.dotted_names(values):
+        with config.unlocked():
+            config.update(schema.nested({name: value for name, value in own.items() if name not in schema.fields_of()}))
+    return config
+
+
 def to_json(config: ml_collections.ConfigDict) -> str:
     """Return the config as JSON that `from_json` reads back."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
-def from_json(text: str | bytes, default: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Read what `to_json` wrote into the fields of `default`.
+def from_json(text: str | bytes, *, trusted: bool = True) -> ml_collections.ConfigDict:
+    """Return the config that `to_json` wrote; a field that it lacks has its default.
+
+    Args:
+      trusted: a user's own entries that it names may be imported.
 
     Raises:
-      ConfigError: the text is no JSON, or has fields that this version does not know.
+      ConfigError: the text is no JSON, has fields that this version does not know, or names code that is not trusted.
     """
     try:
         stored = flatten(json.loads(text))
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"the run's config.json can't be read: {error}") from error
-    known = flatten(default)
-    unknown = sorted(set(stored) - set(known))
-    if unknown:
+    own = catalogue.dotted_names(stored)
+    if own and not trusted:
+        named = ", ".join(f"{field}={name}" for field, name in own.items())
+        raise ConfigError(
+            f"the run's config.json names code from outside of saddle_jax ({named}), and importing it runs it. "
+            "Fix: --import_code if you trust it, or --config FILE"
+        )
+    config = schema.default_config(stored)
+    known = flatten(config)
+    if unknown := sorted(set(stored) - set(known)):
         raise ConfigError(f"the run's config.json has fields that this version does not know: {', '.join(unknown)}")
-    config = default.copy_and_resolve_references()
     with config.ignore_type():
         config.update_from_flattened_dict({key: _as_tuples(value) for key, value in stored.items()})
     return config
 
 
 def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
-    """Return {field: (old, new)} for every field that may not change when a run is continued and has."""
+    """Return {field: (old, new)} for every field that a resumed run may not change and that has changed."""
     before, after = flatten(old), flatten(new)
-    return {
-        key: (before.get(key), after.get(key))
-        for key in sorted(before.keys() | after.keys())
-        if not may_change(key) and before.get(key) != after.get(key)
-    }
+    fixed = schema.fixed_fields(before) | schema.fixed_fields(after)
+    return {name: (before.get(name), after.get(name)) for name in sorted(fixed) if before.get(name) != after.get(name)}
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> str:
     """Return eight hex digits that are equal for runs that differ in the seed only."""
-    fields = {k: v for k, v in flatten(config).items() if k != "seed" and not may_change(k)}
+    flat = flatten(config)
+    fields = {name: flat[name] for name in schema.fixed_fields(flat) if name != "seed"}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -114,11 +117,6 @@ def default_workdir(config: ml_collections.ConfigDict) -> str:
     """Return the directory that the same config and (first) seed always get."""
     first = "s" if config.num_seeds == 1 else "from-s"
     return f"runs/{config.name}-{fingerprint(config)}-{first}{config.seed}"
-
-
-def may_change(field: str) -> bool:
-    """Return whether a run may go on with another value of the field."""
-    return field in MAY_CHANGE_ON_RESUME or field.partition(".")[0] + "." in MAY_CHANGE_ON_RESUME
 
 
 def _as_tuples(value: Any) -> Any:

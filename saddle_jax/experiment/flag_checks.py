@@ -10,8 +10,6 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from configs.links import SETTINGS
-
 FLAGS = flags.FLAGS
 
 
@@ -32,7 +30,6 @@ def problems(config: ConfigDict, of_config: Sequence[str], *, config_named: bool
     """
     return [
         *_mode_problems(of_config),
-        *_link_problems(of_config),
         *_import_problems(config_named),
         *_process_problems(config, config_named),
     ]
@@ -56,18 +53,6 @@ def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
             yield f"--compare: found no directory {run!r}, expected a run whose spectra were measured"
     if FLAGS.compare and FLAGS.checkpoint and not FLAGS.checkpoint.isdecimal():
         yield f"--compare: found --checkpoint {FLAGS.checkpoint!r}, expected a step"
-
-
-def _link_problems(of_config: Sequence[str]) -> Iterator[str]:
-    """Yield a link that was chosen without its size: a config's is in the unit of its own link."""
-    given = {name: value for name, _, value in (argument.lstrip("-").partition("=") for argument in of_config)}
-    link = given.get("config.optim.name", "")
-    size = SETTINGS.get(link, {}).get("sam.rho_knots")
-    if size and "config.sam.rho_knots" not in given:
-        yield (
-            f"--config.optim.name={link} needs a size of its own, which is no other link's (docs/links.md). Fix: an "
-            f"argument such as --config configs/cifar10_lt.py:ce_drw_{link}, or --config.sam.rho_knots='{size}' too"
-        )
 
 
 def _process_problems(config: ConfigDict, config_named: bool) -> Iterator[str]:

@@ -1,11 +1,11 @@
-"""From the config's name of a method to the method: the file of that name."""
+"""From the config's name of a method to the method."""
 
 from __future__ import annotations
 
-import importlib
-
 from ml_collections import ConfigDict
 
+from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.catalogue import find
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import Method
 from saddle_jax.schedules import Schedules
@@ -18,6 +18,14 @@ def make_method(
     axis_name: str | None,
     schedules: Schedules,
 ) -> Method:
-    """Return the method that the config names, for steps mapped over `axis_name`; `image_shape` is (H, W, K)."""
-    module = importlib.import_module(f"saddle_jax.methods.{config.method}")
-    return module.make(config, stats, image_shape, axis_name, schedules)
+    """Return the method that the config names, for steps mapped over `axis_name`; `image_shape` is (H, W, K).
+
+    Raises:
+      ConfigError: a user's own entry makes something else.
+    """
+    method = find("method", config.method).maker()(config, stats, image_shape, axis_name, schedules)
+    if not isinstance(method, Method):
+        raise ConfigError(
+            f"method: {config.method} makes a {type(method).__name__}, expected a saddle_jax.methods.base.Method"
+        )
+    return method

@@ -32,7 +32,7 @@ def make(
     """
     del schedules
     model = make_network(config.model, stats.num_classes, axis_name)
-    loss_fn = make_loss(config.loss, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
+    loss_fn = make_loss(config, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
     normalise = make_normalise(config.data)
     share_C = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
 

@@ -41,7 +41,7 @@ def make(
     BatchNorm is in training mode, as in the authors' code: the batch's statistics normalise, running ones move.
     """
     model = make_network(config.model, stats.num_classes, axis_name)
-    loss_fn = make_loss(config.loss, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
+    loss_fn = make_loss(config, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
     normalise = make_normalise(config.data)
     flat_weights_C, retrain = flat_weights(stats), config.retrain
 

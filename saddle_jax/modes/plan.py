@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 from saddle_jax import __version__
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.catalogue import find
+from saddle_jax.experiment.fields import knots
 from saddle_jax.host import devices
 from saddle_jax.models import kernels
-from saddle_jax.optim.chain import tail_C
+from saddle_jax.optim.chain import fields_of, tail_C
 from saddle_jax.train import seeds
 from saddle_jax.train.program import Program
 
@@ -47,15 +49,20 @@ def describe(config: ConfigDict, splits: sources.Splits, program: Program, workd
 
 
 def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
-    """Return the chosen link with its size and its own fields, as a user reads it."""
+    """Return the chosen link with its size and its other fields, as a user reads it."""
     name = config.optim.name
-    if name == "sgd":
-        return "plain SGD"
-    own = config.get(name, {}) if name != "sam" else {}  # that group is shared by all
-    fields = [f"rho {', '.join(f'{value:g}' for _, value in config.sam.rho_knots)}"]
-    fields += [f"{field} {value}" for field, value in own.items()]
+    link, own = find("optim.name", name), fields_of(config)
+    if not own:
+        return "plain SGD" if name == "sgd" else name
+    fields = []
+    for field in link.fields:
+        if field == link.size:
+            fields.append(f"{field} {', '.join(f'{value:g}' for _, value in knots(own[field]))}")
+        elif field != f"{link.size}_interpolation":
+            fields.append(f"{field} {own[field]}")
     if "tail_below" in own:
-        fields.append(f"{tail_C(config, splits.stats.counts_C).sum()} classes are tail")
+        tail = tail_C(splits.stats.counts_C, own.tail_below, config.eval.rank_bounds)
+        fields.append(f"{tail.sum()} classes are tail")
     return f"{name} with {'; '.join(fields)}"
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from configs import default
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.command_line import Command
@@ -26,7 +25,7 @@ def differences(command: Command) -> dict[str, tuple[Any, Any]]:
         runs = sorted(map(str, pathlib.Path(command.workdir).glob("seed-*")))
         fix = f"one of its seeds, e.g. --workdir {runs[0]}" if runs else "--workdir of a run"
         raise ConfigError(f"--mode {command.mode}: {command.workdir} holds no run. Fix: {fix}")
-    trained = config_lib.from_json(path.read_bytes(), default.get_config())
+    trained = config_lib.from_json(path.read_bytes())
     return config_lib.differences(trained, command.config)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from configs import default
 from saddle_jax.data import inspection
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.sources import Splits
@@ -52,7 +51,7 @@ def _holds_another_run(workdir: pathlib.Path, config: ConfigDict) -> bool:
         if (path.parent == workdir) != (config.num_seeds == 1):
             return True
         try:
-            trained = config_lib.from_json(path.read_bytes(), default.get_config())
+            trained = config_lib.from_json(path.read_bytes())
         except (OSError, ConfigError):
             return True
         own = config if config.num_seeds == 1 else seeds.member_config(config, trained.seed)

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
-from saddle_jax.optim.link import FORWARD, Ask, Step, make_link, value_at
+from saddle_jax.optim.link import FORWARD, Ask, LinkContext, Step, make_link, value_at
 from saddle_jax.optim.sam import stable_norm
 
 Shift = tuple[jax.Array, ...]  # one array for each leaf of the head, in the order of the tree
@@ -62,6 +63,13 @@ def class_gradients(loss_fn: Callable[..., tuple[jax.Array, Any]], shares_C: jax
         return grads, shares_C, loss_and_aux
 
     return gradients
+
+
+def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
+    """Return the link with the values of its fields in a config."""
+    return cc_sam(
+        context.schedule("rho"), context.stats.counts_C, flat_ratio=fields.flat_ratio, aux_like=context.aux_like
+    )
 
 
 def in_linear(path: tuple[str, ...]) -> bool:

@@ -9,16 +9,13 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.catalogue import find, group_of
 from saddle_jax.experiment.durations import parse_duration
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats, rank_groups
-from saddle_jax.methods.base import ASCENT, DESCENT
-from saddle_jax.optim.cc_sam import cc_sam
-from saddle_jax.optim.escape import cnc_pgd, lpf_sgd, pgd
-from saddle_jax.optim.link import only, shared
-from saddle_jax.optim.longtail_sam import focal_sam, imbsam, le_sam, sse_sam
-from saddle_jax.optim.sam import sam
-from saddle_jax.schedules import Schedules
+from saddle_jax.optim.link import LinkContext, only, shared
+from saddle_jax.schedules import Schedules, field_schedule
 
 MOST_MEMORY = 64.0  # GiB that CC-SAM's copies of the classifier may need on the devices there are
 _FIX = "Fix: a number of training images between the smallest and the largest class, or 0 for eval.rank_bounds' tail"
@@ -53,7 +50,7 @@ def _make_chain(
     )
     if config.optim.name == "sgd":
         return optax.chain(sum_over_devices(axis_name), *sgd)
-    if config.sam.perturbation == "per_device":
+    if fields_of(config).get("perturbation") == "per_device":
         link = make_link(config, schedules, stats, aux_like=aux_like, axis_name=axis_name)
         return optax.chain(link, sum_over_devices(axis_name), *sgd)
     link = make_link(config, schedules, stats, aux_like=aux_like)
@@ -63,63 +60,56 @@ def _make_chain(
 def make_link(
     config: ConfigDict, schedules: Schedules, stats: ClassStats, *, aux_like: Any, axis_name: str | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Return the link that `config.optim.name` names; `axis_name` is for SAM and ASAM of each device's own gradient."""
-    rho, keep, counts_C = schedules.rho, {"aux_like": aux_like}, stats.counts_C
-    match config.optim.name:
-        case "pgd":
-            return pgd(rho, config.pgd.threshold or None)
-        case "cnc_pgd":
-            return cnc_pgd(rho, schedules.lr, config.cnc_pgd.threshold or None, **keep)
-        case "lpf_sgd":
-            return lpf_sgd(rho, config.lpf_sgd.samples, **keep)
-        case "sam":
-            return sam(rho, axis_name=axis_name, **keep)
-        case "asam":
-            return sam(rho, adaptive=True, adaptive_eta=config.asam.eta, axis_name=axis_name, **keep)
-        case "imbsam":
-            return imbsam(rho, tail_C(config, counts_C), **keep)
-        case "cc_sam":
-            return cc_sam(rho, counts_C, flat_ratio=config.cc_sam.flat_ratio, **keep)
-        case "sse_sam":
-            switch = parse_duration(config.sse_sam.switch_at).steps(schedules.steps_per_epoch, schedules.total_steps)
-            factor = config.sse_sam.head_factor
-            return sse_sam(lambda step: factor * rho(step), rho, switch, tail_C(config, counts_C), **keep)
-        case "focal_sam":
-            return focal_sam(rho, config.focal_sam.gamma, config.focal_sam.sharpness_weight, stats.priors_C(), **keep)
-        case "le_sam":
-            return le_sam(rho, config.le_sam.rho_max or np.inf, **keep)
-        case unknown:
-            raise ValueError(f"optim.name: found {unknown!r}, which is no link")
+    """Return the link that `config.optim.name` names; `axis_name` is for one of each device's own gradient.
 
-
-def first_pass(name: str) -> str:
-    """Return which of a method's losses the gradient at w is of, for the link that `optim.name` names.
-
-    ASCENT where the link does nothing but perturb along it. The others mix it into the step.
+    Raises:
+      ConfigError: a user's own entry makes something else.
     """
-    return ASCENT if name in ("sam", "asam", "le_sam") else DESCENT
+    fields = fields_of(config)
+    context = LinkContext(
+        schedule=lambda name: field_schedule(fields, name, schedules),
+        step_of=lambda name: parse_duration(fields[name]).steps(schedules.steps_per_epoch, schedules.total_steps),
+        lr=schedules.lr,
+        stats=stats,
+        tail_C=lambda below: tail_C(stats.counts_C, below, config.eval.rank_bounds),
+        aux_like=aux_like,
+        axis_name=axis_name,
+    )
+    made = find("optim.name", config.optim.name).maker()(fields, context)
+    if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
+        raise ConfigError(
+            f"optim.name: {config.optim.name} makes a {type(made).__name__}, expected an "
+            "optax.GradientTransformationExtraArgs, such as `saddle_jax.optim.link.make_link` returns"
+        )
+    return made
 
 
-def tail_C(config: ConfigDict, counts_C: np.ndarray) -> np.ndarray:
-    """Return which classes are the tail for ImbSAM and SSE-SAM: those of few images, or the evaluation's by rank."""
-    if below := config[config.optim.name].tail_below:
+def fields_of(config: ConfigDict) -> ConfigDict:
+    """Return the own fields of the config's link."""
+    fields = config.get(group_of(config.optim.name))
+    return fields if isinstance(fields, ConfigDict) else ConfigDict()
+
+
+def tail_C(counts_C: np.ndarray, below: int, rank_bounds: tuple[int, ...]) -> np.ndarray:
+    """Return which classes are the tail: those of fewer images than `below`, or, with 0, the evaluation's by rank."""
+    if below:
         return counts_C < below
-    return np.isin(np.arange(len(counts_C)), rank_groups(len(counts_C), config.eval.rank_bounds)[-1].classes)
+    return np.isin(np.arange(len(counts_C)), rank_groups(len(counts_C), rank_bounds)[-1].classes)
 
 
 def problems_of(config: ConfigDict, stats: ClassStats) -> Iterator[str]:
     """Yield why the config's link can't work on such classes."""
-    name, counts_C = config.optim.name, stats.counts_C
+    name, counts_C, fields = config.optim.name, stats.counts_C, fields_of(config)
     if name == "cc_sam" and (gib := _least_memory(stats.num_classes)) > MOST_MEMORY:
         yield (
             f"optim.name='cc_sam' holds three copies of the classifier for each of {stats.num_classes:,} classes, more "
             f"than {gib:,.0f} GiB. Fix: another optim.name"
         )
-    if name not in ("imbsam", "sse_sam"):
+    if "tail_below" not in fields:
         return
-    field, below = f"{name}.tail_below", config[name].tail_below
+    field, below = f"{group_of(name)}.tail_below", fields.tail_below
     of_images = counts_C > 0
-    is_tail_C = tail_C(config, counts_C) & of_images
+    is_tail_C = tail_C(counts_C, below, config.eval.rank_bounds) & of_images
     if not below and np.any(np.diff(counts_C) > 0):
         yield (
             f"{field}: found 0, the tail by rank, but classes are not in the order of their sizes. Fix: "

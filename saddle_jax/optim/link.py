@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from saddle_jax.host import devices
+from saddle_jax.longtail import ClassStats
 
 # Work is counted in gradient evaluations, forward and backward passes of the whole batch, as they are asked for. A
 # compiled step may merge those that are the same: ImbSAM's g(w) and g_T(w) share a forward pass.
@@ -59,6 +61,18 @@ class Step(NamedTuple):
     ascent_norm: jax.typing.ArrayLike
     evaluations: jax.typing.ArrayLike
     aux: Any = ()
+
+
+class LinkContext(NamedTuple):
+    """What a link of the catalogue is made from, beside its own fields."""
+
+    schedule: Callable[[str], Callable[[jax.typing.ArrayLike], jax.Array]]  # name of a field of its own -> its schedule
+    step_of: Callable[[str], int]  # name of a field of its own, a position -> the step
+    lr: Callable[[jax.typing.ArrayLike], jax.Array]  # step -> learning rate
+    stats: ClassStats
+    tail_C: Callable[[int], np.ndarray]  # the tail: classes of fewer images than this, or with 0 the evaluation's
+    aux_like: Any  # pass it on to `make_link`
+    axis_name: str | None  # where gradients are each device's own, the axis of the devices; see `shared`
 
 
 def make_link(

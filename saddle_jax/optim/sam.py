@@ -14,9 +14,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from saddle_jax.host import devices
-from saddle_jax.optim.link import Ask, Step, make_link, value_at
+from saddle_jax.optim.link import Ask, LinkContext, Step, make_link, value_at
+
+
+def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
+    """Return the link with the values of its fields in a config."""
+    del fields
+    return sam(context.schedule("rho"), axis_name=context.axis_name, aux_like=context.aux_like)
+
+
+def make_adaptive(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
+    """Return ASAM with the values of its fields in a config."""
+    return sam(
+        context.schedule("rho"),
+        adaptive=True,
+        adaptive_eta=fields.eta,
+        axis_name=context.axis_name,
+        aux_like=context.aux_like,
+    )
 
 
 def sam(

@@ -7,9 +7,12 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from saddle_jax.experiment.catalogue import ENTRIES
 from saddle_jax.report.page import Block, Code, Heading, Items, Table, Text
 from saddle_jax.report.rows import ImageSet, all_runs, differing_fields, shown
 from saddle_jax.report.runs import Run
+
+_SIZES = {f"{name}.{link.size}" for name, link in ENTRIES["optim.name"].items()}  # of the links' perturbations
 
 
 def config_differences(images: ImageSet) -> Iterator[Block]:
@@ -25,7 +28,7 @@ def config_differences(images: ImageSet) -> Iterator[Block]:
 def _tells(field: str, images: ImageSet) -> bool:
     """Return whether a differing field says more than that some rows have the link which it belongs to."""
     values = {row.config[field] for row in images.rows if field in row.config}
-    return len(values) > 1 or field == "sam.rho_knots"
+    return len(values) > 1 or field in _SIZES
 
 
 def together(folders: Iterable[pathlib.Path]) -> str:

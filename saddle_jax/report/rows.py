@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saddle_jax import longtail
-from saddle_jax.experiment.config import may_change
-from saddle_jax.experiment.field_values import CHOICES
+from saddle_jax.experiment.catalogue import ENTRIES, Link, Loss, Method, group_of
+from saddle_jax.experiment.schema import fixed_fields
 from saddle_jax.report.runs import Run
 
 _SEEDS = ("seed", "data.subset_seed")
 _SET = ("data.source", "data.name")
-_LINKS = CHOICES["optim.name"]  # each names the group of its own fields; sam's are of all but SGD
+_WITH_FIELDS = (Link.choice, Loss.choice, Method.choice)  # what they name may have a group of fields of its own
+_WITH_THE_LINK = ("optim.name", "optim.batch_stats")
 
 
 class Row(NamedTuple):
@@ -115,21 +116,22 @@ def _rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _method(config: Mapping[str, Any]) -> dict[str, Any]:
-    link = config["optim.name"]
-    idle = set(_LINKS) - ({link} if link == "sgd" else {link, "sam"})  # groups whose fields do nothing
-    return {f: value for f, value in config.items() if _tells_rows_apart(f) and _group(f) not in idle}
+    acting = {group_of(config[choice]) for choice in _WITH_FIELDS}
+    idle = {group_of(name) for choice in _WITH_FIELDS for name in ENTRIES[choice]} - acting
+    fixed = fixed_fields(config)
+    return {f: value for f, value in config.items() if _tells_rows_apart(f, fixed) and _group(f) not in idle}
 
 
 def _group(field: str) -> str:
     return field.partition(".")[0]
 
 
-def _tells_rows_apart(field: str) -> bool:
+def _tells_rows_apart(field: str, fixed: set[str]) -> bool:
     """Return whether runs that differ in the field are no two seeds of one row.
 
     A run may go on with another `eval.every`, but the best epoch of many is better than the best of few.
     """
-    return field == "eval.every" or not (field in _SEEDS or may_change(field))
+    return field == "eval.every" or (field in fixed and field not in _SEEDS)
 
 
 def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -144,9 +146,9 @@ def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _short_field(field: str, config: Mapping[str, Any]) -> str:
-    """Return rho for sam.rho_knots, but data.name where other groups have a name, too."""
+    """Return rho for sam.rho, but data.name where other groups have a name, too."""
     last = field.rpartition(".")[2]
-    return field if [f.rpartition(".")[2] for f in config].count(last) > 1 else last.removesuffix("_knots")
+    return field if [f.rpartition(".")[2] for f in config].count(last) > 1 else last
 
 
 def _short_name(config: Mapping[str, Any]) -> str:
@@ -166,14 +168,18 @@ def shown(value: Any) -> str:
     """Return a field's value as a table shows it; nothing where it does nothing."""
     if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], tuple) and value[0][:1] in ((0,), ("0%",)):
         value = value[0][-1]  # one knot, at the start: a constant
+    elif isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], float):
+        value = value[0]
     return "" if value is None else str(value).removesuffix(".0")
 
 
 def families(rows: Sequence[Row]) -> list[list[Row]]:
     """Return rows that differ in nothing but the link and its fields together, plain SGD first."""
     found: dict[tuple[Any, ...], list[Row]] = {}
+    links = {group_of(name) for name in ENTRIES[Link.choice]}
     for row in rows:
-        key = tuple((f, v) for f, v in row.config.items() if f != "optim.name" and _group(f) not in _LINKS)
+        of_link = links | {group_of(row.link)}
+        key = tuple((f, v) for f, v in row.config.items() if f not in _WITH_THE_LINK and _group(f) not in of_link)
         found.setdefault(key, []).append(row)
     return [sorted(family, key=lambda row: (row.link != "sgd", row.name)) for family in found.values()]
 

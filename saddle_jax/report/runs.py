@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from configs import default
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment import config as config_lib
+from saddle_jax.experiment.schema import default_config
 from saddle_jax.train import metrics as metrics_lib
 
 GROUPS = ("head", "mid", "tail", "many", "medium", "few")
@@ -136,7 +136,7 @@ def _config(stored: Any) -> dict[str, Any]:
     own = config_lib.flatten(stored)
     if absent := [field for field in _NEVER_ABSENT if field not in own]:
         raise ValueError(f"no {', '.join(absent)}")
-    flat = {**config_lib.flatten(default.get_config()), **own}
+    flat = {**config_lib.flatten(default_config()), **own}
     config = {field: _frozen(value) for field, value in sorted(flat.items())}
     bounds = config["eval.rank_bounds"]
     whole = [config["seed"], config["data.subset_seed"], *bounds]

@@ -24,7 +24,7 @@ from saddle_jax.host.progress import Progress
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.losses import make_loss
 from saddle_jax.methods.choose import make_method
-from saddle_jax.schedules import make_schedules
+from saddle_jax.schedules import field_schedule, make_schedules
 from saddle_jax.spectra import classwise, escape, plan, record, results
 from saddle_jax.spectra.chunks import chunks_of, sound_positions
 from saddle_jax.spectra.hvp import MeanLoss, Pieces, Point, flat_point, linear_map_bytes, make_pieces
@@ -34,8 +34,8 @@ from saddle_jax.train.state import TrainState
 # Fields of config.spectra that say what to measure or where to compute, not what comes out.
 _NO_SETTING = ("every", "at", "classes", "memory_gib", "probes_at_once", "linearize", "chunk_size")
 
-# Where sam.rho_knots is a radius along the gradient of any class, or would be, in SGD's runs.
-_SAMS_RADIUS = ("sgd", "sam")
+# Links with which the theorem is measured at sam.rho: SAM, and SGD, whose runs show what SAM would do.
+_WITH_SAMS_RADIUS = ("sgd", "sam")
 
 
 class Spectrometer:
@@ -49,19 +49,16 @@ class Spectrometer:
         """
         self._config, self._splits = config, splits
         self.targets = find_targets(config.spectra.classes, splits.stats, config.eval.rank_bounds)
-        with_sam = config.copy_and_resolve_references()
-        with_sam.optim.name = "sam"  # the radius of SGD's runs, too, is what the theorem would be measured with
-        with_sam.model.dtype = "float32"  # the layers compute in spectra.dtype
+        in_float32 = config.copy_and_resolve_references()
+        in_float32.model.dtype = "float32"  # the layers compute in spectra.dtype
         self._steps_per_epoch = steps_per_epoch(len(splits.train.labels), config.batch_size, config.data.drop_last)
-        self._schedules = make_schedules(with_sam, splits.stats, self._steps_per_epoch)
+        self._schedules = make_schedules(config, splits.stats, self._steps_per_epoch)
         image_shape = splits.train.images.shape[1:]
-        self._method = make_method(with_sam, splits.stats, image_shape, devices.AXIS, self._schedules)
+        self._method = make_method(in_float32, splits.stats, image_shape, devices.AXIS, self._schedules)
         self._on_cpu = jax.default_backend() == "cpu"
         parts = devices.num_devices()
         self._chunk_size = plan.chunk_size(config.spectra, image_shape, parts, on_cpu=self._on_cpu)
-        self._loss = config.loss.copy_and_resolve_references()
-        if config.spectra.loss != "training":
-            self._loss.name = config.spectra.loss
+        self._loss = config.loss.name if config.spectra.loss == "training" else config.spectra.loss
         self.logit_scale = 1.0
         if config.model.head == "normed":
             self.logit_scale = config.spectra.logit_scale or config.loss.logit_scale
@@ -82,7 +79,7 @@ class Spectrometer:
 
     def _loss_settings(self) -> dict[str, Any]:
         fields = {k: v for k, v in config_lib.flatten(self._config.spectra).items() if k not in _NO_SETTING}
-        return {**fields, "loss": self._loss.name, "logit_scale": self.logit_scale}
+        return {**fields, "loss": self._loss, "logit_scale": self.logit_scale}
 
     def settings(self, state: TrainState) -> dict[str, Any]:
         """Return what the numbers depend on."""
@@ -146,7 +143,7 @@ class Spectrometer:
             weights_C = np.asarray(self._schedules.class_weights(int(state.step)))
         point, self._unravel = flat_point(state.params, state.batch_stats, weights_C, self._config.spectra.dtype)
         if self._pieces is None:
-            loss_fn = make_loss(self._loss, self._splits.stats, self.logit_scale)
+            loss_fn = make_loss(self._config, self._splits.stats, self.logit_scale, self._loss)
             train_mode = self._config.spectra.batch_norm == "train"
             self._pieces = make_pieces(self._method, loss_fn, self._unravel, train_mode=train_mode)
         return point
@@ -234,9 +231,9 @@ class Spectrometer:
     def _rho(self, step: int) -> float:
         """Return the radius that the theorem is measured with; 0 where the run's is no radius in the parameters."""
         last = self._schedules.total_steps - 1
-        if self._config.optim.name not in _SAMS_RADIUS:
+        if self._config.spectra.rho or self._config.optim.name not in _WITH_SAMS_RADIUS:
             return self._config.spectra.rho
-        return self._config.spectra.rho or float(self._schedules.rho(min(step, last)))
+        return float(field_schedule(self._config.sam, "rho", self._schedules)(min(step, last)))
 
     def _images_of(self, target: Target) -> np.ndarray:
         return np.flatnonzero(np.isin(self._splits.train.labels, target.classes))

@@ -14,10 +14,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from configs import default
 from saddle_jax import __version__
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError, DataError
+from saddle_jax.experiment import catalogue
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.host.files import write_atomically
 
@@ -44,7 +44,7 @@ def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) 
         )
     stored = workdir / "config.json"
     if stored.is_file():
-        differing = config_lib.differences(config_lib.from_json(stored.read_bytes(), default.get_config()), config)
+        differing = config_lib.differences(config_lib.from_json(stored.read_bytes()), config)
         if differing:
             raise ConfigError(different_config(workdir, differing, "another --workdir, or the run's own values"))
         _require_same_images(workdir, splits)
@@ -74,11 +74,21 @@ def open_run(
             f"this run had {before} and continues on {now}: it goes on from the same state, but not bit for bit as it "
             "would have"
         )
+    warnings += _changed_code(starts[-1], this_start) if starts else []
     write_atomically(workdir / "class_stats.json", json.dumps(_class_stats(splits), indent=1))
     if not (workdir / "results.json").is_file():  # a finished run takes no further step
         write_atomically(workdir / _RECORD, json.dumps({**record, "starts": [*starts, this_start]}, indent=1))
     write_atomically(stored, config_lib.to_json(config))  # the last of them: it is what makes this a run
     return warnings
+
+
+def _changed_code(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    old = before.get("own_code", {})
+    return [
+        f"{field}: {code['file']} has changed since this run's last start; it goes on with the code as it is now"
+        for field, code in now["own_code"].items()
+        if old.get(field, {}).get("sha256") != code["sha256"]
+    ]
 
 
 def _machines(start: dict[str, Any]) -> str:
@@ -169,6 +179,7 @@ def provenance(config: ConfigDict, splits: Splits, command: list[str]) -> dict[s
         "git": _git_revision(),
         "python": sys.version.split()[0],
         "packages": package_versions(),
+        "own_code": own_code(config),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "processes": jax.process_count(),
         "seed": config.seed,
@@ -177,6 +188,12 @@ def provenance(config: ConfigDict, splits: Splits, command: list[str]) -> dict[s
         "content_hash": splits.content_hash,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def own_code(config: ConfigDict) -> dict[str, dict[str, str | None]]:
+    """Return the code from outside of saddle_jax that a config names, by the field that names it."""
+    named = catalogue.dotted_names(config_lib.flatten(config))
+    return {field: catalogue.code_of(name) for field, name in named.items()}
 
 
 def package_versions() -> dict[str, str]:

@@ -16,10 +16,10 @@ from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.order import Slots, steps_per_epoch
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.catalogue import find, view_augmentations
 from saddle_jax.experiment.config import flatten
-from saddle_jax.experiment.field_values import view_augmentations
 from saddle_jax.host import devices
-from saddle_jax.methods.base import Stream
+from saddle_jax.methods.base import ASCENT, DESCENT, Stream
 from saddle_jax.methods.choose import make_method
 from saddle_jax.optim import chain
 from saddle_jax.schedules import Schedules, make_schedules
@@ -72,16 +72,17 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     views = _views(config, splits, method.streams)
     context = {"aux_like": pass_like(method), "axis_name": devices.AXIS, "trained": method.trained}
     tx = chain.make_optimizer(config, schedules, splits.stats, **context)
+    link = find("optim.name", config.optim.name)
     init = jax.jit(lambda key: init_state(method, tx, key))
     step = make_train_step(
         method,
         tx,
         schedules.class_weights,
-        first_pass=chain.first_pass(config.optim.name),
-        batch_stats_policy=config.sam.batch_stats,
+        first_pass=ASCENT if link.ascends else DESCENT,
+        batch_stats_policy=config.optim.batch_stats,
         micro_batches=config.micro_batches,
         axis_name=devices.AXIS,
-        logged={"lr": schedules.lr, "rho": schedules.rho},
+        logged={"lr": schedules.lr} | ({link.size: schedules.size} if link.size else {}),
     )
     evaluate = make_eval_step(method)
 

@@ -1,6 +1,6 @@
 """Give a set of tensorflow-datasets that was prepared as tfrecord the same records as array_record beside it.
 
-    python -m saddle_jax.data.to_array_record ~/tensorflow_datasets/imagenet_lt/1.0.0
+    python -m saddle_jax.data.sources.to_array_record ~/tensorflow_datasets/imagenet_lt/1.0.0
 
 The folder needs room for as many bytes again; the tfrecord files may be deleted afterwards. Started again it goes on
 where it was interrupted. (`tfds convert_format` does the same, but needs Apache Beam.)
@@ -55,7 +55,9 @@ def convert(folder: pathlib.Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit(f"usage: python -m saddle_jax.data.to_array_record FOLDER (found {len(sys.argv) - 1} arguments)")
+        sys.exit(
+            f"usage: python -m saddle_jax.data.sources.to_array_record FOLDER (found {len(sys.argv) - 1} arguments)"
+        )
     try:
         convert(pathlib.Path(sys.argv[1]).expanduser())
     except SaddleError as problem:

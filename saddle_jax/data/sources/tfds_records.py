@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax.data.class_map import require_published
 from saddle_jax.data.encoded import Decoding, Encoded
-from saddle_jax.data.tfds_source import open_set
+from saddle_jax.data.sources.class_map import require_published
+from saddle_jax.data.sources.tfds_arrays import open_set
 from saddle_jax.errors import DataError
 from saddle_jax.host.files import write_atomically
 
@@ -125,7 +125,7 @@ def _in_array_record(tfds: Any, builder: Any) -> Any:
         return stored
     raise DataError(
         f"{folder} is in {builder.info.file_format.value}, which can't be read at any position; array_record can. "
-        f"Fix, once: python -m saddle_jax.data.to_array_record {folder}"
+        f"Fix, once: python -m saddle_jax.data.sources.to_array_record {folder}"
     )
 
 

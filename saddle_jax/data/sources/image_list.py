@@ -1,0 +1,23 @@
+"""Image files that are named in lists."""
+
+from __future__ import annotations
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax.data.encoded import Encoded, ImageFiles
+from saddle_jax.data.sources import lists
+from saddle_jax.data.sources.base import Source, by_size, decoding
+
+
+def load(data: ConfigDict) -> Source:
+    """Return the images of the lists that the config names, which stay files until a batch asks for them."""
+    found = lists.load(data)
+
+    def images(listed: lists.Listed) -> tuple[Encoded, np.ndarray]:
+        paths_N = np.array([path.encode() for path in listed.paths])
+        return ImageFiles(found.root, paths_N, decoding(data)), listed.labels_N
+
+    names = lists.class_names(found.train, found.num_classes)
+    validation = None if found.validation is None else images(found.validation)
+    return by_size(images(found.train), validation, images(found.test), names)

@@ -1,0 +1,25 @@
+"""Sets of tensorflow-datasets."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from saddle_jax.data.sources.base import Source, by_size, decoding, plain_images
+from saddle_jax.experiment.catalogue import images_stay_encoded
+
+
+def load(data: ConfigDict) -> Source:
+    """Return the set that data.name names, in memory, or encoded where the augmentation asks for that."""
+    if images_stay_encoded(data.source, data.augmentation, data.eval_resize):
+        return _load_records(data)
+    from saddle_jax.data.sources import tfds_arrays
+
+    train, test, names = tfds_arrays.load(data)
+    return Source(plain_images(*train), plain_images(*test), names)
+
+
+def _load_records(data: ConfigDict) -> Source:
+    from saddle_jax.data.sources import tfds_records
+
+    found = tfds_records.load(data, decoding(data))
+    return by_size(found.train, found.validation, found.test, found.names)

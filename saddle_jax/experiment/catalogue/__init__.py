@@ -1,0 +1,134 @@
+"""What can be chosen by name: losses, links, methods, networks, sources. Needs no JAX.
+
+An entry owns its fields, what it asks of others, its paper and the function that makes it; everything else that depends
+on the choice (the config, checks, help, the tables in docs/) is derived from it. A name with a colon,
+"package.module:entry", is a user's own entry, which this module imports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from saddle_jax.errors import ConfigError, did_you_mean
+from saddle_jax.experiment.catalogue.augmentations import AUGMENTATIONS, view_augmentations
+from saddle_jax.experiment.catalogue.entry import Entry, Link, Loss, Method, Network, Source, Values
+from saddle_jax.experiment.catalogue.links import LINKS
+from saddle_jax.experiment.catalogue.losses import LOSSES
+from saddle_jax.experiment.catalogue.methods import METHODS
+from saddle_jax.experiment.catalogue.networks import NETWORKS
+from saddle_jax.experiment.catalogue.sources import SOURCES, images_stay_encoded
+
+__all__ = [
+    "AUGMENTATIONS",
+    "Entry",
+    "Link",
+    "Loss",
+    "Method",
+    "Network",
+    "Source",
+    "Values",
+    "images_stay_encoded",
+    "view_augmentations",
+]
+
+# The field that chooses -> the entries it can choose; a user's own join them when they are found.
+ENTRIES: dict[str, dict[str, Any]] = {
+    Method.choice: METHODS,
+    Loss.choice: LOSSES,
+    Link.choice: LINKS,
+    Network.choice: NETWORKS,
+    Source.choice: SOURCES,
+}
+_KINDS: dict[str, type[Entry]] = {kind.choice: kind for kind in (Method, Loss, Link, Network, Source)}
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def find(choice: str, name: str) -> Any:
+    """Return the entry that the field `choice` names with `name`.
+
+    Raises:
+      ConfigError: there is none, a user's own can't be imported, or it is not an entry of this kind.
+    """
+    entries = ENTRIES[choice]
+    if name in entries:
+        return entries[name]
+    if ":" not in name:
+        raise ConfigError(
+            f"{choice}: found {name!r}, expected one of {', '.join(entries)}.{did_you_mean(name, entries)}"
+        )
+    entries[name] = _import(choice, name)
+    return entries[name]
+
+
+def is_dotted(name: Any) -> bool:
+    """Return whether a name is that of a user's own entry, "package.module:entry"."""
+    return isinstance(name, str) and ":" in name
+
+
+def dotted_names(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the choices among the values of all fields that name a user's own entry, as {field: name}."""
+    return {choice: values[choice] for choice in ENTRIES if is_dotted(values.get(choice))}
+
+
+def group_of(name: str) -> str:
+    """Return the group of an entry's own fields in a config: its name, or what a dotted name has after the colon."""
+    return name.rpartition(":")[2]
+
+
+def code_of(name: str) -> dict[str, str | None]:
+    """Return what tells which code a dotted name, which has been imported, stands for: module, file, hash, version."""
+    module = sys.modules[name.partition(":")[0]]
+    file = getattr(module, "__file__", None)
+    package = module.__name__.partition(".")[0]
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        version = getattr(sys.modules.get(package), "__version__", None)
+    digest = hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest() if file else None
+    return {"name": name, "file": file, "sha256": digest, "version": version}
+
+
+def other_groups(choice: str, name: str) -> dict[str, str]:
+    """Return the groups of the entries that `choice` could name instead of `name`, as {group: name of the entry}."""
+    groups = {group_of(other): other for other in ENTRIES[choice]}
+    return {group: other for group, other in groups.items() if group != group_of(name)}
+
+
+def chosen(values: Values) -> dict[str, Entry]:
+    """Return the entry that each choosing field names, by field."""
+    return {choice: find(choice, values[choice]) for choice in ENTRIES}
+
+
+def _import(choice: str, name: str) -> Entry:
+    kind = _KINDS[choice]
+    example = f"such as --config.{choice}=my_package.my_module:my_{kind.__name__.lower()}"
+    if not _DOTTED.fullmatch(name):
+        raise ConfigError(f"{choice}: found {name!r}, expected a module and a name in it, {example}")
+    module_name, _, attribute = name.partition(":")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # a user's package may lie where the command is typed
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's own module raises
+        raise ConfigError(
+            f"{choice}: {module_name} can't be imported: {type(error).__name__}: {error}. Fix: run the command in the "
+            "folder that holds it, or install it"
+        ) from error
+    if not hasattr(module, attribute):
+        hint = did_you_mean(attribute, [n for n in dir(module) if not n.startswith("_")])
+        raise ConfigError(f"{choice}: {module_name} ({module.__file__}) has no {attribute!r}.{hint}")
+    entry = getattr(module, attribute)
+    if not isinstance(entry, kind):
+        raise ConfigError(
+            f"{choice}: {name} is a {type(entry).__name__}, expected a saddle_jax.experiment.catalogue.{kind.__name__}"
+            " (docs/extending.md)"
+        )
+    return entry

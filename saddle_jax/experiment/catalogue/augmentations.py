@@ -1,0 +1,21 @@
+"""What can happen to training images. Needs no JAX."""
+
+from __future__ import annotations
+
+from saddle_jax.experiment.catalogue.entry import Values
+
+AUGMENTATIONS = {
+    "crop_flip": "crop of the padded image, mirror",
+    "autoaugment": "crop_flip, CIFAR's AutoAugment policy, Cutout of 16 pixels",
+    "randaugment": "the usual crop, mirror and jitter, then 2 operations at magnitude 10",
+    "simclr": "resized crop of 20 % to 100 %, mirror, colours, grey, blur",
+    "random_resized_crop": "resized crop of 8 % to 100 %, mirror, jitter; for images that are files or records",
+}
+IN_MEMORY_ONLY = ("crop_flip", "autoaugment")
+ENCODED_ONLY = ("random_resized_crop",)
+
+
+def view_augmentations(values: Values) -> dict[str, str]:
+    """Return the fields that name the augmentations of the views that the method takes, with their values."""
+    fields = ("data.augmentation", f"{values['method']}.key_augmentation")
+    return {field: values[field] for field in fields if field in values}

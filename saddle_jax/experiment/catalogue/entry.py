@@ -1,0 +1,111 @@
+"""An entry of the catalogue: what an experiment may name, with all that belongs to it. Needs no JAX.
+
+A user's own entry is one of these, too, in a module outside of this package; `docs/extending.md` shows how.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from saddle_jax.experiment.fields import Field
+
+Values = Mapping[str, Any]  # "group.field" -> value
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What an experiment names: how it is made, the fields that it owns, what it asks of the others.
+
+    Args:
+      summary: what it is, in a sentence without a full stop.
+      make: the function that makes it, or "package.module:function", which is imported when it is needed.
+      fields: its own, by name; in a config they are `config.<name of the entry>.<field>`.
+      paper: where it was published.
+      settings: values of any fields that a recipe sets together with it, by full name.
+      requires: the only value that it leaves a field, and why.
+      problems: functions that yield what does not fit together, from the values of all fields; one that reads a field
+        whose value is wrong by itself is left out.
+      reads: fields of other entries that act with this one, by full name.
+    """
+
+    summary: str
+    make: Callable[..., Any] | str
+    fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    paper: str = ""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    requires: Mapping[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)
+    problems: tuple[Callable[[Values], Iterator[str]], ...] = ()
+    reads: tuple[str, ...] = ()
+
+    choice: ClassVar[str]  # the field that names an entry of this kind
+
+    def maker(self) -> Callable[..., Any]:
+        """Return the function that makes it, imported if need be."""
+        if not isinstance(self.make, str):
+            return self.make
+        module, _, function = self.make.partition(":")
+        return getattr(importlib.import_module(module), function)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss(Entry):
+    """A loss. make(fields, stats, scale) -> (logits_BC, labels_B) -> losses_B.
+
+    `fields` are the values of its own fields, `stats` the ClassStats of the training images. `scale` is the factor on a
+    normed head's cosines; with a linear head it is 1.
+    """
+
+    choice: ClassVar[str] = "loss.name"
+
+
+@dataclasses.dataclass(frozen=True)
+class Link(Entry):
+    """A link of the optimizer's chain. make(fields, context) -> optax.GradientTransformationExtraArgs.
+
+    See `saddle_jax.optim.link` for the context, and for `make_link`, which does what links have in common.
+
+    Args:
+      size: which of its fields, a schedule, is the size of its perturbation.
+      ascends: the gradient at w serves as a direction only, so that a method may have another loss for it.
+    """
+
+    size: str = ""
+    ascends: bool = False
+
+    choice: ClassVar[str] = "optim.name"
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(Entry):
+    """A method. make(config, stats, image_shape, axis_name, schedules) -> saddle_jax.methods.base.Method.
+
+    Its own fields are in `config.<name of the entry>`. `image_shape` is (height, width, channels).
+    """
+
+    choice: ClassVar[str] = "method"
+
+
+@dataclasses.dataclass(frozen=True)
+class Network(Entry):
+    """A network. make(fields, model, num_classes, axis_name) -> saddle_jax.models.base.Network.
+
+    `model` is config.model; `axis_name` is the axis of the devices, for modules that compute over the whole batch.
+    """
+
+    choice: ClassVar[str] = "model.name"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source(Entry):
+    """A source of images. make(fields, data) -> saddle_jax.data.sources.Source; `data` is config.data.
+
+    Args:
+      encoded: its images stay encoded until a batch asks for them; None: where the augmentation needs that.
+    """
+
+    encoded: bool | None = False
+
+    choice: ClassVar[str] = "data.source"

@@ -1,0 +1,47 @@
+"""The losses that an experiment can name. The formulas are in `saddle_jax.losses`."""
+
+from __future__ import annotations
+
+from saddle_jax.experiment.catalogue.entry import Loss
+from saddle_jax.experiment.fields import number
+
+_GAMMA = number(
+    0.3, "exponent of (n_max / n)^gamma, by which the logits of a class of n images are divided", at_least=0
+)
+_TAU = number(1.0, "factor on log(prior), which is added to the logits")
+_KINI = "Kini et al., Label-Imbalanced and Group-Sensitive Classification under Overparameterization, NeurIPS 2021"
+
+LOSSES = {
+    "ce": Loss("cross-entropy", "saddle_jax.losses:make_cross_entropy"),
+    "focal": Loss(
+        "cross-entropy in which examples count less the better they are classified",
+        "saddle_jax.losses:make_focal",
+        fields={"gamma": number(1.0, "exponent of (1 - p), p the probability of the label", at_least=0)},
+        paper="Lin et al., Focal Loss for Dense Object Detection, ICCV 2017",
+    ),
+    "ldam": Loss(
+        "cross-entropy of cosines with a margin for each class, the larger the rarer the class",
+        "saddle_jax.losses:make_ldam",
+        fields={"max_margin": number(0.5, "margin of the rarest class, in units of the cosine", at_least=0)},
+        paper="Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss, NeurIPS 2019",
+        requires={"model.head": ("normed", "its margins are in units of the cosine")},
+    ),
+    "la": Loss(
+        "logit adjustment: cross-entropy of logits + tau · log(prior)",
+        "saddle_jax.losses:make_logit_adjustment",
+        fields={"tau": _TAU},
+        paper="Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021",
+    ),
+    "cdt": Loss(
+        "class-dependent temperatures: cross-entropy of logits / (n_max / n)^gamma",
+        "saddle_jax.losses:make_class_dependent_temperatures",
+        fields={"gamma": _GAMMA},
+        paper="Ye et al., Identifying and Compensating for Feature Deviation in Imbalanced Deep Learning, 2020",
+    ),
+    "vs": Loss(
+        "vector scaling: cross-entropy of logits / (n_max / n)^gamma + tau · log(prior)",
+        "saddle_jax.losses:make_vector_scaling",
+        fields={"gamma": _GAMMA, "tau": _TAU},
+        paper=_KINI,
+    ),
+}

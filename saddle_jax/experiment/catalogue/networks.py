@@ -1,0 +1,28 @@
+"""The networks that an experiment can name. Each takes images of any size."""
+
+from __future__ import annotations
+
+from saddle_jax.experiment.catalogue.entry import Network
+
+_HE = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
+_MAKE = "saddle_jax.models.networks:make_network"
+
+NETWORKS = {
+    "resnet8": Network("ResNet-8 for small images: 16, 32 and 64 filters", _MAKE, paper=_HE),
+    "resnet20": Network("ResNet-20 for small images", _MAKE, paper=_HE),
+    "resnet32": Network("ResNet-32 for small images, the paper's: 0.46 million parameters", _MAKE, paper=_HE),
+    "resnet44": Network("ResNet-44 for small images", _MAKE, paper=_HE),
+    "resnet56": Network("ResNet-56 for small images", _MAKE, paper=_HE),
+    "resnet110": Network("ResNet-110 for small images", _MAKE, paper=_HE),
+    "wide_resnet32": Network("ResNet-32 with four times the filters: 7.4 million parameters", _MAKE, paper=_HE),
+    "cifar_resnet34": Network("ResNet-34 with a stem for small images: 21 million parameters", _MAKE, paper=_HE),
+    "resnet10": Network("ResNet-10 for large images", _MAKE, paper=_HE),
+    "resnet50": Network("ResNet-50 for large images", _MAKE, paper=_HE),
+    "resnet101": Network("ResNet-101 for large images", _MAKE, paper=_HE),
+    "resnet152": Network("ResNet-152 for large images", _MAKE, paper=_HE),
+    "resnext50_32x4d": Network(
+        "ResNeXt-50 32x4d for large images",
+        _MAKE,
+        paper="Xie et al., Aggregated Residual Transformations for Deep Neural Networks, CVPR 2017",
+    ),
+}

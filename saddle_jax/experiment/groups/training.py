@@ -1,0 +1,63 @@
+"""Fields of what is minimised, and how, and of evaluation: `config.loss`, `config.optim`, `config.eval`."""
+
+from __future__ import annotations
+
+from saddle_jax.experiment.catalogue import ENTRIES
+from saddle_jax.experiment.fields import (
+    choice,
+    interpolation,
+    items,
+    length,
+    number,
+    position,
+    schedule,
+)
+
+LOSS = {
+    "name": choice("ce", "the loss of an example", ENTRIES["loss.name"], kind="loss.name"),
+    "class_weights": choice(
+        "none",
+        "weights of the classes in the mean",
+        {"none": "", "reweight": "by effective number, from the start", "drw": "by effective number, from drw_start"},
+    ),
+    "drw_start": position("80%", "position from which deferred re-weighting acts"),
+    "effective_beta": number(
+        0.9999, "beta of the effective number of n images, (1 - beta^n) / (1 - beta)", at_least=0, less_than=1
+    ),
+    "logit_scale": number(30.0, "factor on a normed head's cosines inside the loss", more_than=0),
+}
+
+OPTIM = {
+    "name": choice(
+        "sgd", "the link that gradients pass before weight decay and momentum", ENTRIES["optim.name"], kind="optim.name"
+    ),
+    "momentum": number(0.9, "of SGD", at_least=0, less_than=1),
+    "weight_decay": number(2e-4, "on all parameters, as in the reference", at_least=0),
+    "lr": schedule(0.1, "learning rate", of="learning rate"),
+    "lr_interpolation": interpolation(),
+    "batch_stats": choice(
+        "both",
+        "passes of a step that move BatchNorm's running statistics",
+        {
+            "first": "the one at w",
+            "second": "the last one that the link asks for",
+            "both": "one after the other, as in the reference",
+            "frozen": "none",
+        },
+    ),
+}
+
+EVAL = {
+    "every": length("5 epochs", "how often the state is evaluated", may_change=True),
+    "batch_size": number(500, "images at once, over all devices together", at_least=1, may_change=True),
+    "rank_bounds": items(
+        (),
+        "by rank of size, head is classes [0, a), mid [a, b), tail [b, C); () is 30 % and 70 % of C",
+        expected="() or two rising class ranks such as (3, 7)",
+        is_sound=lambda value: (
+            len(value) in (0, 2)
+            and all(isinstance(bound, int) and bound > 0 for bound in value)
+            and list(value) == sorted(value)
+        ),
+    ),
+}

@@ -1,0 +1,94 @@
+"""All fields of an experiment: those that are always there, and those of the catalogue's entries."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import catalogue
+from saddle_jax.experiment.catalogue import ENTRIES
+from saddle_jax.experiment.fields import Field
+from saddle_jax.experiment.groups.data import DATA
+from saddle_jax.experiment.groups.model import MODEL
+from saddle_jax.experiment.groups.run import RUN
+from saddle_jax.experiment.groups.spectra import SPECTRA
+from saddle_jax.experiment.groups.training import EVAL, LOSS, OPTIM
+
+GROUPS: dict[str, Mapping[str, Field]] = {
+    "": RUN,
+    "data": DATA,
+    "model": MODEL,
+    "loss": LOSS,
+    "optim": OPTIM,
+    "eval": EVAL,
+    "spectra": {name: dataclasses.replace(field, may_change=True) for name, field in SPECTRA.items()},
+}
+
+
+def fields_of(values: Mapping[str, Any] | None = None) -> dict[str, Field]:
+    """Return every field by its full name, such as "data.ratio".
+
+    Args:
+      values: of a config; the fields of a user's own entries that it names are there, too.
+
+    Raises:
+      ConfigError: a user's own entry can't be had, or has the name of a group that there is already.
+    """
+    fields = {_full(group, name): field for group, members in GROUPS.items() for name, field in members.items()}
+    for entries in ENTRIES.values():
+        for name, entry in entries.items():
+            if not catalogue.is_dotted(name):
+                fields |= {_full(name, own): field for own, field in entry.fields.items()}
+    for choice_field, name in catalogue.dotted_names(values or {}).items():
+        group, entry = catalogue.group_of(name), catalogue.find(choice_field, name)
+        own = {_full(group, field_name): field for field_name, field in entry.fields.items()}
+        if taken := [field for field in fields if field == group or field.startswith(f"{group}.")]:
+            raise ConfigError(
+                f"{choice_field}: the fields of {name} would be config.{group}.…, which there is already ({taken[0]}). "
+                "Fix: another name for the entry"
+            )
+        fields |= own
+    return fields
+
+
+def default_config(values: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Return the default of every field. `values` and errors are those of `fields_of`."""
+    return ConfigDict(nested({name: field.default for name, field in fields_of(values).items()}))
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {"data": {"ratio": 100.0}} for {"data.ratio": 100.0}, and so on."""
+    tree: dict[str, Any] = {}
+    for full_name, value in flat.items():
+        group, _, name = full_name.rpartition(".")
+        (tree.setdefault(group, {}) if group else tree)[name] = value
+    return tree
+
+
+def fixed_fields(values: Mapping[str, Any]) -> set[str]:
+    """Return the fields that a resumed run may not change, among those of a config: what is trained depends on them.
+
+    Fields that are not known, such as those of a user's own entry that was not imported, are among them.
+    """
+    known = fields_of() | {name: own for name, own in _own_fields(values).items() if name in values}
+    return {name for name in values if name not in known or not known[name].may_change}
+
+
+def _own_fields(values: Mapping[str, Any]) -> dict[str, Field]:
+    """Return the fields of the user's own entries that have been imported."""
+    entries = {
+        name: ENTRIES[field][name] for field, name in catalogue.dotted_names(values).items() if name in ENTRIES[field]
+    }
+    return {
+        _full(catalogue.group_of(name), own): field
+        for name, entry in entries.items()
+        for own, field in entry.fields.items()
+    }
+
+
+def _full(group: str, name: str) -> str:
+    return f"{group}.{name}" if group else name
