@@ -1,4 +1,4 @@
-"""The section of docs/results.md on the links: what benchmarks/links.py found, and what of it is outside the noise."""
+"""The section of docs/results.md on the links: the figures of benchmarks/links.py, in bold outside the noise."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ LEVEL = 0.05  # of all comparisons of a column together
 NAMES = {"ce_drw": "CE+DRW", "ldam_drw": "LDAM+DRW", "vs": "VS"}
 SGDS = {1: "sgd", 2: "sgd_x2", 3: "sgd_x3"}  # by gradient evaluations a step of SGD's own number of steps
 COMPARED = {"sgd": len(ROWS) - 1, "equal": sum(row.link != "sgd" for row in ROWS.values())}  # differences a column has
-AGAINST = {"sgd": "Against SGD", "equal": "Against SGD of equal evaluations"}
-QUANTITIES = {"overall": "overall", "tail": "in the tail", "lambda_min": "in λmin"}
+HEADS = ("overall vs. SGD", "tail vs. SGD", "overall vs. equal SGD", "tail vs. equal SGD")
+AGAINST = {"sgd": "against SGD", "equal": "against equal SGD"}
+QUANTITIES = {"overall": "Overall", "tail": "Tail", "lambda_min": "λmin"}
 
 Runs = Mapping[str, Mapping[str, float]]  # of a row: by seed, what was found
 
@@ -75,23 +76,29 @@ def section(record: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
     lines = [
         TITLE,
         "",
-        "Long-tailed handwritten digits (`configs/digits_lt.py`: 114 images of the largest class down to 2, ResNet-8,",
-        "100 epochs), every link that `optim.name` knows, on CPUs. Test accuracy in percent after the last epoch, mean",
-        "± standard deviation over n seeds; each seed has images, weights and an order of its own, the same for all",
-        "rows. Then paired differences, in brackets the number of seeds that rise: to SGD, and to the row of SGD",
-        "nearest in gradient evaluations (once, twice, three times the epochs, schedules stretched). λmin is the most",
-        "negative Hessian eigenvalue of any tail class's training loss. Evaluations and seconds are relative to SGD's;",
-        f"seconds, without compilation, are {seconds_of(timing)}.",
-        "SSE-SAM is set beside three times the epochs; in its last 30 % CPUs make a fourth pass in vain, not counted.",
-        "Sizes were chosen on three other seeds with CE+DRW (`benchmarks/results/links-tuning.json`), but for SAM's,",
-        "which is that of `make demo`; those of SSE-SAM, Focal-SAM, CNC-PGD and LPF-SGD are the last that was tried,",
-        "so that a further one may do better.",
-        "Made by `python benchmarks/links.py` and `python benchmarks/links.py --page`",
-        f"({record['date']}, {record['device']}, {versions}; `benchmarks/results/links-digits.json`).",
+        "These tables compare every link on long-tailed handwritten digits: `configs/digits_lt.py`, 114 images of",
+        "the largest class down to 2, ResNet-8, 100 epochs, on CPUs. Accuracy is test accuracy in percent after the",
+        "last epoch, mean ± standard deviation over n seeds. Each seed has its own images, initial weights, and",
+        "order, the same in all rows.",
         "",
-        "**The rule.** In bold is what is outside the noise: Student's interval of the paired differences, at 95 % for",
-        f"a column as a whole (Bonferroni: {COMPARED['sgd']} rows with SGD, {COMPARED['equal']} with SGD of equal",
-        "evaluations), is without 0. The rest these seeds do not tell from chance, and nothing is said of it.",
+        "- **vs. SGD** is the paired difference from SGD. **vs. equal SGD** is the paired difference from the row of",
+        "  SGD with the nearest number of gradient evaluations: one, two, or three times the epochs, with stretched",
+        "  schedules. The number in brackets is the number of seeds that rise.",
+        "- **Bold** differences are outside the noise: Student's interval of the paired differences excludes 0, at",
+        f"  95 % for the column as a whole (Bonferroni: {COMPARED['sgd']} rows against SGD, {COMPARED['equal']} against"
+        " equal SGD).",
+        "  These seeds cannot tell the other differences from chance.",
+        "- **λmin** is the most negative Hessian eigenvalue of the training loss of any tail class.",
+        "- **Evaluations** and **seconds** are relative to SGD's. Seconds exclude compilation and are",
+        f"  {seconds_of(timing)}.",
+        "- SSE-SAM is compared with three times the epochs. In its last 30 %, CPUs compute a fourth pass for nothing,",
+        "  which is not counted.",
+        "- Sizes were chosen on three other seeds with CE+DRW (`benchmarks/results/links-tuning.json`). SAM's is that",
+        "  of `make demo`. SSE-SAM, Focal-SAM, CNC-PGD, and LPF-SGD use the last size that was tried, so a further",
+        "  one may do better.",
+        "",
+        "`python benchmarks/links.py` and `python benchmarks/links.py --page` made this section",
+        f"({record['date']}, {record['device']}, {versions}; `benchmarks/results/links-digits.json`).",
     ]
     for loss in LOSSES:
         if record["runs"].get(loss, {}).get("sgd"):
@@ -102,7 +109,7 @@ def section(record: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
 def seconds_of(timing: Mapping[str, Any]) -> str:
     """Return where the seconds come from."""
     if timing:
-        return f"medians of `--time`, links in turns, with CE+DRW ({timing['date']})"
+        return f"medians of `--time` with CE+DRW, links in turns ({timing['date']})"
     return "medians of these runs, links in turns, on a machine shared with other work"
 
 
@@ -112,8 +119,8 @@ def of_loss(loss: str, runs: Mapping[str, Runs], timing: Mapping[str, Any]) -> l
     timed = timing.get("runs", {}).get("ce_drw") or runs
     sgd = np.median([run["seconds"] for run in timed["sgd"].values()])
     found = {name: changes_of(runs, name) for name in present}
-    accuracies = [["", *tables.COLUMNS, "to SGD", "tail", "to SGD of equal evaluations", "tail", "n"]]
-    rest = [["", "evaluations", f"seconds (SGD {sgd:.1f})", "λmin", "to SGD"]]
+    accuracies = [["", *tables.COLUMNS, *HEADS, "n"]]
+    rest = [["", "evaluations", f"seconds (SGD {sgd:.1f})", "λmin", "vs. SGD"]]
     for name in present:
         values = list(runs[name].values())
         changes = {key: one.cell(digits=3 if key[1] == "lambda_min" else 1) for key, one in found[name].items()}
@@ -126,7 +133,7 @@ def of_loss(loss: str, runs: Mapping[str, Runs], timing: Mapping[str, Any]) -> l
         fewer = f" ({len(curvatures)} seeds)" if 0 < len(curvatures) < len(values) else ""
         cells.append(tables.spread(curvatures, digits=3) + fewer)
         rest.append([ROWS[name].title, *cells, changes.get(("sgd", "lambda_min"), "")])
-    return ["", f"### {NAMES[loss]}", "", *markdown(accuracies), "", *markdown(rest), "", verdict(found)]
+    return ["", f"### {NAMES[loss]}", "", *markdown(accuracies), "", *markdown(rest), "", *verdict(found)]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -147,18 +154,22 @@ def changes_of(runs: Mapping[str, Runs], name: str) -> dict[tuple[str, str], Cha
     return {key: one for key, one in found.items() if one is not None}
 
 
-def verdict(found: Mapping[str, Mapping[tuple[str, str], Change]]) -> str:
-    """Return in words what is outside the noise; `found` is by row, kind and quantity."""
-    parts = []
+def verdict(found: Mapping[str, Mapping[tuple[str, str], Change]]) -> list[str]:
+    """Return the lines that name the rows outside the noise; `found` is by row, kind and quantity."""
+    lines = ["| outside the noise | better, or closer to 0 | worse, or farther from 0 |", "|---|---|---|"]
     for kind, quantity in dict.fromkeys(key for changes in found.values() for key in changes):
         ours = {name: changes[kind, quantity] for name, changes in found.items() if (kind, quantity) in changes}
         outside = {name: one.values.mean() for name, one in ours.items() if one.is_outside}
-        up = [ROWS[name].title for name, mean in outside.items() if mean > 0]
-        down = [ROWS[name].title for name, mean in outside.items() if mean < 0]
-        above, below = ("nearer to 0", "further from 0") if quantity == "lambda_min" else ("better", "worse")
-        said = [f"{word} {', '.join(names)}" for word, names in ((above, up), (below, down)) if names]
-        parts.append(f"{AGAINST[kind]}, {QUANTITIES[quantity]}: {'; '.join(said) or 'nothing'}.")
-    return "Outside the noise. " + " ".join(parts)
+        up = ", ".join(_in_a_list(name) for name, mean in outside.items() if mean > 0)
+        down = ", ".join(_in_a_list(name) for name, mean in outside.items() if mean < 0)
+        lines.append(f"| {QUANTITIES[quantity]} {AGAINST[kind]} | {up or 'none'} | {down or 'none'} |")
+    return lines
+
+
+def _in_a_list(name: str) -> str:
+    """Return a row's title without a comma: "SGD (twice the epochs)"."""
+    title, _, detail = ROWS[name].title.partition(", ")
+    return f"{title} ({detail})" if detail else title
 
 
 def kept_section(page: pathlib.Path) -> str:

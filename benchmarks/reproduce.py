@@ -37,6 +37,7 @@ from saddle_jax.report import tables  # noqa: E402
 
 TABLES = {"cifar_lt": CIFAR_LT, "ways_out": WAYS_OUT}
 PAGES = {"cifar_lt": "docs/results.md", "ways_out": "docs/results_ways_out.md"}
+ANCHOR = "#ways-out-of-the-saddle-digits"  # of the section that benchmarks/links.py writes
 PREEMPTED = 75
 
 
@@ -209,15 +210,21 @@ def public(command: list[str]) -> str:
 
 def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
     """Write the table's page: every cell of the table, the paper's figures and ours."""
+    kept = kept_section(options.page)
     lines = [
         "# Results",
         "",
         *(["**Of a smoke test: shrunken runs on another data set.**", ""] if options.smoke else []),
-        "Test accuracy in percent: overall, head / mid / tail (the paper's groups). The paper reports the best test",
-        "epoch; ours are the best and the last, mean ± standard deviation over n seeds. The difference is between",
-        "best epochs. Nobody has published the rho of VS+SAM or of PaCo+SAM; ours are choices (`configs/`). Rows",
-        "without ours have not been run. METHOD of a command is a row's name in lower case, _ for + and -. Made by",
-        f"`python benchmarks/reproduce.py`; details are in `benchmarks/results/{options.table}.json`.",
+        "This page compares the published accuracy of each method with ours. A row without figures of ours has not",
+        "been run yet. Figures are test accuracy in percent, overall and for the paper's head, mid, and tail.",
+        *(["", f"[Measured results on digits]({ANCHOR}) are at the end of the page."] if kept else []),
+        "",
+        "- The paper reports the best test epoch. Ours are the best and the last epoch, mean ± standard deviation",
+        "  over n seeds. The difference is between best epochs.",
+        "- Nobody has published the rho of VS+SAM or PaCo+SAM. Ours are our own choices (`configs/`).",
+        "- In a command, METHOD is the row's name in lower case, with _ for + and -.",
+        "- `python benchmarks/reproduce.py` makes this page. The details are in",
+        f"  `benchmarks/results/{options.table}.json`.",
     ]
     sections: dict[str, list[Cell]] = {}
     for cell in TABLES[options.table]:
@@ -239,7 +246,7 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
             continue
         versions = ", ".join(f"{package} {found['packages'][package]}" for package in ("jax", "flax", "optax"))
         lines += [f"- {name}: `{found['command']}` ({found['date']}, {found['devices'][0]}, {versions})"]
-    if kept := kept_section(options.page):
+    if kept:
         lines += ["", kept.rstrip()]
     options.page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.page, "\n".join(lines) + "\n")
