@@ -27,7 +27,7 @@ from saddle_jax.report import plots, tables
 from saddle_jax.report import spectra as spectra_plots
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train import checkpoint, loop, seeds
+from saddle_jax.train import checkpoint, seeds
 from saddle_jax.train.program import Program, make_program
 from saddle_jax.train.run import Member
 
@@ -70,7 +70,7 @@ def train(suffix: str, group: Sequence[int], out: pathlib.Path, programs: dict[s
             members.append(Member(config, workdir, sources.load(config.data)))
     if members:
         program = program_for(suffix, members[0].config, members[0].splits, programs)
-        loop.train_at_once(members, program, ["make", "demo"], quiet=True)
+        seeds.train_at_once(members, program, ["make", "demo"], quiet=True)
     return [tables.read_results(workdir_of(suffix, seed, out)) for seed in group]
 
 

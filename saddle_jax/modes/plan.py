@@ -1,4 +1,4 @@
-"""What is about to run, in a few lines: data, model, plan. And which runs it is."""
+"""A few lines about what is about to run: data, model, plan."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def describe(config: ConfigDict, splits: sources.Splits, program: Program, workd
     counts_C, schedules = splits.stats.counts_C, program.schedules
     held_out = 0 if splits.validation is None else len(splits.validation.labels)
     parts = devices.num_devices()
-    at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
-    several = f"s {config.seed} to {seeds.seeds_of(config)[-1]}, {at_once} at once"
-    seed = several if config.num_seeds > 1 else f" {config.seed}"
-    print(f"saddle_jax {__version__}  {config.name}  seed{seed}  {parts} x {jax.devices()[0].device_kind}")
+    seed = f"seed {config.seed}"
+    if config.num_seeds > 1:
+        at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
+        seed = f"seeds {config.seed} to {seeds.seeds_of(config)[-1]}, {at_once} at once"
+    print(f"saddle_jax {__version__}  {config.name}  {seed}  {parts} x {jax.devices()[0].device_kind}")
     print(f"run    {workdir}")
     print(
         f"data   {len(splits.train.labels):,} training images ({held_out:,} held out), {splits.stats.num_classes} "
@@ -57,13 +58,6 @@ def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
     if "tail_below" in own:
         fields.append(f"{tail_C(config, splits.stats.counts_C).sum()} classes are tail")
     return f"{name} with {'; '.join(fields)}"
-
-
-def members_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
-    """Return the config and the directory of every seed's run."""
-    if config.num_seeds == 1:
-        return [(config, workdir)]
-    return [(seeds.member_config(config, seed), workdir / f"seed-{seed}") for seed in seeds.seeds_of(config)]
 
 
 def require_directory(workdir: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ from saddle_jax.data.sources import Splits
 from saddle_jax.host import devices
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.memory import memory_limit
-from saddle_jax.train.program import Layout, Program
+from saddle_jax.train.program import Program, over_runs, over_runs_with_own_data, scan_steps
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import StepMetrics
 
@@ -41,19 +41,25 @@ class Feed:
         self._orders = [_orders(*run, program) for run in zip(configs, splits, strict=True)]
         own_images = any(split is not splits[0] for split in splits)
         self.pipeline = pipeline_of(config, splits if own_images else splits[:1])
-        is_resident = self.pipeline == "resident"
-        self._layout = Layout(resident=is_resident, runs=len(splits), own_images=own_images and is_resident)
-        self._length = steps_at_once(config, program.schedules.steps_per_epoch) if is_resident else 1
-        self._data: Any = ()
-        if self._layout.own_images:
-            trains = [split.train for split in splits]
-            self._data = resident.put(np.stack([t.images for t in trains]), np.stack([t.labels for t in trains]))
-        elif is_resident:
-            self._data = resident.put(splits[0].train.images, splits[0].train.labels)
+        self._length = 1  # steps of a long segment
+        self._data: Any = ()  # images on the devices
+        step, wrap = program.step_of_batches, over_runs
+        if self.pipeline == "resident":
+            step = program.step_of_slots
+            self._length = steps_at_once(config, program.schedules.steps_per_epoch)
+            images, labels = splits[0].train.images, splits[0].train.labels
+            if own_images:
+                wrap = over_runs_with_own_data
+                images = np.stack([split.train.images for split in splits])
+                labels = np.stack([split.train.labels for split in splits])
+            self._data = resident.put(images, labels)
+        wraps = (wrap,) if len(splits) > 1 else ()
+        self._one_step = program.mapped(step, *wraps)
+        self._several_steps = program.mapped(step, *wraps, scan_steps)
 
     def advance(self, state: TrainState, segment: Segment) -> tuple[TrainState, StepMetrics]:
         """Queue a segment's steps; metrics have axes for steps and runs where there are several."""
-        steps = self._program.train_steps(self._layout._replace(scanned=segment.stop - segment.start > 1))
+        steps = self._one_step if segment.stop - segment.start == 1 else self._several_steps
         return devices.settle(steps(state, self._data, segment.inputs))
 
     def segments(self, start: int, total: int, is_event: Callable[[int], bool]) -> Iterator[Segment]:
@@ -76,8 +82,8 @@ class Feed:
             step = stop
 
     def lower(self, state: TrainState, segment: Segment) -> jax.stages.Lowered:
-        """Return a segment's function before its compilation."""
-        return self._program.train_steps(self._layout).lower(state, self._data, segment.inputs)
+        """Return the function of a single step before its compilation."""
+        return self._one_step.lower(state, self._data, segment.inputs)
 
     def _host_images(self, split: Splits) -> Any:
         """Return a set's images as the pipeline takes them: one copy, however many runs read it."""
