@@ -18,7 +18,7 @@ from saddle_jax.train.program import Program
 
 
 def describe(config: ConfigDict, splits: sources.Splits, program: Program, workdir: str) -> None:
-    """Print what is about to run, a line each for program, directory, data, model and plan."""
+    """Print a line each about the program, the directory, data, model and plan of what is about to run."""
     counts_C, schedules = splits.stats.counts_C, program.schedules
     held_out = 0 if splits.validation is None else len(splits.validation.labels)
     parts = devices.num_devices()
@@ -36,9 +36,10 @@ def describe(config: ConfigDict, splits: sources.Splits, program: Program, workd
     drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
     parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: program.init(0)).params))
     by_onednn = jax.default_backend() == "cpu" and kernels.uses_onednn(config.model.kernels)
+    layers = "; layers by onednn" if by_onednn else ""
     print(
         f"model  {config.model.name}, width {config.model.width:g}, {config.model.head} head: {parameters:,} "
-        f"parameters{'; layers by onednn' if by_onednn else ''}"
+        f"parameters{layers}"
     )
     print(
         f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "
@@ -48,7 +49,7 @@ def describe(config: ConfigDict, splits: sources.Splits, program: Program, workd
 
 
 def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
-    """Return the chosen link with its size and its own fields, as a user reads it."""
+    """Return the chosen link, its size and its own fields as text."""
     name = config.optim.name
     if name == "sgd":
         return "plain SGD"
@@ -61,6 +62,6 @@ def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
 
 
 def require_directory(workdir: pathlib.Path) -> None:
-    """Make sure that the path of a run is not that of a file."""
+    """Make sure that a run's path is not a file."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir: {workdir} is a file, expected a directory. Fix: another --workdir")

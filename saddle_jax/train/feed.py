@@ -1,4 +1,4 @@
-"""How steps get their images: by the pipeline that the config names, for one run or for several in step."""
+"""The images of training steps: by the pipeline that the config names, for one run or for several together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RESIDENT_SHARE = 0.25  # of a device's memory that images may take
 
 
 class Segment(NamedTuple):
-    """Steps that are queued by one call."""
+    """Steps that one call queues."""
 
     start: int  # steps taken before it
     stop: int  # and after it
@@ -33,12 +33,11 @@ class Segment(NamedTuple):
 
 
 class Feed:
-    """Feeds runs that go in step and differ in nothing but seeds and images."""
+    """Feeds runs that take their steps together and differ in nothing but seeds and images."""
 
     def __init__(self, configs: Sequence[ConfigDict], splits: Sequence[Splits], program: Program):
-        config = configs[0]
-        self._program, self._splits = program, splits
-        self._orders = [_orders(*run, program) for run in zip(configs, splits, strict=True)]
+        config, self._splits = configs[0], splits
+        self._orders = [_orders(one, split, program) for one, split in zip(configs, splits, strict=True)]
         own_images = any(split is not splits[0] for split in splits)
         self.pipeline = pipeline_of(config, splits if own_images else splits[:1])
         self._length = 1  # steps of a long segment
@@ -63,11 +62,12 @@ class Feed:
         return devices.settle(steps(state, self._data, segment.inputs))
 
     def segments(self, start: int, total: int, is_event: Callable[[int], bool]) -> Iterator[Segment]:
-        """Yield the steps from `start` to `total`, as many at once as may be; each event is a segment's last step.
+        """Yield the steps from `start` to `total` in segments; every event is the last step of one.
 
-        There are two lengths, the longest and 1, so that nothing more has to be compiled.
+        A segment has the greatest length, or one step where that would reach beyond an event: two functions are
+        compiled.
         """
-        images = {id(split): self._host_images(split) for split in self._splits}
+        images = {id(split): self._host_images(split) for split in self._splits}  # one copy for all runs that read it
         batches = [
             zip(*[self._batches(order, images[id(split)], start, total) for order in orders], strict=True)
             for orders, split in zip(self._orders, self._splits, strict=True)
@@ -86,7 +86,7 @@ class Feed:
         return self._one_step.lower(state, self._data, segment.inputs)
 
     def _host_images(self, split: Splits) -> Any:
-        """Return a set's images as the pipeline takes them: one copy, however many runs read it."""
+        """Return the training images as the pipeline takes them."""
         if self.pipeline != "tfdata":
             return split.train.images
         from saddle_jax.data import pipeline
@@ -104,7 +104,7 @@ class Feed:
         return feeder.training_batches(images, order.labels_N, slots, order.augmentation)
 
     def _arrange(self, inputs: list[list[Any]]) -> Any:
-        """Return (D, [steps,] [runs,] B / D, ...) from a batch for every step and run."""
+        """Return (D, [steps,] [runs,] B / D, ...) arrays from a batch for every step and run."""
 
         def stacked(parts: list[Any], several: bool) -> Any:
             return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts) if several else parts[0]
@@ -114,9 +114,10 @@ class Feed:
 
 
 def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
-    """Return the pipeline that the config names; for auto resident where the images fit, then tf.data, then NumPy.
+    """Return the pipeline that the config names.
 
-    Several steps at once are resident; encoded images go through tf.data.
+    auto stands for tfdata if images are encoded, for resident if they fit into the devices' memory or several steps are
+    to be taken at once, and otherwise for tfdata, or numpy without TensorFlow.
     """
     if config.data.pipeline != "auto":
         return config.data.pipeline
@@ -129,15 +130,15 @@ def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
 
 
 def steps_at_once(config: ConfigDict, steps_per_epoch: int) -> int:
-    """Return how many steps a device takes without coming back to the host.
+    """Return how many steps a device takes without coming back to the host: by default an epoch's, on a CPU one.
 
-    One on a CPU, where the gradient of a convolution's kernel is some thirty times slower inside a scan.
+    There the gradient of a convolution's kernel is some thirty times slower inside a scan.
     """
     return int(config.steps_at_once) or (1 if jax.default_backend() == "cpu" else steps_per_epoch)
 
 
 def _orders(config: ConfigDict, splits: Splits, program: Program) -> list[Order]:
-    """Return an order for each view of a run."""
+    """Return the order of every view of a run."""
     streams = [(number, stream) for number, stream in enumerate(program.streams) for _ in stream.augmentations]
     return [
         Order(

@@ -119,7 +119,7 @@ def seeds_of(config: ConfigDict) -> range:
 
 
 def member_config(config: ConfigDict, seed: int) -> ConfigDict:
-    """Return the config of one seed's run: what it would be if it was trained alone."""
+    """Return the config of one seed's run, the same as if it was trained alone."""
     member = config.copy_and_resolve_references()
     member.update(seed=seed, num_seeds=1, seeds_at_once=0)
     return member
@@ -133,19 +133,19 @@ def runs_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict,
 
 
 def seeds_at_once(num_seeds: int, asked: int = 0) -> int:
-    """Return how many runs share a step: what is asked for, or all; on CPUs, where several take longer, one."""
+    """Return how many runs share a step: as many as asked, or all, or one on CPUs, where several take longer."""
     return min(asked or (1 if jax.default_backend() == "cpu" else num_seeds), num_seeds)
 
 
 def groups(members: Sequence[T], size: int) -> list[Sequence[T]]:
-    """Return the members in groups of `size`, the last one perhaps smaller."""
+    """Return the members in groups of `size`; the last group may be smaller."""
     return [members[start : start + size] for start in range(0, len(members), size)]
 
 
 def summarise(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
     """Return mean, standard deviation and values of every accuracy, in percent, at the last and at the best step.
 
-    Over the runs that have finished; the others are named.
+    They are over the runs that have finished; the others are named.
     """
     finished = [workdir for workdir in workdirs if (workdir / "results.json").is_file()]
 
@@ -156,8 +156,9 @@ def summarise(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
         return {"mean": float(np.mean(values)), "sd": deviation, "n": len(values), "values": list(values)}
 
     def columns(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        groups = reports[0]["groups"].items() if reports else ()
-        names = ["overall", *(name for name, group in groups if group["classes"])] if reports else []
+        if not reports:
+            return {}
+        names = ["overall"] + [name for name, group in reports[0]["groups"].items() if group["classes"]]
         return {name: spread([tables.accuracy(report, name) for report in reports]) for name in names}
 
     return {
