@@ -60,10 +60,10 @@ def train(
 def take_steps(run: Run | Cohort, program: Program, stop: StopRequest) -> None:
     """Take the steps from `run.start` to the last one.
 
-    A segment is one step, or several where the devices take them without coming back to the host. It ends at every
-    event: a step after which the run is evaluated, saved or observed. The host queues a segment while the devices
-    compute the one before it, and reads metrics later; before it does anything with the state, it has read them all, so
-    that no state is used after a step that was not finite.
+    A segment is one step, or several that the devices take without coming back to the host. It ends at every event: a
+    step after which the run is evaluated, saved or observed. The host queues a segment while the devices compute the
+    one before it, and logs metrics later. At an event it first logs all of them, which raises NonFiniteError after a
+    step that was not finite.
 
     Raises:
       Preempted, NonFiniteError: see `train`.
@@ -83,7 +83,7 @@ def take_steps(run: Run | Cohort, program: Program, stop: StopRequest) -> None:
         is_first, step = segment.start == run.start, segment.stop
         if is_first and stop.signal_name:  # do not make the user wait for the compilation
             raise _stopped_before_a_step(stop)
-        state, metrics = feed.advance(state, segment)
+        state, metrics = feed.advance(state, segment)  # returns at once, the devices compute
         pending.add(segment, metrics)
         if is_first:
             jax.block_until_ready(metrics)  # from here on everything is compiled, and speed is measured

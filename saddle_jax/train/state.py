@@ -36,7 +36,7 @@ def unstack(tree: Any, number: int) -> list[Any]:
 
 
 class Observer(NamedTuple):
-    """What looks at a run at some of its steps; the run does not depend on it."""
+    """A look at a run at some of its steps; the run does not depend on it."""
 
     steps: frozenset[int]
     # (state, workdir, stop, quiet) -> what to say; raises Preempted where a signal cut it short
