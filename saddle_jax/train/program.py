@@ -71,10 +71,10 @@ class Program(NamedTuple):
 
 
 def make_program(config: ConfigDict, splits: Splits) -> Program:
-    """Build the model, the optimizer and the mapped steps.
+    """Build the model, the optimizer and the steps.
 
     Raises:
-      ConfigError: all that does not fit together now that the devices and the images are known.
+      ConfigError: the config does not fit the devices or the images; it lists every problem.
     """
     schedules = _check(config, splits)
     devices.set_precision(config.precision)
@@ -130,7 +130,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
 
 
 def _views(config: ConfigDict, splits: Splits, streams: tuple[Stream, ...]) -> tuple[Augmentation, ...]:
-    """Return how the views of all streams are augmented."""
+    """Return the augmentation of every view of all streams."""
     return tuple(_view(config, splits, name) for stream in streams for name in stream.augmentations)
 
 
