@@ -44,7 +44,6 @@ from saddle_jax.spectra import results as spectra_results  # noqa: E402
 from saddle_jax.spectra.spectrometer import Spectrometer  # noqa: E402
 from saddle_jax.train import checkpoint, loop, metrics  # noqa: E402
 from saddle_jax.train.program import Program, make_program  # noqa: E402
-from saddle_jax.train.run import Member  # noqa: E402
 
 PACKAGES = ("jax", "flax", "optax")
 
@@ -162,10 +161,10 @@ class Trainer:
         program = self._programs[name]
         with tempfile.TemporaryDirectory() as folder:
             workdir = pathlib.Path(folder) / "run"
-            reports = loop.train_at_once([Member(config, workdir, splits)], program, ["links"], quiet=True)
+            reports = loop.train(config, workdir, splits, program, ["links"], quiet=True)
             (logged,) = [record for record in metrics.read(workdir) if "images_per_second" in record]
             steps = logged["step"]
-            found = {column: round(tables.accuracy(reports[0]["last"], column), 4) for column in tables.COLUMNS}
+            found = {column: round(tables.accuracy(reports["last"], column), 4) for column in tables.COLUMNS}
             found["evaluations"] = round(logged["train/gradient_evaluations"] * steps, 1)
             # From the end of the first step, with which all is compiled, to that of the last.
             found["seconds"] = round(steps * config.batch_size / logged["images_per_second"], 3)

@@ -191,7 +191,7 @@ def test_nothing_is_compiled_and_nothing_travels_unasked_between_logging_points(
     assert len(splits.train.labels) % config.batch_size
     program = make_program(config, splits)
     compiled, reached, looked = [], [0], []
-    advance, look = Feed.advance, run.Run.look
+    advance, look = Feed.advance, run.Run.log
 
     def guarded(self, state, segment):
         with jax.transfer_guard("disallow"):
@@ -208,7 +208,7 @@ def test_nothing_is_compiled_and_nothing_travels_unasked_between_logging_points(
         look(self, step, values, done)
 
     monkeypatch.setattr(Feed, "advance", guarded)
-    monkeypatch.setattr(run.Run, "look", noted)
+    monkeypatch.setattr(run.Run, "log", noted)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         splits_of = {"config": config, "workdir": tmp_path / "run", "splits": splits}

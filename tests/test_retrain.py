@@ -237,17 +237,17 @@ def test_an_interrupted_run_goes_on_from_its_own_checkpoint(first, tmp_path, mon
     given = pathlib.Path(shutil.copytree(first, tmp_path / "first"))
     config = second_config(given)
     whole = train(config, tmp_path / "whole")
-    look = run.Run.look
+    look = run.Run.log
 
     def stop(self, step, values, done):
         look(self, step, values, done)
         if step == 9:
             raise Stop
 
-    monkeypatch.setattr(run.Run, "look", stop)
+    monkeypatch.setattr(run.Run, "log", stop)
     with pytest.raises(Stop):
         train(config, tmp_path / "parts")
-    monkeypatch.setattr(run.Run, "look", look)
+    monkeypatch.setattr(run.Run, "log", look)
     shutil.rmtree(given)  # is not needed any more
     assert train(config, tmp_path / "parts") == whole
     states = (last_state(tmp_path / name) for name in ("parts", "whole"))

@@ -51,7 +51,7 @@ def test_resuming_in_process_is_bit_identical(link, tmp_path, monkeypatch):
 
     config = small_config(f"ce_drw_{link}")
     train(config, tmp_path / "whole")
-    look = run.Run.look
+    look = run.Run.log
     for last in (5, 9):  # between checkpoints, and after a best one
 
         def stop(self, step, values, done, last=last):
@@ -59,10 +59,10 @@ def test_resuming_in_process_is_bit_identical(link, tmp_path, monkeypatch):
             if step == last:
                 raise Stop
 
-        monkeypatch.setattr(run.Run, "look", stop)
+        monkeypatch.setattr(run.Run, "log", stop)
         with pytest.raises(Stop):
             train(config, tmp_path / "parts")
-    monkeypatch.setattr(run.Run, "look", look)
+    monkeypatch.setattr(run.Run, "log", look)
     train(config, tmp_path / "parts")
     assert len(json.loads((tmp_path / "parts/run.json").read_text())["starts"]) == 3
     assert stored(tmp_path / "whole") == stored(tmp_path / "parts")

@@ -1,4 +1,4 @@
-"""`--mode check`: build everything, take one step, show what training images look like; train nothing."""
+"""`--mode check`: build everything, take one step, draw some training images; train nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from saddle_jax.train.state import stack
 
 
 def run(command: Command) -> int:
-    """Build everything, print its sizes, run one step, draw what the views look like; write nothing else."""
+    """Build everything, print its sizes, take one step, draw the views of some images; write nothing else."""
     from clu import parameter_overview
 
     config, workdir = command.config, pathlib.Path(command.workdir)
@@ -32,18 +32,21 @@ def run(command: Command) -> int:
     state = program.init(config.seed)
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
-    members = plan.members_of(config, workdir)[:at_once]
-    configs = [config for config, _ in members]
-    feed = Feed(configs, [splits] * at_once, program)
+    runs = seeds.runs_of(config, workdir)[:at_once]
+    feed = Feed([config for config, _ in runs], [splits] * at_once, program)
     segment = next(feed.segments(0, 1, lambda _: True))
-    start = jax.device_get(program.init(config.seed))
-    states = stack([origin.adopt(found, start) if (found := origin.find(*member)) else start for member in members])
-    memory = feed.lower(states, segment).compile().memory_analysis()
+    start = jax.device_get(state)
+    states = []
+    for run_config, folder in runs:
+        found = origin.find(run_config, folder)
+        states.append(origin.adopt(found, start) if found else start)
+    state = stack(states)
+    memory = feed.lower(state, segment).compile().memory_analysis()
     if memory is not None:
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
         used -= memory.alias_size_in_bytes
         print(f"memory a step needs about {used / 2**20:,.0f} MiB on each device, by the compiler's count")
-    metrics = jax.device_get(feed.advance(states, segment)[1])
+    metrics = jax.device_get(feed.advance(state, segment)[1])
     loss, perturbed = np.mean(metrics.loss), np.mean(metrics.perturbed_loss)
     print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; nothing of it was kept", flush=True)
     print(f"views  {views.draw(config, splits, program.views, workdir)}")

@@ -1,9 +1,7 @@
 """`make demo`: SGD and SAM on long-tailed handwritten digits, the same seeds and epochs for both, side by side.
 
 Then the smallest Hessian eigenvalue of the tail's classes in every run, one seed's spectra as a picture, and a report
-on all runs as a page.
-
-Each run is a complete run directory under demo/; what is finished is not run again.
+on all runs as a page. Every run has a complete directory under demo/; a finished one is not trained again.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ from saddle_jax.report import plots, tables
 from saddle_jax.report import spectra as spectra_plots
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train import checkpoint, loop, seeds
+from saddle_jax.train import checkpoint, seeds
 from saddle_jax.train.program import Program, make_program
 from saddle_jax.train.run import Member
 
@@ -37,7 +35,7 @@ NAMES = {"": "SGD", "_sam": "SGD + SAM"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train what is missing, then print the table and draw the picture."""
+    """Train the missing runs, print the table, draw the pictures, and write the report."""
     parser = argparse.ArgumentParser(prog="python -m saddle_jax.modes.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=12, help="how many seeds to train, from 0 on")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("demo"), help="folder of the runs")
@@ -62,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def train(suffix: str, group: Sequence[int], out: pathlib.Path, programs: dict[str, Program]) -> list[dict]:
-    """Return the last test report of some seeds' runs, training at once those that are not finished."""
+    """Train those of some seeds' runs that are not finished; return the last test report of each."""
     members = []
     for seed in group:
         config, workdir = config_of(suffix, seed), workdir_of(suffix, seed, out)
@@ -70,12 +68,12 @@ def train(suffix: str, group: Sequence[int], out: pathlib.Path, programs: dict[s
             members.append(Member(config, workdir, sources.load(config.data)))
     if members:
         program = program_for(suffix, members[0].config, members[0].splits, programs)
-        loop.train_at_once(members, program, ["make", "demo"], quiet=True)
+        seeds.train_at_once(members, program, ["make", "demo"], quiet=True)
     return [tables.read_results(workdir_of(suffix, seed, out)) for seed in group]
 
 
 def program_for(suffix: str, config: ConfigDict, splits: sources.Splits, programs: dict[str, Program]) -> Program:
-    """Return the program of a method; class sizes are equal for all seeds, and so is all that is compiled."""
+    """Return the program of a method. Class sizes are the same for all seeds, so that all can share it."""
     if suffix not in programs:
         programs[suffix] = make_program(config, splits)
     return programs[suffix]
@@ -100,7 +98,7 @@ def tail(name: str, report: dict) -> str:
 
 
 def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
-    """Print the table and what it says, and draw accuracy by class size."""
+    """Print the table and its conclusion, and draw accuracy by class size."""
     counts_C = sources.load(digits_lt.get_config(METHOD).data).stats.counts_C
     print(
         f"\nHandwritten digits made long-tailed: {counts_C.max()} training images of the largest class down to "
@@ -109,7 +107,7 @@ def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
         "mid: 3-6, tail: 7-9 (5, 3 and 2 images).\n"
     )
     print(tables.comparison({NAMES[suffix]: reports[suffix] for suffix in NAMES}))
-    print("\nWhat SAM changed, seed by seed (same images, same initial weights, same batches):")
+    print("\nThe change from SGD to SAM, seed by seed (same images, same initial weights, same batches):")
     for column in ("overall", "tail"):
         print(f"  {column:8s} {tables.paired_difference(reports[''], reports['_sam'], column)[1]}")
     differences, _ = tables.paired_difference(reports[""], reports["_sam"], "tail")
@@ -122,7 +120,7 @@ def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
 
 
 def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str, Program]) -> None:
-    """Measure what is missing of the tail's spectra, say what SAM did to them, and draw one seed's."""
+    """Measure the missing spectra of the tail, print the change that SAM made, and draw one seed's."""
     smallest, residual = {suffix: np.zeros(number) for suffix in NAMES}, 0.0
     spectrometer: Spectrometer | None = None
 
@@ -132,7 +130,8 @@ def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str
         config.spectra.update(classes=",".join(map(str, TAIL)), steps=40, probes=2, escape_batches=0)
         config.spectra.update(spectra)
         splits = sources.load(config.data)
-        spectrometer = (spectrometer.another if spectrometer else Spectrometer)(config, splits)
+        make = spectrometer.another if spectrometer else Spectrometer  # another one shares what was compiled
+        spectrometer = make(config, splits)
         like = program_for(suffix, config, splits, programs).init(0)
         state = checkpoint.restore(checkpoint.find(workdir / "checkpoints"), like)
         return spectrometer.measure(jax.device_get(state), workdir, quiet=True)
@@ -158,7 +157,7 @@ def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str
 
 
 def verdict(differences: np.ndarray) -> str:
-    """Return in one sentence whether the tail's paired differences tell gain from chance (two standard errors)."""
+    """Return a sentence that says whether the tail's mean difference is more than two standard errors from zero."""
     number = len(differences)
     if number < 3:
         return "  Too few seeds to tell an effect from chance."

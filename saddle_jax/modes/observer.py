@@ -1,4 +1,4 @@
-"""Spectra along training: what the loop calls at the steps that config.spectra names."""
+"""Spectra along training: the observer that the loop calls at the steps of config.spectra."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from saddle_jax.train.state import Observer, TrainState
 
 
 def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> Observer | None:
-    """Return what measures spectra at the steps of `config.spectra`, or None where it names none.
+    """Return the observer that measures spectra at the steps of `config.spectra`; None if it names no step.
 
     Raises:
-      ConfigError: a position is past the end, or what is to be measured does not exist.
+      ConfigError: a position is past the end, or a class to be measured does not exist.
     """
     total, spectra = schedules.total_steps, config.spectra
 
@@ -28,7 +28,8 @@ def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> O
 
     chosen = {steps(position) for position in spectra.at}
     if spectra.every:
-        chosen.update(range((every := max(1, steps(spectra.every))), total + 1, every))
+        every = max(1, steps(spectra.every))
+        chosen.update(range(every, total + 1, every))
     if not chosen:
         return None
     if max(chosen) > total:
@@ -45,7 +46,7 @@ def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> O
             plots.draw_ratio(workdir)
         except Preempted:
             raise
-        except Exception as error:  # a full disk, memory, a picture: training does not depend on it
+        except Exception as error:  # a full disk, memory, a plot: training goes on without
             return f"note   spectra at step {step:,} are not complete: {type(error).__name__}: {error}"
         return f"spectra at step {step:,}: {folder}"
 

@@ -1,4 +1,4 @@
-"""What is about to run, in a few lines: data, model, plan. And which runs it is."""
+"""A few lines about what is about to run: data, model, plan."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from saddle_jax.train.program import Program
 
 
 def describe(config: ConfigDict, splits: sources.Splits, program: Program, workdir: str) -> None:
-    """Print what is about to run, a line each for program, directory, data, model and plan."""
+    """Print a line each about the program, the directory, data, model and plan of what is about to run."""
     counts_C, schedules = splits.stats.counts_C, program.schedules
     held_out = 0 if splits.validation is None else len(splits.validation.labels)
     parts = devices.num_devices()
-    at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
-    several = f"s {config.seed} to {seeds.seeds_of(config)[-1]}, {at_once} at once"
-    seed = several if config.num_seeds > 1 else f" {config.seed}"
-    print(f"saddle_jax {__version__}  {config.name}  seed{seed}  {parts} x {jax.devices()[0].device_kind}")
+    seed = f"seed {config.seed}"
+    if config.num_seeds > 1:
+        at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
+        seed = f"seeds {config.seed} to {seeds.seeds_of(config)[-1]}, {at_once} at once"
+    print(f"saddle_jax {__version__}  {config.name}  {seed}  {parts} x {jax.devices()[0].device_kind}")
     print(f"run    {workdir}")
     print(
         f"data   {len(splits.train.labels):,} training images ({held_out:,} held out), {splits.stats.num_classes} "
@@ -37,9 +38,10 @@ def describe(config: ConfigDict, splits: sources.Splits, program: Program, workd
     drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
     parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: program.init(0)).params))
     by_onednn = jax.default_backend() == "cpu" and kernels.uses_onednn(config.model.kernels)
+    layers = "; layers by onednn" if by_onednn else ""
     print(
         f"model  {config.model.name}, width {config.model.width:g}, {config.model.head} head: {parameters:,} "
-        f"parameters{'; layers by onednn' if by_onednn else ''}"
+        f"parameters{layers}"
     )
     print(
         f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "
@@ -49,7 +51,7 @@ def describe(config: ConfigDict, splits: sources.Splits, program: Program, workd
 
 
 def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
-    """Return the chosen link with its size and its other fields, as a user reads it."""
+    """Return the chosen link, its size and its own fields as text."""
     name = config.optim.name
     link, own = find("optim.name", name), fields_of(config)
     if not own:
@@ -66,14 +68,7 @@ def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
     return f"{name} with {'; '.join(fields)}"
 
 
-def members_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
-    """Return the config and the directory of every seed's run."""
-    if config.num_seeds == 1:
-        return [(config, workdir)]
-    return [(seeds.member_config(config, seed), workdir / f"seed-{seed}") for seed in seeds.seeds_of(config)]
-
-
 def require_directory(workdir: pathlib.Path) -> None:
-    """Make sure that the path of a run is not that of a file."""
+    """Make sure that a run's path is not a file."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir: {workdir} is a file, expected a directory. Fix: another --workdir")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import sys
 
 import jax
+from ml_collections import ConfigDict
 
 from saddle_jax.data import sources
 from saddle_jax.experiment.command_line import Command
@@ -21,13 +23,17 @@ from saddle_jax.train.program import make_program
 def run(command: Command) -> int:
     """Train, or continue, the run in the command's workdir."""
     config, workdir = command.config, pathlib.Path(command.workdir)
-    processes.on_first(lambda: _require_free(workdir))
-    processes.on_first(lambda: [None for member in plan.members_of(config, workdir) if origin.find(*member)])
+    processes.on_first(functools.partial(_require_place_and_origin, config, workdir))
     with StopRequest() as stop:  # a signal while data are read or code is compiled is answered before the first step
         splits = sources.load(config.data)
-        images = {"split_hash": splits.split_hash, "content_hash": splits.content_hash}
-        pipeline = {"data.pipeline": pipeline_of(config, [splits]), "device": jax.devices()[0].device_kind}
-        processes.require_agreement({**images, **pipeline})  # what each one chooses by its memory, too
+        processes.require_agreement(
+            {
+                "split_hash": splits.split_hash,
+                "content_hash": splits.content_hash,
+                "data.pipeline": pipeline_of(config, [splits]),  # every process chooses it by its own memory
+                "device": jax.devices()[0].device_kind,
+            }
+        )
         program = make_program(config, splits)
         observer = make_observer(config, splits, program.schedules)
         if processes.is_first():
@@ -36,14 +42,16 @@ def run(command: Command) -> int:
             loop.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
             return 0
         summary = seeds.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
-    if not processes.is_first():
-        return 0
-    print("\nTest accuracy in percent, mean ± sd over the seeds:\n")
-    print(seeds.table([workdir / run for run in summary["runs"]]))
-    print(f"\ndone   all seeds have finished; their summary is {workdir / 'summary.json'}")
+    if processes.is_first():
+        print("\nTest accuracy in percent, mean ± sd over the seeds:\n")
+        print(seeds.table([workdir / run for run in summary["runs"]]))
+        print(f"\ndone   all seeds have finished; their summary is {workdir / 'summary.json'}")
     return 0
 
 
-def _require_free(workdir: pathlib.Path) -> None:
+def _require_place_and_origin(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Make sure, before data are read, that the workdir is free and every run finds the weights to start from."""
     plan.require_directory(workdir)
     lock.require_free(workdir)
+    for config_of_run, folder in seeds.runs_of(config, workdir):
+        origin.find(config_of_run, folder)

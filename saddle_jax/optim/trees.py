@@ -13,13 +13,13 @@ import optax
 def only_if(
     condition: jax.Array, pass_: Callable[[], optax.Updates], otherwise: optax.Updates
 ) -> tuple[optax.Updates, jax.typing.ArrayLike]:
-    """Return the pass's gradient where the condition holds, and how many passes it takes."""
-    if (
-        jax.default_backend() == "cpu"
-    ):  # where gradients of convolution kernels are slow inside a branch: 40 times as slow
-        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), pass_(), otherwise), condition.astype(jnp.float32)
-    # The counter is the same on all devices: so all of them meet in the pass's sums, or none does.
-    return jax.lax.cond(condition, pass_, lambda: otherwise), condition.astype(jnp.float32)
+    """Return the pass's gradient if the condition holds, else the other one; and the number of passes, 1 or 0."""
+    passes = condition.astype(jnp.float32)
+    # On CPUs gradients of convolution kernels are 40 times slower inside a branch.
+    if jax.default_backend() == "cpu":
+        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), pass_(), otherwise), passes
+    # The condition is the same on all devices, so either all of them meet in the pass's sums or none does.
+    return jax.lax.cond(condition, pass_, lambda: otherwise), passes
 
 
 def weights_of(is_member_C: np.ndarray) -> jax.Array:

@@ -1,7 +1,4 @@
-"""What the report says of one set of images: accuracies, what links changed, classes, curves, confusion.
-
-Needs no JAX.
-"""
+"""The report on one set of images: accuracies, differences between links, classes, curves, confusion. Needs no JAX."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ _CURVES = (
 
 
 def lines_of(images: ImageSet) -> list[tables.Line]:
-    """Return the table's lines: every row that has a finished run, at its last and at its best epoch."""
+    """Return the table's lines: each row with a finished run, at its last and at its best epoch."""
     lines = []
     for row in images.rows:
         if not row.runs:
@@ -39,7 +36,7 @@ def lines_of(images: ImageSet) -> list[tables.Line]:
 
 
 def section(images: ImageSet) -> Iterator[Block]:
-    """Yield all that is said of a set of images but spectra and configs."""
+    """Yield everything about a set of images but its spectra and configs."""
     yield from _accuracy(images)
     if not any(row.runs for row in images.rows):
         yield Text("No run on these images has finished: there is no accuracy to report yet.", warning=True)
@@ -56,13 +53,21 @@ def _accuracy(images: ImageSet) -> Iterator[Block]:
     columns = tables.BOTH_GROUPINGS
     costs = [np.mean(line.gradients) for line in lines]
     tells_cost = not np.isnan(costs).all()
-    header = ["method", "epoch", *columns, *["gradients"] * tells_cost, "n"]
-    header = [f"{name} ({images.group_sizes[name]})" if name in images.group_sizes else name for name in header]
+    header = ["method", "epoch"]
+    for column in columns:
+        header.append(f"{column} ({images.group_sizes[column]})" if column in images.group_sizes else column)
+    if tells_cost:
+        header.append("gradients")
+    header.append("n")
     cells = []
     for line, gradients in zip(lines, costs, strict=True):
-        values = [tables.spread([tables.accuracy(report, column) for report in line.reports]) for column in columns]
-        values += ["" if np.isnan(gradients) else f"{gradients:,.0f}"] * tells_cost
-        cells.append([line.method, line.epoch, *values, tables.seeds(len(line.reports))])
+        row = [line.method, line.epoch]
+        for column in columns:
+            row.append(tables.spread([tables.accuracy(report, column) for report in line.reports]))
+        if tells_cost:
+            row.append("" if np.isnan(gradients) else f"{gradients:,.0f}")
+        row.append(tables.seeds(len(line.reports)))
+        cells.append(row)
     yield Heading("Test accuracy", 3)
     yield Table(header, cells, (0, 1))
     yield Text(
@@ -85,8 +90,10 @@ def _what_links_changed(images: ImageSet) -> Iterator[Block]:
     cells, links = [], set()
     for first, second in pairs(images.rows):
         both = same_seeds(first, second)
+        if not both:
+            continue
         name = f"{second.name} − {first.name}"
-        for which in ("last", "best") if both else ():
+        for which in ("last", "best"):
             reports = [[run.results[which] for run in runs] for runs in zip(*both, strict=True)]
             values = [_difference(reports[0], reports[1], column) for column in tables.BOTH_GROUPINGS]
             cells.append([name, which, *values, tables.seeds(len(both))])
@@ -125,7 +132,7 @@ def _class_bars(images: ImageSet) -> Iterator[Block]:
 
 
 def _pictured(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Yield every family in parts that a picture can hold, plain SGD in each."""
+    """Yield every family in parts that fit into a picture, with plain SGD in each."""
     for family in families(rows):
         if len(family) <= _MOST_METHODS:
             yield family
@@ -133,7 +140,8 @@ def _pictured(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
         plain = [row for row in family if row.link == "sgd"]
         others = [row for row in family if row.link != "sgd"]
         size = _MOST_METHODS - len(plain)
-        yield from ([*plain, *others[start : start + size]] for start in range(0, len(others), size))
+        for start in range(0, len(others), size):
+            yield [*plain, *others[start : start + size]]
 
 
 def _curves(images: ImageSet) -> Iterator[Block]:
@@ -155,7 +163,8 @@ def _curves(images: ImageSet) -> Iterator[Block]:
 
 
 def _curves_of(row: Row, field: str) -> tuple[list[curves.Curve], list[curves.Curve]]:
-    finished, unfinished = ([curves.read(run, field) for run in some] for some in (row.runs, row.unfinished))
+    finished = [curves.read(run, field) for run in row.runs]
+    unfinished = [curves.read(run, field) for run in row.unfinished]
     return [curve for curve in finished if curve], [curve for curve in unfinished if curve]
 
 
@@ -190,7 +199,7 @@ def _confusion(images: ImageSet) -> Iterator[Block]:
 
 
 def not_comparable(images: Sequence[ImageSet]) -> Iterator[Block]:
-    """Yield what to mind where the runs are not all on the same images."""
+    """Yield a warning if the runs are not all on the same images."""
     if len(images) > 1:
         yield Text(
             f"The runs are on {len(images)} different sets of images or classes. Each has a part of its own below; "
@@ -200,5 +209,5 @@ def not_comparable(images: Sequence[ImageSet]) -> Iterator[Block]:
 
 
 def count(images: Sequence[ImageSet]) -> int:
-    """Return how many runs have finished."""
+    """Return the number of finished runs."""
     return sum(run.finished for one in images for row in one.rows for run in all_runs(row))

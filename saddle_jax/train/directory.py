@@ -1,4 +1,4 @@
-"""A run is a directory: one config, one set of images, and a record of where it came from."""
+"""The directory of a run: one config, one set of images, and a record of every start."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _PACKAGES = (
     *("jax", "jaxlib", "saddle_kernels", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu"),
     "tensorflow-cpu",
 )
-IMPORTED = "imported.json"  # where the weights of a run that was not trained here come from
+IMPORTED = "imported.json"  # of a run that was not trained here: where its weights come from
 
 
 def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) -> None:
-    """Make sure that a directory holds no other run than this; write nothing.
+    """Make sure that a directory holds this run or none; write nothing.
 
     Raises:
-      ConfigError: another config's run is there, the message lists every differing field; or several seeds' runs; or
-        one that was imported, without an optimizer's state to go on from.
+      ConfigError: it holds a run of another config (the message lists every differing field), runs of several seeds, or
+        an imported run, which has no optimizer state to go on from.
       DataError: the run was trained on other images.
     """
     if (workdir / IMPORTED).is_file():
@@ -59,10 +59,10 @@ def open_run(
     command: list[str],
     weights_from: dict[str, Any] | None = None,
 ) -> list[str]:
-    """Write what a run is into its directory, which `require_same_run` has let pass; return what to warn of.
+    """Write a run's records into its directory, after `require_same_run`; return warnings.
 
-    run.json lists every start, with the versions and devices that it had, the step of the first checkpoint and, where
-    the first weights are another run's, whose.
+    run.json lists every start with its versions and devices, the step of the first checkpoint, and the run that the
+    first weights come from, if they are another run's.
     """
     stored = workdir / "config.json"
     record = _run_record(workdir) if stored.is_file() else {"starts": []}
@@ -71,14 +71,14 @@ def open_run(
     this_start = provenance(config, splits, command)
     if starts and (before := _machines(starts[-1])) != (now := _machines(this_start)):
         warnings.append(
-            f"this run had {before} and continues on {now}: it goes on from the same state, but not bit for bit as it "
-            "would have"
+            f"this run had {before} and continues on {now}: it starts from the same state, but will not "
+            "reach the same numbers bit for bit"
         )
     warnings += _changed_code(starts[-1], this_start) if starts else []
     write_atomically(workdir / "class_stats.json", json.dumps(_class_stats(splits), indent=1))
     if not (workdir / "results.json").is_file():  # a finished run takes no further step
         write_atomically(workdir / _RECORD, json.dumps({**record, "starts": [*starts, this_start]}, indent=1))
-    write_atomically(stored, config_lib.to_json(config))  # the last of them: it is what makes this a run
+    write_atomically(stored, config_lib.to_json(config))  # written last: it makes the directory a run
     return warnings
 
 
@@ -92,28 +92,28 @@ def _changed_code(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _machines(start: dict[str, Any]) -> str:
-    """Return "8 devices (gpu: NVIDIA H100) of 2 processes" of a start."""
+    """Return a start's machines, such as "8 devices (gpu: NVIDIA H100) of 2 processes"."""
     devices, processes = start["devices"], start.get("processes", 1)
     of = f" of {processes} processes" if processes > 1 else ""
     return f"{len(devices)} devices ({', '.join(sorted(set(devices)))}){of}"
 
 
 def different_config(workdir: pathlib.Path, differing: dict[str, tuple[Any, Any]], fix: str) -> list[str]:
-    """Return the problem and, a line each, the fields that differ."""
+    """Return the problem and a line for each field that differs."""
     lines = [f"{field}: the run has {old!r}, this command {new!r}" for field, (old, new) in differing.items()]
     return [f"{workdir} holds a run with another config. Fix: {fix}", *lines]
 
 
 def record_first_save(workdir: pathlib.Path, step: int) -> None:
-    """Note in run.json, unless it says so, that there is a checkpoint from now on."""
+    """Note in run.json the step of the first checkpoint, unless there is one already."""
     write_atomically(workdir / _RECORD, json.dumps({"first_checkpoint": step, **_run_record(workdir)}, indent=1))
 
 
 def require_never_saved(workdir: pathlib.Path) -> None:
-    """Make sure that a run without a checkpoint has none because it never saved one.
+    """Make sure that a run without a checkpoint has never saved one.
 
     Raises:
-      CheckpointError: it has; to begin anew would train over what it left.
+      CheckpointError: it has saved some. Starting again would write over its other files.
     """
     first = _run_record(workdir).get("first_checkpoint")
     if first is not None or (workdir / "results.json").is_file():
@@ -127,15 +127,15 @@ def _run_record(workdir: pathlib.Path) -> dict[str, Any]:
     try:
         record = dict(json.loads((workdir / _RECORD).read_bytes()))
         return {**record, "starts": list(record["starts"])}
-    except (OSError, ValueError, TypeError, KeyError):  # a record for people; the run can do without
+    except (OSError, ValueError, TypeError, KeyError):  # people read it; the run does not need it
         return {"starts": []}
 
 
 def differing_images(workdir: pathlib.Path, splits: Splits) -> dict[str, tuple[Any, Any]]:
-    """Return {what: (recorded, found)} where `splits` are not the images that the run was trained and evaluated on.
+    """Return {name: (recorded, found)} of each difference between `splits` and the run's own images.
 
     Raises:
-      DataError: the run's record of them can't be read.
+      DataError: the run's record of its images can't be read.
     """
     recorded, found = _recorded(workdir / "class_stats.json"), _class_stats(splits)
     return {key: (recorded.get(key), value) for key, value in found.items() if recorded.get(key) != value}
@@ -163,7 +163,7 @@ def _recorded(path: pathlib.Path) -> dict[str, Any]:
 
 def _require_same_images(workdir: pathlib.Path, splits: Splits) -> None:
     if differing := differing_images(workdir, splits):
-        # Any difference shows in the content too, unless the record is damaged.
+        # Every difference changes the content hash too, unless the record is damaged.
         expected, found = differing.get("content_hash", ("?", splits.content_hash))
         raise DataError(
             f"{workdir} was trained on other images ({', '.join(differing)} differ: content {found}, "
@@ -172,7 +172,7 @@ def _require_same_images(workdir: pathlib.Path, splits: Splits) -> None:
 
 
 def provenance(config: ConfigDict, splits: Splits, command: list[str]) -> dict[str, Any]:
-    """Return what it takes to make the run again."""
+    """Return everything that is needed to repeat the run."""
     return {
         "command": command,
         "saddle_jax": __version__,
@@ -197,12 +197,12 @@ def own_code(config: ConfigDict) -> dict[str, dict[str, str | None]]:
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that decide about numbers."""
+    """Return the versions of the packages that numbers depend on."""
     return {name: version for name in _PACKAGES if (version := _version(name))}
 
 
 def source_hash() -> str:
-    """Return sixteen hex digits that name the code of this package, as it is on disk."""
+    """Return sixteen hex digits that identify this package's code on disk."""
     folder, digest = pathlib.Path(__file__).parent.parent, hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
@@ -217,7 +217,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """Return the commit of the code, with "-dirty" where files differ from it; None outside a checkout."""
+    """Return the commit of the code, with "-dirty" if files differ from it; None outside a checkout."""
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         folder = pathlib.Path(__file__).parent

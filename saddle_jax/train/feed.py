@@ -1,4 +1,4 @@
-"""How steps get their images: by the pipeline that the config names, for one run or for several in step."""
+"""The images of training steps: by the pipeline that the config names, for one run or for several together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saddle_jax.data.sources import Splits
 from saddle_jax.host import devices
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.memory import memory_limit
-from saddle_jax.train.program import Layout, Program
+from saddle_jax.train.program import Program, over_runs, over_runs_with_own_data, scan_steps
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import StepMetrics
 
@@ -25,7 +25,7 @@ _RESIDENT_SHARE = 0.25  # of a device's memory that images may take
 
 
 class Segment(NamedTuple):
-    """Steps that are queued by one call."""
+    """Steps that one call queues."""
 
     start: int  # steps taken before it
     stop: int  # and after it
@@ -33,35 +33,41 @@ class Segment(NamedTuple):
 
 
 class Feed:
-    """Feeds runs that go in step and differ in nothing but seeds and images."""
+    """Feeds runs that take their steps together and differ in nothing but seeds and images."""
 
     def __init__(self, configs: Sequence[ConfigDict], splits: Sequence[Splits], program: Program):
-        config = configs[0]
-        self._program, self._splits = program, splits
-        self._orders = [_orders(*run, program) for run in zip(configs, splits, strict=True)]
+        config, self._splits = configs[0], splits
+        self._orders = [_orders(one, split, program) for one, split in zip(configs, splits, strict=True)]
         own_images = any(split is not splits[0] for split in splits)
         self.pipeline = pipeline_of(config, splits if own_images else splits[:1])
-        is_resident = self.pipeline == "resident"
-        self._layout = Layout(resident=is_resident, runs=len(splits), own_images=own_images and is_resident)
-        self._length = steps_at_once(config, program.schedules.steps_per_epoch) if is_resident else 1
-        self._data: Any = ()
-        if self._layout.own_images:
-            trains = [split.train for split in splits]
-            self._data = resident.put(np.stack([t.images for t in trains]), np.stack([t.labels for t in trains]))
-        elif is_resident:
-            self._data = resident.put(splits[0].train.images, splits[0].train.labels)
+        self._length = 1  # steps of a long segment
+        self._data: Any = ()  # images on the devices
+        step, wrap = program.step_of_batches, over_runs
+        if self.pipeline == "resident":
+            step = program.step_of_slots
+            self._length = steps_at_once(config, program.schedules.steps_per_epoch)
+            images, labels = splits[0].train.images, splits[0].train.labels
+            if own_images:
+                wrap = over_runs_with_own_data
+                images = np.stack([split.train.images for split in splits])
+                labels = np.stack([split.train.labels for split in splits])
+            self._data = resident.put(images, labels)
+        wraps = (wrap,) if len(splits) > 1 else ()
+        self._one_step = program.mapped(step, *wraps)
+        self._several_steps = program.mapped(step, *wraps, scan_steps)
 
     def advance(self, state: TrainState, segment: Segment) -> tuple[TrainState, StepMetrics]:
         """Queue a segment's steps; metrics have axes for steps and runs where there are several."""
-        steps = self._program.train_steps(self._layout._replace(scanned=segment.stop - segment.start > 1))
+        steps = self._one_step if segment.stop - segment.start == 1 else self._several_steps
         return devices.settle(steps(state, self._data, segment.inputs))
 
     def segments(self, start: int, total: int, is_event: Callable[[int], bool]) -> Iterator[Segment]:
-        """Yield the steps from `start` to `total`, as many at once as may be; each event is a segment's last step.
+        """Yield the steps from `start` to `total` in segments; every event is the last step of one.
 
-        There are two lengths, the longest and 1, so that nothing more has to be compiled.
+        A segment has the greatest length, or one step where that would reach beyond an event: two functions are
+        compiled.
         """
-        images = {id(split): self._host_images(split) for split in self._splits}
+        images = {id(split): self._host_images(split) for split in self._splits}  # one copy for all runs that read it
         batches = [
             zip(*[self._batches(order, images[id(split)], start, total) for order in orders], strict=True)
             for orders, split in zip(self._orders, self._splits, strict=True)
@@ -76,11 +82,11 @@ class Feed:
             step = stop
 
     def lower(self, state: TrainState, segment: Segment) -> jax.stages.Lowered:
-        """Return a segment's function before its compilation."""
-        return self._program.train_steps(self._layout).lower(state, self._data, segment.inputs)
+        """Return the function of a single step before its compilation."""
+        return self._one_step.lower(state, self._data, segment.inputs)
 
     def _host_images(self, split: Splits) -> Any:
-        """Return a set's images as the pipeline takes them: one copy, however many runs read it."""
+        """Return the training images as the pipeline takes them."""
         if self.pipeline != "tfdata":
             return split.train.images
         from saddle_jax.data import pipeline
@@ -98,7 +104,7 @@ class Feed:
         return feeder.training_batches(images, order.labels_N, slots, order.augmentation)
 
     def _arrange(self, inputs: list[list[Any]]) -> Any:
-        """Return (D, [steps,] [runs,] B / D, ...) from a batch for every step and run."""
+        """Return (D, [steps,] [runs,] B / D, ...) arrays from a batch for every step and run."""
 
         def stacked(parts: list[Any], several: bool) -> Any:
             return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts) if several else parts[0]
@@ -108,9 +114,10 @@ class Feed:
 
 
 def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
-    """Return the pipeline that the config names; for auto resident where the images fit, then tf.data, then NumPy.
+    """Return the pipeline that the config names.
 
-    Several steps at once are resident; encoded images go through tf.data.
+    auto stands for tfdata if images are encoded, for resident if they fit into the devices' memory or several steps are
+    to be taken at once, and otherwise for tfdata, or numpy without TensorFlow.
     """
     if config.data.pipeline != "auto":
         return config.data.pipeline
@@ -123,15 +130,15 @@ def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
 
 
 def steps_at_once(config: ConfigDict, steps_per_epoch: int) -> int:
-    """Return how many steps a device takes without coming back to the host.
+    """Return how many steps a device takes without coming back to the host: by default an epoch's, on a CPU one.
 
-    One on a CPU, where the gradient of a convolution's kernel is some thirty times slower inside a scan.
+    There the gradient of a convolution's kernel is some thirty times slower inside a scan.
     """
     return int(config.steps_at_once) or (1 if jax.default_backend() == "cpu" else steps_per_epoch)
 
 
 def _orders(config: ConfigDict, splits: Splits, program: Program) -> list[Order]:
-    """Return an order for each view of a run."""
+    """Return the order of every view of a run."""
     streams = [(number, stream) for number, stream in enumerate(program.streams) for _ in stream.augmentations]
     return [
         Order(

@@ -1,4 +1,4 @@
-"""Where numbers go while a run trains: metrics.jsonl always, TensorBoard through clu, one progress line for people."""
+"""The numbers of a run that trains: records in metrics.jsonl, TensorBoard events through clu, and means over steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from saddle_jax.host.files import write_atomically, writing
 
 
 class MetricWriter:
-    """Append scalars to metrics.jsonl and, where TensorFlow is installed, to TensorBoard; without a workdir to none."""
+    """Append scalars to metrics.jsonl and, where TensorFlow is installed, to TensorBoard; without a workdir nowhere."""
 
     def __init__(self, workdir: pathlib.Path | None, *, tensorboard: bool, resumed_step: int):
         self._file = self._clu = None
@@ -27,7 +27,7 @@ class MetricWriter:
         self._clu = _make_clu_writer(workdir / "tensorboard") if tensorboard else None
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Record `scalars` (None where there is nothing to measure) at `step`."""
+        """Record `scalars` at `step`; None stands for a quantity that does not exist."""
         if self._file is None:
             return
         line = json.dumps({"step": step, **scalars}) + "\n"
@@ -50,29 +50,29 @@ class MetricWriter:
 
 
 class RunningMean:
-    """Means of a step's scalars since the last log record; its state is saved, so that a resumed run logs the same."""
+    """Means of scalars over the steps since the last record; saved, so that a resumed run logs the same."""
 
     def __init__(self, count: int = 0, sums: Mapping[str, float] | None = None):
         self._count, self._sums = count, dict(sums or {})
 
     def add(self, scalars: Mapping[str, Any]) -> None:
-        """Count one more step."""
+        """Add a step."""
         self._count += 1
         self._sums = {name: self._sums.get(name, 0.0) + float(value) for name, value in scalars.items()}
 
     def take(self) -> dict[str, float]:
-        """Return the means and start anew."""
+        """Return the means and start again from no step."""
         means = {name: total / self._count for name, total in self._sums.items()}
         self._count, self._sums = 0, {}
         return means
 
     def state(self) -> dict[str, Any]:
-        """Return what the constructor takes."""
+        """Return the constructor's arguments."""
         return {"count": self._count, "sums": self._sums}
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the records of metrics.jsonl; a torn last line is left out."""
+    """Return the records of metrics.jsonl without a torn last line."""
     path = workdir / "metrics.jsonl"
     return [record for line in _lines(path) if (record := _parse(line)) is not None]
 

@@ -1,4 +1,4 @@
-"""What a run starts from: random weights, or those of another run that `config.start_from` names."""
+"""The weights that a run starts from: random ones, or those of another run that `config.start_from` names."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Origin(NamedTuple):
     checkpoint: checkpoint.Checkpoint
 
     def record(self) -> dict[str, Any]:
-        """Return what to keep of it in the new run's run.json."""
+        """Return the entry for the new run's run.json."""
         return {"run": str(self.run.resolve()), "step": self.checkpoint.step}
 
 
 def find(config: ConfigDict, workdir: pathlib.Path) -> Origin | None:
-    """Return what the run in `workdir` starts from; None for random weights, and where it has a checkpoint of its own.
+    """Return the origin of the run in `workdir`; None for random weights, or if it has a checkpoint of its own.
 
     Raises:
-      ConfigError: `start_from` names no run; of several seeds' runs, none of this seed.
+      ConfigError: `start_from` names no run, or runs of several seeds without this one.
       CheckpointError: that run has no checkpoint, or its newest is damaged.
     """
     if not config.start_from or checkpoint.available(workdir / "checkpoints"):
@@ -55,10 +55,10 @@ def _run_of(folder: pathlib.Path, seed: int) -> pathlib.Path:
 
 
 def adopt(origin: Origin, state: TrainState) -> TrainState:
-    """Return the state with the weights of a run's checkpoint, on the host.
+    """Return the state with the origin's weights, on the host.
 
     Raises:
-      CheckpointError: they are another network's; the message lists what differs.
+      CheckpointError: the weights are another network's; the message lists the differences.
     """
     try:
         return checkpoint.restore_weights(origin.checkpoint, state)
@@ -68,12 +68,12 @@ def adopt(origin: Origin, state: TrainState) -> TrainState:
 
 
 def describe(origin: Origin, splits: Splits) -> str:
-    """Return in a line where weights come from, and what about it may be a mistake."""
+    """Return a line that says where the weights come from and warns of a likely mistake."""
     line = f"weights start as those of {origin.run} at step {origin.checkpoint.step:,}"
     if not any((origin.run / name).is_file() for name in ("results.json", IMPORTED)):
         line += ", a run that has not finished"
     try:
         differing = differing_images(origin.run, splits)
     except DataError:
-        return f"{line}; what images it was trained on is not known"
+        return f"{line}; the images that it was trained on are not known"
     return f"{line}; it was trained on other images ({', '.join(differing)} differ)" if differing else line

@@ -1,4 +1,4 @@
-"""From a config and its images to everything that steps need: schedules, initial state, mapped step functions."""
+"""Everything that a config compiles to: schedules, the first state, and the steps mapped over devices."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from saddle_jax.data import augmentation, resident
 from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Slots, steps_per_epoch
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError
@@ -25,46 +26,55 @@ from saddle_jax.optim import chain
 from saddle_jax.schedules import Schedules, make_schedules
 from saddle_jax.train.gradient import pass_like
 from saddle_jax.train.state import TrainState
-from saddle_jax.train.steps import (
-    EvalOutput,
-    StepMetrics,
-    init_state,
-    make_eval_step,
-    make_train_step,
-)
+from saddle_jax.train.steps import EvalOutput, StepMetrics, init_state, make_eval_step, make_train_step
+
+# The per-device training step of a feed: (state, data, inputs) -> state, metrics.
+# data: the images that stay on the devices, a `Resident`, or () where images come with every batch.
+# inputs: a tuple, one for each view, of slots to be filled from the data, or of batches.
+Step = Callable[[TrainState, Any, Any], tuple[TrainState, StepMetrics]]
+Wrap = Callable[[Step], Step]
 
 
-class Layout(NamedTuple):
-    """What one call of a training function takes. Every layout makes the same steps."""
+def over_runs(step: Step) -> Step:
+    """Return the step of several runs with the same data; state, inputs and metrics have a leading axis for them."""
+    return jax.vmap(step, in_axes=(0, None, 0))
 
-    resident: bool = False  # slots, to be filled from images on the devices, instead of a batch
-    runs: int = 1  # that are trained at once; more than one: states and inputs have an axis for them
-    own_images: bool = False  # resident: every run has images of its own
-    scanned: bool = False  # several steps: inputs have an axis for them, before that of the runs
+
+def over_runs_with_own_data(step: Step) -> Step:
+    """Return the step of several runs, each with data of its own; the data have a leading axis for the runs, too."""
+    return jax.vmap(step, in_axes=(0, 0, 0))
+
+
+def scan_steps(step: Step) -> Step:
+    """Return several steps as one function; inputs and metrics have a leading axis for them, before that of runs."""
+
+    def steps(state: TrainState, data: Any, inputs: Any) -> tuple[TrainState, StepMetrics]:
+        return jax.lax.scan(lambda state, inputs: step(state, data, inputs), state, inputs)
+
+    return steps
 
 
 class Program(NamedTuple):
-    """Runs that differ in nothing but seed and images can share one, and its compilation.
-
-    `data` is a `Resident`, or () where images come with every batch; inputs are slots or batches, on the devices: of a
-    training step a tuple, one for each view.
-    """
+    """A config's compiled functions. Runs that differ in nothing but seeds and images can share one."""
 
     schedules: Schedules
     streams: tuple[Stream, ...]  # of images that a step takes
     views: tuple[Augmentation, ...]  # of all streams in order: how each is augmented
     init: Callable[[int], TrainState]  # seed -> state
-    # layout -> the mapped function (state, data, inputs) -> state, metrics; donates the state
-    train_steps: Callable[[Layout], Callable[[TrainState, Any, Any], tuple[TrainState, StepMetrics]]]
+    step_of_batches: Step  # its inputs are batches
+    step_of_slots: Step  # its inputs are slots, to be filled from images on the devices
+    # (step, *wraps) -> the step in these wraps, the first one innermost, mapped over the devices; donates the state.
+    # The same step and wraps give the same function, which is compiled once.
+    mapped: Callable[..., Any]
     # resident -> the mapped function (params, batch_stats, data, inputs) -> output
     eval_step: Callable[[bool], Callable[[Any, Any, Any, Any], EvalOutput]]
 
 
 def make_program(config: ConfigDict, splits: Splits) -> Program:
-    """Build the model, the optimizer and the mapped steps.
+    """Build the model, the optimizer and the steps.
 
     Raises:
-      ConfigError: all that does not fit together now that the devices and the images are known.
+      ConfigError: the config does not fit the devices or the images; it lists every problem.
     """
     schedules = _check(config, splits)
     devices.set_precision(config.precision)
@@ -86,21 +96,20 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     )
     evaluate = make_eval_step(method)
 
-    def filled_step(
+    def step_of_batches(state: TrainState, _: Any, batches: tuple[Batch, ...]) -> tuple[TrainState, StepMetrics]:
+        return step(state, batches)
+
+    def step_of_slots(
         state: TrainState, data: resident.Resident, slots_of_views: tuple[Slots, ...]
     ) -> tuple[TrainState, StepMetrics]:
-        return step(state, tuple(map(functools.partial(resident.batch, data), slots_of_views, views)))
+        pairs = zip(slots_of_views, views, strict=True)
+        return step(state, tuple(resident.batch(data, slots, view) for slots, view in pairs))
 
     @functools.cache
-    def train_steps(layout: Layout):
-        one = filled_step if layout.resident else lambda state, _, views: step(state, views)
-        if layout.runs > 1:
-            one = jax.vmap(one, in_axes=(0, 0 if layout.own_images else None, 0))
-
-        def several(state: TrainState, data: Any, inputs: Any) -> tuple[TrainState, StepMetrics]:
-            return jax.lax.scan(lambda state, inputs: one(state, data, inputs), state, inputs)
-
-        return devices.map_step(several if layout.scanned else one, num_replicated=2, donate=True)
+    def mapped(step: Step, *wraps: Wrap) -> Callable:
+        for wrap in wraps:
+            step = wrap(step)
+        return devices.map_step(step, num_replicated=2, donate=True)
 
     @functools.cache
     def eval_step(from_resident: bool):
@@ -109,11 +118,20 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
 
         return devices.map_step(one, num_replicated=3, gather=True)
 
-    return Program(schedules, method.streams, views, lambda seed: init(jax.random.key(seed)), train_steps, eval_step)
+    return Program(
+        schedules=schedules,
+        streams=method.streams,
+        views=views,
+        init=lambda seed: init(jax.random.key(seed)),
+        step_of_batches=step_of_batches,
+        step_of_slots=step_of_slots,
+        mapped=mapped,
+        eval_step=eval_step,
+    )
 
 
 def _views(config: ConfigDict, splits: Splits, streams: tuple[Stream, ...]) -> tuple[Augmentation, ...]:
-    """Return how the views of all streams are augmented."""
+    """Return the augmentation of every view of all streams."""
     return tuple(_view(config, splits, name) for stream in streams for name in stream.augmentations)
 
 

@@ -1,9 +1,12 @@
-"""One run in its directory: what is looked at, evaluated and saved while it trains."""
+"""One run in its directory: where it starts, and how it is logged, evaluated, saved and observed."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,22 +15,24 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError, NonFiniteError, Preempted
-from saddle_jax.experiment.durations import parse_duration
 from saddle_jax.host import processes, watchdog
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.files import write_atomically
+from saddle_jax.host.lock import exclusive
 from saddle_jax.host.memory import peak_memory_mib
-from saddle_jax.host.progress import Progress
+from saddle_jax.host.progress import Progress, duration
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.train import checkpoint, directory, evaluate, origin
+from saddle_jax.train.feed import Feed
 from saddle_jax.train.metrics import MetricWriter, RunningMean
 from saddle_jax.train.program import Program
 from saddle_jax.train.state import Observer, TrainState
 from saddle_jax.train.steps import StepMetrics
+from saddle_jax.train.timetable import make_timetable
 
 
 class Member(NamedTuple):
-    """What makes one of several runs that are trained at once; they differ in nothing but seeds and images."""
+    """One of the runs that are trained together; they differ in nothing but seeds and images."""
 
     config: ConfigDict
     workdir: pathlib.Path
@@ -36,68 +41,91 @@ class Member(NamedTuple):
     label: str = ""  # before every line about this run
 
 
+@contextlib.contextmanager
+def open_runs(members: Sequence[Member], program: Program, command: list[str], *, quiet: bool) -> Iterator[list[Run]]:
+    """Lock the directories of runs, watch over stalls, and yield the runs where they start or go on.
+
+    Raises:
+      ConfigError, DataError, WorkdirInUse: see `loop.train`.
+    """
+    with contextlib.ExitStack() as stack:
+        notes: list[list[str]] = []
+        for member in members:
+            lock = exclusive(member.workdir)
+            notes.append(processes.on_first(functools.partial(stack.enter_context, lock)))
+        stack.enter_context(watchdog.watch(members[0].config.watchdog_secs))
+        for config, workdir, splits, *_ in members:
+            processes.on_first(functools.partial(directory.require_same_run, workdir, config, splits))
+        runs = [Run(member, program, command, quiet=quiet or not processes.is_first()) for member in members]
+        for run, notes_of_run in zip(runs, notes, strict=True):
+            run.say_notes(notes_of_run)
+            run.writer = stack.enter_context(run.make_writer())
+        yield runs
+
+
 class Run:
-    """A run's state at its start, its best evaluation, and what is written on the way."""
+    """A run: its state at its start, its best evaluation, and what is written on the way."""
 
     def __init__(self, member: Member, program: Program, command: list[str], *, quiet: bool):
-        self.config, self.workdir, self.splits, self.observer, self._label = member
-        self._quiet = quiet
-        schedules = program.schedules
-        self.total, self._steps_per_epoch = schedules.total_steps, schedules.steps_per_epoch
-
-        def every(duration: str) -> int:
-            return max(1, parse_duration(duration).steps(schedules.steps_per_epoch, self.total))
-
-        self._eval_every, self.log_every = every(self.config.eval.every), every(self.config.log_every)
-        self._checkpoint_every = every(self.config.checkpoint_every)
-        self.state = program.init(self.config.seed)
-        self.best: checkpoint.Best | None = None
+        self.config, self.workdir, self.splits = member.config, member.workdir, member.splits
+        self._observer, self._label, self._quiet = member.observer, member.label, quiet
+        self._steps_per_epoch = program.schedules.steps_per_epoch
+        self.timetable = make_timetable(self.config, program.schedules, self._observer)
+        self._best: checkpoint.Best | None = None
         self._mean = RunningMean()
-        self.saved_step = 0
         self._origin: origin.Origin | None = None
-        warnings = self._resume()
-        warnings += processes.on_first(lambda: self._open(command))
-        self.start = self.saved_step
-        self.error: NonFiniteError | None = None  # what ended the run before its time
-        self.evaluators: dict[str, evaluate.Evaluator] = {}
+        self._state = program.init(self.config.seed)
+        self.start = 0
+        notes = self._resume()
+        notes += processes.on_first(functools.partial(self._open, command))
+        self._saved_step = self.start
+        self.error: NonFiniteError | None = None  # ended the run before its time
+        self.evaluators: dict[str, evaluate.Evaluator] = {}  # by split
         self.writer: MetricWriter
-        self.progress = Progress(self.total, self.config.batch_size, self.start, label=self._label, quiet=quiet)
-        self.say_notes(warnings)
+        total = self.timetable.total
+        self.progress = Progress(total, self.config.batch_size, self.start, label=self._label, quiet=quiet)
+        self.say_notes(notes)
         self.progress.say(f"start  resuming at step {self.start:,}" if self.start else "start  from the first step")
 
-    def _open(self, command: list[str]) -> list[str]:
-        weights_from = self._origin and self._origin.record()
-        return directory.open_run(self.workdir, self.config, self.splits, command, weights_from)
-
     def _resume(self) -> list[str]:
-        """Go on from the newest sound checkpoint, or start from another run's weights, if there are such.
+        """Take the state of the newest sound checkpoint, or another run's weights where the config names one.
 
         Returns:
-          What the user has to know.
+          Notes for the user.
         """
-
-        def read() -> tuple[dict[str, Any] | None, list[str]]:
-            found, notes = checkpoint.resume(self.checkpoints)
-            if found is None:
-                directory.require_never_saved(self.workdir)
-                self._origin = origin.find(self.config, self.workdir)
-                if self._origin is not None:
-                    self.state = origin.adopt(self._origin, self.state)
-                    notes.append(origin.describe(self._origin, self.splits))
-                return None, notes
-            self.state = checkpoint.restore(found, self.state)
-            best = found.best and found.best._asdict()
-            return {"step": found.step, "best": best, "running_mean": found.running_mean}, notes
-
-        found, notes = processes.on_first(read)
-        self.state = processes.of_first(self.state)  # also the first one: another processor may draw other bits
+        found, notes = processes.on_first(self._read)
+        self._state = processes.of_first(self._state)  # random weights, too: another processor may draw other bits
         if found is not None:
-            self.best, self.saved_step = found["best"] and checkpoint.Best(**found["best"]), found["step"]
-            self._mean = RunningMean(**found["running_mean"])
+            self.start, self._mean = found["step"], RunningMean(**found["running_mean"])
+            self._best = checkpoint.Best(**found["best"]) if found["best"] else None
         return notes
 
+    def _read(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """Read the state, in the first process; return the rest of the checkpoint, as JSON can hold it, and notes."""
+        found, notes = checkpoint.resume(self.checkpoints)
+        if found is not None:
+            self._state = checkpoint.restore(found, self._state)
+            best = found.best._asdict() if found.best else None
+            return {"step": found.step, "best": best, "running_mean": found.running_mean}, notes
+        directory.require_never_saved(self.workdir)
+        self._origin = origin.find(self.config, self.workdir)
+        if self._origin is not None:
+            self._state = origin.adopt(self._origin, self._state)
+            notes.append(origin.describe(self._origin, self.splits))
+        return None, notes
+
+    def _open(self, command: list[str]) -> list[str]:
+        weights_from = self._origin.record() if self._origin else None
+        return directory.open_run(self.workdir, self.config, self.splits, command, weights_from)
+
+    def make_writer(self) -> MetricWriter:
+        """Return the writer of this run's metrics, which drops records later than the start."""
+        tensorboard = self.config.tensorboard and self.start < self.timetable.total
+        folder = self.workdir if processes.is_first() else None
+        return MetricWriter(folder, tensorboard=tensorboard, resumed_step=self.start)
+
     def say_notes(self, notes: list[str]) -> None:
-        """Print what the user has to know."""
+        """Print notes for the user."""
         for note in notes:
             self.progress.say(f"note   {note}")
 
@@ -105,83 +133,74 @@ class Run:
     def checkpoints(self) -> pathlib.Path:
         return self.workdir / "checkpoints"
 
-    def observes(self, step: int) -> bool:
-        """Return whether the observer looks at the state after `step` steps."""
-        return self.observer is not None and step in self.observer.steps
+    def prepare(self, program: Program) -> Feed:
+        """Return the run's feed, and make its evaluators."""
+        feed = Feed([self.config], [self.splits], program)
+        self.evaluators = self.make_evaluators(program, feed.pipeline)
+        return feed
 
-    def evaluates(self, step: int) -> bool:
-        """Return whether the state after `step` steps is evaluated."""
-        return step % self._eval_every == 0 or step == self.total
+    def make_evaluators(self, program: Program, pipeline: str) -> dict[str, evaluate.Evaluator]:
+        """Return an evaluator for each split that has images."""
+        images = {"validation": self.splits.validation, "test": self.splits.test}
+        return {
+            split: evaluate.Evaluator(self.config, program, part, self.splits.stats, pipeline)
+            for split, part in images.items()
+            if part is not None
+        }
 
-    def is_event(self, step: int) -> bool:
-        """Return whether the state after `step` steps is wanted on the host."""
-        return self.observes(step) or self.evaluates(step) or self.saves(step)
+    def take_state(self) -> TrainState:
+        """Return the state at the start, on the host; the run does not keep it, since the steps need the memory."""
+        state = self._state
+        del self._state
+        return state
 
-    def observe(self, state: TrainState, step: int, stop: StopRequest) -> bool:
-        """Let the observer look if this is a step of its; return whether it is done, and no signal cut it short."""
-        if self.observer is None or not self.observes(step):
+    def begin(self, step: int, seconds: float) -> None:
+        """Measure speed from `step` on, and tell that the first steps took `seconds`, compilation included."""
+        self.progress.begin(step)
+        self.progress.say(f"ready  first steps after {duration(seconds)}")
+
+    def observe(self, state: TrainState, stop: StopRequest) -> bool:
+        """Let the observer look; return whether it is done, and no signal cut it short."""
+        if self._observer is None:
             return True
         try:
-            self.progress.say(self.observer.look(jax.device_get(state), self.workdir, stop, self._quiet))
+            self.progress.say(self._observer.look(jax.device_get(state), self.workdir, stop, self._quiet))
         except Preempted:
             return False
         return True
 
-    def look(self, step: int, values: StepMetrics, done: int) -> None:
-        """Take in a step's metrics, on the host: log when it is time; `done` steps have been taken by now.
+    def log(self, step: int, metrics: StepMetrics, done: int) -> None:
+        """Add a step's metrics, on the host, to the mean, and write a record if it is time.
+
+        Args:
+          done: steps that have been taken by now.
 
         Raises:
           NonFiniteError: the step was not finite.
         """
-        if not values.finite:
-            quantities = {"loss": values.loss, "loss at w + e": values.perturbed_loss, "update": values.update_norm}
+        if not metrics.finite:
+            quantities = {"loss": metrics.loss, "loss at w + e": metrics.perturbed_loss, "update": metrics.update_norm}
             broken = ", ".join(f"{name} is {value}" for name, value in quantities.items() if not np.isfinite(value))
             raise self._not_finite(step, f"{broken}. The weights before it were kept")
-        scalars = {"loss": values.loss, "perturbed_loss": values.perturbed_loss, "ascent_norm": values.ascent_norm}
-        scalars |= {"update_norm": values.update_norm, "gradient_evaluations": values.gradient_evaluations}
-        self._mean.add({**scalars, **values.method})
+        scalars = {"loss": metrics.loss, "perturbed_loss": metrics.perturbed_loss, "ascent_norm": metrics.ascent_norm}
+        scalars |= {"update_norm": metrics.update_norm, "gradient_evaluations": metrics.gradient_evaluations}
+        self._mean.add({**scalars, **metrics.method})
         fault_point("step")
-        if step % self.log_every == 0 or step == self.total:
+        if self.timetable.logs(step):
             means = self._mean.take()
-            schedules = {name: float(value) for name, value in values.schedules.items()}
+            schedules = {name: float(value) for name, value in metrics.schedules.items()}
             record = {f"train/{name}": value for name, value in means.items()}
             cost = {"images_per_second": self.progress.images_per_second(done), "peak_mib": peak_memory_mib()}
             self.writer.write(step, {"epoch": step / self._steps_per_epoch, **record, **schedules, **cost})
             shown = "  ".join(f"{name} {value:.3g}" for name, value in schedules.items())
             self.progress.update(done, f"loss {means['loss']:.4f}  {shown}")
 
-    def _not_finite(self, step: int, what: str) -> NonFiniteError:
-        saved = self.checkpoints / str(self.saved_step) if self.saved_step else "none saved yet"
-        whose = self._label and f"{self._label}: "
-        return NonFiniteError(
-            f"{whose}step {step:,}: {what}. Last good checkpoint: {saved}. "
-            "Fix: a lower learning rate or rho in a new --workdir; precision=highest rules out rounding"
-        )
-
-    def saves(self, step: int) -> bool:
-        """Return whether the state after `step` steps is saved, however good it is."""
-        return step % self._checkpoint_every == 0 or step == self.total
-
-    def save(self, state: TrainState, step: int) -> None:
-        """Save the state after `step` steps."""
-
-        def write() -> None:
-            checkpoint.save(self.checkpoints, jax.device_get(state), self.best, self._mean.state())
-            if self.saved_step == self.start:
-                directory.record_first_save(self.workdir, step)
-
-        processes.on_first(write)  # all wait: none may end while this one writes
-        self.saved_step = step
-        watchdog.alive()
-
     def evaluate(self, state: TrainState, step: int) -> bool:
-        """Evaluate on every split if it is time; return whether this is the best so far.
+        """Evaluate on every split; return whether this is the best so far.
 
         Raises:
           NonFiniteError: a logit is NaN or infinite.
         """
-        if not self.evaluates(step):
-            return False
         chooser = "test" if self.splits.validation is None else "validation"
         improved = False
         for split, evaluator in self.evaluators.items():
@@ -194,10 +213,31 @@ class Run:
             overall = {f"eval/{split}/{name}": report[name] for name in ("accuracy", "balanced_accuracy", "top5")}
             self.writer.write(step, {**overall, **groups})
             self.progress.say(f"eval {split} step {step:,}: {evaluate.one_line(report)}")
-            if split == chooser and (self.best is None or report["accuracy"] > self.best.accuracy):
-                self.best = checkpoint.Best(step, report["accuracy"], split)
+            if split == chooser and (self._best is None or report["accuracy"] > self._best.accuracy):
+                self._best = checkpoint.Best(step, report["accuracy"], split)
                 improved = True
         return improved
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Save the state after `step` steps."""
+        processes.on_first(functools.partial(self._write, state, step))  # none may end while the first one writes
+        self._saved_step = step
+        watchdog.alive()
+
+    def _write(self, state: TrainState, step: int) -> None:
+        checkpoint.save(self.checkpoints, jax.device_get(state), self._best, self._mean.state())
+        if self._saved_step == self.start:
+            directory.record_first_save(self.workdir, step)
+
+    def _not_finite(self, step: int, problem: str) -> NonFiniteError:
+        """Return the error that ends this run, and keep it."""
+        saved = self.checkpoints / str(self._saved_step) if self._saved_step else "none saved yet"
+        whose = f"{self._label}: " if self._label else ""
+        self.error = NonFiniteError(
+            f"{whose}step {step:,}: {problem}. Last good checkpoint: {saved}. "
+            "Fix: a lower learning rate or rho in a new --workdir; precision=highest rules out rounding"
+        )
+        return self.error
 
     def finish(self) -> dict[str, Any]:
         """Write and return the test reports of the last and of the best step, and which split chose the best."""
@@ -208,15 +248,18 @@ class Run:
         return results
 
     def _write_results(self) -> dict[str, Any]:
-        best = self.best or checkpoint.Best(self.total, 0.0, "test")
-
-        def report(step: int, chosen_by: str) -> dict[str, Any]:
-            path = self.workdir / "eval" / f"{step}-test.json"
-            try:
-                return {**json.loads(path.read_bytes()), "chosen_by": chosen_by}
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path} can't be read ({error}). Fix: --mode eval writes it anew") from error
-
-        results = {"last": report(self.total, ""), "best": report(best.step, f", best on {best.split}")}
+        best = self._best or checkpoint.Best(self.timetable.total, 0.0, "test")
+        last = self._read_report(self.timetable.total)
+        results = {
+            "last": {**last, "chosen_by": ""},
+            "best": {**self._read_report(best.step), "chosen_by": f", best on {best.split}"},
+        }
         write_atomically(self.workdir / "results.json", json.dumps(results, indent=1))
         return results
+
+    def _read_report(self, step: int) -> dict[str, Any]:
+        path = self.workdir / "eval" / f"{step}-test.json"
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} can't be read ({error}). Fix: --mode eval writes it anew") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,10 @@ from saddle_jax.host.lock import exclusive
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.report import tables
 from saddle_jax.train import loop
+from saddle_jax.train.cohort import Cohort
 from saddle_jax.train.directory import require_same_run
 from saddle_jax.train.program import Program
-from saddle_jax.train.run import Member
+from saddle_jax.train.run import Member, open_runs
 from saddle_jax.train.state import Observer
 
 T = TypeVar("T")
@@ -39,33 +41,63 @@ def train(
     stop: StopRequest | None = None,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
-    """Train `config.num_seeds` runs from `config.seed` on; return and write the summary over them.
+    """Train `config.num_seeds` runs, two or more, from `config.seed` on; return and write the summary over them.
 
     Raises:
       ConfigError: the directory holds a run of one seed, or one of its seeds another config's run.
-      NonFiniteError: of the seeds that ended early, after all others have finished; the summary is of those.
+      NonFiniteError: some seeds ended early. All others have finished, and the summary is over those.
       The errors of `loop.train`.
     """
-    processes.on_first(lambda: _require_several(workdir, config.num_seeds))
+    processes.on_first(functools.partial(_require_several, workdir, config.num_seeds))
     members = [
-        Member(member_config(config, seed), workdir / f"seed-{seed}", splits, observer, f"seed-{seed}")
-        for seed in seeds_of(config)
+        Member(config_of_seed, folder, splits, observer, folder.name)
+        for config_of_seed, folder in runs_of(config, workdir)
     ]
     for member in members:  # all of them before the first is trained
-        processes.on_first(lambda member=member: require_same_run(member.workdir, member.config, splits))
+        processes.on_first(functools.partial(require_same_run, member.workdir, member.config, splits))
     errors: list[str] = []
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
-        processes.on_first(lambda: stack.enter_context(exclusive(workdir)))
+        processes.on_first(functools.partial(stack.enter_context, exclusive(workdir)))
         for group in groups(members, seeds_at_once(config.num_seeds, config.seeds_at_once)):
             try:
-                loop.train_at_once(group, program, command, quiet=quiet, stop=stop)
+                train_at_once(group, program, command, quiet=quiet, stop=stop)
             except NonFiniteError as error:
                 errors.append(str(error))
-        summary = processes.on_first(lambda: _write_summary(workdir, members))
+        summary = processes.on_first(functools.partial(_write_summary, workdir, members))
     if errors:
         raise NonFiniteError("\n".join(errors))
     return summary
+
+
+def train_at_once(
+    members: Sequence[Member],
+    program: Program,
+    command: list[str],
+    *,
+    quiet: bool = False,
+    stop: StopRequest | None = None,
+) -> list[dict[str, Any]]:
+    """Train runs in the same steps, each as it would train alone; return their reports.
+
+    Raises:
+      NonFiniteError: some runs stopped being finite. All others have finished.
+      The errors of `loop.train`.
+    """
+    with (
+        contextlib.nullcontext(stop) if stop else StopRequest() as stop,
+        open_runs(members, program, command, quiet=quiet) as runs,
+    ):
+        # An interruption may have come between two runs' saves: those at the same step go together.
+        for start in sorted({run.start for run in runs}):
+            group = [run for run in runs if run.start == start]
+            with contextlib.suppress(NonFiniteError):  # every run keeps its own
+                loop.take_steps(Cohort(group) if len(group) > 1 else group[0], program, stop)
+        reports = [run.finish() for run in runs if run.error is None]
+        errors = [str(run.error) for run in runs if run.error]
+        if errors:
+            raise NonFiniteError("\n".join(errors))
+        return reports
 
 
 def _require_several(workdir: pathlib.Path, num_seeds: int) -> None:
@@ -87,26 +119,33 @@ def seeds_of(config: ConfigDict) -> range:
 
 
 def member_config(config: ConfigDict, seed: int) -> ConfigDict:
-    """Return the config of one seed's run: what it would be if it was trained alone."""
+    """Return the config of one seed's run, the same as if it was trained alone."""
     member = config.copy_and_resolve_references()
     member.update(seed=seed, num_seeds=1, seeds_at_once=0)
     return member
 
 
+def runs_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
+    """Return the config and the directory of every run of an experiment: one, or one for each of several seeds."""
+    if config.num_seeds == 1:
+        return [(config, workdir)]
+    return [(member_config(config, seed), workdir / f"seed-{seed}") for seed in seeds_of(config)]
+
+
 def seeds_at_once(num_seeds: int, asked: int = 0) -> int:
-    """Return how many runs share a step: what is asked for, or all; on CPUs, where several take longer, one."""
+    """Return how many runs share a step: as many as asked, or all, or one on CPUs, where several take longer."""
     return min(asked or (1 if jax.default_backend() == "cpu" else num_seeds), num_seeds)
 
 
 def groups(members: Sequence[T], size: int) -> list[Sequence[T]]:
-    """Return the members in groups of `size`, the last one perhaps smaller."""
+    """Return the members in groups of `size`; the last group may be smaller."""
     return [members[start : start + size] for start in range(0, len(members), size)]
 
 
 def summarise(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
     """Return mean, standard deviation and values of every accuracy, in percent, at the last and at the best step.
 
-    Over the runs that have finished; the others are named.
+    They are over the runs that have finished; the others are named.
     """
     finished = [workdir for workdir in workdirs if (workdir / "results.json").is_file()]
 
@@ -117,8 +156,9 @@ def summarise(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
         return {"mean": float(np.mean(values)), "sd": deviation, "n": len(values), "values": list(values)}
 
     def columns(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        groups = reports[0]["groups"].items() if reports else ()
-        names = ["overall", *(name for name, group in groups if group["classes"])] if reports else []
+        if not reports:
+            return {}
+        names = ["overall"] + [name for name, group in reports[0]["groups"].items() if group["classes"]]
         return {name: spread([tables.accuracy(report, name) for report in reports]) for name in names}
 
     return {

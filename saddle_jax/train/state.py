@@ -22,21 +22,21 @@ class TrainState(NamedTuple):
     method_state: Any
 
 
-def stack(states: Sequence[TrainState]) -> TrainState:
-    """Return the states of several runs, on the host, as one tree with a leading axis for them; one state as it is."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *states) if len(states) > 1 else states[0]
+def stack(trees: Sequence[Any]) -> Any:
+    """Return trees of host arrays as one tree with a leading axis for them; a single tree as it is."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees) if len(trees) > 1 else trees[0]
 
 
-def unstack(state: TrainState, runs: int) -> list[TrainState]:
-    """Return what `stack` was given, on the host; one run's state as it is."""
-    if runs == 1:
-        return [state]
-    host = jax.device_get(state)
-    return [jax.tree.map(lambda x, k=k: x[k], host) for k in range(runs)]
+def unstack(tree: Any, number: int) -> list[Any]:
+    """Return the `number` trees that `stack` was given, on the host; a single tree as it is."""
+    if number == 1:
+        return [tree]
+    host = jax.device_get(tree)
+    return [jax.tree.map(lambda x, k=k: x[k], host) for k in range(number)]
 
 
 class Observer(NamedTuple):
-    """What looks at a run at some of its steps; the run does not depend on it."""
+    """A look at a run at some of its steps; the run does not depend on it."""
 
     steps: frozenset[int]
     # (state, workdir, stop, quiet) -> what to say; raises Preempted where a signal cut it short
