@@ -90,7 +90,7 @@ def evaluation(images: int, pipeline: str, small: dict) -> Callable[[], int]:
     evaluator = Evaluator(config, program, splits.test, splits.stats, pipeline)
 
     def run() -> int:
-        return len(evaluator.evaluate(state.params, state.batch_stats).labels_N)
+        return len(evaluator.evaluate(state.params, state.model_state).labels_N)
 
     run()
     return run

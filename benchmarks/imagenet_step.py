@@ -31,7 +31,7 @@ from operations import multiply_adds
 from our_steps import make_feed, memory_of, steps_of
 
 from configs import default
-from saddle_jax.models.networks import make_network
+from saddle_jax.models.networks import make_backbone
 
 CLASSES = 1000
 OURS = {
@@ -59,7 +59,7 @@ def measure(options: argparse.Namespace) -> None:
     """Time all steps and write the record."""
     model = default.get_config().model
     model.name = options.network
-    products = multiply_adds(make_network(model, CLASSES, None), options.size)
+    products = multiply_adds(make_backbone(model, None), CLASSES, options.size)
     record = {
         "network": options.network,
         "batch": options.batch,

@@ -63,7 +63,7 @@ def parts_of(ours: Ours) -> dict[str, Callable[[], object]]:
     data = resident.put(*splits.train)
     inputs = next(ours.feed.segments(0, 1, lambda _: True)).inputs
     start = jax.tree.map(np.array, jax.device_get(ours.state))  # a copy: steps give the state's memory away
-    variables = devices.replicate(Variables(start.params, start.batch_stats, start.method_state))
+    variables = devices.replicate(Variables(start.params, start.model_state, start.method_state))
 
     def make_views(variables, data, slots):
         del variables

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 
-def multiply_adds(network: nn.Module, size: int) -> int:
+def multiply_adds(backbone: nn.Module, num_classes: int, size: int) -> int:
     """Return how many a forward pass of one image of `size` x `size` pixels has; those on padding count.
 
     The convention of published tables: ResNet-50 at 224 has 4.09e9. Normalisation and everything elementwise are left
@@ -19,11 +19,12 @@ def multiply_adds(network: nn.Module, size: int) -> int:
     images, mask = jnp.zeros((1, size, size, 3)), jnp.ones(1, bool)
 
     def forward(key):
-        return network.init_with_output(key, images, mask, False, mutable=True, capture_intermediates=True)[1]
+        return backbone.init_with_output(key, images, mask, False, mutable=True, capture_intermediates=True)
 
-    variables = jax.eval_shape(forward, jax.random.key(0))
+    features, variables = jax.eval_shape(forward, jax.random.key(0))
     outputs = traverse_util.flatten_dict(variables["intermediates"])
     leaves = traverse_util.flatten_dict(variables["params"])
     kernels = {path[:-1]: leaf for path, leaf in leaves.items() if path[-1] == "kernel"}
     # A kernel is used once at each pixel of its output: (..., inputs of a group, outputs) has a product an entry.
-    return sum(math.prod(outputs[(*path, "__call__")][0].shape[:-1]) * kernel.size for path, kernel in kernels.items())
+    products = [math.prod(outputs[(*path, "__call__")][0].shape[:-1]) * one.size for path, one in kernels.items()]
+    return sum(products) + features.size * num_classes

@@ -51,7 +51,9 @@ LINKS: dict[str, Callable] = {
     "SSE-SAM, first stage": lambda radius: sse_sam(radius, radius, STEPS, TAIL),
     "Focal-SAM, γ 2, λ 0.8": lambda radius: focal_sam(radius, 2.0, 0.8, COUNTS / COUNTS.sum()),
     "LE-SAM, σ 0.1, (ρ max)": lambda radius: le_sam(0.1, radius),
-    "CC-SAM (factor of the radii)": lambda radius: cc_sam(radius, COUNTS, is_head=lambda _: True),
+    "CC-SAM (factor of the radii)": lambda radius: cc_sam(
+        radius, COUNTS, lambda params: jax.tree.map(lambda _: True, params)
+    ),
 }
 
 

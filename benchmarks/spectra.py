@@ -99,7 +99,7 @@ class Ours:
         self.spectra = config.spectra
         self.method = make_plain(config, ClassStats(np.full(10, 5000), ()), (32, 32, 3), devices.AXIS)
         start = self.method.init(jax.random.key(0))
-        self.point, unravel = flat_point(start.params, start.batch_stats, np.ones(10), "float32")
+        self.point, unravel = flat_point(start.params, start.model_state, np.ones(10), "float32")
         self.pieces = make_pieces(self.method, cross_entropy, unravel, train_mode=False)
         self.on_cpu = jax.default_backend() == "cpu"
         self.chunk = plan.chunk_size(self.spectra, (32, 32, 3), devices.num_devices(), on_cpu=self.on_cpu)

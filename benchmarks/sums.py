@@ -104,23 +104,21 @@ def network() -> Iterator[tuple[str, float]]:
     """Yield the error of ResNet-32's loss, statistics, gradient and Hessian-vector product."""
     config = cifar10_lt.get_config("ce").model
     config.kernels = "lax"
-    model = make_network(config, 10, None)
+    network = make_network(config, 10, None)
 
-    def results(train, params, batch_stats, direction, images, labels):
+    def results(train, params, model_state, direction, images, labels):
         def loss(params):
-            variables = {"params": params, "batch_stats": batch_stats}
             mask = jnp.ones(len(images), bool)
-            logits, updated = model.apply(variables, images, mask, train, mutable=["batch_stats"])
+            logits, updated = network.logits(params, model_state, images, mask, train=train)
             return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean(), updated
 
         (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         product = jax.jvp(jax.grad(lambda params: loss(params)[0]), (params,), (direction,))[1]
         return value, updated, gradient, product
 
-    variables = model.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), jnp.ones(1, bool), False)
-    params, batch_stats = variables["params"], variables["batch_stats"]
+    params, model_state = network.init(jax.random.key(1), (32, 32, 3))
     direction = jax.tree.map(lambda x: DRAW.standard_normal(x.shape), params)
-    arguments = params, batch_stats, direction, DRAW.standard_normal((BATCH, 32, 32, 3)), LABELS[:BATCH]
+    arguments = params, model_state, direction, DRAW.standard_normal((BATCH, 32, 32, 3)), LABELS[:BATCH]
     for train in (True, False):
         compute = jax.jit(functools.partial(results, train))
         found = jax.device_get(compute(*in_dtype(arguments, np.float32)))

@@ -23,12 +23,12 @@ found = []
 for size in map(int, sys.argv[1:]):
     test = sources.Images(*(part[:size] for part in splits.test))
     counted = [
-        Evaluator(config, program, test, splits.stats, pipeline).evaluate(state.params, state.batch_stats)
+        Evaluator(config, program, test, splits.stats, pipeline).evaluate(state.params, state.model_state)
         for pipeline in ("resident", "numpy")
     ]
     slots = Slots(np.arange(size), np.ones(size, bool), np.zeros((size, 3), np.int32))
     whole = make_batch(*test, slots=slots, augmented=None)
-    logits = np.asarray(plain.predict(state.params, state.batch_stats, whole))
+    logits = np.asarray(plain.predict(state.params, state.model_state, whole))
     in_top = [label in np.argsort(-row)[:5] for row, label in zip(logits, test.labels, strict=True)]
     expected = (test.labels, logits.argmax(1), np.array(in_top))
     same = all(np.array_equal(a, b) for one in counted for a, b in zip(one, expected, strict=True))

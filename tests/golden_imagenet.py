@@ -47,7 +47,7 @@ def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
 
 def torch_name(path: tuple) -> str:
     """Map ("params", "layer1_0", "downsample_bn", "scale") to "layer1.0.downsample.1.weight"."""
-    *modules, leaf = (key.key for key in path[1:])
+    *modules, leaf = (key.key for key in path[1:] if key.key != "batch_stats")
     leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
     name = ".".join([*modules, leaf]).replace("linear.", "fc.")
     name = name.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
@@ -60,10 +60,10 @@ def to_torch(x, transposed: bool):
 
 
 def variables(network, head: str):
-    """Return our network's collections, filled with the drawn values."""
+    """Return our network's parameters and state, filled with the drawn values."""
 
     def init(key):
-        return network.init(key, np.zeros((1, 8, 8, 3)), np.ones(1, bool), False)
+        return network.init(key, (8, 8, 3))
 
     def fill(path, leaf):
         as_torch = jax.eval_shape(lambda x: to_torch(x, head == "linear"), leaf).shape

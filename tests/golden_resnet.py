@@ -51,7 +51,7 @@ def variables(store, head: str) -> Variables:
         for part in module.split("/"):
             node = node.setdefault(part, {})
         node[leaf] = jnp.asarray(our_value(name, store[key], head == "normed"), jnp.float64)
-    return Variables(trees["params"], trees["batch_stats"], ())
+    return Variables(trees.pop("params"), trees, ())
 
 
 def config_of(head: str) -> ConfigDict:

@@ -195,7 +195,7 @@ class PassBefore(NamedTuple):
     """What a pass left in version 0.1.0 before methods with views; its third field was empty."""
 
     loss: Any
-    batch_stats: Any
+    model_state: Any
     method_state: Any
     metrics: Any
 
@@ -204,7 +204,7 @@ def test_a_checkpoint_with_empty_nodes_of_an_earlier_version_is_read(trained, tm
     state = restored(checkpoint.find(trained / "checkpoints"))
 
     def older(node):
-        before = PassBefore(node.aux.loss, node.aux.batch_stats, (), node.aux.metrics)
+        before = PassBefore(node.aux.loss, node.aux.model_state, (), node.aux.metrics)
         return node._replace(aux=before)
 
     def is_sam(node):

@@ -99,7 +99,7 @@ def test_one_device_equals_eight(loss, sam, x64):
         other, metrics = mapped(other, devices.split(eight))
         assert_close(metrics, expected, 1e-10)
         assert_close(other.params, state.params, 1e-10)
-        assert_close(other.batch_stats, state.batch_stats, 1e-10)
+        assert_close(other.model_state, state.model_state, 1e-10)
         assert_close(other.opt_state, state.opt_state, 1e-10)
     assert expected.finite
 
@@ -183,16 +183,16 @@ def test_batch_norm_policies(policy, x64):
         return state, jax.jit(step)(state, batches(1)[0])[0]
 
     start, result = after(policy, rho=0.3)
-    first = after("first", link="sgd")[1].batch_stats["bn1"]["mean"]  # SGD's only pass
-    mean = result.batch_stats["bn1"]["mean"]
+    first = after("first", link="sgd")[1].model_state["batch_stats"]["bn1"]["mean"]  # SGD's only pass
+    mean = result.model_state["batch_stats"]["bn1"]["mean"]
     if policy == "frozen":
-        np.testing.assert_array_equal(mean, start.batch_stats["bn1"]["mean"])
+        np.testing.assert_array_equal(mean, start.model_state["batch_stats"]["bn1"]["mean"])
     elif policy == "first":
         np.testing.assert_allclose(mean, first, rtol=1e-12)
     elif policy == "second":
         assert not np.allclose(mean, first, rtol=1e-6)
     else:  # 0.9 (0.1 a) + 0.1 b, from a at w and b at w + e
-        second = after("second", rho=0.3)[1].batch_stats["bn1"]["mean"]
+        second = after("second", rho=0.3)[1].model_state["batch_stats"]["bn1"]["mean"]
         np.testing.assert_allclose(mean, 0.9 * first + second, rtol=1e-10)
 
 
@@ -205,7 +205,7 @@ def test_evaluation_counts_every_image_once_on_eight_devices():
         for index in range(-(-total // 32)):
             positions, mask = deal(index, total, 32, 8)
             batch = make_batch(IMAGES, LABELS, Slots(positions, mask, np.zeros((32, 3), np.int32)), None)
-            output = jax.device_get(mapped(state.params, state.batch_stats, devices.split(batch)))
+            output = jax.device_get(mapped(state.params, state.model_state, devices.split(batch)))
             assert output.predictions.reshape(-1).shape == (32,)
             counted += int(mask.sum())
         assert counted == total
@@ -251,7 +251,8 @@ def test_running_statistics_are_the_mean_over_devices_with_images():
     each = []
     for slot in np.flatnonzero(batch.mask):
         single = jax.tree.map(lambda x, slot=slot: x[slot : slot + 1], batch)
-        each.append(jax.jit(alone)(state, single)[0].batch_stats["layer2_0"]["bn1"])
+        each.append(jax.jit(alone)(state, single)[0].model_state["batch_stats"]["layer2_0"]["bn1"])
+    together = after.model_state["batch_stats"]["layer2_0"]["bn1"]
     for name in ("mean", "var"):
         expected = np.mean([statistics[name] for statistics in each], axis=0)
-        np.testing.assert_allclose(after.batch_stats["layer2_0"]["bn1"][name], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(together[name], expected, rtol=1e-4, atol=1e-6)

@@ -164,7 +164,7 @@ def test_a_seed_whose_evaluation_is_not_finite_ends_alone(tmp_path):
     splits = sources.load(config.data)
     program = make_program(config, splits)
 
-    broken = with_nan_in_seed_1(program, "batch_stats")
+    broken = with_nan_in_seed_1(program, "model_state")
     for _ in range(2):  # again when it is started again
         with pytest.raises(NonFiniteError, match=r"^seed-1: step 6: evaluation: .*Last good checkpoint: .*4\. Fix"):
             seeds.train(config, tmp_path, splits, broken, ["test"], quiet=True)

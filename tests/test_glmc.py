@@ -98,9 +98,9 @@ class Published:
         monkeypatch.setattr(glmc, "draw_mixture", lambda *_: mixture)
         self.method, self.step, state = build(self.config, stats=self.stats, image_shape=(32, 32, 3), steps_per_epoch=1)
         init = {key.removeprefix("init/"): value for key, value in golden.items() if key.startswith("init/")}
-        params, batch_stats = names.convert(init, state.params, state.batch_stats)
+        params, model_state = names.convert(init, state.params, state.model_state)
         self.state = state._replace(
-            step=jnp.asarray(golden["step/epoch"], jnp.int32), params=params, batch_stats=batch_stats
+            step=jnp.asarray(golden["step/epoch"], jnp.int32), params=params, model_state=model_state
         )
         labels = {"org": golden["in/labels_org"], "invs": golden["in/labels_invs"]}
         self.views = tuple(
@@ -120,7 +120,7 @@ def published(golden, monkeypatch, x64):
 
 
 def test_mixed_images_and_targets_are_the_published_ones(golden, published):
-    start = Variables(published.state.params, published.state.batch_stats, published.state.method_state)
+    start = Variables(published.state.params, published.state.model_state, published.state.method_state)
     inputs = jax.jit(published.method.prepare)(start, published.views, published.state.step)
     weights = glmc.label_weights(published.stats, float(golden["label_weighting"]))
     np.testing.assert_allclose(weights, golden["class_weights"], rtol=1e-12)
@@ -161,12 +161,12 @@ def test_a_sam_step_is_the_published_one(golden, published, monkeypatch):
     after = {key.removeprefix("step/after/"): value for key, value in golden.items() if key.startswith("step/after/")}
     for name, expected in after.items():
         collection, *path = names.our_path(name, expected.ndim)
-        found = getattr(state, collection)
+        found = {"params": state.params, **state.model_state}[collection]
         for part in path:
             found = found[part]
         layout = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[expected.ndim]
         np.testing.assert_allclose(found, expected.transpose(layout), rtol=1e-9, atol=1e-11, err_msg=name)
-    logits = published.method.predict(state.params, state.batch_stats, published.views[0])
+    logits = published.method.predict(state.params, state.model_state, published.views[0])
     np.testing.assert_allclose(logits, golden["step/logits_eval_after"], rtol=1e-9, atol=1e-10)
 
 
@@ -248,7 +248,7 @@ def test_the_weight_moves_from_the_plain_to_the_balanced_classifier():
 def loss_of(config):
     """Return (pass name, extra weights) -> the loss's output at the initial parameters, and the heads' gradients."""
     method, _, state = build(config)
-    variables = Variables(state.params, state.batch_stats, state.method_state)
+    variables = Variables(state.params, state.model_state, state.method_state)
     ids = np.random.default_rng(3).permutation(len(LABELS))
     inputs = method.prepare(variables, four_views(ids[:24], ids[-24:]), jnp.int32(4))
 

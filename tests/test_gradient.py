@@ -39,7 +39,7 @@ def softmax_regression():
     return Method(
         streams=(Stream(None, ("crop_flip",)),),
         init=init,
-        prepare=lambda _variables, views, _step: views[0],
+        prepare=lambda _variables, views, _step, _key: views[0],
         loss=loss,
         after_update=lambda variables, _inputs: variables.method_state + 1,
         predict=lambda *_: None,
@@ -102,7 +102,8 @@ def test_batch_norm_normalises_each_micro_batch_by_itself(x64):
     assert_close(parts.params, whole.params, 1e-10)
     assert_close(metrics_of_parts, metrics, 1e-10)
     # The running mean of the first layer depends on images and weights alone: a pass moves it once, two halves twice.
-    moved, more = ((after.batch_stats["bn1"]["mean"] - start.batch_stats["bn1"]["mean"]) for after in (whole, parts))
+    first, once, twice = (state.model_state["batch_stats"]["bn1"]["mean"] for state in (start, whole, parts))
+    moved, more = once - first, twice - first
     assert not np.allclose(moved, more, rtol=1e-3)
 
 

@@ -40,21 +40,21 @@ def problem(**fields):
     draw = np.random.default_rng(0)
     network = network_of("lax", **fields)
     images = draw.standard_normal((6, 33, 32, 3)).astype(np.float32)
-    variables = network.init(jax.random.key(0), images, np.ones(6, bool), False)
-    variables = jax.tree.map(
+    variables = network.init(jax.random.key(0), images.shape[1:])
+    params, model_state = jax.tree.map(
         lambda x: np.asarray(x) + 0.05 * draw.standard_normal(x.shape).astype(np.float32), variables
     )
-    direction = jax.tree.map(lambda x: draw.standard_normal(x.shape).astype(np.float32), variables["params"])
-    return variables["params"], variables["batch_stats"], direction, images, np.arange(6) != 2
+    direction = jax.tree.map(lambda x: draw.standard_normal(x.shape).astype(np.float32), params)
+    return params, model_state, direction, images, np.arange(6) != 2
 
 
-def results_of(choice, train, fields, params, batch_stats, direction, images, mask):
+def results_of(choice, train, fields, params, model_state, direction, images, mask):
     """Return loss, statistics, gradient and Hessian-vector product."""
 
     def loss(params):
-        variables = {"params": params, "batch_stats": jax.tree.map(jnp.abs, batch_stats)}
-        logits, updated = network_of(choice, **fields).apply(variables, images, mask, train, mutable=["batch_stats"])
-        return jnp.sum(jnp.square(jnp.sin(logits)) * mask[:, None]), updated["batch_stats"]
+        state = jax.tree.map(jnp.abs, model_state)
+        logits, updated = network_of(choice, **fields).logits(params, state, images, mask, train=train)
+        return jnp.sum(jnp.square(jnp.sin(logits)) * mask[:, None]), updated
 
     (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     product = jax.jvp(jax.grad(lambda params: loss(params)[0]), (params,), (direction,))[1]
@@ -101,22 +101,22 @@ def test_training_is_computed_by_the_package_and_nothing_else_is():
 def test_compiled_for_other_devices_it_is_xla():
     network = network_of("onednn", name="resnet8")
     images, mask = jnp.zeros((2, 32, 32, 3)), jnp.ones(2, bool)
-    variables = network.init(jax.random.key(0), images, mask, False)
+    params, model_state = network.init(jax.random.key(0), (32, 32, 3))
 
-    def gradient(variables):
-        return jax.grad(lambda v: network.apply(v, images, mask, True, mutable=["batch_stats"])[0].sum())(variables)
+    def gradient(params):
+        return jax.grad(lambda p: network.logits(p, model_state, images, mask, train=True)[0].sum())(params)
 
-    exported = jax.export.export(jax.jit(gradient), platforms=["cuda", "tpu"])(variables)
+    exported = jax.export.export(jax.jit(gradient), platforms=["cuda", "tpu"])(params)
     assert "@saddle_" not in exported.mlir_module()
 
 
 @needs_package
 def test_bfloat16_is_near_float32():
-    params, batch_stats, direction, images, mask = problem(name="resnet8")
+    params, model_state, direction, images, mask = problem(name="resnet8")
     found = []
     for fields in ({"name": "resnet8"}, {"name": "resnet8", "dtype": "bfloat16"}):
         results = functools.partial(results_of, "onednn", True, fields)
-        value, updated, gradient, _ = jax.jit(results)(params, batch_stats, direction, images, mask)
+        value, updated, gradient, _ = jax.jit(results)(params, model_state, direction, images, mask)
         assert {leaf.dtype for leaf in jax.tree.leaves((updated, gradient))} == {jnp.dtype("float32")}
         found.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)]))
     cosine = found[0] @ found[1] / np.linalg.norm(found[0]) / np.linalg.norm(found[1])

@@ -23,8 +23,8 @@ FLOORS = [
     "spectra.targets",
     "train.metrics",
     "report",
-    "train",
     "spectra",
+    "train",
     "pytorch",
     "modes",
 ]
@@ -65,6 +65,12 @@ def test_imports_point_downwards(name, path):
         found = found.removeprefix("saddle_jax.")
         if found in KNOWN:
             assert floor_of(found) <= floor_of(name), f"{name} imports {found}"
+
+
+def test_spectra_know_nothing_of_training():
+    for name, path in modules():
+        if name.startswith("spectra."):
+            assert not any(found.startswith("saddle_jax.train") for found in imports(path)), name
 
 
 def test_no_module_needs_itself():

@@ -23,8 +23,10 @@ from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import plain
 from saddle_jax.methods.base import ASCENT, DESCENT
+from saddle_jax.models import networks
+from saddle_jax.models.base import from_flax
 from saddle_jax.models.heads import Normed
-from saddle_jax.models.networks import Classifier, make_linear, make_norm
+from saddle_jax.models.networks import make_linear, make_norm
 from saddle_jax.optim import chain
 from saddle_jax.optim.link import find_link_state, with_key
 from saddle_jax.schedules import make_schedules
@@ -58,7 +60,7 @@ class OneLayer(nn.Module):
 
 def one_layer(model, num_classes, axis_name):
     head = Normed(num_classes) if model.head == "normed" else make_linear(model, num_classes)
-    return Classifier(OneLayer(make_norm(model, axis_name)), head)
+    return from_flax(OneLayer(make_norm(model, axis_name)), head)
 
 
 def config_of(link, loss, **changes):
@@ -81,7 +83,8 @@ class Built:
     def __init__(self, config, axis_name):
         schedules = make_schedules(config, STATS, steps_per_epoch=3)
         method = plain.make(config, STATS, IMAGES.shape[1:], axis_name)
-        tx = chain.make_optimizer(config, schedules, STATS, aux_like=pass_like(method), axis_name=axis_name)
+        around = {"aux_like": pass_like(method), "axis_name": axis_name, "is_classifier": method.is_classifier}
+        tx = chain.make_optimizer(config, schedules, STATS, **around)
         step = make_train_step(
             method,
             tx,
@@ -106,7 +109,7 @@ class Built:
 
 @pytest.fixture
 def small_network(monkeypatch):
-    monkeypatch.setattr(plain, "make_network", one_layer)
+    monkeypatch.setattr(networks, "make_network", one_layer)
 
 
 @every_loss
@@ -135,7 +138,7 @@ def test_one_device_equals_eight(link, loss, small_network, x64):
     )
     assert_close(metrics, expected, 1e-10)
     assert_close(eight.params, one.params, 1e-10)
-    assert_close(eight.batch_stats, one.batch_stats, 1e-10)
+    assert_close(eight.model_state, one.model_state, 1e-10)
 
 
 @every_link
@@ -177,7 +180,7 @@ def test_without_a_radius_a_link_is_sgd(link, small_network, x64):
     built = Built(config_of(link, "ldam", **NOTHING), None)
     found, _ = built.run(built.state, 0, 4)
     assert_close(found.params, expected.params, 1e-12)
-    assert_close(found.batch_stats, expected.batch_stats, 1e-12)
+    assert_close(found.model_state, expected.model_state, 1e-12)
 
 
 @pytest.mark.parametrize("link", ["imbsam", "sse_sam"])

@@ -28,6 +28,12 @@ NONE, ALL = np.zeros(3, bool), np.ones(3, bool)
 PRIORS = np.array([0.6, 0.3, 0.1])
 COUNTS = np.array([600, 300, 1])
 
+
+def in_linear(params):
+    """Return which parameters are the classifier's."""
+    return {name: jax.tree.map(lambda _, name=name: name == "linear", tree) for name, tree in params.items()}
+
+
 LINKS = {
     "sam": lambda **aux: sam(0.3, **aux),
     "asam": lambda **aux: sam(0.3, adaptive=True, **aux),
@@ -38,7 +44,7 @@ LINKS = {
     "sse_sam": lambda **aux: sse_sam(0.2, 0.4, 3, TAIL, **aux),
     "focal_sam": lambda **aux: focal_sam(0.3, 2.0, 0.7, PRIORS, **aux),
     "le_sam": lambda **aux: le_sam(0.5, 0.2, **aux),
-    "cc_sam": lambda **aux: cc_sam(0.1, COUNTS, flat_ratio=0.5, **aux),
+    "cc_sam": lambda **aux: cc_sam(0.1, COUNTS, in_linear, flat_ratio=0.5, **aux),
 }
 every_link = pytest.mark.parametrize("name", LINKS)
 
@@ -126,7 +132,9 @@ def test_cc_sams_radii(x64):
         shift = np.zeros(SIZE)
         shift[where] = np.sqrt(2) * radius * own / np.linalg.norm(own)
         expected += 0.5 * batch.gradient(w + shift, one)
-    np.testing.assert_allclose(step(cc_sam(0.1, COUNTS, flat_ratio=0.5), batch, params=params)[0], expected, rtol=1e-11)
+    np.testing.assert_allclose(
+        step(cc_sam(0.1, COUNTS, in_linear, flat_ratio=0.5), batch, params=params)[0], expected, rtol=1e-11
+    )
 
 
 def test_pgd_adds_the_draw_where_the_gradient_is_small(x64):
@@ -205,7 +213,7 @@ LIMITS = {
     "focal_sam, gamma 0": (focal_sam(0.3, 0.0, 1.0, PRIORS), sam(0.3)),
     "le_sam, no rise": (le_sam(0.0, 0.3), None),
     "le_sam, any rise": (le_sam(1e30, 0.3), sam(0.3)),
-    "cc_sam, none flat": (cc_sam(0.1, COUNTS, flat_ratio=0.0), None),
+    "cc_sam, none flat": (cc_sam(0.1, COUNTS, in_linear, flat_ratio=0.0), None),
 }
 
 
@@ -218,7 +226,8 @@ def test_limits_bit_for_bit(name):
 
 
 @pytest.mark.parametrize(
-    "link", [imbsam(0.0, TAIL), sse_sam(0.0, 0.0, 9, TAIL), focal_sam(0.0, 2.0, 0.7, PRIORS), cc_sam(0.0, COUNTS)]
+    "link",
+    [imbsam(0.0, TAIL), sse_sam(0.0, 0.0, 9, TAIL), focal_sam(0.0, 2.0, 0.7, PRIORS), cc_sam(0.0, COUNTS, in_linear)],
 )
 def test_no_radius_is_sgd_up_to_the_order_of_sums(link, x64):
     batch = Batch()
@@ -322,7 +331,7 @@ SCHEDULED = {
     "sse_sam": (sse_sam, (0.0, 9, TAIL)),
     "focal_sam": (focal_sam, (2.0, 1.0, PRIORS)),
     "le_sam": (le_sam, (9.0,)),
-    "cc_sam": (cc_sam, (COUNTS,)),
+    "cc_sam": (cc_sam, (COUNTS, in_linear)),
 }
 
 
@@ -418,18 +427,18 @@ def test_costs_are_those_reported():
     forward = 1 / 2
     assert flops(sam(0.1), params, loss_fn, shares_C) == pytest.approx(2 * one, rel=0.1)
     assert flops(lpf_sgd(0.1), params, loss_fn, shares_C) == pytest.approx((1 + forward) * one, rel=0.1)
-    found = flops(cc_sam(0.1, np.full(10, 5), flat_ratio=0.5), params, loss_fn, shares_C)
+    found = flops(cc_sam(0.1, np.full(10, 5), in_linear, flat_ratio=0.5), params, loss_fn, shares_C)
     heads = 2 * 512 * 256 * 10 * 10  # a product of ten heads
     assert found - 5 * heads < 1.1 * (2 + forward) * one  # with ten passes of the network 10 times as much
 
 
 def test_cc_sam_says_what_is_missing():
     batch = Batch()
-    link = cc_sam(0.1, COUNTS)
+    link = cc_sam(0.1, COUNTS, in_linear)
     with pytest.raises(TypeError, match="class_grad_fn: found none"):
         link.update(batch.grad_fn(start())[0], link.init(start()), start(), grad_fn=batch.grad_fn)
     with pytest.raises(ValueError, match="no parameter that is_head chooses"):
-        step(cc_sam(0.1, COUNTS, is_head=lambda _: False), batch)
+        step(cc_sam(0.1, COUNTS, lambda params: jax.tree.map(lambda _: False, params)), batch)
 
 
 @every_link

@@ -71,7 +71,7 @@ def check(kind, step, folder, monkeypatch):
     for which in saved:
         state = checkpoint.restore(checkpoint.find(folder / "checkpoints", str(which)), like)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)), which
-        assert state.step == which
+        assert state.step == which and state.finite
     assert ("none saved yet" in str(error.value)) == (not saved)
 
 

@@ -76,7 +76,7 @@ def context_at(extra_weights_C=None):
 
 
 def variables_of(state):
-    return Variables(state.params, state.batch_stats, state.method_state)
+    return Variables(state.params, state.model_state, state.method_state)
 
 
 def fields_of(**changes):
@@ -208,8 +208,8 @@ def test_the_shuffle_changes_what_devices_normalise_and_nothing_else(x64):
         keys = devices.map_step(lambda variables, views, m=method: m.prepare(variables, views, 0).keys_ND, 1)
         difference = np.abs(np.asarray(keys(variables, views)) - np.asarray(keys(other, views))).max()
         assert difference < 1e-10 if batch_norm == "synchronized" else difference > 1e-3
-        unread = jax.tree.map(lambda x: x + 3, variables.batch_stats)  # keys are encoded in training mode
-        np.testing.assert_array_equal(keys(variables._replace(batch_stats=unread), views), keys(variables, views))
+        unread = jax.tree.map(lambda x: x + 3, variables.model_state)  # keys are encoded in training mode
+        np.testing.assert_array_equal(keys(variables._replace(model_state=unread), views), keys(variables, views))
 
 
 def test_a_step_of_sam_sees_one_key_encoder_and_one_queue(x64):
@@ -255,7 +255,7 @@ def test_without_images_it_is_the_cross_entropy_of_the_logits_with_the_prior(x64
     method, _, state = build(config_of(paco__alpha=0.0, paco__gamma=0.0), None)
     batch, key = steps_of(1)[0]
     output = part_of(method)(state.params, variables_of(state), (batch, key))[1][1]
-    logits_BC = method.predict(state.params, state.batch_stats, batch, train=True)
+    logits_BC = method.predict(state.params, state.model_state, batch, train=True)
     expected_B = cross_entropy(logits_BC + np.log(COUNTS / COUNTS.sum() + 1e-9), batch.labels)
     np.testing.assert_allclose(output.numerator, expected_B.sum(), rtol=1e-10)
     assert output.metrics["contrast"] == 0
@@ -266,8 +266,8 @@ def test_prediction_is_the_class_head_without_the_prior(x64):
     method, _, state = build(config_of(), None)
     batch, _ = steps_of(1)[0]
     nothing = {**state.params, "linear": jax.tree.map(jnp.zeros_like, state.params["linear"])}
-    np.testing.assert_array_equal(method.predict(nothing, state.batch_stats, batch), np.zeros((32, len(COUNTS))))
-    logits_BC = method.predict(state.params, state.batch_stats, batch)
+    np.testing.assert_array_equal(method.predict(nothing, state.model_state, batch), np.zeros((32, len(COUNTS))))
+    logits_BC = method.predict(state.params, state.model_state, batch)
     assert len(np.unique(np.argmax(logits_BC, 1))) > 1
 
 

@@ -57,14 +57,14 @@ def method_for(config):
     return make_plain(config, ClassStats(np.full(10, 5), ()), (8, 8, 1), None)
 
 
-def logits_of(config, params, batch_stats):
+def logits_of(config, params, model_state):
     """Return the logits for the images whose logits PyTorch left."""
     with np.load(GOLDEN / "resnet8.npz") as store:
         images = store["images"]
     size = len(images)
     everything = Batch(images, np.zeros(size, np.int32), np.ones(size, bool), np.arange(size), np.zeros((size, 3)))
     with devices.exact_arithmetic("float32"):
-        return np.asarray(jax.jit(method_for(config).predict)(params, batch_stats, everything))
+        return np.asarray(jax.jit(method_for(config).predict)(params, model_state, everything))
 
 
 def torch_logits(head):
@@ -82,7 +82,7 @@ def imported(tmp_path_factory):
 def test_an_imported_run_has_the_logits_of_torch(imported):
     config = config_for("linear")
     state = restored(imported, config)
-    logits = logits_of(config, state.params, state.batch_stats)
+    logits = logits_of(config, state.params, state.model_state)
     np.testing.assert_allclose(logits, torch_logits("linear"), atol=1e-5)
     assert int(state.step) == 2 * make_program(config, sources.load(config.data)).schedules.steps_per_epoch
     origin = json.loads((imported / "imported.json").read_text())
@@ -96,7 +96,7 @@ def test_the_order_of_the_outputs(head):
     config = config_for(head)
     like = jax.eval_shape(method_for(config).init, jax.random.key(0))
     for order in (None, np.array(ORDER)):
-        trees = names.convert(tensors, like.params, like.batch_stats, order)
+        trees = names.convert(tensors, like.params, like.model_state, order)
         expected = torch_logits(head) if order is None else torch_logits(head)[:, order]
         np.testing.assert_allclose(logits_of(config, *trees), expected, atol=1e-5)
 
@@ -109,8 +109,8 @@ def test_the_references_weights_give_its_logits(head, tmp_path, x64):
     path.write_bytes(torch_files.of_arrays(tensors))
     method = method_of(config_of(head), store)
     like = jax.eval_shape(method.init, jax.random.key(0))
-    params, batch_stats = names.convert(archive.read(path).tensors, like.params, like.batch_stats)
-    logits = jax.jit(method.predict)(params, batch_stats, batch(store, 0))
+    params, model_state = names.convert(archive.read(path).tensors, like.params, like.model_state)
+    logits = jax.jit(method.predict)(params, model_state, batch(store, 0))
     np.testing.assert_allclose(logits, store["logits_eval"], rtol=1e-8, atol=1e-10)
 
 
@@ -159,7 +159,7 @@ def test_the_class_map_puts_outputs_in_the_order_of_the_classes(tmp_path, capsys
     shown = capsys.readouterr().out
     assert "'resnet8'" in shown and "epoch 2" in shown
     state = restored(tmp_path / "run", config)
-    logits = logits_of(config, state.params, state.batch_stats)
+    logits = logits_of(config, state.params, state.model_state)
     np.testing.assert_allclose(logits, torch_logits("linear")[:, ORDER], atol=1e-5)
     assert json.loads((tmp_path / "run" / "imported.json").read_text())["outputs"] == ORDER
 
@@ -254,9 +254,9 @@ def test_a_malicious_file_ends_with_code_4_and_leaves_no_directory(tmp_path, mon
 
 def test_tensors_that_are_no_weights():
     params = {"linear": {"kernel": np.zeros((3, 2), np.float32), "bias": np.zeros(2, np.float32)}}
-    batch_stats = {"bn1": {"mean": np.zeros(3, np.float32)}}
+    model_state = {"batch_stats": {"bn1": {"mean": np.zeros(3, np.float32)}}}
     good = {"fc.weight": np.ones((2, 3)), "fc.bias": np.ones(2, np.float16), "bn1.running_mean": np.ones(3)}
-    found, _ = names.convert({**good, "bn1.num_batches_tracked": np.array(3)}, params, batch_stats)
+    found, _ = names.convert({**good, "bn1.num_batches_tracked": np.array(3)}, params, model_state)
     assert found["linear"]["kernel"].dtype == found["linear"]["bias"].dtype == np.float32
     for bad, problem in (
         ({"fc.weight": np.ones((2, 3), np.int64)}, "found int64, expected floating-point numbers"),
@@ -264,7 +264,7 @@ def test_tensors_that_are_no_weights():
         ({"linear.bias": np.ones(2)}, "'linear.bias' and 'fc.bias' are both params/linear/bias"),
     ):
         with pytest.raises(CheckpointError, match="1 problems") as refused:
-            names.convert(good | bad, params, batch_stats)
+            names.convert(good | bad, params, model_state)
         assert problem in str(refused.value)
 
 

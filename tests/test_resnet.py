@@ -1,5 +1,7 @@
 """ResNets for large images: PyTorch's figures, published sizes, pooling, rematerialisation, arithmetic."""
 
+import functools
+
 import flax.linen as nn
 import golden_imagenet as golden
 import jax
@@ -13,7 +15,7 @@ from benchmarks.operations import multiply_adds
 from configs import default
 from saddle_jax.experiment.catalogue import ENTRIES
 from saddle_jax.models import resnet, resnet_cifar
-from saddle_jax.models.networks import make_network
+from saddle_jax.models.networks import make_backbone, make_network
 from saddle_jax.models.pooling import max_pool
 
 PUBLISHED = {  # torchvision's: parameters with 1000 classes, 1e9 multiply-adds at 224
@@ -31,10 +33,8 @@ def network_of(name: str, classes: int = golden.CLASSES, **fields):
 
 
 def shapes_of(network, size: int = 32):
-    def init(key):
-        return network.init(key, jnp.zeros((1, size, size, 3)), jnp.ones(1, bool), False)
-
-    return jax.eval_shape(init, jax.random.key(0))
+    """Return those of the parameters and of the model's state."""
+    return jax.eval_shape(lambda key: network.init(key, (size, size, 3)), jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,9 @@ def store():
 def test_forward_equals_pytorch(name, store, x64):
     network = network_of(name)
     images, _ = golden.images_and_labels()
-    collections = golden.variables(network, "linear")
-    logits = jax.jit(network.apply, static_argnums=3)(collections, images, np.ones(golden.ROWS, bool), False)
+    params, model_state = golden.variables(network, "linear")
+    mask = np.ones(golden.ROWS, bool)
+    logits, _ = jax.jit(functools.partial(network.logits, train=False))(params, model_state, images, mask)
     np.testing.assert_allclose(logits, store[f"{name}/logits"], rtol=1e-9, atol=1e-11)
 
 
@@ -58,18 +59,16 @@ def passes():
 
     def compiled(head):
         network = network_of("resnet50", head=head, remat=head == "normed")
-        collections = golden.variables(network, head)
         images, labels = golden.images_and_labels()
         scale = golden.SCALE if head == "normed" else 1.0
 
-        def loss(params, batch_stats, images):
-            collections = {"params": params, "batch_stats": batch_stats}
+        def loss(params, model_state, images):
             mask = jnp.ones(golden.ROWS, bool)
-            logits, updated = network.apply(collections, images, mask, True, mutable=["batch_stats"])
+            logits, updated = network.logits(params, model_state, images, mask, train=True)
             losses = optax.softmax_cross_entropy_with_integer_labels(scale * logits, labels)
-            return losses.mean(), (logits, updated["batch_stats"])
+            return losses.mean(), (logits, updated)
 
-        arguments = collections["params"], collections["batch_stats"], images
+        arguments = *golden.variables(network, head), images
         return jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(*arguments).compile(), arguments
 
     with jax.enable_x64(True):
@@ -80,14 +79,14 @@ def passes():
 @pytest.mark.parametrize("head", golden.HEADS)
 def test_training_pass_equals_pytorch(head, store, passes, x64):
     compiled, arguments = passes[head]
-    (loss, (logits, batch_stats)), grads = compiled(*arguments)
+    (loss, (logits, model_state)), grads = compiled(*arguments)
     np.testing.assert_allclose(logits, store[f"{head}/train_logits"], rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(loss, store[f"{head}/loss"], rtol=1e-10)
     names, found = golden.our_digests({"params": grads}, head)
     assert names == list(store[f"{head}/names"])
     lengths = store[f"{head}/gradients"][:, :1]
     np.testing.assert_allclose(found / lengths, store[f"{head}/gradients"] / lengths, rtol=1e-7, atol=1e-7)
-    _, found = golden.our_digests({"batch_stats": batch_stats}, head)
+    _, found = golden.our_digests(model_state, head)
     np.testing.assert_allclose(found, store[f"{head}/statistics"], rtol=1e-9)
 
 
@@ -99,16 +98,14 @@ def test_batch_256_at_224_fits_a_device_of_16_gb():
         network = network_of("resnet50", classes=1000, dtype="bfloat16", remat=remat)
         images = jax.ShapeDtypeStruct((256, 224, 224, 3), jnp.float32)
 
-        def loss(params, batch_stats, images):
-            collections = {"params": params, "batch_stats": batch_stats}
-            logits, updated = network.apply(collections, images, jnp.ones(256, bool), True, mutable=["batch_stats"])
+        def loss(params, model_state, images):
+            logits, updated = network.logits(params, model_state, images, jnp.ones(256, bool), train=True)
             return jax.nn.logsumexp(logits, axis=1).mean(), updated
 
         def backward(params, *rest):
             return jax.vjp(lambda params: loss(params, *rest), params, has_aux=True)[1]
 
-        shapes = shapes_of(network)
-        arguments = shapes["params"], shapes["batch_stats"], images
+        arguments = *shapes_of(network), images
         kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(backward, *arguments)))
         return kept / 2**30, jax.jit(jax.grad(loss, has_aux=True)).lower(*arguments)
 
@@ -134,14 +131,15 @@ def test_the_figures_are_those_of_pytorch_at_hand(store):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes(name):
-    network = network_of(name, classes=1000)
+    config = default.get_config().model
+    config.name = name
     parameters, products = PUBLISHED[name]
-    assert sum(x.size for x in jax.tree.leaves(shapes_of(network)["params"])) == parameters
-    assert multiply_adds(network, 224) / 1e9 == pytest.approx(products, abs=5e-4)
+    assert sum(x.size for x in jax.tree.leaves(shapes_of(network_of(name, classes=1000))[0])) == parameters
+    assert multiply_adds(make_backbone(config, None), 1000, 224) / 1e9 == pytest.approx(products, abs=5e-4)
 
 
 def test_names_are_what_checkpoints_are_mapped_to():
-    params = shapes_of(network_of("resnext50_32x4d"))["params"]
+    params = shapes_of(network_of("resnext50_32x4d"))[0]
     assert params.keys() == {
         *("conv1", "bn1", "linear"),
         *(f"layer{stage + 1}_{block}" for stage, blocks in enumerate((3, 4, 6, 3)) for block in range(blocks)),
@@ -150,15 +148,13 @@ def test_names_are_what_checkpoints_are_mapped_to():
     assert params["layer1_0"].keys() == params["layer2_0"].keys() == block | {"downsample_conv", "downsample_bn"}
     assert params["layer1_1"].keys() == block
     assert params["layer2_0"]["conv2"]["kernel"].shape == (3, 3, 8, 256)
-    basic = shapes_of(network_of("resnet10"))["params"]
+    basic = shapes_of(network_of("resnet10"))[0]
     assert basic["layer1_0"].keys() == {"conv1", "bn1", "conv2", "bn2"}
 
 
 def test_initialisation_follows_torchvision():
     network = network_of("resnet10", classes=100)
-    params = jax.jit(lambda key: network.init(key, jnp.zeros((1, 8, 8, 3)), jnp.ones(1, bool), False))(
-        jax.random.key(1)
-    )["params"]
+    params, _ = jax.jit(lambda key: network.init(key, (8, 8, 3)))(jax.random.key(1))
     kernel = params["layer3_0"]["conv1"]["kernel"]
     assert kernel.shape == (3, 3, 128, 256)
     assert np.std(kernel) == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)  # fan out
@@ -179,7 +175,7 @@ def test_neither_image_size_nor_rematerialisation_changes_a_name(name):
 
 def test_width_scales_every_filter():
     for width, filters, inner in ((0.25, 128, 64), (2.0, 1024, 512)):
-        kernel = shapes_of(network_of("resnext50_32x4d", width=width))["params"]["layer2_0"]["conv3"]["kernel"]
+        kernel = shapes_of(network_of("resnext50_32x4d", width=width))[0]["layer2_0"]["conv3"]["kernel"]
         assert kernel.shape == (1, 1, inner, filters)
 
 
@@ -220,17 +216,16 @@ def small_pass(name: str, **model):
     network = network_of(name, width=0.125, **model)
     mask = jnp.arange(6) < 5
 
-    def training_pass(params, batch_stats, images):
+    def training_pass(params, model_state, images):
         def loss(params):
-            collections = {"params": params, "batch_stats": batch_stats}
-            logits, updated = network.apply(collections, images, mask, True, mutable=["batch_stats"])
-            return jax.nn.logsumexp(logits[:5], axis=1).mean(), updated["batch_stats"]
+            logits, updated = network.logits(params, model_state, images, mask, train=True)
+            return jax.nn.logsumexp(logits[:5], axis=1).mean(), updated
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    collections = jax.tree.map(lambda x: jnp.asarray(x, float), golden.variables(network, "linear"))
+    weights = jax.tree.map(lambda x: jnp.asarray(x, float), golden.variables(network, "linear"))
     images = jnp.asarray(golden.draw("small", (6, 16, 16, 3)), float)
-    return training_pass, (collections["params"], collections["batch_stats"], images)
+    return training_pass, (*weights, images)
 
 
 def test_no_gradient_is_a_select_and_scatter():
@@ -249,10 +244,10 @@ def test_rematerialisation_changes_no_number(x64):
     for remat in (False, True):
         training_pass, arguments = small_pass("resnet8", remat=remat)
         found.append(jax.jit(training_pass)(*arguments))
-    (loss, batch_stats), _ = found[0]
+    (loss, model_state), _ = found[0]
     assert loss.dtype == np.float64
-    moved = batch_stats["layer1_0"]["bn1"]["mean"] - arguments[1]["layer1_0"]["bn1"]["mean"]
-    assert np.abs(moved).max() > 1e-3  # computed twice with remat, but moved once:
+    moved, start = (state["batch_stats"]["layer1_0"]["bn1"]["mean"] for state in (model_state, arguments[1]))
+    assert np.abs(moved - start).max() > 1e-3  # computed twice with remat, but moved once:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-12), *found)
 
 
@@ -266,11 +261,10 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     training_pass, arguments = small_pass("resnet10", dtype="bfloat16")
     shapes = jax.eval_shape(training_pass, *arguments)
     assert {x.dtype for x in jax.tree.leaves((shapes, arguments))} == {jnp.dtype("float32")}
-    params, batch_stats, images = arguments
     exact, rounded = (
-        jax.jit(network_of("resnet10", width=0.125, dtype=dtype).apply, static_argnums=3)(
-            {"params": params, "batch_stats": batch_stats}, images, jnp.ones(6, bool), False
-        )
+        jax.jit(functools.partial(network_of("resnet10", width=0.125, dtype=dtype).logits, train=False))(
+            *arguments, jnp.ones(6, bool)
+        )[0]
         for dtype in ("float32", "bfloat16")
     )
     error = np.abs(rounded - exact).max() / np.abs(exact).max()

@@ -18,10 +18,8 @@ def sizes(**model) -> int:
     config = default.get_config().model
     config.update(model)
     network = make_network(config, 10, None)
-    shapes = jax.eval_shape(
-        lambda k: network.init(k, jnp.zeros((1, 32, 32, 3)), jnp.ones(1, bool), False), jax.random.key(0)
-    )
-    return sum(x.size for x in jax.tree.leaves(shapes["params"]))
+    params, _ = jax.eval_shape(lambda k: network.init(k, (32, 32, 3)), jax.random.key(0))
+    return sum(x.size for x in jax.tree.leaves(params))
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -30,13 +28,12 @@ def test_forward_equals_the_reference(head, x64):
     config = config_of(head)
     method = method_of(config, store)
     start = variables(store, head)
-    logits = method.predict(start.params, start.batch_stats, batch(store, 0))
+    logits = method.predict(start.params, start.model_state, batch(store, 0))
     np.testing.assert_allclose(logits, store["logits_eval"], rtol=1e-8, atol=1e-10)
 
-    model = make_network(config.model, 10, None)
-    collections = {"params": start.params, "batch_stats": start.batch_stats}
-    first = batch(store, 0)
-    logits, _ = model.apply(collections, jnp.asarray(first.images), first.mask, train=True, mutable=["batch_stats"])
+    network, first = make_network(config.model, 10, None), batch(store, 0)
+    images = jnp.asarray(first.images)
+    logits, _ = network.logits(start.params, start.model_state, images, first.mask, train=True)
     np.testing.assert_allclose(logits, store["logits_train"], rtol=1e-8, atol=1e-10)
 
 
@@ -55,7 +52,7 @@ def test_initialisation_follows_the_reference():
     for head in HEADS:
         config.head = head
         network = make_network(config, 10, None)
-        params = network.init(jax.random.key(1), jnp.zeros((1, 32, 32, 3)), jnp.ones(1, bool), False)["params"]
+        params, _ = network.init(jax.random.key(1), (32, 32, 3))
         kernel = params["layer3_1"]["conv1"]["kernel"]
         assert np.std(kernel) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
         assert np.abs(kernel).max() > 3.5 * np.std(kernel)  # not truncated
@@ -85,7 +82,7 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     images = (np.random.default_rng(0).random((8, 32, 32, 3)) * 255).astype(np.uint8)
     inputs = batch(store, 0)._replace(images=images), Context(jnp.zeros((), int), ASCENT, jnp.ones(10))
     output = method.loss(start, *inputs)
-    assert {x.dtype for x in jax.tree.leaves((start.params, output.batch_stats))} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves((start.params, output.model_state))} == {jnp.dtype("float32")}
     config.model.dtype = "float32"
     exact = method_of(config, store).loss(start, *inputs)
     assert output.numerator != exact.numerator

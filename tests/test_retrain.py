@@ -81,10 +81,9 @@ class OnBatch:
         network, seen = make_network(config.model, len(COUNTS), None), (images / 255 - 0.3) / 0.35
 
         def features_of(weights):
-            return network.apply(weights, seen, MASK, train=True, mutable=["batch_stats"], method="features")[0]
+            return network.features(weights.params, weights.model_state, seen, MASK, train=True)[0]
 
-        weights = {"params": self.variables.params, "batch_stats": self.variables.batch_stats}
-        self.features = np.asarray(jax.jit(features_of)(weights))[MASK]
+        self.features = np.asarray(jax.jit(features_of)(self.variables))[MASK]
 
     def at(self, step):
         """Return loss, gradient and the method's output at a step."""
@@ -212,7 +211,8 @@ def test_a_run_changes_the_classifier_and_running_statistics_alone(first, tmp_pa
     )
     assert np.all(kernel_after != kernel) and np.all(bias_after != bias)
     jax.tree.map(np.testing.assert_array_equal, after["params"], before["params"])
-    assert not np.array_equal(after["batch_stats"]["bn1"]["mean"], before["batch_stats"]["bn1"]["mean"])
+    mean, mean_after = (state["model_state"]["batch_stats"]["bn1"]["mean"] for state in (before, after))
+    assert not np.array_equal(mean_after, mean)
     moments = [leaf for leaf in jax.tree.leaves(after["opt_state"]) if leaf.ndim]
     assert sorted(leaf.shape for leaf in moments) == sorted((kernel.shape, bias.shape))
     record = json.loads((tmp_path / "second/run.json").read_text())
@@ -226,7 +226,7 @@ def test_a_run_starts_with_the_other_runs_last_weights(link, first, tmp_path):
     config = second_config(first, seed=3, duration="4 steps", eval__every="4 steps", **still)
     train(config, tmp_path / "second")
     before, after = last_state(first), last_state(tmp_path / "second")
-    for part in ("params", "batch_stats"):
+    for part in ("params", "model_state"):
         jax.tree.map(np.testing.assert_array_equal, after[part], before[part])
 
 
@@ -282,7 +282,7 @@ def test_what_a_run_can_not_start_from_is_told_before_its_first_file(harm, error
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"model__width": 0.5}, "batch_stats.bn1.mean: found float32[4], expected float32[8]"),
+        ({"model__width": 0.5}, "model_state.batch_stats.bn1.mean: found float32[4], expected float32[8]"),
         ({"loss__name": "ldam", "model__head": "normed"}, "params.linear.bias: found float32[10], expected nothing"),
     ],
 )

@@ -15,8 +15,7 @@ from saddle_jax.optim.link import find_link_state
 from saddle_jax.optim.sam import perturbation, sam, stable_norm
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train.gradient import pass_like
-from saddle_jax.train.state import TrainState
-from saddle_jax.train.steps import make_train_step
+from saddle_jax.train.steps import init_state, make_train_step
 
 HESSIAN = jnp.diag(jnp.array([3.0, 0.5, -2.0]))
 
@@ -62,21 +61,23 @@ def test_three_steps_of_resnet32_equal_the_reference(head, rho, x64):
     schedules = make_schedules(config, stats, steps_per_epoch=100)
     tx = make_optimizer(config, schedules, stats, aux_like=pass_like(method))
     start = variables(store, head)
-    state = TrainState(jnp.zeros((), jnp.int32), start.params, start.batch_stats, tx.init(start.params), ())
+    state = init_state(method, tx, jax.random.key(0))._replace(
+        params=start.params, model_state=start.model_state, opt_state=tx.init(start.params)
+    )
     step = jax.jit(make_train_step(method, tx, schedules.class_weights, batch_stats_policy="both"))
     for index in range(3):
         state, metrics = step(state, (batch(store, index),))
         np.testing.assert_allclose(
             [metrics.loss, metrics.perturbed_loss], store[f"sam_rho{rho}/losses"][index], rtol=1e-8
         )
-    logits = method.predict(state.params, state.batch_stats, batch(store, 3))
+    logits = method.predict(state.params, state.model_state, batch(store, 3))
     np.testing.assert_allclose(logits, store[f"sam_rho{rho}/logits_eval_after"], rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(global_norm(state.params), store[f"sam_rho{rho}/after/norm"], rtol=1e-8)
     for key in store:
         prefix = f"sam_rho{rho}/after/"
         if key.startswith(prefix) and not key.endswith("norm"):
             name = key.removeprefix(prefix)
-            tree = state.batch_stats if "running" in name else state.params
+            tree = state.model_state["batch_stats"] if "running" in name else state.params
             expected = our_value(name, store[key], head == "normed")
             np.testing.assert_allclose(leaf(tree, name), expected, rtol=1e-8, atol=1e-11, err_msg=name)
     counters = [x for x in jax.tree.leaves(state.opt_state) if x.dtype == jnp.int32]

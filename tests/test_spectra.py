@@ -41,7 +41,7 @@ def test_products_are_the_references(x64, head, linearized):
     images = np.concatenate([batch(store, i).images for i in range(4)])
     chunks = list(feeder.evaluation_batches(images[:, :, :, :], np.full(32, 9), 16, 8))
     chunks = [c._replace(images=np.where(c.mask[:, None, None, None], images[c.ids], 0)) for c in chunks]  # not uint8
-    point, unravel = flat_point(start.params, start.batch_stats, np.ones(10), "float64")
+    point, unravel = flat_point(start.params, start.model_state, np.ones(10), "float64")
     mean_loss = MeanLoss(make_pieces(method, cross_entropy, unravel, train_mode=False), point, chunks)
     if linearized:
         mean_loss.linearize()
@@ -81,7 +81,7 @@ class Small:
         self.params = jax.tree.map(
             lambda x: np.asarray(x) + 0.1 * np.arange(x.size).reshape(x.shape) / x.size, start.params
         )
-        self.stats = jax.tree.map(lambda x: np.asarray(x) + 0.2, start.batch_stats)
+        self.stats = jax.tree.map(lambda x: np.asarray(x) + 0.2, start.model_state)
         self.point, self.unravel = flat_point(self.params, self.stats, np.array([1.0, 2.0, 3.0]), dtype)
         self.pieces = make_pieces(self.method, self.loss_fn, self.unravel, train_mode=train_mode)
 

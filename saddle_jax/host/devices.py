@@ -129,6 +129,11 @@ def own_rows_of(tree: Any, axis_name: str | None) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:])[:, own], tree)
 
 
+def own_key(key: jax.Array, axis_name: str | None) -> jax.Array:
+    """Return a random key of this device's own; without an axis, the key itself."""
+    return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+
 def set_precision(name: str) -> None:
     """Choose how float32 products are computed on accelerators: default (TF32 or bfloat16 passes), high, highest."""
     jax.config.update("jax_default_matmul_precision", name)

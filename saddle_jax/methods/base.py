@@ -31,17 +31,20 @@ class Variables(NamedTuple):
     """What a method's loss depends on."""
 
     params: Any
-    batch_stats: Any
+    model_state: Any  # opaque: see `models.base.Network`
     method_state: Any
 
 
 class Context(NamedTuple):
-    """What else it depends on, the same on all devices."""
+    """What else it depends on."""
 
     step: jax.Array  # (), int32: steps taken before this one
     pass_name: str  # ASCENT | DESCENT
     class_weights_C: jax.Array
     extra_weights_C: jax.Array | None = None  # multiplies the numerator only, so that groups' gradients add up
+    # Random key of the network's own draws (dropout), another on each device and for each micro-batch, the same in all
+    # passes of a step; None: networks that draw nothing do without. The rest of the context is the same on all devices.
+    key: jax.Array | None = None
 
 
 class LossOutput(NamedTuple):
@@ -49,7 +52,7 @@ class LossOutput(NamedTuple):
 
     numerator: jax.Array  # Σ w·l
     denominator: jax.Array  # Σ w; must not depend on the parameters
-    batch_stats: Any  # after this pass
+    model_state: Any  # after this pass
     images: jax.Array  # how many there are; 0 on a device with padding only
     metrics: dict[str, jax.Array]  # this device's sums over its images
     # Σ w·l of what is minimised, where the pass is for another loss or for some classes' part
@@ -61,14 +64,18 @@ class Method(NamedTuple):
 
     streams: tuple[Stream, ...]
     init: Callable[[jax.Array], Variables]  # random key -> variables
-    # (variables, views of all streams in order, step) -> inputs of the passes: once a step, without a gradient. With
-    # micro-batches the leading axis of every leaf is that of the device's images.
+    # (variables, views of all streams in order, step, key=None) -> inputs of the passes: once a step, without a
+    # gradient. The key is as in `Context`, another than the passes'. With micro-batches the leading axis of every leaf
+    # is that of the device's images.
     prepare: Callable[..., Any]
     loss: Callable[[Variables, Any, Context], LossOutput]  # of the inputs; the method's state is the same in all passes
     after_update: Callable[[Variables, Any], Any]  # (with the new parameters, inputs) -> method state; once a step
-    predict: Callable[..., jax.Array]  # (params, batch_stats, batch, train=False) -> logits; train: BatchNorm's mode
+    # (params, model_state, batch, train=False, key=None) -> logits; train: the network's mode, key: what it draws with
+    predict: Callable[..., jax.Array]
     # parameters -> a tree of bools over them: what the optimizer changes; None: all of them
     trained: Callable[[Any], Any] | None = None
+    # likewise: which are the classifier's, for CC-SAM; None: it can't be used with this method
+    is_classifier: Callable[[Any], Any] | None = None
 
 
 def sums_of(losses_B: jax.Array, batch: Batch, context: Context) -> tuple[jax.Array, jax.Array, jax.Array | None]:

@@ -23,8 +23,8 @@ from ml_collections import ConfigDict
 from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import DESCENT, Context, LossOutput, Method, Stream, Variables, make_normalise
-from saddle_jax.models import heads
-from saddle_jax.models.networks import make_backbone, make_linear
+from saddle_jax.models import heads, networks
+from saddle_jax.models.base import beside, functions_of
 from saddle_jax.schedules import Schedules
 
 _MIXING = 1  # folded into the run's key; what is left initialises the network
@@ -64,29 +64,17 @@ class Terms(NamedTuple):
     contrast: jax.Array
 
 
-class Network(nn.Module):
-    """A backbone and four linear heads. Names of parameters are the backbone's own, beside the heads'."""
+class Heads(nn.Module):
+    """The heads beside the network's own classifier."""
 
-    backbone: nn.Module
-    linear: nn.Module
     linear_balanced: nn.Module
     projector: nn.Module
     predictor: nn.Module
 
-    def setup(self) -> None:
-        """Put the backbone's parameters beside the heads' instead of into a level of their own."""
-        nn.share_scope(self, self.backbone)
-
-    def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> Outputs:
-        """Return all heads' outputs for normalised images; masked rows enter no statistics."""
-        features_BD = self.backbone(images_BHWK, mask_B, train)
+    def __call__(self, features_BD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return the balanced classifier's logits, the projection, and the prediction of the other's."""
         projected_BP = self.projector(features_BD)
-        return Outputs(
-            plain_BC=self.linear(features_BD),
-            balanced_BC=self.linear_balanced(features_BD),
-            projected_BP=projected_BP,
-            predicted_BP=self.predictor(projected_BP),
-        )
+        return self.linear_balanced(features_BD), projected_BP, self.predictor(projected_BP)
 
 
 def make(
@@ -105,39 +93,46 @@ def make(
     """
     glmc = config.glmc
     height, width, _ = image_shape
-    model = Network(
-        make_backbone(config.model, axis_name),
-        linear=make_linear(config.model, stats.num_classes),
-        linear_balanced=make_linear(config.model, stats.num_classes),
-        projector=make_linear(config.model, glmc.projection_dim),
-        predictor=make_linear(config.model, glmc.projection_dim),
+    network = networks.make_network(config.model, stats.num_classes, axis_name)
+    own_heads = functions_of(
+        Heads(
+            linear_balanced=networks.make_linear(config.model, stats.num_classes),
+            projector=networks.make_linear(config.model, glmc.projection_dim),
+            predictor=networks.make_linear(config.model, glmc.projection_dim),
+        )
     )
     normalise = make_normalise(config.data)
     label_weights_C = label_weights(stats, glmc.label_weight_power)
 
     def init(key: jax.Array) -> Variables:
-        variables = model.init(key, jnp.zeros((1, *image_shape)), jnp.ones(1, bool), train=False)
+        params, model_state = network.init(key, image_shape)
+        own, _ = own_heads.init(key, network.blank_features(params, model_state, image_shape))
         mixing_key = jax.random.key_data(jax.random.fold_in(key, _MIXING))
-        return Variables(variables["params"], variables["batch_stats"], mixing_key)
+        return Variables(beside(params, own), model_state, mixing_key)
 
-    def prepare(variables: Variables, views: tuple[Batch, ...], step: jax.Array) -> Inputs:
-        key = jax.random.fold_in(jax.random.wrap_key_data(variables.method_state), step)
-        mixture = draw_mixture(key, height, width, glmc.beta)
+    def prepare(
+        variables: Variables, views: tuple[Batch, ...], step: jax.Array, key: jax.Array | None = None
+    ) -> Inputs:
+        del key  # the mixture's own is in the method's state
+        of_step = jax.random.fold_in(jax.random.wrap_key_data(variables.method_state), step)
+        mixture = draw_mixture(of_step, height, width, glmc.beta)
         views = tuple(view._replace(images=normalise(view.images)) for view in views)
         return mix(views, mixture, stats.num_classes, area_corrected=glmc.area_corrected)
 
     def forward(
-        params: Any, batch_stats: Any, images_BHWK: jax.Array, mask_B: jax.Array, *, train: bool
+        params: Any, model_state: Any, images_BHWK: jax.Array, mask_B: jax.Array, *, train: bool, key: jax.Array | None
     ) -> tuple[Outputs, Any]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        outputs, updated = model.apply(variables, images_BHWK, mask_B, train=train, mutable=["batch_stats"])
-        return outputs, updated["batch_stats"]
+        features_BD, model_state = network.features(params, model_state, images_BHWK, mask_B, train=train, key=key)
+        (balanced_BC, projected_BP, predicted_BP), _ = own_heads.apply(params, {}, features_BD)
+        return Outputs(network.classify(params, features_BD), balanced_BC, projected_BP, predicted_BP), model_state
 
     def loss(variables: Variables, inputs: Inputs, context: Context) -> LossOutput:
         params, mask_B = variables.params, inputs.mask_B
+        of_mixup, of_cutmix = (None, None) if context.key is None else jax.random.split(context.key)
         # One after the other: each is normalised by itself and moves the running statistics.
-        mixup, batch_stats = forward(params, variables.batch_stats, inputs.mixup_BHWK, mask_B, train=True)
-        cutmix, batch_stats = forward(params, batch_stats, inputs.cutmix_BHWK, mask_B, train=True)
+        start, mixup_BHWK, cutmix_BHWK = variables.model_state, inputs.mixup_BHWK, inputs.cutmix_BHWK
+        mixup, model_state = forward(params, start, mixup_BHWK, mask_B, train=True, key=of_mixup)
+        cutmix, model_state = forward(params, model_state, cutmix_BHWK, mask_B, train=True, key=of_cutmix)
         terms = loss_terms(mixup, cutmix, inputs, label_weights_C)
         a = balance_weight(context.step, schedules)
         losses_B = a * terms.balance + (1 - a) * terms.rebalance
@@ -153,10 +148,12 @@ def make(
         numerator, objective, *sums = (jnp.sum(jnp.where(mask_B, values_B, 0)) for values_B in values)
         pairs = jnp.sum(mask_B)
         metrics = dict(zip(Terms._fields, sums, strict=True))
-        return LossOutput(numerator, pairs.astype(numerator.dtype), batch_stats, pairs, metrics, objective)
+        return LossOutput(numerator, pairs.astype(numerator.dtype), model_state, pairs, metrics, objective)
 
-    def predict(params: Any, batch_stats: Any, batch: Batch, *, train: bool = False) -> jax.Array:
-        outputs, _ = forward(params, batch_stats, normalise(batch.images), batch.mask, train=train)
+    def predict(
+        params: Any, model_state: Any, batch: Batch, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        outputs, _ = forward(params, model_state, normalise(batch.images), batch.mask, train=train, key=key)
         return outputs.balanced_BC
 
     two_views = (config.data.augmentation,) * 2

@@ -22,9 +22,9 @@ from saddle_jax.data.images import Batch
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise, sums_of
-from saddle_jax.models import heads
+from saddle_jax.models import heads, networks
+from saddle_jax.models.base import beside, functions_of
 from saddle_jax.models.batchnorm import BatchNorm
-from saddle_jax.models.networks import make_backbone, make_linear, make_norm
 from saddle_jax.schedules import Schedules
 
 _EMPTY = -1  # label of a row that is in no contrast set: of padding, or of an image that could not be decoded
@@ -132,29 +132,30 @@ class Projector(nn.Module):
         return self.output(x)
 
 
-class Network(nn.Module):
-    """A backbone with a class head and a projector; parameters of the backbone and the head are a plain network's."""
+class Heads(nn.Module):
+    """The class head, in the place of the network's own classifier, and the projector."""
 
-    backbone: nn.Module
     linear: nn.Module
     projector: nn.Module
 
-    def setup(self) -> None:
-        """Put the backbone's parameters beside the others instead of into a level of their own."""
-        nn.share_scope(self, self.backbone)
-
-    def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, features_BF: jax.Array, mask_B: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Return logits and projections."""
-        features_BF = self.backbone(images_BHWK, mask_B, train)
-        return self.linear(features_BF), self.projector(features_BF, mask_B, train)
+        return self.classify(features_BF), self.project(features_BF, mask_B, train)
 
-    def classify(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+    def classify(self, features_BF: jax.Array) -> jax.Array:
         """Return logits."""
-        return self.linear(self.backbone(images_BHWK, mask_B, train))
+        return self.linear(features_BF)
 
-    def project(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
+    def project(self, features_BF: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
         """Return projections."""
-        return self.projector(self.backbone(images_BHWK, mask_B, train), mask_B, train)
+        return self.projector(features_BF, mask_B, train)
+
+
+class ModelState(NamedTuple):
+    """What is not trained, of the network and of the projector."""
+
+    network: Any
+    heads: Any
 
 
 def make(
@@ -163,47 +164,52 @@ def make(
     """Return the method; see `methods.base.Method`."""
     del schedules
     paco = config.paco
-    model = Network(
-        backbone=make_backbone(config.model, axis_name),
-        linear=heads.Linear(stats.num_classes, heads.pytorch_uniform),
-        projector=Projector(make_norm(config.model, axis_name), make_linear(config.model, paco.dim)),
+    network = networks.make_network(config.model, stats.num_classes, axis_name)
+    own_heads = functions_of(
+        Heads(
+            linear=heads.Linear(stats.num_classes, heads.pytorch_uniform),
+            projector=Projector(
+                networks.make_norm(config.model, axis_name), networks.make_linear(config.model, paco.dim)
+            ),
+        )
     )
     normalise = make_normalise(config.data)
     log_priors_C = np.log(stats.priors_C() + 1e-9)
 
     def init(key: jax.Array) -> Variables:
         of_network, of_queue, of_shuffle = jax.random.split(key, 3)
-        images = jnp.zeros((1, *image_shape))
-        network = model.init(of_network, images, jnp.ones(1, bool), train=False)
+        params, of_backbone = network.init(of_network, image_shape)
+        features_BF = network.blank_features(params, of_backbone, image_shape)
+        own, of_heads = own_heads.init(of_network, features_BF, jnp.ones(1, bool), False)
+        params = beside(network.backbone_params(params), own)
         keys_KD, labels_K = start_of_queue(of_queue, paco, stats.num_classes)
         state = State(
-            key_params=of_key_encoder(network["params"]),
+            key_params=of_key_encoder(params),
             keys_KD=keys_KD,
             labels_K=labels_K,
             pointer=jnp.zeros((), jnp.int32),
             shuffle_key=jax.random.key_data(of_shuffle),
         )
-        return Variables(network["params"], network["batch_stats"], state)
+        return Variables(params, ModelState(of_backbone, of_heads), state)
 
-    def apply(params: Any, batch_stats: Any, images: jax.Array, mask_B: jax.Array, train: bool, part: str) -> Any:
-        """Return what a part of the network says, and the running statistics after it."""
-        output, updated = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            normalise(images),
-            mask_B,
-            train=train,
-            mutable=["batch_stats"],
-            method=part,
-        )
-        return output, updated["batch_stats"]
+    def features(
+        params: Any, model_state: Any, images: jax.Array, mask_B: jax.Array, train: bool, key: jax.Array | None
+    ) -> tuple[jax.Array, Any]:
+        return network.features(params, model_state, normalise(images), mask_B, train=train, key=key)
 
-    def prepare(variables: Variables, views: tuple[Batch, ...], step: jax.Array) -> Inputs:
+    def prepare(
+        variables: Variables, views: tuple[Batch, ...], step: jax.Array, draws: jax.Array | None = None
+    ) -> Inputs:
         query, key = views
         state: State = variables.method_state
+        before: ModelState = variables.model_state
 
         def encode(images: jax.Array, mask_B: jax.Array) -> jax.Array:
             # In training mode: by statistics of these images. Running ones of the key encoder would serve nothing.
-            projections_BD, _ = apply(state.key_params, variables.batch_stats, images, mask_B, True, "project")
+            features_BF, _ = features(state.key_params, before.network, images, mask_B, True, draws)
+            projections_BD, _ = own_heads.apply(
+                state.key_params, before.heads, features_BF, mask_B, True, method="project"
+            )
             return heads.unit(projections_BD, axis=1)
 
         labels_N = devices.gather_rows(jnp.where(key.mask, key.labels, _EMPTY), axis_name)
@@ -216,8 +222,12 @@ def make(
 
     def loss(variables: Variables, inputs: Inputs, context: Context) -> LossOutput:
         batch, state = inputs.query, variables.method_state
-        (logits_BC, projections_BD), batch_stats = apply(
-            variables.params, variables.batch_stats, batch.images, batch.mask, True, "__call__"
+        before: ModelState = variables.model_state
+        features_BF, of_backbone = features(
+            variables.params, before.network, batch.images, batch.mask, True, context.key
+        )
+        (logits_BC, projections_BD), of_heads = own_heads.apply(
+            variables.params, before.heads, features_BF, batch.mask, True
         )
         queries_BD = heads.unit(projections_BD, axis=1)
         labels_B = jnp.where(batch.mask, batch.labels, _EMPTY)
@@ -237,7 +247,9 @@ def make(
             "class_loss": jnp.sum(jnp.where(batch.mask, parts.class_loss_B, 0)),
             "contrast": jnp.sum(jnp.where(batch.mask, parts.contrast_B, 0)),
         }
-        return LossOutput(numerator, denominator, batch_stats, jnp.sum(batch.mask), metrics, objective)
+        return LossOutput(
+            numerator, denominator, ModelState(of_backbone, of_heads), jnp.sum(batch.mask), metrics, objective
+        )
 
     def after_update(variables: Variables, inputs: Inputs) -> State:
         state = variables.method_state
@@ -246,8 +258,11 @@ def make(
         key_params = jax.tree.map(lambda k, q: momentum * k + (1 - momentum) * q, state.key_params, query_params)
         return enqueue(state._replace(key_params=key_params), inputs.keys_ND, inputs.labels_N)
 
-    def predict(params: Any, batch_stats: Any, batch: Batch, *, train: bool = False) -> jax.Array:
-        return apply(params, batch_stats, batch.images, batch.mask, train, "classify")[0]
+    def predict(
+        params: Any, model_state: ModelState, batch: Batch, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
+        features_BF, _ = features(params, model_state.network, batch.images, batch.mask, train, key)
+        return own_heads.apply(params, model_state.heads, features_BF, method="classify")[0]
 
     views = (config.data.augmentation, paco.key_augmentation)
     sampling = stats.sampling_C(config.data.sampling, config.loss.effective_beta)

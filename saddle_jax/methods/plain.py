@@ -12,7 +12,7 @@ from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import make_loss
 from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise, sums_of
-from saddle_jax.models.networks import make_network
+from saddle_jax.models import networks
 from saddle_jax.schedules import Schedules
 
 
@@ -31,40 +31,37 @@ def make(
       schedules: not needed here.
     """
     del schedules
-    model = make_network(config.model, stats.num_classes, axis_name)
+    network = networks.make_network(config.model, stats.num_classes, axis_name)
     loss_fn = make_loss(config, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
     normalise = make_normalise(config.data)
     share_C = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
 
     def init(key: jax.Array) -> Variables:
-        variables = model.init(key, jnp.zeros((1, *image_shape)), jnp.ones(1, bool), train=False)
-        return Variables(variables["params"], variables["batch_stats"], ())
+        return Variables(*network.init(key, image_shape), ())
 
     def loss(variables: Variables, batch: Batch, context: Context) -> LossOutput:
-        logits_BC, updated = model.apply(
-            {"params": variables.params, "batch_stats": variables.batch_stats},
-            normalise(batch.images),
-            batch.mask,
-            train=True,
-            mutable=["batch_stats"],
+        images = normalise(batch.images)
+        logits_BC, model_state = network.logits(
+            variables.params, variables.model_state, images, batch.mask, train=True, key=context.key
         )
         losses_B = loss_fn(logits_BC, batch.labels)
         numerator, denominator, objective = sums_of(losses_B, batch, context)
         correct_B = (jnp.argmax(logits_BC, axis=1) == batch.labels) & batch.mask
         metrics = {"accuracy": jnp.sum(correct_B)}
-        return LossOutput(numerator, denominator, updated["batch_stats"], jnp.sum(batch.mask), metrics, objective)
+        return LossOutput(numerator, denominator, model_state, jnp.sum(batch.mask), metrics, objective)
 
-    def predict(params: Any, batch_stats: Any, batch: Batch, *, train: bool = False) -> jax.Array:
-        variables = {"params": params, "batch_stats": batch_stats}
+    def predict(
+        params: Any, model_state: Any, batch: Batch, *, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
         images = normalise(batch.images)
-        logits_BC, _ = model.apply(variables, images, batch.mask, train=train, mutable=["batch_stats"])
-        return logits_BC
+        return network.logits(params, model_state, images, batch.mask, train=train, key=key)[0]
 
     return Method(
         streams=(Stream(share_C, (config.data.augmentation,)),),
         init=init,
-        prepare=lambda _variables, views, _step: views[0],
+        prepare=lambda _variables, views, _step, _key=None: views[0],
         loss=loss,
         after_update=lambda variables, _inputs: variables.method_state,
         predict=predict,
+        is_classifier=network.is_classifier,
     )

@@ -14,7 +14,6 @@ Shapes: B images, D features, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +26,8 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import make_loss
 from saddle_jax.methods import plain
 from saddle_jax.methods.base import Context, LossOutput, Method, Variables, make_normalise, sums_of
-from saddle_jax.models.networks import make_network
+from saddle_jax.models import networks
 from saddle_jax.schedules import Schedules
-
-_CLASSIFIER = "linear"
 
 
 def make(
@@ -40,29 +37,22 @@ def make(
 
     BatchNorm is in training mode, as in the authors' code: the batch's statistics normalise, running ones move.
     """
-    model = make_network(config.model, stats.num_classes, axis_name)
+    network = networks.make_network(config.model, stats.num_classes, axis_name)
     loss_fn = make_loss(config, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
     normalise = make_normalise(config.data)
     flat_weights_C, retrain = flat_weights(stats), config.retrain
 
-    def classify(params: Any, features_BD: jax.Array) -> Any:
-        return model.apply({"params": params}, features_BD, method="classify")
-
     def loss(variables: Variables, batch: Batch, context: Context) -> LossOutput:
         params, labels_B, mask_B = variables.params, batch.labels, batch.mask
-        features_BD, updated = model.apply(
-            {"params": params, "batch_stats": variables.batch_stats},
-            normalise(batch.images),
-            mask_B,
-            train=True,
-            mutable=["batch_stats"],
-            method="features",
+        images = normalise(batch.images)
+        features_BD, model_state = network.features(
+            params, variables.model_state, images, mask_B, train=True, key=context.key
         )
         features_BD = jax.lax.stop_gradient(features_BD)
         fixed = jax.lax.stop_gradient(params)
         weights_B = jnp.asarray(flat_weights_C, features_BD.dtype)[labels_B]
         ascent_BD = class_directions(
-            lambda features_BD: loss_fn(classify(fixed, features_BD), labels_B),
+            lambda features_BD: loss_fn(network.classify(fixed, features_BD), labels_B),
             features_BD,
             labels_B,
             mask_B,
@@ -70,9 +60,9 @@ def make(
             axis_name,
         )
         noisy_BD = features_BD + retrain.feature_noise * weights_B[:, None] * ascent_BD
-        logits_BC = classify(params, features_BD)
+        logits_BC = network.classify(params, features_BD)
         clean_B = loss_fn(logits_BC, labels_B)
-        flat_B = weights_B * loss_fn(classify(params, noisy_BD), labels_B)
+        flat_B = weights_B * loss_fn(network.classify(params, noisy_BD), labels_B)
         a = flat_ratio(context.step, schedules, retrain.flat_limit)
         numerator, denominator, objective = sums_of(a * flat_B + (1 - a) * clean_B, batch, context)
         metrics = {
@@ -80,15 +70,10 @@ def make(
             "clean_loss": jnp.sum(jnp.where(mask_B, clean_B, 0)),
             "flat_loss": jnp.sum(jnp.where(mask_B, flat_B, 0)),
         }
-        return LossOutput(numerator, denominator, updated["batch_stats"], jnp.sum(mask_B), metrics, objective)
+        return LossOutput(numerator, denominator, model_state, jnp.sum(mask_B), metrics, objective)
 
     whole = plain.make(config, stats, image_shape, axis_name)
-    return whole._replace(loss=loss, trained=is_classifier)
-
-
-def is_classifier(params: dict[str, Any]) -> dict[str, Any]:
-    """Return a tree of bools over the parameters: which are the classifier's."""
-    return {name: jax.tree.map(lambda _, name=name: name == _CLASSIFIER, tree) for name, tree in params.items()}
+    return whole._replace(loss=loss, trained=network.is_classifier)
 
 
 def flat_weights(stats: ClassStats) -> np.ndarray:

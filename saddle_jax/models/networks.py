@@ -6,11 +6,11 @@ import functools
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from saddle_jax.models import heads, kernels, resnet, resnet_cifar
+from saddle_jax.models.base import Network, from_flax
 from saddle_jax.models.batchnorm import BatchNorm
 
 
@@ -45,30 +45,7 @@ def make_linear(model: ConfigDict, num_classes: int) -> nn.Module:
     return heads.Linear(num_classes, heads.pytorch_uniform if is_large else heads.kaiming_normal)
 
 
-def make_network(model: ConfigDict, num_classes: int, axis_name: str | None) -> nn.Module:
-    """Return a network (images_BHWK, mask_B, train) -> logits_BC, for steps mapped over `axis_name`."""
+def make_network(model: ConfigDict, num_classes: int, axis_name: str | None) -> Network:
+    """Return the network that the config describes, for steps mapped over `axis_name`."""
     head = heads.Normed(num_classes) if model.head == "normed" else make_linear(model, num_classes)
-    return Classifier(make_backbone(model, axis_name), head)
-
-
-class Classifier(nn.Module):
-    """A backbone and the head on its features. Names of parameters are the backbone's own, beside `linear`."""
-
-    backbone: nn.Module
-    linear: nn.Module
-
-    def setup(self) -> None:
-        """Put the backbone's parameters beside the head's instead of into a level of their own."""
-        nn.share_scope(self, self.backbone)
-
-    def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
-        """Return logits (B, C) for normalised images; masked rows enter no statistics."""
-        return self.classify(self.features(images_BHWK, mask_B, train))
-
-    def features(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
-        """Return features (B, D)."""
-        return self.backbone(images_BHWK, mask_B, train)
-
-    def classify(self, features_BD: jax.Array) -> jax.Array:
-        """Return logits (B, C) for features."""
-        return self.linear(features_BD)
+    return from_flax(make_backbone(model, axis_name), head)

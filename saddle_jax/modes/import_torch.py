@@ -48,11 +48,11 @@ def run(command: Command) -> int:
     step = _step(found.epoch, program.schedules)
     like = jax.eval_shape(lambda: program.init(config.seed))
     try:
-        params, batch_stats = names.convert(found.tensors, like.params, like.batch_stats, outputs_C)
+        params, model_state = names.convert(found.tensors, like.params, like.model_state, outputs_C)
     except CheckpointError as error:
         raise CheckpointError(f"--torch_file: {str(path)!r}: {error}") from error
     state = jax.device_get(program.init(config.seed))
-    state = state._replace(step=np.asarray(step, state.step.dtype), params=params, batch_stats=batch_stats)
+    state = state._replace(step=np.asarray(step, state.step.dtype), params=params, model_state=model_state)
 
     with exclusive(workdir), path.open("rb") as file:
         _require_no_run(workdir)

@@ -22,7 +22,7 @@ from saddle_jax.optim.sam import stable_norm
 
 Shift = tuple[jax.Array, ...]  # one array for each leaf of the head, in the order of the tree
 Move = Callable[[optax.Params, Shift], optax.Params]
-IsHead = Callable[[tuple[str, ...]], bool]  # names on the way to a leaf -> whether it is perturbed
+IsHead = Callable[[optax.Params], Any]  # parameters -> a tree of bools over them: which are perturbed
 
 
 class ClassGradFn(Protocol):
@@ -66,23 +66,28 @@ def class_gradients(loss_fn: Callable[..., tuple[jax.Array, Any]], shares_C: jax
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Return the link with the values of its fields in a config."""
+    """Return the link with the values of its fields in a config.
+
+    Raises:
+      ValueError: the context does not say which parameters are the classifier's.
+    """
+    if context.is_classifier is None:
+        raise ValueError("cc_sam needs is_classifier: found None, expected the network's")
     return cc_sam(
-        context.schedule("rho"), context.stats.counts_C, flat_ratio=fields.flat_ratio, aux_like=context.aux_like
+        context.schedule("rho"),
+        context.stats.counts_C,
+        context.is_classifier,
+        flat_ratio=fields.flat_ratio,
+        aux_like=context.aux_like,
     )
-
-
-def in_linear(path: tuple[str, ...]) -> bool:
-    """Return whether a parameter is in a module called `linear`, as the classifiers of `saddle_jax.models` are."""
-    return "linear" in path[:-1]
 
 
 def cc_sam(
     rho: optax.ScalarOrSchedule,
     counts_C: np.ndarray,
+    is_head: IsHead,
     *,
     flat_ratio: float = 1.0,
-    is_head: IsHead = in_linear,
     aux_like: Any = (),
 ) -> optax.GradientTransformationExtraArgs:
     """Return CC-SAM: (1 - flat_ratio) · g(w) + flat_ratio · Σ_c g_c(w + e_c), e_c = √k · ρ_c · h_c / |h_c|.
@@ -106,8 +111,8 @@ def cc_sam(
     Args:
       rho: factor of all radii, or a schedule of the link's counter.
       counts_C: training images of each class.
+      is_head: which parameters are perturbed, the classifier's.
       flat_ratio: how much of the gradient is that of the perturbed classes.
-      is_head: which parameters are perturbed.
       aux_like: see `make_link`; what class_grad_fn returned.
 
     `update` requires the keyword `class_grad_fn`, a `ClassGradFn`, beside `params` and `grad_fn`.
@@ -151,9 +156,4 @@ def cc_sam(
 
 
 def _choose(params: optax.Params, is_head: IsHead) -> list[tuple[bool, jax.Array]]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [(is_head(tuple(_name(key) for key in path)), leaf) for path, leaf in leaves]
-
-
-def _name(key: Any) -> str:
-    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+    return list(zip(jax.tree.leaves(is_head(params)), jax.tree.leaves(params), strict=True))

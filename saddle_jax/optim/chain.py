@@ -29,19 +29,22 @@ def make_optimizer(
     aux_like: Any = (),
     axis_name: str | None = None,
     trained: Callable[[optax.Params], Any] | None = None,
+    is_classifier: Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return SGD with momentum, behind the link that the config names.
 
     Gradients come in as each device's own part of the batch's gradient, from the caller and from grad_fn alike.
     `shared` sums them for the link, and every device has the same perturbation; summed only after it, each its own
-    (m-sharpness). Of the parameters only those that `trained` marks are seen and changed; None marks all.
+    (m-sharpness). Of the parameters only those that `trained` marks are seen and changed; None marks all. CC-SAM
+    perturbs those that `is_classifier` marks.
     """
-    chain = _make_chain(config, schedules, stats, aux_like=aux_like, axis_name=axis_name)
+    of_link = {"aux_like": aux_like, "is_classifier": is_classifier}
+    chain = _make_chain(config, schedules, stats, of_link, axis_name)
     return chain if trained is None else only(trained, chain)
 
 
 def _make_chain(
-    config: ConfigDict, schedules: Schedules, stats: ClassStats, *, aux_like: Any, axis_name: str | None
+    config: ConfigDict, schedules: Schedules, stats: ClassStats, of_link: dict[str, Any], axis_name: str | None
 ) -> optax.GradientTransformationExtraArgs:
     sgd = (
         optax.add_decayed_weights(config.optim.weight_decay),
@@ -51,14 +54,20 @@ def _make_chain(
     if config.optim.name == "sgd":
         return optax.chain(sum_over_devices(axis_name), *sgd)
     if fields_of(config).get("perturbation") == "per_device":
-        link = make_link(config, schedules, stats, aux_like=aux_like, axis_name=axis_name)
+        link = make_link(config, schedules, stats, **of_link, axis_name=axis_name)
         return optax.chain(link, sum_over_devices(axis_name), *sgd)
-    link = make_link(config, schedules, stats, aux_like=aux_like)
+    link = make_link(config, schedules, stats, **of_link)
     return optax.chain(shared(link, axis_name), *sgd)
 
 
 def make_link(
-    config: ConfigDict, schedules: Schedules, stats: ClassStats, *, aux_like: Any, axis_name: str | None = None
+    config: ConfigDict,
+    schedules: Schedules,
+    stats: ClassStats,
+    *,
+    aux_like: Any,
+    is_classifier: Callable[[optax.Params], Any] | None = None,
+    axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return the link that `config.optim.name` names; `axis_name` is for one of each device's own gradient.
 
@@ -73,6 +82,7 @@ def make_link(
         stats=stats,
         tail_C=lambda below: tail_C(stats.counts_C, below, config.eval.rank_bounds),
         aux_like=aux_like,
+        is_classifier=is_classifier,
         axis_name=axis_name,
     )
     made = find("optim.name", config.optim.name).maker()(fields, context)

@@ -72,6 +72,7 @@ class LinkContext(NamedTuple):
     stats: ClassStats
     tail_C: Callable[[int], np.ndarray]  # the tail: classes of fewer images than this, or with 0 the evaluation's
     aux_like: Any  # pass it on to `make_link`
+    is_classifier: Callable[[optax.Params], Any] | None  # params -> a tree of bools: which are the classifier's
     axis_name: str | None  # where gradients are each device's own, the axis of the devices; see `shared`
 
 

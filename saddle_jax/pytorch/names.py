@@ -55,9 +55,9 @@ def our_path(name: str, dimensions: int) -> Path:
 
 
 def convert(
-    tensors: Mapping[str, np.ndarray], params: Any, batch_stats: Any, outputs_C: np.ndarray | None = None
+    tensors: Mapping[str, np.ndarray], params: Any, model_state: Any, outputs_C: np.ndarray | None = None
 ) -> tuple[Any, Any]:
-    """Return the tensors as trees like `params` and `batch_stats`, in their dtypes.
+    """Return the tensors as trees like `params` and `model_state`, in their dtypes.
 
     Args:
       outputs_C: the tensors' output for each of our classes; None where the order is the same.
@@ -65,7 +65,7 @@ def convert(
     Raises:
       CheckpointError: names every tensor that has no place, every place that has no tensor, and whatever does not fit.
     """
-    expected = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
+    expected = traverse_util.flatten_dict({"params": params, **model_state})
     names = [name for name in tensors if name.rpartition(".")[2] != "num_batches_tracked"]
     biased = {path[:-1] for name in names if (path := our_path(name, 1))[-1] == "bias"}
     problems: list[str] = []
@@ -103,7 +103,7 @@ def convert(
             if path[:-1] in _CLASSIFIERS:
                 found[path] = found[path][..., outputs_C]
     trees = traverse_util.unflatten_dict(found)
-    return trees["params"], trees["batch_stats"]
+    return trees.pop("params"), trees
 
 
 def _our_layout(tensor: np.ndarray, *, transposed: bool) -> np.ndarray:

@@ -23,11 +23,26 @@ from saddle_jax.losses import weighted_sums
 from saddle_jax.methods.base import Method
 
 
+class Weights(Protocol):
+    """What is measured: a state of training, or anything that has these."""
+
+    @property
+    def step(self) -> Any:
+        """Steps taken, an integer."""
+        ...
+
+    @property
+    def params(self) -> Any: ...
+
+    @property
+    def model_state(self) -> Any: ...
+
+
 class Point(NamedTuple):
     """Where the curvature is measured; a copy on every device."""
 
     params_P: jax.Array
-    batch_stats: Any
+    model_state: Any
     class_weights_C: jax.Array
 
 
@@ -93,9 +108,13 @@ class Pieces(NamedTuple):
     apply: Callable[..., jax.Array]  # (total_SP, vectors_SP, linear map)
 
 
-def flat_point(params: Any, batch_stats: Any, class_weights_C: np.ndarray, dtype: str) -> tuple[Point, Callable]:
+def flat_point(params: Any, model_state: Any, class_weights_C: np.ndarray, dtype: str) -> tuple[Point, Callable]:
     """Return the parameters as a `Point` in `dtype`, and the function that gives a flat vector its structure."""
-    cast = jax.tree.map(lambda x: np.asarray(x, dtype), (params, batch_stats, class_weights_C))
+
+    def to_dtype(x: Any) -> np.ndarray:
+        return np.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
+
+    cast = jax.tree.map(to_dtype, (params, model_state, class_weights_C))
     params_P, unravel = ravel_pytree(cast[0])
     return devices.replicate(Point(params_P, *cast[1:])), unravel
 
@@ -107,11 +126,13 @@ def make_pieces(method: Method, loss_fn: Callable, unravel: Callable, *, train_m
       method: built for steps mapped over `devices.AXIS`.
       loss_fn: (logits_BC, labels_B) -> losses_B.
       unravel: flat vector -> parameters.
-      train_mode: BatchNorm normalises by the statistics of each device's part of a chunk, not by the running ones.
+      train_mode: BatchNorm normalises by the statistics of each device's part of a chunk, not by the running ones. A
+        network with dropout drops, the same in all products: they stay those of one matrix.
     """
+    of_network = {"train": True, "key": jax.random.key(0)} if train_mode else {"train": False}
 
     def numerator(params_P: jax.Array, point: Point, chunk: Batch) -> jax.Array:
-        logits_BC = method.predict(unravel(params_P), point.batch_stats, chunk, train=train_mode)
+        logits_BC = method.predict(unravel(params_P), point.model_state, chunk, **of_network)
         return weighted_sums(loss_fn(logits_BC, chunk.labels), chunk.labels, chunk.mask, point.class_weights_C)[0]
 
     def gradient_of(point: Point, chunk: Batch) -> Callable[[jax.Array], jax.Array]:

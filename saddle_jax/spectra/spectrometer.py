@@ -27,9 +27,8 @@ from saddle_jax.methods.choose import make_method
 from saddle_jax.schedules import field_schedule, make_schedules
 from saddle_jax.spectra import classwise, escape, plan, record, results
 from saddle_jax.spectra.chunks import chunks_of, sound_positions
-from saddle_jax.spectra.hvp import MeanLoss, Pieces, Point, flat_point, linear_map_bytes, make_pieces
+from saddle_jax.spectra.hvp import MeanLoss, Pieces, Point, Weights, flat_point, linear_map_bytes, make_pieces
 from saddle_jax.spectra.targets import Target, find_targets
-from saddle_jax.train.state import TrainState
 
 # Fields of config.spectra that say what to measure or where to compute, not what comes out.
 _NO_SETTING = ("every", "at", "classes", "memory_gib", "probes_at_once", "linearize", "chunk_size")
@@ -81,13 +80,13 @@ class Spectrometer:
         fields = {k: v for k, v in config_lib.flatten(self._config.spectra).items() if k not in _NO_SETTING}
         return {**fields, "loss": self._loss, "logit_scale": self.logit_scale}
 
-    def settings(self, state: TrainState) -> dict[str, Any]:
+    def settings(self, state: Weights) -> dict[str, Any]:
         """Return what the numbers depend on."""
         fields = self._loss_settings()
         if self._config.spectra.batch_norm == "train":
             fields["chunk_size"] = [self._chunk_size, devices.num_devices()]
         digest = hashlib.sha256()
-        for leaf in jax.tree.leaves((state.params, state.batch_stats)):
+        for leaf in jax.tree.leaves((state.params, state.model_state)):
             digest.update(np.ascontiguousarray(leaf).tobytes())
         return {
             **fields,
@@ -97,7 +96,7 @@ class Spectrometer:
         }
 
     def measure(
-        self, state: TrainState, workdir: pathlib.Path, *, stop: StopRequest | None = None, quiet: bool = False
+        self, state: Weights, workdir: pathlib.Path, *, stop: StopRequest | None = None, quiet: bool = False
     ) -> pathlib.Path:
         """Measure every target that is not on disk yet; return the folder.
 
@@ -115,7 +114,7 @@ class Spectrometer:
             return self._measure(state, step, workdir, stop, quiet=quiet)
 
     def _measure(
-        self, state: TrainState, step: int, workdir: pathlib.Path, stop: StopRequest | None, *, quiet: bool
+        self, state: Weights, step: int, workdir: pathlib.Path, stop: StopRequest | None, *, quiet: bool
     ) -> pathlib.Path:
         header = results.Header(step, step / self._steps_per_epoch, self.settings(state))
         folder, finished = results.open_folder(workdir, header)
@@ -136,12 +135,12 @@ class Spectrometer:
                 self._measure_target(job, point, folder, header, progress)
         return folder
 
-    def _prepare(self, state: TrainState) -> Point:
+    def _prepare(self, state: Weights) -> Point:
         """Put the weights on the devices, and make the pieces unless they have been made."""
         weights_C = np.ones(self._splits.stats.num_classes)
         if self._config.spectra.class_weights == "training":
             weights_C = np.asarray(self._schedules.class_weights(int(state.step)))
-        point, self._unravel = flat_point(state.params, state.batch_stats, weights_C, self._config.spectra.dtype)
+        point, self._unravel = flat_point(state.params, state.model_state, weights_C, self._config.spectra.dtype)
         if self._pieces is None:
             loss_fn = make_loss(self._config, self._splits.stats, self.logit_scale, self._loss)
             train_mode = self._config.spectra.batch_norm == "train"

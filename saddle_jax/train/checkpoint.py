@@ -27,7 +27,7 @@ from saddle_jax.host.files import refusal, sync, write_atomically, writing
 from saddle_jax.train import manifest
 from saddle_jax.train.state import TrainState
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _META, _STATE, _QUARANTINE = "meta.json", "state", "quarantine"
 
 
@@ -160,8 +160,8 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
 
 
 def restore_weights(checkpoint: Checkpoint, like: TrainState) -> TrainState:
-    """Read parameters and running statistics alone, onto the host; the rest is that of `like`. Raises as `restore`."""
-    parts = {"params": like.params, "batch_stats": like.batch_stats}
+    """Read parameters and model state alone, onto the host; the rest is that of `like`. Raises as `restore`."""
+    parts = {"params": like.params, "model_state": like.model_state}
     found = {name: leaf for name, leaf in _load(checkpoint).items() if name.partition(".")[0] in parts}
     return like._replace(**_arrange(found, parts, f"{checkpoint.path} belongs to another network:"))
 

@@ -54,7 +54,7 @@ class Evaluator:
         parts = devices.num_devices()
         self._batch_size = -(-min(config.eval.batch_size, len(images.labels)) // parts) * parts
 
-    def evaluate(self, params: Any, batch_stats: Any) -> Evaluation:
+    def evaluate(self, params: Any, model_state: Any) -> Evaluation:
         """Run the network over all images.
 
         Raises:
@@ -63,7 +63,7 @@ class Evaluator:
         total = len(self._images.labels)
         # Each process fills in what its devices saw; the others' images stay 0.
         seen = EvalOutput(np.zeros(total, np.int32), np.zeros(total, bool), np.zeros(total, bool))
-        for slots, output in self._outputs(devices.replicate(params), devices.replicate(batch_stats)):
+        for slots, output in self._outputs(devices.replicate(params), devices.replicate(model_state)):
             ids = slots.ids_B[slots.mask_B]
             for all_N, part in zip(seen, jax.device_get(output), strict=True):
                 all_N[ids] = part.reshape(-1)[slots.mask_B]
@@ -74,12 +74,12 @@ class Evaluator:
             raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite")
         return Evaluation(self._images.labels, predictions_N, in_top_N)
 
-    def _outputs(self, params: Any, batch_stats: Any) -> Iterator[tuple[Slots, EvalOutput]]:
+    def _outputs(self, params: Any, model_state: Any) -> Iterator[tuple[Slots, EvalOutput]]:
         """Yield each batch's output when the next batch is queued, so that the device does not wait for the host."""
         before: tuple[Slots, EvalOutput] | None = None
         for slots, inputs in self._inputs():
             inputs = devices.put(devices.split(inputs))
-            output = devices.settle(self._step(params, batch_stats, self._data, inputs))
+            output = devices.settle(self._step(params, model_state, self._data, inputs))
             if before is not None:
                 yield before
             before = slots, output
@@ -94,7 +94,7 @@ class Evaluator:
 
     def report(self, state: TrainState, workdir: pathlib.Path | None, split: str) -> dict[str, Any]:
         """Return what is reported of a state; write it into the run's directory if one is given."""
-        evaluation = self.evaluate(state.params, state.batch_stats)
+        evaluation = self.evaluate(state.params, state.model_state)
         report = summary(evaluation, self._stats, self._rank_bounds)
         if workdir is not None:
             write(workdir / "eval", int(state.step), split, report, evaluation)

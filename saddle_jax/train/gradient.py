@@ -12,14 +12,14 @@ from saddle_jax.host import devices
 from saddle_jax.methods.base import Context, LossOutput, Method, Variables
 from saddle_jax.optim.cc_sam import ClassGradFn, Move, Shift, class_gradients
 
-Loss = Callable[[Variables, Any], LossOutput]
+Loss = Callable[[Variables, Any, Any], LossOutput]  # (variables, inputs, random key or None)
 
 
 class Pass(NamedTuple):
     """What a forward and backward pass leaves beside the gradient; equal on all devices."""
 
     loss: jax.Array  # of the whole batch: what is minimised, also where the pass is for another one
-    batch_stats: Any
+    model_state: Any
     metrics: dict[str, jax.Array]  # means over the whole batch
 
 
@@ -27,7 +27,7 @@ def pass_like(method: Method) -> Pass:
     """Return the shapes of what a pass leaves, for SAM to keep a slot for."""
     variables = jax.eval_shape(method.init, jax.random.key(0))
     loss = jax.ShapeDtypeStruct((), jnp.result_type(float))
-    return Pass(loss, variables.batch_stats, {})
+    return Pass(loss, variables.model_state, {})
 
 
 def make_gradient(
@@ -42,13 +42,13 @@ def make_gradient(
         return devices.sum_over(jax.lax.stop_gradient(denominator), axis_name)
 
     def gradient(variables: Variables, context: Context) -> tuple[Any, Pass]:
-        def loss(variables: Variables, part: Any) -> LossOutput:
-            return method.loss(variables, part, context)
+        def loss(variables: Variables, part: Any, key: jax.Array | None) -> LossOutput:
+            return method.loss(variables, part, context._replace(key=key))
 
         if micro_batches == 1:
-            grads, part, images = _differentiate(loss, variables, inputs, total)
+            grads, part, images = _differentiate(loss, variables, inputs, context.key, total)
         else:
-            grads, part, images = _accumulate(loss, variables, inputs, total, micro_batches)
+            grads, part, images = _accumulate(loss, variables, inputs, context.key, total, micro_batches)
         return grads, _over_devices(part, images, axis_name)
 
     return gradient
@@ -73,11 +73,11 @@ def make_class_gradient(
         def loss_fn(params: Any, class_weights_C: jax.Array) -> tuple[jax.Array, tuple[Any, jax.Array]]:
             variables = start._replace(params=params)
             output = method.loss(variables, inputs, context._replace(extra_weights_C=class_weights_C))
-            return output.numerator / denominator, (output.batch_stats, output.images)
+            return output.numerator / denominator, (output.model_state, output.images)
 
         found = class_gradients(loss_fn, shares_C)(params, move, shifts_C)
-        grads, shares_C, (loss, (batch_stats, images)) = found
-        return grads, shares_C, _over_devices(Pass(loss, batch_stats, {}), images, axis_name)
+        grads, shares_C, (loss, (model_state, images)) = found
+        return grads, shares_C, _over_devices(Pass(loss, model_state, {}), images, axis_name)
 
     return gradient
 
@@ -85,51 +85,60 @@ def make_class_gradient(
 def _over_devices(part: Pass, images: jax.Array, axis_name: str | None) -> Pass:
     """Return the whole batch's pass from one device's part; its metrics are sums over so many images.
 
-    Running statistics become the mean over the devices that have an image.
+    The model's state, such as running statistics, becomes the mean over the devices that have an image; what of it is
+    no floating-point number is the same on all of them.
     """
     has_images = (images > 0).astype(part.loss.dtype)
-    weighted = jax.tree.map(lambda x: x * has_images.astype(x.dtype), part.batch_stats)
+    leaves, structure = jax.tree.flatten(part.model_state)
+    weighted = [x * has_images.astype(x.dtype) for x in leaves if _is_floating(x)]
     value, sums, images, weighted, parts = devices.sum_over(  # one sum over devices for everything
         (part.loss, part.metrics, images, weighted, has_images), axis_name
     )
-    batch_stats = jax.tree.map(lambda x: x / parts.astype(x.dtype), weighted)
-    return Pass(value, batch_stats, {name: total / images for name, total in sums.items()})
+    means = iter([x / parts.astype(x.dtype) for x in weighted])
+    model_state = structure.unflatten([next(means) if _is_floating(x) else x for x in leaves])
+    return Pass(value, model_state, {name: total / images for name, total in sums.items()})
+
+
+def _is_floating(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _differentiate(
-    loss: Loss, variables: Variables, inputs: Any, total: Callable[[jax.Array], jax.Array]
+    loss: Loss, variables: Variables, inputs: Any, key: Any, total: Callable[[jax.Array], jax.Array]
 ) -> tuple[Any, Pass, jax.Array]:
     """Return gradient, pass and number of a device's images alone: its part of the loss, and sums for metrics."""
 
     def of_pass(params: Any) -> tuple[jax.Array, tuple[jax.Array, LossOutput]]:
-        output = loss(variables._replace(params=params), inputs)
+        output = loss(variables._replace(params=params), inputs, key)
         denominator = total(output.denominator)
         objective = output.numerator if output.objective is None else output.objective
         return output.numerator / denominator, (objective / denominator, output)
 
     grads, (objective, output) = jax.grad(of_pass, has_aux=True)(variables.params)
-    return grads, Pass(objective, output.batch_stats, output.metrics), output.images
+    return grads, Pass(objective, output.model_state, output.metrics), output.images
 
 
 def _accumulate(
-    loss: Loss, variables: Variables, inputs: Any, total: Callable[[jax.Array], jax.Array], micro_batches: int
+    loss: Loss, variables: Variables, inputs: Any, key: Any, total: Callable[[jax.Array], jax.Array], micro_batches: int
 ) -> tuple[Any, Pass, jax.Array]:
     """Return what `_differentiate` does, one micro-batch after the other, each over the whole batch's denominator.
 
     The sum is the gradient of the batch, which is what SAM perturbs along. BatchNorm normalises each micro-batch by
-    itself, and its running statistics move with each.
+    itself, and its running statistics move with each. Each has a random key of its own.
     """
     # Dealt in turn, so that the padding at a batch's end is spread over all.
     parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), inputs)
+    keyed_parts = parts, None if key is None else jax.random.split(key, micro_batches)
     unroll = jax.default_backend() == "cpu"  # where gradients of convolution kernels are slow inside a loop
 
     def denominator(_: None, part: Any) -> tuple[None, jax.Array]:  # the compiler drops all but the sum of weights
-        return None, loss(variables, part).denominator
+        return None, loss(variables, *part).denominator
 
-    whole = total(jax.lax.scan(denominator, None, parts, unroll=unroll)[1].sum())
+    whole = total(jax.lax.scan(denominator, None, keyed_parts, unroll=unroll)[1].sum())
 
     def differentiate(so_far: Pass, part: Any) -> tuple[Any, Pass, jax.Array]:
-        return _differentiate(loss, variables._replace(batch_stats=so_far.batch_stats), part, lambda _: whole)
+        inputs, key = part
+        return _differentiate(loss, variables._replace(model_state=so_far.model_state), inputs, key, lambda _: whole)
 
     def add(so_far: tuple[Any, Pass, jax.Array], part: Any) -> tuple[tuple[Any, Pass, jax.Array], None]:
         grads, before, images = so_far
@@ -137,10 +146,10 @@ def _accumulate(
         grads, value, metrics, images = jax.tree.map(
             jnp.add, (grads, before.loss, before.metrics, images), (more, after.loss, after.metrics, more_images)
         )
-        return (grads, Pass(value, after.batch_stats, metrics), images), None
+        return (grads, Pass(value, after.model_state, metrics), images), None
 
-    start = Pass(jnp.zeros(()), variables.batch_stats, {})
-    like = jax.eval_shape(differentiate, start, jax.tree.map(lambda x: x[0], parts))
+    start = Pass(jnp.zeros(()), variables.model_state, {})
+    like = jax.eval_shape(differentiate, start, jax.tree.map(lambda x: x[0], keyed_parts))
     grads, nothing, images = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    start = nothing._replace(batch_stats=variables.batch_stats)
-    return jax.lax.scan(add, (grads, start, images), parts, unroll=unroll)[0]
+    start = nothing._replace(model_state=variables.model_state)
+    return jax.lax.scan(add, (grads, start, images), keyed_parts, unroll=unroll)[0]

@@ -66,7 +66,7 @@ class Program(NamedTuple):
     # (step, *wraps) -> the step in these wraps, the first one innermost, mapped over the devices; donates the state.
     # The same step and wraps give the same function, which is compiled once.
     mapped: Callable[..., Any]
-    # resident -> the mapped function (params, batch_stats, data, inputs) -> output
+    # resident -> the mapped function (params, model_state, data, inputs) -> output
     eval_step: Callable[[bool], Callable[[Any, Any, Any, Any], EvalOutput]]
 
 
@@ -80,8 +80,15 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     devices.set_precision(config.precision)
     method = make_method(config, splits.stats, splits.train.images.shape[1:], devices.AXIS, schedules)
     views = _views(config, splits, method.streams)
-    context = {"aux_like": pass_like(method), "axis_name": devices.AXIS, "trained": method.trained}
-    tx = chain.make_optimizer(config, schedules, splits.stats, **context)
+    tx = chain.make_optimizer(
+        config,
+        schedules,
+        splits.stats,
+        aux_like=pass_like(method),
+        axis_name=devices.AXIS,
+        trained=method.trained,
+        is_classifier=method.is_classifier,
+    )
     link = find("optim.name", config.optim.name)
     init = jax.jit(lambda key: init_state(method, tx, key))
     step = make_train_step(
@@ -113,8 +120,8 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
 
     @functools.cache
     def eval_step(from_resident: bool):
-        def one(params: Any, batch_stats: Any, data: Any, inputs: Any) -> EvalOutput:
-            return evaluate(params, batch_stats, resident.batch(data, inputs, None) if from_resident else inputs)
+        def one(params: Any, model_state: Any, data: Any, inputs: Any) -> EvalOutput:
+            return evaluate(params, model_state, resident.batch(data, inputs, None) if from_resident else inputs)
 
         return devices.map_step(one, num_replicated=3, gather=True)
 

@@ -15,11 +15,15 @@ from saddle_jax.host.signals import StopRequest
 class TrainState(NamedTuple):
     """The same on every device; saved whole, restored whole."""
 
-    step: jax.Array  # (), int32: steps taken; after a step that was not finite negative, and nothing changes any more
+    step: jax.Array  # (), int32: steps taken
     params: Any
-    batch_stats: Any
+    model_state: Any  # opaque: see `models.base.Network`
     opt_state: Any
     method_state: Any
+    key: (
+        jax.Array
+    )  # uint32, raw random key of the network's draws, of which and of the step they are a function; constant
+    finite: jax.Array  # (), bool: every step so far was; once it is False nothing changes any more
 
 
 def stack(trees: Sequence[Any]) -> Any:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from saddle_jax.data.images import Batch
+from saddle_jax.host import devices
 from saddle_jax.methods.base import DESCENT, Context, Method, Variables
 from saddle_jax.optim.link import find_link_state, with_key
 from saddle_jax.schedules import Schedule
@@ -17,7 +18,8 @@ from saddle_jax.train.gradient import Pass, make_class_gradient, make_gradient
 from saddle_jax.train.state import TrainState
 
 TOP = 5
-_LINK = 0x6C696E6B  # folded into a run's key: far from the small numbers by which methods take theirs from it
+# Folded into a run's key: far from the small numbers by which methods take theirs from it.
+_LINK, _NETWORK = 0x6C696E6B, 0x6E657477
 
 
 class StepMetrics(NamedTuple):
@@ -43,9 +45,16 @@ class EvalOutput(NamedTuple):
 
 def init_state(method: Method, tx: optax.GradientTransformationExtraArgs, key: jax.Array) -> TrainState:
     """Return the state before the first step."""
-    params, batch_stats, method_state = method.init(key)
-    opt_state = with_key(tx.init(params), jax.random.fold_in(key, _LINK))
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, method_state)
+    params, model_state, method_state = method.init(key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=with_key(tx.init(params), jax.random.fold_in(key, _LINK)),
+        method_state=method_state,
+        key=jax.random.key_data(jax.random.fold_in(key, _NETWORK)),
+        finite=jnp.ones((), bool),
+    )
 
 
 def make_train_step(
@@ -64,25 +73,27 @@ def make_train_step(
     Args:
       class_weights: step -> (C,).
       first_pass: what the gradient at w is for: ASCENT where the chain's link does nothing but perturb along it.
-      batch_stats_policy: which passes of a step move BatchNorm's running statistics. first: that at w; second: the
-        last one that the chain's link asks for, SAM's at w + e; both: one after the other, as in the reference;
-        frozen: none.
+      batch_stats_policy: which passes of a step move the model's state, which is BatchNorm's running statistics.
+        first: that at w; second: the last one that the chain's link asks for, SAM's at w + e; both: one after the
+        other, as in the reference; frozen: none.
       micro_batches: into how many a device's part of the batch is cut, to need less memory.
       axis_name: axis that the step is mapped over; None for one device without a map.
       logged: schedules whose values are among the metrics.
 
     The host may look at the metrics many steps later: from the first step on that is not finite, the state stays as it
-    was before it, but for a negative count of steps.
+    was before it, with `finite` False.
     """
 
     def step(state: TrainState, views: tuple[Batch, ...]) -> tuple[TrainState, StepMetrics]:
-        start = Variables(state.params, state.batch_stats, state.method_state)
-        inputs = jax.lax.stop_gradient(method.prepare(start, views, state.step))
+        start = Variables(state.params, state.model_state, state.method_state)
+        of_step = devices.own_key(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step), axis_name)
+        prepare_key, key = jax.random.split(of_step)
+        inputs = jax.lax.stop_gradient(method.prepare(start, views, state.step, prepare_key))
         gradient = make_gradient(method, inputs, axis_name, micro_batches)
-        context = Context(state.step, first_pass, class_weights(state.step))
+        context = Context(state.step, first_pass, class_weights(state.step), key=key)
         descent = context._replace(pass_name=DESCENT)
         grads, first = gradient(start, context)
-        second_start = start._replace(batch_stats=first.batch_stats) if batch_stats_policy == "both" else start
+        second_start = start._replace(model_state=first.model_state) if batch_stats_policy == "both" else start
 
         def grad_fn(params, class_weights_C=None) -> tuple[Any, Pass]:
             there = second_start._replace(params=params)
@@ -95,12 +106,12 @@ def make_train_step(
         link = find_link_state(opt_state)
         last = first if link is None or link.aux == () else link.aux
         params = optax.apply_updates(state.params, updates)
-        batch_stats = {"first": first, "frozen": start}.get(batch_stats_policy, last).batch_stats
-        method_state = method.after_update(Variables(params, batch_stats, state.method_state), inputs)
-        new = TrainState(state.step + 1, params, batch_stats, opt_state, method_state)
+        model_state = {"first": first, "frozen": start}.get(batch_stats_policy, last).model_state
+        method_state = method.after_update(Variables(params, model_state, state.method_state), inputs)
+        new = TrainState(state.step + 1, params, model_state, opt_state, method_state, state.key, state.finite)
 
         update_norm = optax.tree.norm(updates)
-        finite = jnp.isfinite(first.loss) & jnp.isfinite(last.loss) & jnp.isfinite(update_norm) & (state.step >= 0)
+        finite = jnp.isfinite(first.loss) & jnp.isfinite(last.loss) & jnp.isfinite(update_norm) & state.finite
         metrics = StepMetrics(
             loss=first.loss,
             perturbed_loss=last.loss,
@@ -111,17 +122,17 @@ def make_train_step(
             method=first.metrics,
             schedules={name: schedule(state.step) for name, schedule in (logged or {}).items()},
         )
-        kept = state._replace(step=jnp.minimum(state.step, ~state.step))
+        kept = state._replace(finite=jnp.zeros_like(state.finite))
         return jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, kept), metrics
 
     return step
 
 
 def make_eval_step(method: Method) -> Callable[[Any, Any, Batch], EvalOutput]:
-    """Return the per-device evaluation step: (params, batch_stats, batch) -> one value an image."""
+    """Return the per-device evaluation step: (params, model_state, batch) -> one value an image."""
 
-    def step(params: Any, batch_stats: Any, batch: Batch) -> EvalOutput:
-        logits_BC = method.predict(params, batch_stats, batch)
+    def step(params: Any, model_state: Any, batch: Batch) -> EvalOutput:
+        logits_BC = method.predict(params, model_state, batch)
         _, top = jax.lax.top_k(logits_BC, min(TOP, logits_BC.shape[1]))
         return EvalOutput(
             predictions=jnp.argmax(logits_BC, axis=1),
