@@ -153,7 +153,7 @@ class Trainer:
     def _run(self, loss: str, name: str, seed: int) -> dict[str, float]:
         """Return a run's figures; it is trained in a directory that does not stay."""
         config = config_of(loss, self._options.rows[name], seed, self._options.epochs)
-        splits = sources.load(config.data)
+        splits = sources.load(config)
         if name not in self._programs:
             if not self._mode.in_turns:
                 self._programs.clear()

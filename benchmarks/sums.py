@@ -32,7 +32,7 @@ from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.losses import weighted_sums
-from saddle_jax.models.networks import make_network
+from saddle_jax.models.networks import make_resnet
 
 BATCH = 128
 DRAW = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def network() -> Iterator[tuple[str, float]]:
     """Yield the error of ResNet-32's loss, statistics, gradient and Hessian-vector product."""
     config = cifar10_lt.get_config("ce").model
     config.kernels = "lax"
-    network = make_network(config, 10, None)
+    network = make_resnet(None, config, 10, None)
 
     def results(train, params, model_state, direction, images, labels):
         def loss(params):

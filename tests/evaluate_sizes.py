@@ -15,7 +15,7 @@ from saddle_jax.train.evaluate import Evaluator
 from saddle_jax.train.program import make_program
 
 config = small_config(batch_size=24, eval__batch_size=32)
-splits = sources.load(config.data)
+splits = sources.load(config)
 program = make_program(config, splits)
 state = program.init(0)
 plain = make_plain(config, splits.stats, splits.test.images.shape[1:], None)

@@ -34,5 +34,5 @@ def small_config(method="ce_drw_sam", **changes):
 
 def train(config, workdir):
     """Train in this process; return the reports."""
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     return loop.train(config, pathlib.Path(workdir), splits, make_program(config, splits), ["test"], quiet=True)

@@ -10,7 +10,7 @@ from conftest import ROOT  # noqa: F401 (its devices)
 
 from configs import default
 from saddle_jax.models.activation import relu
-from saddle_jax.models.networks import make_network
+from saddle_jax.models.networks import make_resnet
 
 POINTS = np.array([-np.inf, -2.0, -1e-30, -0.0, 0.0, 1e-30, 3.0, np.inf, np.nan])
 
@@ -44,7 +44,7 @@ def test_no_kernel_gradient_computes_the_residual_stream_again():
         pytest.skip("is about XLA's fusions on CPUs")
     config = default.get_config().model
     config.name, config.kernels = "resnet20", "lax"
-    network = make_network(config, 10, None)
+    network = make_resnet(None, config, 10, None)
     images, mask = jnp.zeros((8, 16, 16, 3)), jnp.ones(8, bool)
     variables = jax.eval_shape(lambda key: network.init(key, (16, 16, 3)), jax.random.key(0))
 

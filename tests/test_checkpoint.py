@@ -41,7 +41,7 @@ def copy(trained, tmp_path):
 
 
 def like(config):
-    program = make_program(config, sources.load(config.data))
+    program = make_program(config, sources.load(config))
     return jax.eval_shape(lambda: program.init(0))
 
 
@@ -177,7 +177,7 @@ def retyped(tree):
 )
 def test_a_checkpoint_of_another_model_is_refused_leaf_by_leaf(trained, changes, difference):
     found = checkpoint.find(trained / "checkpoints")
-    config, splits = small_config(), sources.load(small_config().data)
+    config, splits = small_config(), sources.load(small_config())
     if "classes" in changes:
         more = longtail.ClassStats(np.append(splits.stats.counts_C, [1, 1]), tuple("0123456789ab"))
         expected = jax.eval_shape(lambda: make_program(config, splits._replace(stats=more)).init(0))

@@ -283,7 +283,7 @@ def test_smoke_fits_any_ratio():
     from saddle_jax.data import sources
 
     for argument in ("smoke,ratio=200", "smoke,ratio=1000,profile=step", "smoke,ratio=10"):
-        assert sources.load(cifar10_lt.get_config(argument).data).stats.counts_C.min() > 0
+        assert sources.load(cifar10_lt.get_config(argument)).stats.counts_C.min() > 0
     with pytest.raises(ConfigError, match="no effect with profile=as_is"):
         cifar10_lt.get_config("ratio=50,profile=as_is")
 

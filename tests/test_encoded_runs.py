@@ -38,7 +38,7 @@ def unbroken(photos, tmp_path_factory):
 
 
 def end_of(workdir, config):
-    like = make_program(config, sources.load(config.data)).init(0)
+    like = make_program(config, sources.load(config)).init(0)
     return jax.device_get(checkpoint.restore(checkpoint.find(workdir / "checkpoints"), like))
 
 
@@ -97,7 +97,7 @@ def test_a_bad_image_ends_training_by_name_or_becomes_a_masked_slot(tmp_path, ca
     train(tolerant, tmp_path / "run")  # the field may change: the run goes on
     assert (tmp_path / "run/results.json").is_file()
     (root / "test/class 0/0.JPEG").write_bytes(b"")
-    splits = sources.load(tolerant.data)
+    splits = sources.load(tolerant)
     spectrometer = Spectrometer(tolerant, splits)
     folder = spectrometer.measure(end_of(tmp_path / "run", tolerant), tmp_path / "run", quiet=True)
     (summary,) = spectra_results.read_summary(folder)["targets"].values()
@@ -111,7 +111,7 @@ def test_a_bad_image_ends_training_by_name_or_becomes_a_masked_slot(tmp_path, ca
 def test_what_is_evaluated_is_what_pillow_shows(photos):
     """Through the whole evaluation: a network of known logits counts what it should."""
     config = list_config(photos)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     program = make_program(config, splits)
     state = program.init(0)
     evaluator = evaluate.Evaluator(config, program, splits.test, splits.stats, "tfdata")
@@ -129,7 +129,7 @@ def test_what_is_evaluated_is_what_pillow_shows(photos):
 
 def test_spectra_see_all_images_of_a_class_as_the_evaluation_does(photos):
     config = list_config(photos, spectra__classes="1")
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     spectrometer = Spectrometer(config, splits)
     positions = spectrometer._images_of(spectrometer.targets[0])
     found = list(spectrometer._chunks(positions))

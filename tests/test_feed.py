@@ -74,7 +74,7 @@ def test_runs_on_the_same_bytes_end_bit_for_bit_alike(tmp_path):
         config = small_config(data__pipeline=name)
         train(config, tmp_path / name)
         latest = checkpoint.find(tmp_path / name / "checkpoints")
-        like = make_program(config, sources.load(config.data)).init(0)
+        like = make_program(config, sources.load(config)).init(0)
         ends.append(jax.device_get(checkpoint.restore(latest, like)))
     for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
         assert a.tobytes() == b.tobytes()
@@ -85,7 +85,7 @@ def test_scanned_runs_of_several_seeds_follow_each_alone(x64):
     """Fifty steps in float64: resident, five at once, three networks at once, against NumPy's batches one by one."""
     config = small_config(data__pipeline="numpy", duration="50 steps", num_seeds=3, seed=4)
     configs = [seeds.member_config(config, seed) for seed in seeds.seeds_of(config)]
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     program = make_program(config, splits)
     alone = [steps([one], [splits], program, 50) for one in configs]
     for one in configs:
@@ -100,7 +100,7 @@ def test_scanned_runs_of_several_seeds_follow_each_alone(x64):
 @pytest.mark.nightly
 def test_runs_at_once_may_have_images_of_their_own(x64):
     configs = [small_config(seed=seed, data__subset_seed=seed) for seed in (0, 1)]
-    splits = [sources.load(config.data) for config in configs]
+    splits = [sources.load(config) for config in configs]
     assert splits[0].content_hash != splits[1].content_hash
     program = make_program(configs[0], splits[0])
     together, _ = steps(configs, splits, program, 4)
@@ -111,7 +111,7 @@ def test_runs_at_once_may_have_images_of_their_own(x64):
 
 def test_segments_end_at_every_event_and_have_two_lengths():
     config = small_config(steps_at_once=5)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     feed = Feed([config], [splits], make_program(config, splits))
     found = [(s.start, s.stop) for s in feed.segments(3, 27, lambda step: step in (8, 10, 20))]
     assert found == [(3, 8), (8, 9), (9, 10), (10, 15), (15, 20), (20, 25), (25, 26), (26, 27)]
@@ -121,7 +121,7 @@ def test_a_step_that_is_not_finite_stops_all_later_ones_of_a_scan():
     """Steps 6 and 7 overflow; the steps after them would be finite again, were the state not marked."""
     knots = ((0, 0.1), ("5 steps", 1e38), ("7 steps", 0.1))
     config = small_config(steps_at_once=12, optim__lr=knots)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     program = make_program(config, splits)
     feed = Feed([config], [splits], program)
     state = devices.replicate(program.init(0))
@@ -145,7 +145,7 @@ def with_nan_in_seed_1(program, part):
 
 def test_of_several_seeds_those_that_stay_finite_finish(tmp_path):
     config = small_config(num_seeds=3, seeds_at_once=3)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     program = make_program(config, splits)
 
     broken = with_nan_in_seed_1(program, "params")
@@ -161,7 +161,7 @@ def test_of_several_seeds_those_that_stay_finite_finish(tmp_path):
 @pytest.mark.faults("N3")
 def test_a_seed_whose_evaluation_is_not_finite_ends_alone(tmp_path):
     config = small_config(num_seeds=3, seeds_at_once=3)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     program = make_program(config, splits)
 
     broken = with_nan_in_seed_1(program, "model_state")
@@ -173,7 +173,7 @@ def test_a_seed_whose_evaluation_is_not_finite_ends_alone(tmp_path):
 
 def test_no_seed_is_trained_if_one_of_them_can_not_be(tmp_path):
     config = small_config(num_seeds=3)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     train(small_config(seed=2, optim__momentum=0.5), tmp_path / "seed-2")
     with pytest.raises(ConfigError, match=r"optim.momentum: the run has 0.5, this command 0.9"):
         seeds.train(config, tmp_path, splits, make_program(config, splits), ["test"], quiet=True)
@@ -187,7 +187,7 @@ def test_nothing_is_compiled_and_nothing_travels_unasked_between_logging_points(
         duration="24 steps", eval__every="8 steps", checkpoint_every="8 steps", log_every="4 steps",
         optim__lr=knots, sam__rho=((0, 0.05), ("6 steps", 0.1)), loss__drw_start="50%",
     )  # fmt: skip
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     assert len(splits.train.labels) % config.batch_size
     program = make_program(config, splits)
     compiled, reached, looked = [], [0], []
@@ -224,7 +224,7 @@ def test_nothing_is_compiled_and_nothing_travels_unasked_between_logging_points(
 
 def test_an_unasked_transfer_would_be_seen():
     config = small_config()
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     program = make_program(config, splits)
     feed = Feed([config], [splits], program)
     segment = next(feed.segments(0, 1, never))
@@ -236,7 +236,7 @@ def test_an_unasked_transfer_would_be_seen():
 
 def test_seeds_leave_complete_runs_and_their_mean(tmp_path):
     config = small_config(num_seeds=3, seed=2)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     program = make_program(config, splits)
     summary = seeds.train(config, tmp_path / "runs", splits, program, ["test"], quiet=True)
     assert summary == json.loads((tmp_path / "runs/summary.json").read_text())
@@ -274,7 +274,7 @@ def test_seeds_interrupted_at_different_steps_end_where_they_would_have(tmp_path
         pass
 
     config = small_config(num_seeds=2, seeds_at_once=2)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     program = make_program(config, splits)
     save = run.Run.save
 
@@ -301,7 +301,7 @@ def test_seeds_interrupted_at_different_steps_end_where_they_would_have(tmp_path
 
 def test_auto_is_resident_where_the_images_fit(monkeypatch):
     config = cifar10_lt.get_config("smoke")
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     assert config.data.pipeline == "auto"
     assert pipeline_of(config, [splits]) == "resident"
     monkeypatch.setattr("saddle_jax.train.feed.memory_limit", lambda: 10_000)

@@ -121,4 +121,4 @@ def test_micro_batches_need_less_memory_where_they_are_a_loop(monkeypatch):
 def test_micro_batches_have_to_divide_a_device_s_part():
     config = small_config(micro_batches=3)
     with pytest.raises(ConfigError, match="micro_batches: a device's 4 images of a step can't be cut into 3"):
-        make_program(config, sources.load(config.data))
+        make_program(config, sources.load(config))

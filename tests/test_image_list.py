@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import shared_file
 from jpeg_folder import BY_SIZE, COUNTS, list_config, write_folder
+from ml_collections import ConfigDict
 
 from configs import cifar10_lt, default, imagenet_lt, inat18, recipes
 from saddle_jax import schedules
@@ -23,6 +24,11 @@ from saddle_jax.modes import check
 
 
 @pytest.fixture(scope="module")
+def load_data(data):
+    """Load the images that config.data describes."""
+    return sources.load(ConfigDict({"data": data}))
+
+
 def photos(tmp_path_factory):
     root = tmp_path_factory.mktemp("photos with blanks")
     write_folder(root)
@@ -76,7 +82,7 @@ def test_the_hash_is_of_paths_and_labels(photos, tmp_path):
 def test_what_is_let_pass(photos, tmp_path, change):
     plain = load(photos)
     data = other_list(photos, tmp_path, change((photos / "train.txt").read_text()).encode())
-    assert sources.load(data).content_hash == plain.content_hash
+    assert load_data(data).content_hash == plain.content_hash
 
 
 LINE = "train/class 0/0.JPEG 0\n"
@@ -106,7 +112,7 @@ LINE = "train/class 0/0.JPEG 0\n"
 def test_bad_lines_are_told_with_their_numbers(photos, tmp_path, line, message):
     data = other_list(photos, tmp_path, LINE.encode() + (line if isinstance(line, bytes) else line.encode()))
     with pytest.raises(DataError, match=message) as error:
-        sources.load(data)
+        load_data(data)
     assert error.value.exit_code == 3
 
 
@@ -115,13 +121,13 @@ def test_a_test_label_that_training_has_not_is_out_of_range(photos, tmp_path):
     with pytest.raises(
         DataError, match=r"labels out of range: 1\n.* line 1: found 5, expected 0 to 4, as in train.txt"
     ):
-        sources.load(data)
+        load_data(data)
 
 
 def test_of_many_offenders_ten_are_shown_and_all_are_counted(photos, tmp_path):
     lines = [f"train/none/{i}.JPEG 0" for i in range(1234)] + [LINE.strip()] * 13
     with pytest.raises(DataError) as error:
-        sources.load(other_list(photos, tmp_path, "\n".join(lines).encode()))
+        load_data(other_list(photos, tmp_path, "\n".join(lines).encode()))
     text = str(error.value)
     assert "images that are not there: 1,234" in text and "... and 1,224 more" in text
     assert "images listed twice: 12" in text and "... and 2 more" in text
@@ -132,9 +138,9 @@ def test_a_class_without_images_is_an_error_unless_allowed(photos, tmp_path):
     lines = [line for line in (photos / "train.txt").read_text().splitlines() if not line.endswith(" 2")]
     data = other_list(photos, tmp_path, "\n".join(lines).encode())
     with pytest.raises(DataError, match=r"1 of 5 classes end with no training image: 4 \(2\)"):
-        sources.load(data)
+        load_data(data)
     data.allow_empty_classes = True
-    assert sources.load(data).stats.counts_C.tolist() == [14, 14, 8, 3, 0]
+    assert load_data(data).stats.counts_C.tolist() == [14, 14, 8, 3, 0]
 
 
 @pytest.mark.parametrize("name", ["imagenet_lt", "inat18"])
@@ -142,22 +148,22 @@ def test_without_data_the_message_says_what_was_looked_for_where_and_the_fix(nam
     config = {"imagenet_lt": imagenet_lt, "inat18": inat18}[name].get_config()
     official = {"imagenet_lt": "ImageNet_LT_train.txt", "inat18": "iNaturalist18_train.txt"}[name]
     with pytest.raises(DataError, match=rf"data.root is not given.*{official}.*--config.data.root=FOLDER.*:smoke"):
-        sources.load(config.data)
+        sources.load(config)
     config.data.root = str(tmp_path / "none")
     with pytest.raises(DataError, match=rf"found no folder {tmp_path}/none.*{official}"):
-        sources.load(config.data)
+        sources.load(config)
     config.data.root = "gs://bucket/imagenet"
     with pytest.raises(DataError, match="found 'gs://bucket/imagenet', expected a folder.*data.source=tfds"):
-        sources.load(config.data)
+        sources.load(config)
     (tmp_path / "photos").mkdir()
     config.data.root = str(tmp_path)
     with pytest.raises(
         DataError, match=rf"lacks \d of \d lists \(it holds photos\)\n  - looked for {tmp_path}/{official}"
     ):
-        sources.load(config.data)
+        sources.load(config)
     config.data.name = "mine"
     with pytest.raises(DataError, match="no train and no test list.*--config.data.train_list=FILE"):
-        sources.load(config.data)
+        sources.load(config)
 
 
 @pytest.mark.parametrize("name", ["imagenet_lt", "inat18"])
@@ -184,7 +190,7 @@ def test_the_sizes_of_an_official_list_are_checked(photos, tmp_path):
     with pytest.raises(
         DataError, match=r"train.txt is not the published training set of imagenet_lt: 40 images, expected 115,8"
     ):
-        sources.load(data)
+        load_data(data)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +221,7 @@ def test_check_finds_what_can_not_be_read(photos, tmp_path, capsys):
     root = tmp_path / "copy"
     shutil.copytree(photos, root)
     config = list_config(root)
-    inspection.require_readable(sources.load(config.data), decode=True)
+    inspection.require_readable(sources.load(config), decode=True)
     assert "all 65 images decode" in capsys.readouterr().out
     (root / "train/class 0/1.JPEG").write_bytes(b"")
     (root / "test/class 3/0.JPEG").write_bytes(b"<html>")
@@ -354,7 +360,7 @@ def test_large_configs_are_sound_with_every_method(module):
     for method in recipes.METHODS:
         smoke = module.get_config(f"smoke,{method}")
         assert problems_of(smoke, default.get_config()) == [], method
-        assert sources.load(smoke.data).stats.ratio > 50
+        assert sources.load(smoke).stats.ratio > 50
         for source in ("image_list", "tfds"):
             config = module.get_config(method)
             config.data.source = source

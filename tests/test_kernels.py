@@ -16,7 +16,7 @@ from configs import default, digits_lt
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.models import kernels
-from saddle_jax.models.networks import make_network
+from saddle_jax.models.networks import make_resnet
 from saddle_jax.models.normalise import normalise
 
 needs_package = pytest.mark.skipif(
@@ -32,7 +32,7 @@ def network_of(choice, **fields):
     model = default.get_config().model
     model.update(width=0.5, kernels=choice)
     model.update(fields)
-    return make_network(model, 5, None)
+    return make_resnet(None, model, 5, None)
 
 
 def problem(**fields):

@@ -58,7 +58,8 @@ class OneLayer(nn.Module):
         return nn.relu(self.norm()(hidden_BD, mask_B, train))
 
 
-def one_layer(model, num_classes, axis_name):
+def one_layer(config, num_classes, axis_name):
+    model = config.model
     head = Normed(num_classes) if model.head == "normed" else make_linear(model, num_classes)
     return from_flax(OneLayer(make_norm(model, axis_name)), head)
 
@@ -224,7 +225,7 @@ def test_cc_sam_refuses_what_no_device_holds():
 def test_no_tail_is_told_with_all_other_problems(tmp_path):
     config = small_config("ce_imbsam", imbsam__tail_below=1, batch_size=31)
     with pytest.raises(ConfigError) as error:
-        make_program(config, sources.load(config.data))
+        make_program(config, sources.load(config))
     assert [text.split(":")[0] for text in error.value.problems] == ["batch_size", "imbsam.tail_below"]
 
 

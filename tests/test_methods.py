@@ -244,4 +244,4 @@ def test_an_epoch_without_a_batch_is_an_error():
     with pytest.raises(
         ConfigError, match="batch_size: 512 is more than the .* and data.drop_last leaves out an epoch's only"
     ):
-        make_program(config, sources.load(config.data))
+        make_program(config, sources.load(config))

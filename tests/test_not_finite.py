@@ -67,7 +67,7 @@ def check(kind, step, folder, monkeypatch):
     saved = checkpoint.available(folder / "checkpoints")
     kept = {1: [], 7: [4, 6], 8: [4, 6], 12: [6, 8]}  # saved every 4 steps, and at 6 as the best; the newest two stay
     assert saved == kept[step]
-    like = jax.eval_shape(lambda: program.make_program(config, sources.load(config.data)).init(0))
+    like = jax.eval_shape(lambda: program.make_program(config, sources.load(config)).init(0))
     for which in saved:
         state = checkpoint.restore(checkpoint.find(folder / "checkpoints", str(which)), like)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)), which

@@ -54,9 +54,9 @@ def test_odd_class_sizes_give_an_error_or_finite_numbers(name, loss, tmp_path):
     config = small_config(data__ratio=1.0, loss__name=loss, **fields, **LOSSES[loss])
     if 0 in SETS[name][0]:
         with pytest.raises(DataError, match="1 of 3 classes end with no training image: 1 .*allow_empty_classes"):
-            sources.load(config.data)
+            sources.load(config)
     config.data.allow_empty_classes = True
-    stats = sources.load(config.data).stats
+    stats = sources.load(config).stats
     schedules = make_schedules(config, stats, steps_per_epoch=3)
     random = np.random.default_rng(0)
     labels = jnp.asarray(arrays["train_labels"][:64])
@@ -177,7 +177,7 @@ def copy(trained, tmp_path):
 )
 def test_what_may_change_when_a_run_is_continued(trained, field, value, may):
     config = small_config(log_every="1 steps")
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     directory.require_same_run(trained, config, splits)
     config.update_from_flattened_dict({field.replace("__", "."): value})
     if may:

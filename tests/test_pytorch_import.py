@@ -23,7 +23,7 @@ from saddle_jax.experiment import command_line
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.plain import make as make_plain
-from saddle_jax.models.networks import make_network
+from saddle_jax.models.networks import make_resnet
 from saddle_jax.modes import import_torch as program
 from saddle_jax.pytorch import archive, class_map, names
 from saddle_jax.train import checkpoint
@@ -49,7 +49,7 @@ def run(mode, workdir, config, head="linear", **fields):
 
 
 def restored(workdir, config):
-    like = jax.eval_shape(lambda: make_program(config, sources.load(config.data)).init(0))
+    like = jax.eval_shape(lambda: make_program(config, sources.load(config)).init(0))
     return jax.device_get(checkpoint.restore(checkpoint.find(pathlib.Path(workdir, "checkpoints")), like))
 
 
@@ -84,7 +84,7 @@ def test_an_imported_run_has_the_logits_of_torch(imported):
     state = restored(imported, config)
     logits = logits_of(config, state.params, state.model_state)
     np.testing.assert_allclose(logits, torch_logits("linear"), atol=1e-5)
-    assert int(state.step) == 2 * make_program(config, sources.load(config.data)).schedules.steps_per_epoch
+    assert int(state.step) == 2 * make_program(config, sources.load(config)).schedules.steps_per_epoch
     origin = json.loads((imported / "imported.json").read_text())
     assert (origin["arch"], origin["epoch"], len(origin["sha256"])) == ("resnet8", 2, 64)
 
@@ -167,7 +167,7 @@ def test_the_class_map_puts_outputs_in_the_order_of_the_classes(tmp_path, capsys
 def test_where_classes_are_renumbered_the_class_map_is_needed(tmp_path, capsys):
     jpeg_folder.write_folder(tmp_path / "photos")
     config = jpeg_folder.list_config(tmp_path / "photos", model__name="resnet10", model__width=0.125)
-    network = make_network(config.model, 5, None)
+    network = make_resnet(None, config.model, 5, None)
     leaves = jax.tree_util.tree_leaves_with_path(golden_imagenet.variables(network, "linear"))
     arrays = {
         golden_imagenet.torch_name(path): np.float32(np.ascontiguousarray(golden_imagenet.to_torch(leaf, True)))
@@ -290,7 +290,7 @@ def test_names(name, dimensions, path):
 
 @pytest.mark.parametrize(("epoch", "step"), [(None, 150), (0, 0), (1, 40), (3, 120), (4, 150)])
 def test_the_step_of_an_epoch(epoch, step):
-    schedules = make_program(config := small_config(), sources.load(config.data)).schedules
+    schedules = make_program(config := small_config(), sources.load(config)).schedules
     assert program._step(epoch, schedules._replace(total_steps=150, steps_per_epoch=40)) == step
 
 

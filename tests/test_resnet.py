@@ -15,7 +15,7 @@ from benchmarks.operations import multiply_adds
 from configs import default
 from saddle_jax.experiment.catalogue import ENTRIES
 from saddle_jax.models import resnet, resnet_cifar
-from saddle_jax.models.networks import make_backbone, make_network
+from saddle_jax.models.networks import make_backbone, make_resnet
 from saddle_jax.models.pooling import max_pool
 
 PUBLISHED = {  # torchvision's: parameters with 1000 classes, 1e9 multiply-adds at 224
@@ -29,7 +29,7 @@ PUBLISHED = {  # torchvision's: parameters with 1000 classes, 1e9 multiply-adds 
 def network_of(name: str, classes: int = golden.CLASSES, **fields):
     config = default.get_config().model
     config.update(name=name, **fields)
-    return make_network(config, classes, None)
+    return make_resnet(None, config, classes, None)
 
 
 def shapes_of(network, size: int = 32):

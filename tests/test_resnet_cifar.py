@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 from configs import default
 from saddle_jax.methods.base import ASCENT, Context
 from saddle_jax.models import heads
-from saddle_jax.models.networks import make_network
+from saddle_jax.models.networks import make_resnet
 
 
 def sizes(**model) -> int:
     config = default.get_config().model
     config.update(model)
-    network = make_network(config, 10, None)
+    network = make_resnet(None, config, 10, None)
     params, _ = jax.eval_shape(lambda k: network.init(k, (32, 32, 3)), jax.random.key(0))
     return sum(x.size for x in jax.tree.leaves(params))
 
@@ -31,7 +31,7 @@ def test_forward_equals_the_reference(head, x64):
     logits = method.predict(start.params, start.model_state, batch(store, 0))
     np.testing.assert_allclose(logits, store["logits_eval"], rtol=1e-8, atol=1e-10)
 
-    network, first = make_network(config.model, 10, None), batch(store, 0)
+    network, first = make_resnet(None, config.model, 10, None), batch(store, 0)
     images = jnp.asarray(first.images)
     logits, _ = network.logits(start.params, start.model_state, images, first.mask, train=True)
     np.testing.assert_allclose(logits, store["logits_train"], rtol=1e-8, atol=1e-10)
@@ -51,7 +51,7 @@ def test_initialisation_follows_the_reference():
     config = default.get_config().model
     for head in HEADS:
         config.head = head
-        network = make_network(config, 10, None)
+        network = make_resnet(None, config, 10, None)
         params, _ = network.init(jax.random.key(1), (32, 32, 3))
         kernel = params["layer3_1"]["conv1"]["kernel"]
         assert np.std(kernel) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)

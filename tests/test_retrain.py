@@ -22,7 +22,7 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import retrain
 from saddle_jax.methods.base import DESCENT, Context
 from saddle_jax.methods.choose import make_method
-from saddle_jax.models.networks import make_network
+from saddle_jax.models.networks import make_resnet
 from saddle_jax.modes import train as train_mode
 from saddle_jax.optim.link import only
 from saddle_jax.optim.sam import sam
@@ -47,7 +47,7 @@ def second_config(first="", named="retrain", **changes):
 def program_of(fields):
     """Return what runs that differ in their seed and in their start alone share, with all that is compiled."""
     config = config_lib.from_json(fields)
-    return make_program(config, sources.load(config.data))
+    return make_program(config, sources.load(config))
 
 
 def train(config, workdir, *, quiet=True):
@@ -55,7 +55,7 @@ def train(config, workdir, *, quiet=True):
     alike = config.copy_and_resolve_references()
     alike.update(seed=0, start_from="")
     program = program_of(config_lib.to_json(alike))
-    return loop.train(config, pathlib.Path(workdir), sources.load(config.data), program, ["test"], quiet=quiet)
+    return loop.train(config, pathlib.Path(workdir), sources.load(config), program, ["test"], quiet=quiet)
 
 
 class OnBatch:
@@ -78,7 +78,7 @@ class OnBatch:
 
         self.gradient = jax.jit(jax.grad(of_params, has_aux=True))
         self.loss = jax.jit(lambda step: of_params(self.variables.params, step)[0])
-        network, seen = make_network(config.model, len(COUNTS), None), (images / 255 - 0.3) / 0.35
+        network, seen = make_resnet(None, config.model, len(COUNTS), None), (images / 255 - 0.3) / 0.35
 
         def features_of(weights):
             return network.features(weights.params, weights.model_state, seen, MASK, train=True)[0]
@@ -254,7 +254,7 @@ def test_an_interrupted_run_goes_on_from_its_own_checkpoint(first, tmp_path, mon
     jax.tree.map(np.testing.assert_array_equal, *states)
     assert json.loads((tmp_path / "parts/run.json").read_text())["weights_from"]["step"] == 12
     with pytest.raises(ConfigError, match="start_from: the run has .*, this command '/elsewhere'"):
-        directory.require_same_run(tmp_path / "parts", second_config("/elsewhere"), sources.load(config.data))
+        directory.require_same_run(tmp_path / "parts", second_config("/elsewhere"), sources.load(config))
 
 
 def damaged(folder):
@@ -288,7 +288,7 @@ def test_what_a_run_can_not_start_from_is_told_before_its_first_file(harm, error
 )
 def test_another_network_is_refused(changes, word, first, tmp_path):
     config = second_config(first, **changes)
-    program = make_program(config, sources.load(config.data))
+    program = make_program(config, sources.load(config))
     state = jax.eval_shape(lambda: program.init(0))
     with pytest.raises(CheckpointError, match="start_from: .*12 belongs to another network:") as told:
         origin.adopt(origin.find(config, tmp_path), state)
@@ -316,7 +316,7 @@ def test_what_may_be_a_mistake_is_said(first, tmp_path):
     given = pathlib.Path(shutil.copytree(first, tmp_path / "first"))
     (given / "results.json").unlink()
     config = second_config(given, data__ratio=20.0)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     told = origin.describe(origin.find(config, tmp_path / "second"), splits)
     assert "a run that has not finished; it was trained on other images (counts, " in told
     (given / "class_stats.json").unlink()

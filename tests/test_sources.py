@@ -8,10 +8,16 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, SHARED, shared_file
+from ml_collections import ConfigDict
 
 from configs import default
 from saddle_jax.data import sources
 from saddle_jax.errors import DataError
+
+
+def load(data):
+    """Load the images that config.data describes."""
+    return sources.load(ConfigDict({"data": data}))
 
 
 def data_config(**fields):
@@ -34,7 +40,7 @@ def write_arrays(path, **changes):
 
 
 def test_digits_are_long_tailed_and_the_test_set_is_balanced():
-    splits = sources.load(data_config(ratio=50.0, largest_class=114))
+    splits = load(data_config(ratio=50.0, largest_class=114))
     assert splits.stats.counts_C.tolist()[0] == 114
     assert splits.stats.counts_C.tolist()[-1] == 2
     assert np.bincount(splits.test.labels).tolist() == [60] * 10
@@ -45,32 +51,32 @@ def test_digits_are_long_tailed_and_the_test_set_is_balanced():
 
 
 def test_the_subset_seed_alone_chooses_the_images():
-    a, b = (sources.load(data_config(ratio=50.0)) for _ in range(2))
+    a, b = (load(data_config(ratio=50.0)) for _ in range(2))
     assert a.split_hash == b.split_hash
-    assert a.split_hash != sources.load(data_config(ratio=50.0, subset_seed=1)).split_hash
+    assert a.split_hash != load(data_config(ratio=50.0, subset_seed=1)).split_hash
 
 
 def test_arrays(tmp_path):
-    splits = sources.load(write_arrays(tmp_path / "a.npz"))
+    splits = load(write_arrays(tmp_path / "a.npz"))
     assert splits.stats.counts_C.tolist() == [20, 10, 5]
     assert splits.stats.names == ("0", "1", "2")
     grey = write_arrays(
         tmp_path / "g.npz", train_images=np.zeros((60, 8, 8), np.uint8), test_images=np.zeros((9, 8, 8), np.uint8)
     )
-    assert sources.load(grey).train.images.shape == (35, 8, 8, 1)
+    assert load(grey).train.images.shape == (35, 8, 8, 1)
     named = write_arrays(tmp_path / "n.npz", class_names=np.array(["cat", "dog", "owl"]))
-    assert sources.load(named).stats.names == ("cat", "dog", "owl")
+    assert load(named).stats.names == ("cat", "dog", "owl")
 
 
 def test_validation_images_leave_the_training_images(tmp_path):
     data = write_arrays(tmp_path / "a.npz")
     data.update({"validation_fraction": 0.3, "validation_floor": 8})
-    splits = sources.load(data)
+    splits = load(data)
     assert splits.stats.counts_C.tolist() == [14, 8, 5]
     assert np.bincount(splits.validation.labels, minlength=3).tolist() == [6, 2, 0]
     data.validation_floor = 50
     with pytest.raises(DataError, match="holds out no image"):
-        sources.load(data)
+        load(data)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +98,13 @@ def test_validation_images_leave_the_training_images(tmp_path):
 )
 def test_bad_arrays_give_one_clear_error(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
-        sources.load(write_arrays(tmp_path / "a.npz", **changes))
+        load(write_arrays(tmp_path / "a.npz", **changes))
 
 
 def test_all_problems_of_an_array_file_are_told_at_once(tmp_path):
     data = write_arrays(tmp_path / "a.npz", train_labels=np.arange(3), test_images=np.zeros((9, 8, 8, 3)))
     with pytest.raises(DataError, match="2 problems") as error:
-        sources.load(data)
+        load(data)
     assert "train_labels" in str(error.value)
     assert "test_images" in str(error.value)
 
@@ -108,22 +114,22 @@ def test_files_that_are_no_archive(tmp_path, content):
     path = tmp_path / "x.npz"
     path.write_bytes(content)
     with pytest.raises(DataError, match="can't be read"):
-        sources.load(data_config(source="arrays", path=str(path)))
+        load(data_config(source="arrays", path=str(path)))
     with pytest.raises(DataError, match="found no file"):
-        sources.load(data_config(source="arrays", path=str(tmp_path / "none.npz")))
+        load(data_config(source="arrays", path=str(tmp_path / "none.npz")))
     for odd in ("~nosuchuser/x.npz", "x" * 5000):
         with pytest.raises(DataError, match=r"can't be read|found no file"):
-            sources.load(data_config(source="arrays", path=odd))
+            load(data_config(source="arrays", path=odd))
     np.save(tmp_path / "single.npy", np.zeros(3))
     with pytest.raises(DataError, match="found a single array"):
-        sources.load(data_config(source="arrays", path=str(tmp_path / "single.npy")))
+        load(data_config(source="arrays", path=str(tmp_path / "single.npy")))
 
 
 def test_a_class_without_any_image_in_the_set_stays_empty(tmp_path):
     data = write_arrays(tmp_path / "a.npz", train_labels=np.repeat([1, 2, 3], 20))
     data.update({"ratio": 2.0, "allow_empty_classes": True})
-    assert sources.load(data).stats.counts_C[0] == 0
-    assert (sources.load(data).stats.counts_C[1:] > 0).all()
+    assert load(data).stats.counts_C[0] == 0
+    assert (load(data).stats.counts_C[1:] > 0).all()
 
 
 @pytest.mark.faults("D3")
@@ -131,16 +137,16 @@ def test_an_empty_class_is_an_error_unless_allowed(tmp_path):
     data = write_arrays(tmp_path / "a.npz")
     data.ratio = 100.0
     with pytest.raises(DataError, match=r"1 of 3 classes end with no training image: 2 \(2\).*allow_empty_classes"):
-        sources.load(data)
+        load(data)
     data.allow_empty_classes = True
-    assert sources.load(data).stats.counts_C.tolist() == [20, 2, 0]
+    assert load(data).stats.counts_C.tolist() == [20, 2, 0]
 
 
 def test_real_cifar10(tmp_path):
     store = tmp_path / "lt.npz"
     shared_file("data/cifar10_lt.npz")
     subprocess.run([sys.executable, SHARED / "data/unpack.py", "cifar10", "--ratio", "100", "--out", store], check=True)
-    splits = sources.load(data_config(source="arrays", path=str(store), profile="as_is"))
+    splits = load(data_config(source="arrays", path=str(store), profile="as_is"))
     assert splits.stats.counts_C.tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     assert len(splits.test.labels) == 10_000
     means = splits.test.images.mean((0, 1, 2)) / 255
@@ -165,25 +171,25 @@ def fashion_mnist(tmp_path_factory):
 @pytest.mark.slow
 def test_tfds_prepared_from_real_files(fashion_mnist):
     data = data_config(source="tfds", name="fashion_mnist", root=str(fashion_mnist), ratio=100.0)
-    splits = sources.load(data)
+    splits = load(data)
     assert splits.stats.counts_C[[0, -1]].tolist() == [6000, 60]
     assert splits.stats.names[9] == "Ankle boot"
     assert splits.test.images.shape == (10_000, 28, 28, 1)
-    assert sources.load(data).split_hash == splits.split_hash
+    assert load(data).split_hash == splits.split_hash
     data.image_size = 14
-    assert sources.load(data).test.images.shape == (10_000, 14, 14, 1)
+    assert load(data).test.images.shape == (10_000, 14, 14, 1)
     data.test_split = "tset"
     with pytest.raises(DataError, match="found split 'tset', expected one of test, train"):
-        sources.load(data)
+        load(data)
 
 
 def test_a_set_that_is_not_prepared_is_told_at_once(tmp_path):
     began = time.monotonic()
     with pytest.raises(DataError, match="cifar10 is not prepared") as error:
-        sources.load(data_config(source="tfds", name="cifar10", root=str(tmp_path)))
+        load(data_config(source="tfds", name="cifar10", root=str(tmp_path)))
     assert "cifar-10-binary.tar.gz" in str(error.value)
     assert str(tmp_path / "downloads" / "manual") in str(error.value)
     with pytest.raises(DataError, match="no set 'cifar11'.*cifar10"):
-        sources.load(data_config(source="tfds", name="cifar11", root=str(tmp_path)))
+        load(data_config(source="tfds", name="cifar11", root=str(tmp_path)))
     assert time.monotonic() - began < 60  # not the 205 seconds of tfds's own retries
     assert not any(tmp_path.iterdir())

@@ -69,7 +69,7 @@ class Small:
         config.model.width, config.model.head = 0.125, head
         config.model.batch_norm = batch_norm
         config.loss.name = loss
-        images = sources.load(config.data).train
+        images = sources.load(config).train
         chosen = np.concatenate([np.flatnonzero(images.labels == c)[:n] for c, n in ((0, 11), (1, 6), (2, 1))])
         self.images, self.labels = images.images[chosen], images.labels[chosen]
         stats = ClassStats(np.array([11, 6, 1]), ("a", "b", "c"))

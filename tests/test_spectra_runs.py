@@ -189,7 +189,7 @@ def test_the_loss_of_a_run_is_what_its_name_says(ldam, tmp_path, loss, scale, we
     run(workdir, classes="tail", loss=loss, logit_scale=scale, class_weights=weights, dtype="float64")
     found = numbers_of(workdir, "tail")
     config = config_lib.from_json((workdir / "config.json").read_bytes())
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     program = make_program(config, splits)
     state = checkpoint.restore(checkpoint.find(workdir / "checkpoints"), program.init(0))
     chosen = np.isin(splits.train.labels, (7, 8, 9))

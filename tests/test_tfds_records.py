@@ -79,8 +79,8 @@ def batches(part, train):
 
 def test_records_are_the_images_and_classes_of_their_list(prepared, cache, capsys):
     root, folder = prepared
-    listed = sources.load(list_config(root).data)
-    found = sources.load(record_config(folder).data)
+    listed = sources.load(list_config(root))
+    found = sources.load(record_config(folder))
     assert found.class_map_C.tolist() == listed.class_map_C.tolist() == list(BY_SIZE)
     assert found.stats.counts_C.tolist() == listed.stats.counts_C.tolist()
     for split in ("train", "validation", "test"):
@@ -93,12 +93,12 @@ def test_records_are_the_images_and_classes_of_their_list(prepared, cache, capsy
             assert a.images.any(axis=(1, 2, 3)).all()
             assert a.images.tobytes() == b.images.tobytes()
     assert "reading 40 records of photos/1.0.0 train for their labels" in capsys.readouterr().out
-    again = sources.load(record_config(folder).data)  # from the cache
+    again = sources.load(record_config(folder))  # from the cache
     assert "reading" not in capsys.readouterr().out
     assert again.content_hash == found.content_hash
     for path in cache.glob("saddle_jax/*.npz"):
         path.write_bytes(b"torn")
-    assert sources.load(record_config(folder).data).content_hash == found.content_hash
+    assert sources.load(record_config(folder)).content_hash == found.content_hash
     inspection.require_readable(again, decode=True)
     assert "all 65 images decode" in capsys.readouterr().out
 
@@ -108,14 +108,14 @@ def test_parts_of_splits_and_a_fraction_for_validation(prepared):
     config = record_config(
         folder, data__train_split="train[:30]", data__validation_split="", data__allow_empty_classes=True
     )
-    assert len(sources.load(config.data).train.labels) == 30
+    assert len(sources.load(config).train.labels) == 30
     held = record_config(folder, data__validation_split="", data__validation_fraction=0.3, data__validation_floor=5)
-    splits = sources.load(held.data)
+    splits = sources.load(held)
     assert len(splits.train.labels) + len(splits.validation.labels) == 40
     chunk = next(feeder.plain_batches(*splits.validation, slots=evaluation_slots(4, 4, 1)))
     assert chunk.images.any(axis=(1, 2, 3)).all()
     with pytest.raises(DataError, match="found split 'tset', expected one of test, train, val"):
-        sources.load(record_config(folder, data__test_split="tset").data)
+        sources.load(record_config(folder, data__test_split="tset"))
 
 
 def test_a_bad_record_is_named(tmp_path):
@@ -130,19 +130,19 @@ def test_a_bad_record_is_named(tmp_path):
 
 def test_a_set_that_is_not_prepared_is_to_be_prepared_as_array_record(tmp_path):
     with pytest.raises(DataError, match=r"imagenet_lt is not prepared.*\n.*file_format='array_record'\)\.download_and"):
-        sources.load(record_config(tmp_path, data__name="imagenet_lt").data)
+        sources.load(record_config(tmp_path, data__name="imagenet_lt"))
 
 
 def test_tfrecord_is_refused_with_the_command_that_converts_it(tmp_path):
     root, folder = tmp_path / "photos", tmp_path / "tfds"
     store(root, folder, write_folder(root), file_format="tfrecord")
     with pytest.raises(DataError, match="is in tfrecord, which can't be read at any position") as error:
-        sources.load(record_config(folder).data)
+        sources.load(record_config(folder))
     command = str(error.value).partition("Fix, once: python ")[2].split()
     subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=ROOT)
     to_array_record.convert(folder / "photos/1.0.0")  # what is finished is not done again
-    splits = sources.load(record_config(folder).data)
-    listed = sources.load(list_config(root).data)
+    splits = sources.load(record_config(folder))
+    listed = sources.load(list_config(root))
     order = np.argsort(listed.test.images.paths_N)
     files = sources.Images(listed.test.images[order], listed.test.labels[order])
     assert batches(splits.test, False).images.tobytes() == batches(files, False).images.tobytes()

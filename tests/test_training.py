@@ -85,7 +85,7 @@ def test_a_run_directory_is_complete(tmp_path):
     (provenance,) = record["starts"]
     assert provenance["command"] == ["test"]
     assert provenance["packages"]["jax"] == jax.__version__
-    assert provenance["split_hash"] == sources.load(config.data).split_hash
+    assert provenance["split_hash"] == sources.load(config).split_hash
     assert record["first_checkpoint"] == 4
     assert checkpoint.available(tmp_path / "run/checkpoints") == [6, 8, 12]  # 6 was the best as of 8
     records = metrics.read(tmp_path / "run")
@@ -97,7 +97,7 @@ def test_a_run_directory_is_complete(tmp_path):
     assert last["accuracy"] == pytest.approx(last["balanced_accuracy"])
     assert set(last["groups"]) == {"head", "mid", "tail", "many", "medium", "few"}
     with np.load(tmp_path / "run/eval/12-test-predictions.npz") as predicted:
-        np.testing.assert_array_equal(predicted["labels"], sources.load(small_config().data).test.labels)
+        np.testing.assert_array_equal(predicted["labels"], sources.load(small_config()).test.labels)
         correct = predicted["predictions"] == predicted["labels"]
     assert 100 * correct.mean() == pytest.approx(last["accuracy"])
 
@@ -242,7 +242,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_of_it_is_saved(tmp_p
         train(config, tmp_path / "run")
     assert error.value.exit_code == 5
     latest = checkpoint.find(tmp_path / "run/checkpoints")
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     state = checkpoint.restore(latest, make_program(config, splits).init(0))
     assert latest.step == 4
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
@@ -305,12 +305,12 @@ def test_what_only_devices_and_data_tell_is_told_at_once(tmp_path):
     config.duration = "0.2 steps"
     assert devices.num_devices() == 8
     with pytest.raises(ConfigError) as error:
-        make_program(config, sources.load(config.data))
+        make_program(config, sources.load(config))
     assert len(error.value.problems) == 4
     assert "30 can't be split over 8 devices. Fix: --config.batch_size=24" in str(error.value)
     config.data.augmentation, config.method, config.paco.key_augmentation = "autoaugment", "paco", "simclr"
     with pytest.raises(ConfigError) as error:
-        make_program(config, sources.load(config.data))
+        make_program(config, sources.load(config))
     assert len(error.value.problems) == 6
     for name in ("autoaugment", "simclr"):
         assert f"{name} changes colours: found images of 1 channels, expected 3" in str(error.value)

@@ -45,7 +45,7 @@ def assert_shown(png, images_NHWK, views_VDNHWK):
 def test_the_sample_has_the_rarest_class_and_every_view(tmp_path):
     write_folder(tmp_path)
     config = list_config(tmp_path)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     names = ("random_resized_crop", "randaugment", "simclr")
     every = [augmentation.make(config.data, name, (32, 32, 3), encoded=True) for name in names]
     samples = inspection.sample(splits, every, 0)
@@ -64,7 +64,7 @@ def test_the_sample_passes_over_bad_images(tmp_path):
         bad = tmp_path / "train" / "class 3" / f"{number}.JPEG"
         bad.write_bytes(bad.read_bytes()[:500])
     (tmp_path / "train" / "class 2" / "0.JPEG").write_bytes(b"no image")  # the only one of its class
-    splits = sources.load(list_config(tmp_path, data__max_bad_fraction=0.1).data)
+    splits = sources.load(list_config(tmp_path, data__max_bad_fraction=0.1))
     view = Augmentation("random_resized_crop", (32, 32, 3), encoded=True)
     samples = inspection.sample(splits, [view], 0)
     assert [splits.class_map_C[label] for label in samples.labels_N] == [1, 4, 3, 0]
@@ -83,7 +83,7 @@ def test_a_sheet_shows_every_image_in_its_place(channels):
 
 def test_the_sheet_of_a_set_in_memory_shows_its_views(tmp_path):
     config = small_config()
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     path = sheet.draw(config, splits, (STILL, MOVED), tmp_path)
     images = splits.train.images
     sizes = splits.stats.counts_C
@@ -97,7 +97,7 @@ def test_the_sheet_of_a_set_in_memory_shows_its_views(tmp_path):
 def test_the_sheet_of_an_encoded_set_shows_its_views(tmp_path):
     write_folder(tmp_path)
     config = list_config(tmp_path)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     crop = augmentation.make(config.data, "random_resized_crop", (32, 32, 3), encoded=True)
     every = [crop, crop._replace(color_jitter=0.0)]
     path = sheet.draw(config, splits, every, tmp_path / "run")
@@ -107,7 +107,7 @@ def test_the_sheet_of_an_encoded_set_shows_its_views(tmp_path):
 
 def test_a_check_changes_nothing_of_a_run_but_its_sheet(tmp_path):
     config = small_config("ce")
-    directory.open_run(tmp_path, config, sources.load(config.data), [])
+    directory.open_run(tmp_path, config, sources.load(config), [])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert check.run(Command("check", str(tmp_path), config, True)) == 0
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -118,7 +118,7 @@ def test_a_check_changes_nothing_of_a_run_but_its_sheet(tmp_path):
 
 def test_nothing_is_drawn_into_the_run_of_another_config(tmp_path):
     config = small_config()
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     several = small_config(num_seeds=2)
     for workdir, own, others in (
         (tmp_path / "one", config, [small_config(seed=1), several]),
@@ -145,7 +145,7 @@ def test_a_sheet_that_can_not_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):
     assert "nothing of it was kept" in out and "views  not drawn: " in out and "Fix: make room or restore" in out
     monkeypatch.setitem(sys.modules, "saddle_jax.report.views", None)  # as where matplotlib is not installed
     monkeypatch.delattr("saddle_jax.report.views")
-    told = sheet.draw(config, sources.load(config.data), [STILL], tmp_path / "other")
+    told = sheet.draw(config, sources.load(config), [STILL], tmp_path / "other")
     assert "not drawn" in told and "Fix: pip install -r requirements.txt" in told
     with pytest.raises(ConfigError, match="is a file, expected a directory. Fix: another --workdir"):
         check.run(Command("check", str(tmp_path / "plots"), config, True))

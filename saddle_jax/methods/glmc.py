@@ -93,7 +93,7 @@ def make(
     """
     glmc = config.glmc
     height, width, _ = image_shape
-    network = networks.make_network(config.model, stats.num_classes, axis_name)
+    network = networks.make_network(config, stats.num_classes, axis_name)
     own_heads = functions_of(
         Heads(
             linear_balanced=networks.make_linear(config.model, stats.num_classes),

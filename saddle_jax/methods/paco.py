@@ -164,7 +164,7 @@ def make(
     """Return the method; see `methods.base.Method`."""
     del schedules
     paco = config.paco
-    network = networks.make_network(config.model, stats.num_classes, axis_name)
+    network = networks.make_network(config, stats.num_classes, axis_name)
     own_heads = functions_of(
         Heads(
             linear=heads.Linear(stats.num_classes, heads.pytorch_uniform),

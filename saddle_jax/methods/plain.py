@@ -31,7 +31,7 @@ def make(
       schedules: not needed here.
     """
     del schedules
-    network = networks.make_network(config.model, stats.num_classes, axis_name)
+    network = networks.make_network(config, stats.num_classes, axis_name)
     loss_fn = make_loss(config, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
     normalise = make_normalise(config.data)
     share_C = stats.sampling_C(config.data.sampling, config.loss.effective_beta)

@@ -37,7 +37,7 @@ def make(
 
     BatchNorm is in training mode, as in the authors' code: the batch's statistics normalise, running ones move.
     """
-    network = networks.make_network(config.model, stats.num_classes, axis_name)
+    network = networks.make_network(config, stats.num_classes, axis_name)
     loss_fn = make_loss(config, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
     normalise = make_normalise(config.data)
     flat_weights_C, retrain = flat_weights(stats), config.retrain

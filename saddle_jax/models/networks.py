@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.catalogue import find, group_of
 from saddle_jax.models import heads, kernels, resnet, resnet_cifar
 from saddle_jax.models.base import Network, from_flax
 from saddle_jax.models.batchnorm import BatchNorm
@@ -45,7 +48,24 @@ def make_linear(model: ConfigDict, num_classes: int) -> nn.Module:
     return heads.Linear(num_classes, heads.pytorch_uniform if is_large else heads.kaiming_normal)
 
 
-def make_network(model: ConfigDict, num_classes: int, axis_name: str | None) -> Network:
-    """Return the network that the config describes, for steps mapped over `axis_name`."""
+def make_network(config: ConfigDict, num_classes: int, axis_name: str | None) -> Network:
+    """Return the network that the config names, for steps mapped over `axis_name`.
+
+    Raises:
+      ConfigError: a user's own entry makes something else.
+    """
+    name = config.model.name
+    made = find("model.name", name).maker()(config.get(group_of(name)), config.model, num_classes, axis_name)
+    if not isinstance(made, Network):
+        raise ConfigError(
+            f"model.name: {name} makes a {type(made).__name__}, expected a saddle_jax.models.base.Network, such as "
+            "`from_flax` returns"
+        )
+    return made
+
+
+def make_resnet(fields: Any, model: ConfigDict, num_classes: int, axis_name: str | None) -> Network:
+    """Return the ResNet that `model` describes; it has no fields of its own."""
+    del fields
     head = heads.Normed(num_classes) if model.head == "normed" else make_linear(model, num_classes)
     return from_flax(make_backbone(model, axis_name), head)

@@ -23,7 +23,7 @@ def run(command: Command) -> int:
 
     config, workdir = command.config, pathlib.Path(command.workdir)
     plan.require_directory(workdir)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     program = make_program(config, splits)
     plan.describe(config, splits, program, command.workdir)
     for line in inspection.class_lines(splits):

@@ -65,7 +65,7 @@ def train(suffix: str, group: Sequence[int], out: pathlib.Path, programs: dict[s
     for seed in group:
         config, workdir = config_of(suffix, seed), workdir_of(suffix, seed, out)
         if not (workdir / "results.json").is_file():
-            members.append(Member(config, workdir, sources.load(config.data)))
+            members.append(Member(config, workdir, sources.load(config)))
     if members:
         program = program_for(suffix, members[0].config, members[0].splits, programs)
         seeds.train_at_once(members, program, ["make", "demo"], quiet=True)
@@ -99,7 +99,7 @@ def tail(name: str, report: dict) -> str:
 
 def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
     """Print the table and its conclusion, and draw accuracy by class size."""
-    counts_C = sources.load(digits_lt.get_config(METHOD).data).stats.counts_C
+    counts_C = sources.load(digits_lt.get_config(METHOD)).stats.counts_C
     print(
         f"\nHandwritten digits made long-tailed: {counts_C.max()} training images of the largest class down to "
         f"{counts_C.min()} of the smallest.\nResNet-8, cross-entropy with deferred re-weighting, 100 epochs; test "
@@ -129,7 +129,7 @@ def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str
         config, workdir = config_of(suffix, seed), workdir_of(suffix, seed, out)
         config.spectra.update(classes=",".join(map(str, TAIL)), steps=40, probes=2, escape_batches=0)
         config.spectra.update(spectra)
-        splits = sources.load(config.data)
+        splits = sources.load(config)
         make = spectrometer.another if spectrometer else Spectrometer  # another one shares what was compiled
         spectrometer = make(config, splits)
         like = program_for(suffix, config, splits, programs).init(0)

@@ -20,7 +20,7 @@ def run(command: Command) -> int:
     differing = stored_run.differences(command)
     if differing and command.config_named:
         raise ConfigError(different_config(workdir, differing, "leave --config out, or the run's own"))
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     program = make_program(config, splits)
     # With other images or groups than the run's own, the result is shown but not filed among the run's.
     folder = None if differing or differing_images(workdir, splits) else workdir

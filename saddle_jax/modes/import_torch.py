@@ -35,7 +35,7 @@ def run(command: Command) -> int:
         raise ConfigError(f"--mode import: found num_seeds={config.num_seeds}; a file is one run. Fix: leave it out")
     _require_no_run(workdir)
     found = archive.read(path)
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     if splits.class_map_C is not None and not command.class_map:  # the reference's sort is not stable
         raise ConfigError(
             f"--mode import: {config.data.name or config.data.root!r} needs --class_map FILE: the reference numbers "

@@ -25,7 +25,7 @@ def run(command: Command) -> int:
     if differing := stored_run.differences(command):
         raise ConfigError(different_config(workdir, differing, "only fields of config.spectra may change here"))
     with StopRequest() as stop:
-        splits = sources.load(config.data)
+        splits = sources.load(config)
         if differing := differing_images(workdir, splits):
             raise DataError(f"{workdir} was trained on other images ({', '.join(differing)} differ). Fix: its data set")
         spectrometer = Spectrometer(config, splits)

@@ -25,7 +25,7 @@ def run(command: Command) -> int:
     config, workdir = command.config, pathlib.Path(command.workdir)
     processes.on_first(functools.partial(_require_place_and_origin, config, workdir))
     with StopRequest() as stop:  # a signal while data are read or code is compiled is answered before the first step
-        splits = sources.load(config.data)
+        splits = sources.load(config)
         processes.require_agreement(
             {
                 "split_hash": splits.split_hash,

@@ -15,19 +15,20 @@ from saddle_jax import longtail
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.sources.base import Images, Source, Splits, take
 from saddle_jax.errors import ConfigError, DataError
-from saddle_jax.experiment.catalogue import find, is_dotted
+from saddle_jax.experiment.catalogue import find, group_of, is_dotted
 
 __all__ = ["Images", "Source", "Splits", "load"]
 
 
-def load(data: ConfigDict) -> Splits:
-    """Load the set that `data` (the config's data fields) names and choose its long-tailed subset.
+def load(config: ConfigDict) -> Splits:
+    """Load the images that the config names and choose their long-tailed subset.
 
     Raises:
       ConfigError: a user's own source gives something else than images and labels.
       DataError: the set is missing, malformed, too small for the profile, or leaves a class empty.
     """
-    source = find("data.source", data.source).maker()(data)
+    data = config.data
+    source = find("data.source", data.source).maker()(config.get(group_of(data.source)), data)
     if is_dotted(data.source):
         _require_sound(data.source, source)
     train, num_classes = source.train, len(source.names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import zipfile
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,12 +16,13 @@ _MAX_CLASSES = 1_000_000
 _ARRAY_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
-def load(data: ConfigDict) -> Source:
+def load(fields: Any, data: ConfigDict) -> Source:
     """Return the images of the .npz that data.path names.
 
     Raises:
       DataError: it is missing, unreadable or malformed; all problems are told.
     """
+    del fields
     wanted = ", ".join(_ARRAY_KEYS)
     try:
         path = pathlib.Path(data.path).expanduser()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -10,8 +12,9 @@ from saddle_jax.data.sources.base import Images, Source, take
 _DIGITS_TEST_PER_CLASS = 60
 
 
-def load(data: ConfigDict) -> Source:
+def load(fields: Any, data: ConfigDict) -> Source:
     """Return the digits; 60 images of each class, drawn by data.subset_seed, are the test set."""
+    del fields
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -10,8 +12,9 @@ from saddle_jax.data.sources import lists
 from saddle_jax.data.sources.base import Source, by_size, decoding
 
 
-def load(data: ConfigDict) -> Source:
+def load(fields: Any, data: ConfigDict) -> Source:
     """Return the images of the lists that the config names, which stay files until a batch asks for them."""
+    del fields
     found = lists.load(data)
 
     def images(listed: lists.Listed) -> tuple[Encoded, np.ndarray]:

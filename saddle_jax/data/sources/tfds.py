@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from saddle_jax.data.sources.base import Source, by_size, decoding, plain_images
 from saddle_jax.experiment.catalogue import images_stay_encoded
 
 
-def load(data: ConfigDict) -> Source:
+def load(fields: Any, data: ConfigDict) -> Source:
     """Return the set that data.name names, in memory, or encoded where the augmentation asks for that."""
+    del fields
     if images_stay_encoded(data.source, data.augmentation, data.eval_resize):
         return _load_records(data)
     from saddle_jax.data.sources import tfds_arrays

@@ -5,7 +5,7 @@ from __future__ import annotations
 from saddle_jax.experiment.catalogue.entry import Network
 
 _HE = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
-_MAKE = "saddle_jax.models.networks:make_network"
+_MAKE = "saddle_jax.models.networks:make_resnet"
 
 NETWORKS = {
     "resnet8": Network("ResNet-8 for small images: 16, 32 and 64 filters", _MAKE, paper=_HE),
