@@ -24,19 +24,19 @@ from saddle_jax.modes import check
 
 
 @pytest.fixture(scope="module")
-def load_data(data):
-    """Load the images that config.data describes."""
-    return sources.load(ConfigDict({"data": data}))
-
-
 def photos(tmp_path_factory):
     root = tmp_path_factory.mktemp("photos with blanks")
     write_folder(root)
     return root
 
 
+def load_data(data):
+    """Load the images that config.data describes."""
+    return sources.load(ConfigDict({"data": data}))
+
+
 def load(root, **changes):
-    return sources.load(list_config(root, **changes).data)
+    return sources.load(list_config(root, **changes))
 
 
 def other_list(root, tmp_path, content, split="train"):

@@ -123,7 +123,7 @@ def test_a_bad_record_is_named(tmp_path):
     lists = write_folder(root)
     (root / "test/class 1/1.JPEG").write_bytes((root / "test/class 1/1.JPEG").read_bytes()[:400])
     store(root, tmp_path / "tfds", lists)
-    splits = sources.load(record_config(tmp_path / "tfds").data)
+    splits = sources.load(record_config(tmp_path / "tfds"))
     with pytest.raises(DataError, match=r"photos/1.0.0 test record \d+ \(test/class 1/1.JPEG\): "):
         batches(splits.test, False)
 

@@ -29,13 +29,12 @@ def problems_of(config: ConfigDict, base: ConfigDict | None = None) -> list[str]
         effect is refused where its value differs from that of `base`.
     """
     values = flatten(config)
+    entries, problems = catalogue.chosen(values)
     try:
-        fields = schema.fields_of(values)
-        entries = catalogue.chosen({name: values.get(name) for name in catalogue.ENTRIES})
-        problems = []
+        fields = schema.fields_of({name: value for name, value in values.items() if name in entries})
     except ConfigError as error:
-        problems = list(error.problems)
-        fields, entries = schema.fields_of(), _those_found(values)
+        problems += error.problems
+        fields = schema.fields_of()
     wrong = {field: list(found) for field, found in _wrong_values(values, fields)}
     problems += [f"{field}: {problem}" for field, found in wrong.items() for problem in found]
     told = {problem.partition(":")[0] for problem in problems}
@@ -74,16 +73,6 @@ class _SoundValues(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._values)
-
-
-def _those_found(values: Values) -> dict[str, catalogue.Entry]:
-    found = {}
-    for choice in catalogue.ENTRIES:
-        try:
-            found[choice] = catalogue.find(choice, values.get(choice, ""))
-        except (ConfigError, TypeError):
-            continue
-    return found
 
 
 def _wrong_values(values: Values, fields: Mapping[str, Field]) -> Iterator[tuple[str, Iterator[str]]]:

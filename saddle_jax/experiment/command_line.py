@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import pathlib
@@ -18,6 +19,7 @@ from saddle_jax.experiment import catalogue, flag_checks
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.experiment.flag_checks import Processes
+from saddle_jax.experiment.schema import default_config
 
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -86,16 +88,16 @@ def parse(argv: list[str]) -> Command:
     stored = pathlib.Path(FLAGS.workdir or "", "config.json").expanduser()
     try:
         if FLAGS.workdir and not named and stored.is_file() and FLAGS.mode != "report":
-            base = config_lib.from_json(stored.read_bytes(), trusted=FLAGS.import_code)
+            loaded = config_lib.from_json(stored.read_bytes(), trusted=FLAGS.import_code)
         else:
-            base = _load(argv[0], named[-1] if named else f"--config={DEFAULT_CONFIG}")
+            loaded = _load(argv[0], named[-1] if named else f"--config={DEFAULT_CONFIG}")
         overrides = list({_field_of(override): override for override in overrides}.values())  # the last of each field
-        base = _with_own_fields(base, overrides)
+        base = _with_own_fields(loaded, overrides)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
     override_problems = {o: problem for o in overrides if (problem := _override_problem(argv[0], o, base))}
     config = _overridden(argv[0], [o for o in overrides if o not in override_problems], base)
-    problems += [*override_problems.values(), *problems_of(base), *problems_of(config, base)]
+    problems += [*override_problems.values(), *problems_of(loaded), *problems_of(config, base)]
 
     seeds = sorted(map(str, pathlib.Path(FLAGS.workdir or "").expanduser().glob("seed-*")))
     if FLAGS.workdir and not named and not stored.is_file() and seeds and FLAGS.mode != "report":
@@ -167,7 +169,9 @@ def _with_own_fields(base: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     for override in overrides:
         name, value = _field_of(override), override.partition("=")[2]
         if name in catalogue.ENTRIES and catalogue.is_dotted(value) and name in config_lib.flatten(named):
-            named.update_from_flattened_dict({name: value})
+            with contextlib.suppress(ConfigError):  # the checks tell what is wrong with it
+                catalogue.find(name, value)
+                named.update_from_flattened_dict({name: value})
     config_lib.add_own_fields(named)
     for choice in catalogue.ENTRIES:  # an override chooses; until then it is what it was
         if choice in config_lib.flatten(base):
@@ -182,7 +186,13 @@ def _overridden(program: str, overrides: Sequence[str], base: ConfigDict) -> Con
         "config", base.copy_and_resolve_references(), sys_argv=argv, flag_values=values, lock_config=True
     )
     values(argv)
-    return values.config
+    config = values.config
+    named = {catalogue.group_of(name) for name in catalogue.dotted_names(config_lib.flatten(config)).values()}
+    with config.unlocked():
+        for group in [group for group in config if group not in default_config() and group not in named]:
+            if isinstance(config[group], ConfigDict):  # the fields of an entry of the user's own that is not chosen
+                del config[group]
+    return config
 
 
 def _field_of(override: str) -> str:

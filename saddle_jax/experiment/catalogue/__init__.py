@@ -102,9 +102,15 @@ def other_groups(choice: str, name: str) -> dict[str, str]:
     return {group: other for group, other in groups.items() if group != group_of(name)}
 
 
-def chosen(values: Values) -> dict[str, Entry]:
-    """Return the entry that each choosing field names, by field."""
-    return {choice: find(choice, values[choice]) for choice in ENTRIES}
+def chosen(values: Values) -> tuple[dict[str, Entry], list[str]]:
+    """Return the entry that each choosing field names, by field, and the problems of those that can't be had."""
+    entries, problems = {}, []
+    for choice in ENTRIES:
+        try:
+            entries[choice] = find(choice, str(values.get(choice, "")))
+        except ConfigError as error:
+            problems += error.problems
+    return entries, problems
 
 
 def _import(choice: str, name: str) -> Entry:
