@@ -17,8 +17,6 @@ def get_config() -> ConfigDict:
     # parameters and BatchNorm's statistics of its newest checkpoint, nothing of its optimizer; "" are random ones
     config.num_seeds = 1  # seed, seed + 1, ...: that many runs, each in a seed-<n>/ of the workdir if more than one
     config.seeds_at_once = 0  # runs that share a step; 0: all of them, on CPUs 1
-    # On CPUs several at once compute every operation of an augmentation for all images: with randaugment a step of 128
-    # images then takes 280 ms a run for it, one by one 21
     config.batch_size = 128  # images a step, over all devices together
     config.micro_batches = 1  # into how many a device's images of a step are cut, one after the other, to save memory
     config.duration = "200 epochs"  # length of training
@@ -46,8 +44,9 @@ def get_config() -> ConfigDict:
     config.data.validation_fraction = 0.0  # part of every class's training images that is held out, 0 to 0.5
     config.data.validation_floor = 20  # images that a class keeps for training before it gives any to validation
     config.data.sampling = "instance"  # instance | balanced | effective: how often a class is drawn
-    config.data.pipeline = "auto"  # auto | resident (images stay on the devices) | tfdata | numpy
-    # auto is resident where all images fit into a quarter of a device's memory, else tf.data where it is installed
+    config.data.pipeline = "auto"  # auto | resident (images stay on the devices) | tfdata | workers (processes) | numpy
+    # auto is resident where all images fit into a quarter of a device's memory, else tf.data where it is installed;
+    # with autoaugment, randaugment and simclr, which run on the host, workers. Encoded images are always tfdata
     config.data.augmentation = "crop_flip"  # crop_flip | autoaugment (crop_flip, CIFAR AutoAugment, Cutout of 16) |
     # randaugment (the usual crop, mirror and jitter, then 2 operations at magnitude 10) | simclr (resized crop of 0.2
     # to 1, colours, grey, blur) | random_resized_crop. The first two are for sets in memory, the last one for encoded

@@ -15,6 +15,7 @@ from saddle_jax.experiment.field_values import (
     KNOTS,
     field_problems,
     images_stay_encoded,
+    needs_host,
     value_problems,
     view_augmentations,
 )
@@ -95,7 +96,10 @@ def _cross_problems(flat: dict[str, Any]) -> Iterator[str]:
     yield from _link_problems(flat)
     if method == "paco":
         yield from _paco_problems(flat)
-    if flat["steps_at_once"] > 1 and flat["data.pipeline"] in ("tfdata", "numpy"):
+    encoded = images_stay_encoded(flat["data.source"], flat["data.augmentation"], flat["data.eval_resize"])
+    if needs_host(flat) and not encoded:
+        yield from _host_problems(flat)
+    elif flat["steps_at_once"] > 1 and flat["data.pipeline"] in ("tfdata", "workers", "numpy"):
         yield (
             f"steps_at_once={flat['steps_at_once']} needs images that stay on the devices (data.pipeline is "
             f"{flat['data.pipeline']!r}). Fix: --config.data.pipeline=resident"
@@ -232,7 +236,7 @@ def _image_problems(flat: dict[str, Any]) -> Iterator[str]:
             f"data.profile={flat['data.profile']!r}: such sets keep the imbalance that they have, data.ratio has no "
             "effect. Fix: --config.data.profile=as_is"
         )
-    if flat["data.pipeline"] in ("resident", "numpy"):
+    if flat["data.pipeline"] in ("resident", "workers", "numpy"):
         yield (
             f"data.pipeline={flat['data.pipeline']!r} holds images in memory; those of data.source={source!r} are "
             "decoded batch by batch. Fix: --config.data.pipeline=tfdata"
@@ -245,6 +249,21 @@ def _image_problems(flat: dict[str, Any]) -> Iterator[str]:
     own = "data.validation_list" if source == "image_list" else "data.validation_split"
     if flat["data.validation_fraction"] and flat[own]:
         yield f"data.validation_fraction and {own}: both hold out images. Fix: --config.{own}=''"
+
+
+def _host_problems(flat: dict[str, Any]) -> Iterator[str]:
+    """Yield what asks for images that stay on the devices, where only the host can augment them."""
+    views = ", ".join(f"{name}={value!r}" for name, value in view_augmentations(flat).items())
+    if flat["data.pipeline"] == "resident":
+        yield (
+            f"data.pipeline='resident' leaves images on the devices; {views} augment them on the host, with Pillow. "
+            "Fix: --config.data.pipeline=auto"
+        )
+    if flat["steps_at_once"] > 1:
+        yield (
+            f"steps_at_once={flat['steps_at_once']} needs images that stay on the devices; {views} augment them on the "
+            "host, with Pillow. Fix: --config.steps_at_once=0"
+        )
 
 
 def _order_problems(field: str, positions: list[Duration], total: Duration) -> Iterator[str]:

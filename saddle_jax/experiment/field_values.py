@@ -9,7 +9,8 @@ from typing import Any
 from saddle_jax.errors import did_you_mean
 from saddle_jax.experiment.durations import parse_duration
 
-_AUGMENTATIONS = ("crop_flip", "autoaugment", "randaugment", "simclr", "random_resized_crop")
+_ON_HOST = ("autoaugment", "randaugment", "simclr")  # policies, which run with Pillow
+_AUGMENTATIONS = ("crop_flip", *_ON_HOST, "random_resized_crop")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("plain", "glmc", "paco", "retrain"),
@@ -17,7 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.profile": ("exp", "step", "as_is"),
     "data.sampling": ("instance", "balanced", "effective"),
     "data.augmentation": _AUGMENTATIONS,
-    "data.pipeline": ("auto", "resident", "tfdata", "numpy"),
+    "data.pipeline": ("auto", "resident", "tfdata", "workers", "numpy"),
     "model.name": (
         *("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "wide_resnet32"),
         *("resnet10", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "cifar_resnet34"),
@@ -132,6 +133,11 @@ def view_augmentations(flat: dict[str, Any]) -> dict[str, str]:
     """Return the fields that name the augmentations of the views that the chosen method takes, with their values."""
     fields = ("data.augmentation", f"{flat['method']}.key_augmentation")
     return {field: flat[field] for field in fields if field in flat}
+
+
+def needs_host(flat: dict[str, Any]) -> bool:
+    """Return whether a view is augmented in a way that a step on a device can't compute."""
+    return not set(_ON_HOST).isdisjoint(view_augmentations(flat).values())
 
 
 def field_problems(flat: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""How steps get their images: by the pipeline that the config names, for one run or for several in step."""
+"""How steps get their images: by the feed that the config names, for one run or for several in step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax.data import feeder, resident
 from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.feeds import numpy as in_process
+from saddle_jax.data.feeds import resident, workers
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.data.sources import Splits
+from saddle_jax.experiment.config import flatten
+from saddle_jax.experiment.field_values import needs_host
 from saddle_jax.host import devices
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.memory import memory_limit
@@ -83,19 +86,20 @@ class Feed:
         """Return a set's images as the pipeline takes them: one copy, however many runs read it."""
         if self.pipeline != "tfdata":
             return split.train.images
-        from saddle_jax.data import pipeline
+        from saddle_jax.data.feeds import tfdata
 
-        return pipeline.as_tensor(split.train.images)
+        return tfdata.as_tensor(split.train.images)
 
     def _batches(self, order: Order, images: Any, start: int, total: int) -> Iterator[Any]:
         slots = (devices.own_rows(slots_at(order, step)) for step in range(start, total))
         if self.pipeline == "resident":
             return slots
         if self.pipeline == "tfdata":
-            from saddle_jax.data import pipeline
+            from saddle_jax.data.feeds import tfdata
 
-            return pipeline.training_batches(images, order.labels_N, slots, order.augmentation)
-        return feeder.training_batches(images, order.labels_N, slots, order.augmentation)
+            return tfdata.training_batches(images, order.labels_N, slots, order.augmentation)
+        feed = workers if self.pipeline == "workers" else in_process
+        return feed.training_batches(images, order.labels_N, slots, order.augmentation)
 
     def _arrange(self, inputs: list[list[Any]]) -> Any:
         """Return (D, [steps,] [runs,] B / D, ...) from a batch for every step and run."""
@@ -110,12 +114,15 @@ class Feed:
 def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
     """Return the pipeline that the config names; for auto resident where the images fit, then tf.data, then NumPy.
 
-    Several steps at once are resident; encoded images go through tf.data.
+    Several steps at once are resident; encoded images go through tf.data. What only the host can augment comes from
+    workers.
     """
     if config.data.pipeline != "auto":
         return config.data.pipeline
     if isinstance(splits[0].train.images, Encoded):
         return "tfdata"
+    if needs_host(flatten(config)):
+        return "workers"
     images = [part.images.nbytes for split in splits for part in (split.train, split.validation, split.test) if part]
     if config.steps_at_once > 1 or sum(images) <= _RESIDENT_SHARE * memory_limit():
         return "resident"
