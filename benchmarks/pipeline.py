@@ -47,10 +47,11 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=16, help="of 128 JPEGs; many times as many of small images")
     parser.add_argument("--quick", action="store_true", help="few images")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
-    batches = 1 if options.quick else 16
+    batches = 1 if options.quick else options.batches
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         paths, kilobytes = write_photographs(pathlib.Path(folder))

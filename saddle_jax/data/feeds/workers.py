@@ -30,6 +30,7 @@ from saddle_jax.data.images import Batch, batch_of
 from saddle_jax.data.order import Slots
 from saddle_jax.errors import SaddleError
 
+_MOST = 16  # workers: about as many as this process can keep busy with images of 32 pixels
 _PART = 32  # images that a worker is asked for at once
 _AHEAD = 2  # parts a worker that are asked for before they are needed
 
@@ -72,7 +73,7 @@ def apply(view: Augmentation, images_BHWK: np.ndarray, draws_BR: np.ndarray) -> 
 
 def _cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS lacks it
 
 
 class _Workers:
@@ -130,7 +131,7 @@ class _Workers:
             worker.communicate()
 
 
-_WORKERS = _Workers(_cores())
+_WORKERS = _Workers(min(_cores(), _MOST))
 atexit.register(_WORKERS.close)
 
 
