@@ -93,12 +93,13 @@ def test_a_worker_is_asked_again_and_answers_no_signal_of_the_run(pool):
     assert pool._started == [worker]
 
 
-def test_a_worker_that_ends_is_told(pool):
+def test_a_worker_that_ends_is_told_and_replaced(pool):
     pool.answer(*question())
     pool._started[0].kill()
     pool._started[0].wait()
     with pytest.raises(SaddleError, match=r"augments images ended with code -9.*Fix: .*data.pipeline=numpy"):
         pool.answer(*question())
+    np.testing.assert_array_equal(pool.answer(*question()), augmentation.apply(*question()))
 
 
 def test_a_feed_may_be_left_and_begun_again():

@@ -29,7 +29,7 @@ def as_tensor(images: Any) -> Any:
 def training_batches(
     images: Any, labels_N: np.ndarray, slots: Iterable[Slots], augmented: Augmentation
 ) -> Iterator[Batch]:
-    """Yield the batches that `slots`, all of one length, describe; of an array byte for byte the NumPy feeder's.
+    """Yield the batches that `slots`, all of one length, describe; of an array byte for byte those of `feeds.numpy`.
 
     Args:
       images: an array, what `as_tensor` made of it, or encoded images.

@@ -92,23 +92,24 @@ class _Workers:
         return self._threads.submit(self.answer, *question)
 
     def answer(self, view: Augmentation, images_BHWK: np.ndarray, draws_BR: np.ndarray) -> np.ndarray:
-        """Return the answer of a worker that is idle, as soon as one is."""
-        worker = self._idle.get()
+        """Return the answer of a worker that is idle, as soon as one is; one that ends is replaced."""
+        worker, idle = self._idle.get(), None
         try:
             worker = worker or self._start()
             assert worker.stdin and worker.stdout
             _send(worker.stdin, view, images_BHWK, draws_BR)
             answer = np.empty(images_BHWK.shape, np.uint8)
             if worker.stdout.readinto(answer.data) == answer.nbytes:
+                idle = worker
                 return answer
         except BrokenPipeError:
             pass
         finally:
-            self._idle.put(worker)
+            self._idle.put(idle)
         raise SaddleError(
             f"a process that augments images ended with code {worker.wait()}. Its own message, if it had one, is "
-            "above; none is a kill, as for want of memory. Fix: more memory, or --config.data.pipeline=numpy; the same "
-            "command goes on"
+            "above; none is a kill, as for want of memory. Fix: more memory, or, for images in memory, "
+            "--config.data.pipeline=numpy; the same command goes on"
         )
 
     def _start(self) -> subprocess.Popen:
