@@ -16,10 +16,19 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 Case = TypeVar("Case", bound=Hashable)
 
 
-def in_turns(cases: Mapping[Case, Callable[[], object]], repeats: int, warm_up: int = 0) -> dict[Case, np.ndarray]:
-    """Return every case's seconds, on the clock and of the processor, as (repeats, 2); a round times each case once.
+def in_turns(
+    cases: Mapping[Case, Callable[[], object]],
+    repeats: int,
+    warm_up: int = 0,
+    also_busy: Callable[[], float] = lambda: 0.0,
+) -> dict[Case, np.ndarray]:
+    """Return every case's seconds, as (repeats, 3): on the clock, of the processor, and of it in this process alone.
 
-    A case that returns a whole number did its work so many times: seconds are those of one.
+    A round times each case once. A case that returns a whole number did its work so many times: seconds are those of
+    one.
+
+    Args:
+      also_busy: seconds that other processes have worked for the cases so far.
     """
     for case in cases.values():
         for _ in range(warm_up):
@@ -27,9 +36,10 @@ def in_turns(cases: Mapping[Case, Callable[[], object]], repeats: int, warm_up: 
     seconds = {name: [] for name in cases}
     for _ in range(repeats):
         for name, case in cases.items():
-            began, busy = time.perf_counter(), time.process_time()
+            before = np.array([time.perf_counter(), also_busy(), time.process_time()])
             done = case()
-            spent = np.array([time.perf_counter() - began, time.process_time() - busy])
+            spent = np.array([time.perf_counter(), also_busy(), time.process_time()]) - before
+            spent[1] += spent[2]
             seconds[name].append(spent / (done if isinstance(done, int) else 1))
     return {name: np.array(values) for name, values in seconds.items()}
 

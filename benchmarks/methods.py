@@ -2,9 +2,10 @@
 
     python benchmarks/methods.py
 
-ResNet-32 of width 1, random images of CIFAR's size that stay on the device, the views of the CIFAR recipes (GLMC: four
-crops; PaCo: AutoAugment with Cutout, and SimCLR's). Cases are measured in turns. `views` is the gathering and
-augmenting of all views alone, `prepare` adds what a step does once before its passes: mixing, or encoding the keys.
+ResNet-32 of width 1, random images of CIFAR's size, the views of the CIFAR recipes (GLMC: four crops of images that
+stay on the device; PaCo: AutoAugment with Cutout, and SimCLR's, from worker processes). Cases are measured in turns.
+`views` is the gathering and augmenting of all views alone; `prepare` is what a step does once before its passes:
+mixing, or encoding the keys, and the crops of images on the device.
 Writes benchmarks/results/methods-<device>.json.
 """
 
@@ -24,7 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from measure import RESULTS, in_turns, write  # noqa: E402 (needs the path above)
 from our_steps import METHODS, Ours, make_feed, steps_of
 
-from saddle_jax.data import resident
+from saddle_jax.data.feeds import resident
 from saddle_jax.host import devices
 from saddle_jax.methods.base import Variables
 from saddle_jax.methods.choose import make_method
@@ -60,17 +61,21 @@ def parts_of(ours: Ours) -> dict[str, Callable[[], object]]:
     splits = ours.feed._splits[0]  # noqa: SLF001
     images, views = splits.train.images, ours.program.views
     method = make_method(ours.config, splits.stats, images.shape[1:], devices.AXIS, ours.program.schedules)
-    data = resident.put(*splits.train)
-    inputs = next(ours.feed.segments(0, 1, lambda _: True)).inputs
+    is_resident = ours.feed.pipeline == "resident"
+    data = resident.put(*splits.train) if is_resident else ()
+    segments = ours.feed.segments(0, 10**9, lambda _: True)
+    inputs = next(segments).inputs
     start = jax.tree.map(np.array, jax.device_get(ours.state))  # a copy: steps give the state's memory away
     variables = devices.replicate(Variables(start.params, start.model_state, start.method_state))
 
-    def make_views(variables, data, slots):
+    def make_views(variables, data, inputs):
         del variables
-        return tuple(resident.batch(data, one, view) for one, view in zip(slots, views, strict=True))
+        if not is_resident:
+            return inputs
+        return tuple(resident.batch(data, one, view) for one, view in zip(inputs, views, strict=True))
 
-    def make_inputs(variables, data, slots):
-        return method.prepare(variables, make_views(variables, data, slots), 0)
+    def make_inputs(variables, data, inputs):
+        return method.prepare(variables, make_views(variables, data, inputs), 0)
 
     mapped = {
         name: devices.map_step(part, 2, gather=True) for name, part in (("views", make_views), ("prepare", make_inputs))
@@ -83,7 +88,8 @@ def parts_of(ours: Ours) -> dict[str, Callable[[], object]]:
         once()
         return once
 
-    return {name: run(part) for name, part in mapped.items()}
+    parts = {name: run(part) for name, part in mapped.items()}
+    return parts if is_resident else {**parts, "views": lambda: next(segments)}
 
 
 if __name__ == "__main__":

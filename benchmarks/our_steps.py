@@ -23,7 +23,10 @@ RHO = 0.1
 METHODS = {
     "plain": {},
     "glmc": {},
-    "paco": {"data.augmentation": "autoaugment", "paco.queue_size": 1024, "paco.dim": 32, "paco.temperature": 0.05},
+    "paco": {
+        **{"data.augmentation": "autoaugment", "data.pipeline": "workers"},
+        **{"paco.queue_size": 1024, "paco.dim": 32, "paco.temperature": 0.05},
+    },
 }
 
 Step = Callable[[], int]  # takes steps, waits for them and returns how many steps of one network these were

@@ -1,10 +1,11 @@
-"""How many images a second a processor core reads, decodes and augments: of JPEGs at 224 pixels, of arrays at 32.
+"""How many images a second a processor core reads, decodes and augments: of JPEGs at 224 pixels, of arrays.
 
     python benchmarks/pipeline.py
 
 JPEGs of 500 x 375 pixels at quality 90, parts of scikit-learn's two photographs, written to a temporary folder (so the
-system's cache holds them: storage is not measured). Cases take turns. "A core" is a second of processor time, all
-threads together; it hardly depends on what else the machine does, images a second on the clock do. Writes
+system's cache holds them: storage is not measured). Cases take turns. "A core" is a second of processor time, of all
+threads and workers together; it hardly depends on what else the machine does, images a second on the clock do. "This
+process" is its part that workers can't take over: the bound on what any number of them delivers. Writes
 benchmarks/results/pipeline-cpu.json.
 """
 
@@ -27,39 +28,55 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from measure import RESULTS, in_turns, write  # noqa: E402 (needs the path above)
 
-from saddle_jax.data import feeder, pipeline, resident
-from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.encoded import Decoding, ImageFiles
+from saddle_jax.data.feeds import evaluation, resident, tfdata, workers
+from saddle_jax.data.feeds import numpy as in_process
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Order, Slots, slots_at
 
 DISTINCT, WIDTH, HEIGHT = 128, 500, 375
+MEAN = (124, 116, 104)
 # So many batches more of small images: else tf.data's start would be most of their time.
 SMALL_TIMES = {"crop_flip": 200, "autoaugment": 10, "randaugment": 10, "simclr": 10}
 DECODING = Decoding(size=224, resize=256, max_bad_fraction=0.0)
-CROP = Augmentation("random_resized_crop", (224, 224, 3), encoded=True, mean=(124, 116, 104))
+CROP = Augmentation("random_resized_crop", (224, 224, 3), encoded=True, mean=MEAN)
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=16, help="of 128 JPEGs; many times as many of small images")
     parser.add_argument("--quick", action="store_true", help="few images")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
-    batches = 1 if options.quick else 16
+    batches = 1 if options.quick else options.batches
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         paths, kilobytes = write_photographs(pathlib.Path(folder))
-        seconds = in_turns(cases(folder, paths, batches), options.repeats, warm_up=1)
+        seconds = in_turns(cases(folder, paths, batches), options.repeats, warm_up=1, also_busy=busy_workers)
     found = {}
     for name, times in seconds.items():
-        clock, busy = 1 / np.median(times, axis=0)
+        clock, busy, here = 1 / np.median(times, axis=0)
         found[name] = {"a_second": round(float(clock), 1), "a_core_second": round(float(busy), 1)}
-        print(f"{name:44s} {clock:10,.0f} images/s {busy:10,.0f} images/s a core")
+        shown = f"{name:44s} {clock:10,.0f} images/s {busy:10,.0f} images/s a core"
+        if here > 1.01 * busy:
+            found[name]["a_core_second_of_this_process"] = round(float(here), 1)
+            shown += f" {here:10,.0f} of this process"
+        print(shown)
     about = {"cores": os.cpu_count(), "load_before": load_before, "load_after": os.getloadavg()[0]}
     about |= {"jpeg": f"{WIDTH}x{HEIGHT}, {kilobytes:.0f} kB on average", "batch": 128}
-    write("pipeline", "cpu", ["tensorflow-cpu", "numpy", "jax"], {**about, "images": found}, options.output)
+    write("pipeline", "cpu", ["tensorflow-cpu", "numpy", "jax", "pillow"], {**about, "images": found}, options.output)
+
+
+def busy_workers() -> float:
+    """Return the seconds of processor time that worker processes have taken."""
+    seconds = 0.0
+    for worker in workers._WORKERS._started:  # noqa: SLF001
+        words = pathlib.Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def write_photographs(folder: pathlib.Path) -> tuple[np.ndarray, float]:
@@ -80,7 +97,8 @@ def cases(folder: str, paths: np.ndarray, batches: int) -> dict[str, Callable[[]
     """Return what is measured: each goes through so many batches and returns how many images these were."""
     files = ImageFiles(folder, paths, DECODING)
     labels = np.zeros(DISTINCT, np.int32)
-    array = np.random.default_rng(0).integers(0, 256, (DISTINCT, 32, 32, 3), np.uint8)
+    photos = [Image.open(pathlib.Path(folder) / path.decode()) for path in paths]
+    small, large = (np.stack([np.asarray(p.resize((size, size))) for p in photos]) for size in (32, 224))
 
     def case(
         make: Callable[..., Iterable[Batch]], images: object, view: Augmentation | None, times: int = 1
@@ -94,22 +112,25 @@ def cases(folder: str, paths: np.ndarray, batches: int) -> dict[str, Callable[[]
         return run
 
     def evaluated(images: object, labels: np.ndarray, slots: Iterable[Slots], _: None) -> Iterable[Batch]:
-        return feeder.plain_batches(images, labels, slots)
+        return evaluation.plain_batches(images, labels, slots)
 
-    found = {
-        "train: crop, mirror, colours": case(pipeline.training_batches, files, CROP._replace(color_jitter=0.4)),
-        "train: crop, mirror": case(pipeline.training_batches, files, CROP),
-        "train: randaugment": case(
-            pipeline.training_batches, files, CROP._replace(name="randaugment", color_jitter=0.4)
-        ),
-        "train: simclr": case(pipeline.training_batches, files, CROP._replace(name="simclr")),
-        "evaluation: resize, centre": case(evaluated, files, None),
+    views = {
+        "crop, mirror, colours": CROP._replace(color_jitter=0.4),
+        "crop, mirror": CROP,
+        "randaugment": CROP._replace(name="randaugment", color_jitter=0.4),
+        "simclr": CROP._replace(name="simclr"),
     }
-    makers = {"tf.data": pipeline.training_batches, "numpy": feeder.training_batches, "jitted": jitted}
+    found = {f"train: {name}": case(tfdata.training_batches, files, view) for name, view in views.items()}
+    found["evaluation: resize, centre"] = case(evaluated, files, None)
+    makers = {"numpy": in_process.training_batches, "workers": workers.training_batches}
+    plain = {"tf.data": tfdata.training_batches, "jitted": jitted}
     for name, times in SMALL_TIMES.items():
-        view = Augmentation(name, (32, 32, 3), crop_padding=4, mean=(124, 116, 104))
-        for kind, make in makers.items():
-            found[f"32 x 32 in memory: {name}, {kind}"] = case(make, array, view, times)
+        view = Augmentation(name, (32, 32, 3), crop_padding=4, mean=MEAN)
+        for kind, make in (makers if view.on_host else makers | plain).items():
+            found[f"32 x 32 in memory: {name}, {kind}"] = case(make, small, view, times)
+    for name in ("randaugment", "simclr"):
+        view = Augmentation(name, (224, 224, 3), mean=MEAN)
+        found[f"224 x 224 in memory: {name}, numpy"] = case(in_process.training_batches, large, view)
     return found
 
 

@@ -29,7 +29,7 @@ from measure import RESULTS, write
 from torch_resnet import CUDA, PLACE
 
 from configs import cifar10_lt
-from saddle_jax.data import feeder
+from saddle_jax.data.feeds import evaluation
 from saddle_jax.host import devices  # noqa: E402
 from saddle_jax.host.memory import free_memory
 from saddle_jax.longtail import ClassStats
@@ -106,7 +106,7 @@ class Ours:
 
     def mean_loss(self, images: np.ndarray, labels: np.ndarray) -> tuple[MeanLoss, plan.Plan]:
         """Return the loss of all images, not linearised, and the plan for it."""
-        chunks = list(feeder.evaluation_batches(images, labels, self.chunk, devices.num_devices()))
+        chunks = list(evaluation.evaluation_batches(images, labels, self.chunk, devices.num_devices()))
         device, host = free_memory()
         chosen = plan.make_plan(
             self.spectra,

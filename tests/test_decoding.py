@@ -8,9 +8,11 @@ import tensorflow as tf
 from jpeg_folder import augmented, centred, crop_of, jittered, photograph
 from PIL import Image
 
-from saddle_jax.data import augmentation, backends, decoding, streaming
-from saddle_jax.data.augmentation import DRAW_LIMIT, Augmentation
+from saddle_jax.data.augment import augmentation
+from saddle_jax.data.augment.augmentation import Augmentation
+from saddle_jax.data.augment.crop import DRAW_LIMIT
 from saddle_jax.data.encoded import Decoding, ImageFiles
+from saddle_jax.data.feeds import decoding, streaming
 from saddle_jax.data.order import Order, Slots, evaluation_slots, slots_at
 from saddle_jax.errors import DataError
 
@@ -93,21 +95,24 @@ def test_a_batch_goes_through_every_part_of_the_augmentation(photographs):
 
 
 @pytest.mark.parametrize(("name", "jitter"), [("randaugment", 0.4), ("simclr", 0.0)])
-def test_policies_act_on_what_is_cropped(photographs, name, jitter):
-    """Crop and mirror as Pillow's; then the very levels that NumPy's operations make, tested elsewhere."""
+def test_policies_act_on_what_is_cropped(photographs, name, jitter, monkeypatch):
+    """Crop and mirror as Pillow's; then the very levels that the policy makes of what was cropped, tested elsewhere."""
     view = CROP._replace(name=name, color_jitter=jitter, mean=(124, 116, 104))
     draws = augmentation.draw(view, np.random.default_rng(2), len(photographs))
-    unchanged = np.concatenate([draws[:, :27], 0 * draws[:, 27:]], axis=1)
     load = decoding.make_loader(photographs, view)
+    monkeypatch.setattr(decoding, "by_workers", lambda _, images_BHWK, __: images_BHWK)
+    load_unchanged = decoding.make_loader(photographs, view)
+    load_unchanged(np.int32(0), True, draws[0])  # traced as patched
+    monkeypatch.undo()
     changed = 0
     for position in range(len(photographs)):
-        cropped = load(np.int32(position), True, unchanged[position]).numpy()
+        cropped = load_unchanged(np.int32(position), True, draws[position]).numpy()
         with Image.open(photographs.name(position)) as image:
             smallest = 0.2 if name == "simclr" else 0.08
             expected = augmented(image.convert("RGB"), draws[position] / DRAW_LIMIT, 64, jitter, smallest)
         assert difference(cropped, expected) <= (6 if jitter else 1)
         found = load(np.int32(position), True, draws[position]).numpy()
-        expected = augmentation.apply_stages(view, cropped[None], draws[position][None], backends.NUMPY)[0]
+        expected = augmentation.apply(view, cropped[None], draws[position][None])[0]
         np.testing.assert_array_equal(found, expected)
         changed += (found != cropped).any()
     assert changed >= len(photographs) // 2

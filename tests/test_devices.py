@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT  # noqa: F401 (its devices)
 
 from configs import default
-from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Order, Slots, deal, slots_at
 from saddle_jax.experiment import catalogue

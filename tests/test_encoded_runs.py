@@ -12,7 +12,8 @@ from conftest import ROOT
 from jpeg_folder import BY_SIZE, list_config, write_folder
 from small_runs import train
 
-from saddle_jax.data import feeder, sources
+from saddle_jax.data import sources
+from saddle_jax.data.feeds import evaluation
 from saddle_jax.data.order import evaluation_slots
 from saddle_jax.errors import ConfigError, DataError, Preempted
 from saddle_jax.spectra import plan
@@ -116,7 +117,7 @@ def test_what_is_evaluated_is_what_pillow_shows(photos):
     state = program.init(0)
     evaluator = evaluate.Evaluator(config, program, splits.test, splits.stats, "tfdata")
     encoded = evaluator.report(state, None, "test")
-    batches = list(feeder.evaluation_batches(*splits.test, batch_size=16, num_devices=8))
+    batches = list(evaluation.evaluation_batches(*splits.test, batch_size=16, num_devices=8))
     pixels = np.concatenate([batch.images[batch.mask] for batch in batches])
     ids = np.concatenate([batch.ids[batch.mask] for batch in batches])
     in_memory = sources.Images(pixels[np.argsort(ids)], splits.test.labels)
@@ -134,7 +135,7 @@ def test_spectra_see_all_images_of_a_class_as_the_evaluation_does(photos):
     positions = spectrometer._images_of(spectrometer.targets[0])
     found = list(spectrometer._chunks(positions))
     assert sum(chunk.mask.sum() for chunk in found) == len(positions) == 14
-    expected = feeder.plain_batches(*splits.train, slots=evaluation_slots(40, 40, 8))
+    expected = evaluation.plain_batches(*splits.train, slots=evaluation_slots(40, 40, 8))
     pixels = {int(i): image for batch in expected for i, image in zip(batch.ids, batch.images, strict=True)}
     for chunk in found:
         for place in np.flatnonzero(chunk.mask):

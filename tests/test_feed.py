@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 from small_runs import small_config, train
 
-from configs import cifar10_lt
-from saddle_jax.data import feeder, pipeline, resident, sources
-from saddle_jax.data.augmentation import Augmentation
+from configs import cifar10_lt, default
+from saddle_jax.data import sources
+from saddle_jax.data.augment.augmentation import Augmentation
+from saddle_jax.data.feeds import numpy as in_process
+from saddle_jax.data.feeds import resident, tfdata, workers
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.errors import ConfigError, NonFiniteError
+from saddle_jax.experiment.catalogue.augmentations import needs_host
+from saddle_jax.experiment.checks import problems_of
+from saddle_jax.experiment.config import flatten
 from saddle_jax.host import devices
 from saddle_jax.train import checkpoint, loop, metrics, run, seeds
 from saddle_jax.train.feed import Feed, pipeline_of
@@ -50,34 +55,38 @@ def assert_close(found, expected, rtol):
         ("simclr", (12, 10, 3), 0, True),
     ],
 )
-def test_all_pipelines_make_the_same_batches_byte_for_byte(name, shape, padding, flip):
+def test_all_feeds_make_the_same_batches_byte_for_byte(name, shape, padding, flip):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (83, *shape), np.uint8)
     augmented = Augmentation(name, shape, crop_padding=padding, flip=flip, mean=(124, 116, 104))
     order = Order(3, random.integers(0, 5, 83), 16, 4, augmented)
-    data = resident.put(images, order.labels_N)
-    cut = jax.jit(lambda slots: resident.batch(data, slots, augmented))
     slots = [slots_at(order, step) for step in range(4, 20)]  # over epoch ends and padded last batches
-    numpy_batches = list(feeder.training_batches(images, order.labels_N, slots, augmented))
-    tf_batches = list(pipeline.training_batches(images, order.labels_N, slots, augmented))
-    assert {int(batch.mask.sum()) for batch in numpy_batches} == {16, 3}
-    for step, expected, from_tf in zip(range(4, 20), numpy_batches, tf_batches, strict=True):
-        for found in (from_tf, jax.device_get(cut(slots_at(order, step)))):
-            for a, b in zip(found, expected, strict=True):
+
+    def from_devices(images, labels, slots, augmented):
+        data = resident.put(images, labels)
+        return map(jax.device_get, map(jax.jit(lambda one: resident.batch(data, one, augmented)), slots))
+
+    feeds = [tfdata.training_batches, workers.training_batches, *([] if augmented.on_host else [from_devices])]
+    expected = list(in_process.training_batches(images, order.labels_N, slots, augmented))
+    assert {int(batch.mask.sum()) for batch in expected} == {16, 3}
+    assert not any(batch.images[~batch.mask].any() for batch in expected)
+    for feed in feeds:
+        for one, other in zip(feed(images, order.labels_N, iter(slots), augmented), expected, strict=True):
+            for a, b in zip(one, other, strict=True):
                 assert a.dtype == b.dtype
                 assert a.tobytes() == b.tobytes()
 
 
 def test_runs_on_the_same_bytes_end_bit_for_bit_alike(tmp_path):
     ends = []
-    for name in ("numpy", "tfdata"):
+    for name in ("numpy", "tfdata", "workers"):
         config = small_config(data__pipeline=name)
         train(config, tmp_path / name)
         latest = checkpoint.find(tmp_path / name / "checkpoints")
         like = make_program(config, sources.load(config)).init(0)
         ends.append(jax.device_get(checkpoint.restore(latest, like)))
-    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
-        assert a.tobytes() == b.tobytes()
+    for a, *others in zip(*map(jax.tree.leaves, ends), strict=True):
+        assert {b.tobytes() for b in others} == {a.tobytes()}
 
 
 @pytest.mark.nightly
@@ -308,3 +317,18 @@ def test_auto_is_resident_where_the_images_fit(monkeypatch):
     assert pipeline_of(config, [splits]) == "tfdata"
     config.steps_at_once = 2
     assert pipeline_of(config, [splits]) == "resident"
+
+
+def test_what_only_the_host_augments_comes_from_workers():
+    config = cifar10_lt.get_config("smoke")
+    splits = sources.load(config.data)
+    config.data.augmentation = "autoaugment"
+    assert pipeline_of(config, [splits]) == "workers"
+    assert not problems_of(config, default.get_config())
+    config.data.pipeline, config.steps_at_once = "resident", 2
+    found = "\n".join(problems_of(config, default.get_config()))
+    assert "data.augmentation='autoaugment' augment them on the host, with Pillow. Fix: --config.data.pipeline" in found
+    assert "Fix: --config.steps_at_once=0" in found
+    for name in AUGMENTATIONS:
+        config.data.augmentation = name
+        assert needs_host(flatten(config)) == Augmentation(name, (32, 32, 3)).on_host

@@ -79,13 +79,17 @@ def test_no_module_needs_itself():
 
 
 def test_each_library_has_its_place():
-    encoded = {"data.tensors", "data.decoding", "data.streaming", "data.pipeline"}
+    encoded = {"data.feeds.decoding", "data.feeds.streaming", "data.feeds.tfdata"}
     assert users_of("tensorflow", "tensorflow_datasets") == {
         *encoded, "data.sources.tfds_arrays", "data.sources.to_array_record", "train.metrics",
     }  # fmt: skip
     assert users_of("orbax") == {"train.checkpoint"}
     assert users_of("clu") == {"train.metrics", "modes.check"}
     assert not users_of("pickle", "torch")  # files of strangers run no code here
+    assert users_of("PIL") == {
+        "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
+        "report.plots",
+    }  # fmt: skip
     assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
 
 
@@ -94,7 +98,8 @@ def test_what_runs_before_jax_does_not_import_it():
         "errors", "longtail", "host.files", "host.faults", "modes.report",
         "spectra.results", "spectra.targets",
         "train.metrics", "pytorch.pickles", "pytorch.archive", "pytorch.class_map",
-        *({n for n in KNOWN if n.startswith(("configs.", "data.", "experiment.", "report."))} - {"data.resident"}),
+        *({n for n in KNOWN if n.startswith(("configs.", "data.", "experiment.", "report."))}
+          - {"data.feeds.resident"}),
     }  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from small_runs import METHODS, small_config
 from test_devices import COUNTS, IMAGES, LABELS, assert_close
 
 from configs import default
-from saddle_jax.data import feeder, sources
-from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data import sources
+from saddle_jax.data.augment.augmentation import Augmentation
+from saddle_jax.data.feeds import numpy as in_process
 from saddle_jax.data.order import Order, deal, slots_at
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.catalogue import find, view_augmentations
@@ -82,7 +83,7 @@ class Built:
             for _ in stream.augmentations:
                 view = {"class_share_C": stream.class_share_C, "stream": number, "view": len(views)}
                 slots = slots_at(Order(3, LABELS, 32, num_devices, augmentation, **view), step)
-                views += feeder.training_batches(IMAGES, LABELS, [slots], augmentation)
+                views += in_process.training_batches(IMAGES, LABELS, [slots], augmentation)
         return tuple(views)
 
     def variables(self):

@@ -1,13 +1,14 @@
-"""The data position: a pure function of (seed, step), the same bytes from every pipeline."""
+"""The data position: a pure function of (seed, step), the same bytes from every tfdata."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from saddle_jax.data import feeder, pipeline
-from saddle_jax.data.augmentation import Augmentation
-from saddle_jax.data.geometry import crop_and_flip
+from saddle_jax.data.augment.augmentation import Augmentation
+from saddle_jax.data.augment.crop import crop_and_flip
+from saddle_jax.data.feeds import evaluation, tfdata
+from saddle_jax.data.feeds import numpy as in_process
 from saddle_jax.data.order import Order, epoch_draws, epoch_ids, slots_at
 from saddle_jax.longtail import ClassStats
 
@@ -84,9 +85,9 @@ def test_crop_and_flip_known_answer():
 def test_tf_data_delivers_the_same_bytes_as_numpy(num_devices):
     order = order_of(3, num_devices=num_devices)
     numpy_batches = list(
-        feeder.training_batches(IMAGES, LABELS, slots_of(order, 4, 23), CROP)
+        in_process.training_batches(IMAGES, LABELS, slots_of(order, 4, 23), CROP)
     )  # over epoch ends and padded last batches
-    tf_batches = list(pipeline.training_batches(IMAGES, LABELS, slots_of(order, 4, 23), CROP))
+    tf_batches = list(tfdata.training_batches(IMAGES, LABELS, slots_of(order, 4, 23), CROP))
     assert len(numpy_batches) == len(tf_batches) == 19
     for ours, theirs in zip(numpy_batches, tf_batches, strict=True):
         for name in ours._fields:
@@ -97,7 +98,7 @@ def test_tf_data_delivers_the_same_bytes_as_numpy(num_devices):
 
 def test_a_batch_is_what_its_draws_say():
     order = order_of(2)
-    batch = next(feeder.training_batches(IMAGES, LABELS, slots_of(order, 6, 7), CROP))
+    batch = next(in_process.training_batches(IMAGES, LABELS, slots_of(order, 6, 7), CROP))
     assert batch.images.dtype == np.uint8
     assert not batch.images[~batch.mask].any()
     for slot in np.flatnonzero(batch.mask):
@@ -108,7 +109,7 @@ def test_a_batch_is_what_its_draws_say():
 
 @pytest.mark.parametrize("total", [1, 15, 16, 17, 55])
 def test_evaluation_batches_hold_every_image_once(total):
-    batches = list(feeder.evaluation_batches(IMAGES[:total], LABELS[:total], 16, 4))
+    batches = list(evaluation.evaluation_batches(IMAGES[:total], LABELS[:total], 16, 4))
     assert sorted(np.concatenate([b.ids[b.mask] for b in batches])) == list(range(total))
     for batch in batches:
         np.testing.assert_array_equal(batch.images[batch.mask], IMAGES[batch.ids[batch.mask]])

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from conftest import GOLDEN, SHARED, shared_file
 from small_runs import train
-from test_devices import COUNTS, IMAGES, assert_close, batch_of
+from test_devices import COUNTS, IMAGES, LABELS, assert_close, batch_of
 
 from configs import default, imagenet_lt
 from configs.methods import paco_cifar100, paco_imagenet_lt
+from saddle_jax.data.sources import Images, Splits
 from saddle_jax.experiment.catalogue import find
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.host import devices
@@ -24,7 +25,9 @@ from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train import metrics
+from saddle_jax.train.feed import Feed
 from saddle_jax.train.gradient import pass_like
+from saddle_jax.train.program import make_program
 from saddle_jax.train.steps import init_state, make_train_step
 
 STATS = ClassStats(COUNTS, ())
@@ -305,6 +308,26 @@ def test_a_field_has_no_effect_where_no_view_uses_it():
     config.data.augmentation, config.paco.key_augmentation = "simclr", "randaugment"
     config.data.color_jitter = photos.data.color_jitter
     assert config.data.color_jitter > 0 and not problems_of(config, default.get_config())
+
+
+def test_its_views_come_from_workers_and_any_step_of_any_seed_can_be_reached():
+    config = config_of(data__augmentation="randaugment", paco__key_augmentation="simclr")
+    train = Images(IMAGES, LABELS)
+    splits = Splits(train, None, train, STATS, "", "")
+    seeds = [config.copy_and_resolve_references(), config.copy_and_resolve_references()]
+    seeds[1].seed = 1
+    feed = Feed(seeds, [splits] * 2, make_program(config, splits))
+    assert feed.pipeline == "workers"
+    unbroken, resumed = (
+        [jax.device_get(segment.inputs) for segment in feed.segments(start, 7, lambda _: False)] for start in (0, 3)
+    )
+    assert len(unbroken) == 7 and len(resumed) == 4
+    for a, b in zip(jax.tree.leaves(unbroken[3:]), jax.tree.leaves(resumed), strict=True):
+        assert a.tobytes() == b.tobytes()
+    query, key = unbroken[0]
+    np.testing.assert_array_equal(query.ids, key.ids)
+    assert (query.images != key.images).any()
+    assert (query.images[:, 0] != query.images[:, 1]).any()  # the seeds
 
 
 def at_epochs(config, epochs):

@@ -1,104 +1,83 @@
-"""What augmentations draw: the policies' frequencies and magnitudes, and that a draw belongs to its slot alone."""
+"""The policies: known answers of the published operations, how often each acts, and that a draw is its slot's alone."""
+
+import collections
+from random import Random
 
 import numpy as np
 import pytest
 from jpeg_folder import photograph
-from PIL import Image
-from pillow_operations import change
+from PIL import Image, ImageChops
 from published_policies import autoaugmented, sub_policies
 
-from saddle_jax.data import augmentation, geometry, policies
-from saddle_jax.data import operations as ops
-from saddle_jax.data.augmentation import Augmentation
-from saddle_jax.data.backends import NUMPY
-from saddle_jax.data.photometry import FACTOR_BITS
+from saddle_jax.data.augment import augmentation, autoaugment, randaugment, simclr
+from saddle_jax.data.augment.augmentation import Augmentation
 
-TOTAL = 50_000
+TOTAL = 20_000
 IMAGES = np.stack([np.asarray(photograph(seed, 32, 32)) for seed in range(64)])
+FILL = (124, 116, 104)
+TINY = Image.new("RGB", (4, 4))
 
 
-def draws_of(name, total=TOTAL, **fields):
-    augmented = Augmentation(name, (32, 32, 3), **{"crop_padding": 4, "mean": (124, 116, 104), **fields})
-    return augmentation.draw(augmented, np.random.default_rng(0), total)
+def assert_share(count, share, total=TOTAL):
+    assert count / total == pytest.approx(share, abs=5 * np.sqrt(share * (1 - share) / total) + 1e-9)
 
 
-def staged(name, draws, crop_columns):
-    """Return the columns of each stage."""
-    ends = np.cumsum([crop_columns, *(stage.width for stage in Augmentation(name, (32, 32, 3)).stages)])
-    assert ends[-1] == draws.shape[1]
-    return [draws[:, a:b] for a, b in zip(ends, ends[1:], strict=False)]
+@pytest.fixture
+def calls(monkeypatch):
+    """Note, instead of changing an image, how the policies' operations are called, by name; each image is TINY."""
+    found = collections.defaultdict(list)
 
+    def note(module, function):
+        def noted(image, name, *numbers):
+            found[name].append(numbers)
+            return image
 
-def assert_share(chosen, share, total=TOTAL):
-    assert np.mean(chosen) == pytest.approx(share, abs=5 * np.sqrt(share * (1 - share) / total) + 1e-9)
+        monkeypatch.setattr(module, function, noted)
 
-
-def test_autoaugment_draws_its_policy():
-    """Against sums over the published 25 pairs, and magnitudes out of the published ranges."""
-    first, second, hole = staged("autoaugment", draws_of("autoaugment"), 3)
-    shares = {
-        (0, ops.SOLARIZE): 0.1 + 0.5 + 0.4, (0, ops.MOVE_NEAREST): 0.7 + 0.4 + 0.9 + 0.7, (0, ops.SLIDE_Y): 0.5 + 0.2,
-        (0, ops.SHARPNESS): 0.8 + 0.3, (0, ops.AUTOCONTRAST): 0.5 + 0.8 + 0.9, (0, ops.CONTRAST): 0.6,
-        (0, ops.EQUALIZE): 0.6 + 0.3 + 0.2 + 0.2 + 0.8, (0, ops.COLOUR): 0.4 + 0.7 + 0.9,
-        (0, ops.BRIGHTNESS): 0.9 + 0.1, (1, ops.CONTRAST): 0.2, (1, ops.MOVE_NEAREST): 0.3 + 0.7 + 0.5 + 0.7,
-        (1, ops.SHARPNESS): 0.9 + 0.6 + 0.2, (1, ops.EQUALIZE): 0.9 + 0.5 + 0.6 + 0.6, (1, ops.POSTERIZE): 0.3,
-        (1, ops.BRIGHTNESS): 0.6 + 0.7, (1, ops.AUTOCONTRAST): 0.4 + 0.6 + 0.9 + 0.9, (1, ops.COLOUR): 0.2 + 0.7,
-        (1, ops.SOLARIZE): 0.2 + 0.8 + 0.1,
-    }  # fmt: skip
-    for (stage, operation), share in shares.items():
-        assert_share((first, second)[stage][:, 0] == operation, share / 25)
-    for stage in (0, 1):
-        everything = sum(share for (where, _), share in shares.items() if where == stage)
-        assert_share((first, second)[stage][:, 0] == 0, 1 - everything / 25)
-    factors = first[first[:, 0] == ops.COLOUR, 1] / 2**FACTOR_BITS
-    np.testing.assert_allclose(np.unique(factors), [0.1, 0.3, 0.7, 1.3, 1.7, 1.9], atol=1e-4)  # 3, 7 and 9 of 0.9 / 9
-    assert np.unique(first[first[:, 0] == ops.SOLARIZE, 1]).tolist() == [0, 114, 200]  # invert; 113.8; 199.1
-    assert np.unique(second[second[:, 0] == ops.POSTERIZE, 1]).tolist() == [2**3]  # five bits stay
-    slopes = first[first[:, 0] == ops.SLIDE_Y, 2] / 2**16
-    np.testing.assert_allclose(np.unique(slopes), np.array([-8, -7, 7, 8]) * 0.3 / 9, atol=1e-5)
-    moved = np.unique(second[second[:, 0] == ops.MOVE_NEAREST][:, 1:], axis=0)
-    assert sorted((row[2] >> 16, row[5] >> 16) for row in moved) == sorted(
-        [(15, 0), (-15, 0), (13, 0), (-13, 0), (0, 15), (0, -15)]  # 14.501 and 12.9 of 32 pixels
-    )
-    assert (hole[:, 0] == ops.CUT_OUT).all()
-    sides = hole[:, 3:] - hole[:, 1:3]
-    assert sides.max() == 16 and sides.min() == 8
-    assert_share(sides[:, 0] == 16, 17 / 32)  # a centre that is 8 or more from the edges: 8 to 24 of 0 to 31
+    note(autoaugment, "operate")
+    note(randaugment, "recolour")
+    note(randaugment, "move")
+    note(simclr, "jitter")
+    return found
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 45)])
 def test_autoaugment_is_the_published_policy(height, width):
-    """Every operation of every pair, with both signs, through the fill that images in memory have."""
-    images = np.stack([np.asarray(photograph(seed, width, height)) for seed in range(4)])
-    fill = Augmentation("autoaugment", (height, width, 3)).fill_K
-    rows, chances = policies._autoaugment_table(height, width)
-    assert len(chances) == len(sub_policies()) == 25
-    for number, pair in enumerate(sub_policies()):
-        for stage, (name, probability, magnitude) in enumerate(pair):
-            assert chances[number, stage] == probability
-            part = {"shearY": 0.01, "autocontrast": 0.01, "brightness": 0.02}.get(name, 0)  # by a level: docs/parity.md
-            for sign in (0, 1):
-                columns = np.tile(rows[stage][number, sign], (len(images), 1))
-                found = ops.apply((policies.AUTOAUGMENT_STAGES[stage],), images, columns, fill, NUMPY)
-                shown = [autoaugmented(Image.fromarray(image), name, magnitude, 2 * sign - 1) for image in images]
-                difference = np.abs(found.astype(int) - np.stack([np.asarray(image) for image in shown]))
-                assert difference.max() <= (part > 0) and (difference > 0).mean() <= part, (name, magnitude, sign)
+    """Every operation of every pair, with both signs."""
+    images = [photograph(seed, width, height) for seed in range(4)]
+    theirs = {"color": "colour", "shearY": "shear_y", "translateX": "translate_x", "translateY": "translate_y"}
+    assert len(autoaugment.PAIRS) == len(sub_policies()) == 25
+    for ours, pair in zip(autoaugment.PAIRS, sub_policies(), strict=True):
+        for one, (name, probability, magnitude) in zip(ours, pair, strict=True):
+            assert one == (theirs.get(name, name), probability, magnitude)
+            for sign in (-1, 1):
+                for image in images:
+                    found = autoaugment.operate(image, one[0], magnitude / 9, sign)
+                    assert found is not image
+                    np.testing.assert_array_equal(found, autoaugmented(image, name, magnitude, sign), str(one))
 
 
-def test_autoaugment_acts_in_its_order_before_cutout():
-    draws = draws_of("autoaugment", len(IMAGES))
-    draws[:, :3] = 4, 4, 0
-    first, second, hole = staged("autoaugment", draws, 3)
-    augmented = Augmentation("autoaugment", (32, 32, 3), crop_padding=4)
-    found = augmentation.apply(augmented, IMAGES, draws)
-    for i, image in enumerate(IMAGES):
-        expected = Image.fromarray(image)
-        for row in (first[i], second[i]):
-            if row[0]:
-                expected = change(expected, int(row[0]), row[1 : 1 + ops.NUMBERS[int(row[0])]].tolist())
-        expected = np.array(expected, int)
-        expected[hole[i, 1] : hole[i, 3], hole[i, 2] : hole[i, 4]] = 0
-        assert (np.abs(found[i] - expected) > 1).mean() < 0.02
+def test_autoaugment_draws_its_pairs_and_signs_evenly(calls):
+    random = Random(0)
+    for _ in range(TOTAL):
+        autoaugment.change(TINY.copy(), random)
+    for name in {one[0] for pair in autoaugment.PAIRS for one in pair}:
+        share = sum(chance for pair in autoaugment.PAIRS for other, chance, _ in pair if other == name) / 25
+        assert len(calls[name]) / TOTAL == pytest.approx(share, abs=0.015)
+        assert_share(sum(sign > 0 for _, sign in calls[name]), 0.5, len(calls[name]))
+
+
+def test_cutout_is_a_hole_around_any_pixel(calls):
+    white = Image.new("RGB", (32, 32), (255, 255, 255))
+    random, sides = Random(1), []
+    for _ in range(2000):
+        hole = np.asarray(autoaugment.change(white.copy(), random)) == 0
+        rows, columns = hole.any((1, 2)), hole.any((0, 2))
+        assert (hole == (rows[:, None] & columns)[..., None]).all()
+        sides.append((rows.sum(), columns.sum()))
+    sides = np.array(sides)
+    assert sides.max() == 16 and sides.min() == 8
+    assert_share((sides == 16).sum(), 17 / 32, sides.size)  # a centre that is 8 or more from the edges: 8 to 24 of 32
 
 
 @pytest.mark.parametrize(
@@ -113,120 +92,98 @@ def test_autoaugment_acts_in_its_order_before_cutout():
 )
 @pytest.mark.parametrize("kernel", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
 def test_randaugment_moves_and_fills_as_published(name, numbers, kernel):
-    images = np.stack([np.asarray(photograph(seed, 45, 28)) for seed in range(6)])
-    one, bicubic = np.ones(1), np.array([kernel == Image.Resampling.BICUBIC])
-    operation, row = policies._randaugment(name, one, one, bicubic, 28, 45)
-    stage = policies.RANDAUGMENT_STAGES[0]
-    columns = np.zeros((len(images), stage.width), np.int32)
-    columns[:, 0], columns[:, 1 : 1 + row.shape[1]] = operation, row
-    mean = Augmentation("randaugment", (28, 45, 3), mean=(124, 116, 104)).fill_K
-    found = ops.apply((stage,), images, columns, mean, NUMPY)
-    for image, shown in zip(map(Image.fromarray, images), found, strict=True):
-        if name == "rotate":
-            expected = image.rotate(numbers, resample=kernel, fillcolor=(124, 116, 104))
-        else:
-            affine = Image.Transform.AFFINE
-            expected = image.transform(image.size, affine, numbers, kernel, fillcolor=(124, 116, 104))
-        difference = np.abs(shown.astype(int) - np.asarray(expected))
-        assert difference.max() <= 1 and (difference > 0).mean() < 0.05
+    image = photograph(0, 45, 28)
+    found = randaugment.move(image, name, 1.0, kernel, FILL)
+    if name == "rotate":
+        expected = image.rotate(numbers, resample=kernel, fillcolor=FILL)
+    else:
+        expected = image.transform(image.size, Image.Transform.AFFINE, numbers, kernel, fillcolor=FILL)
+    np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("degrees", [20 / 3, -29.3, 13.0])
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 45)])
-def test_a_rotation_is_pillows(degrees, height, width):
-    images = np.stack([np.asarray(photograph(seed, width, height)) for seed in range(4)])
-    row = geometry.rotation(np.array(degrees), height, width)
-    for kernel in (None, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
-        numbers = row if kernel is None else [kernel == Image.Resampling.BICUBIC, *row]
-        operation = ops.MOVE_NEAREST if kernel is None else ops.MOVE
-        columns = np.tile([operation, *numbers], (len(images), 1)).astype(np.int32)
-        found = ops.apply((ops.Stage((operation,)),), images, columns, (128,) * 3, NUMPY)
-        for image, shown in zip(map(Image.fromarray, images), found, strict=True):
-            expected = image.rotate(degrees, resample=kernel or Image.Resampling.NEAREST, fillcolor=(128,) * 3)
-            difference = np.abs(shown.astype(int) - np.asarray(expected))
-            assert difference.max() <= (kernel is not None) and (difference > 0).mean() < 0.02
+def test_randaugment_recolours_as_published():
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1) * np.ones(3, np.uint8)
+    image, level = Image.fromarray(pixels), pixels.astype(int)
+    for name, magnitude, expected in (
+        ("invert", 1.0, 255 - level),
+        ("posterize", 1.0, level // 16 * 16),  # four bits stay
+        ("posterize", 0.99, level // 32 * 32),
+        ("solarize", 1.0, level),  # from 256 on
+        ("solarize", 0.9, np.where(level < 230, level, 255 - level)),
+        ("solarize_add", 1.0, np.where(level < 128, np.minimum(level + 110, 255), level)),
+        ("brightness", 1.0, np.minimum((1.9 * level + 1e-9).astype(int), 255)),
+        ("equalize", 1.0, level),
+        ("autocontrast", 1.0, level),
+    ):
+        assert np.abs(np.asarray(randaugment.recolour(image, name, magnitude)) - expected).max() == 0, name
+    photo = photograph(0, 32, 32)
+    for name in ("colour", "contrast", "sharpness"):
+        found = np.asarray(randaugment.recolour(photo, name, 1.0), int)
+        np.testing.assert_array_equal(randaugment.recolour(photo, name, 0.5), photo)  # a factor of 1
+        assert np.abs(found - np.asarray(photo)).mean() > 1
 
 
-def test_randaugment_draws_evenly_and_close_to_its_largest_magnitude():
-    stages = staged("randaugment", draws_of("randaugment"), 3)
-    for columns in stages:
-        share = 1 / 30  # of 15 operations, half of the time
-        counts = {
-            0: 15, ops.AUTOCONTRAST: 1, ops.EQUALIZE: 1, ops.MOVE: 1, ops.POSTERIZE: 1, ops.SOLARIZE: 2,
-            ops.SOLARIZE_ADD: 1, ops.COLOUR: 1, ops.CONTRAST: 1, ops.BRIGHTNESS: 1, ops.SHARPNESS: 1, ops.SLIDE_X: 2,
-            ops.SLIDE_Y: 2,
-        }  # fmt: skip
-        for operation, count in counts.items():
-            assert_share(columns[:, 0] == operation, count * share)
-        factors = columns[columns[:, 0] == ops.SHARPNESS, 1] / 2**FACTOR_BITS
-        assert_share(factors > 1.9 - 1e-4, 0.5, len(factors))  # half of the magnitudes are cut off at 10
-        level = (1.9 - factors[factors < 1.9 - 1e-4]) / 1.8 * 10  # below 10
-        assert np.sqrt((level**2).mean()) == pytest.approx(0.5, rel=0.1)
-        added = columns[columns[:, 0] == ops.SOLARIZE_ADD, 1]
-        assert added.max() == 110 and added.min() > 70
-        assert set(columns[columns[:, 0] == ops.POSTERIZE, 1]) == {2**4, 2**5}  # four bits, or three
-        solarized = columns[columns[:, 0] == ops.SOLARIZE, 1]
-        assert_share(solarized == 0, 0.5, len(solarized))  # inverted
-        slid = columns[columns[:, 0] == ops.SLIDE_X]
-        slope, offset = slid[:, 2] / 2**16, (slid[:, 3] - slid[:, 2] / 2) / 2**16 - 0.5
-        assert np.abs(slope).max() == pytest.approx(0.3, abs=1e-4)
-        assert np.abs(offset).max() == pytest.approx(14, abs=1e-3)  # 45 % of 32 pixels, as a whole number
-        assert_share(slope != 0, 0.5, len(slid))
-        assert_share(slope[slope != 0] > 0, 0.5, int((slope != 0).sum()))
-        assert_share(slid[:, 1] == geometry.BICUBIC, 0.5, len(slid))
-        angle = np.degrees(np.arcsin(columns[columns[:, 0] == ops.MOVE, 5] / 2**16))
-        assert np.abs(angle).max() == pytest.approx(30, abs=0.01)
-        assert_share(angle > 0, 0.5, len(angle))
-    assert abs(np.corrcoef(stages[0][:, 0], stages[1][:, 0])[0, 1]) < 0.02
+def test_randaugment_draws_evenly_and_close_to_its_largest_magnitude(calls):
+    random = Random(0)
+    for _ in range(TOTAL):
+        randaugment.change(TINY, random, FILL)
+    assert len(calls) == len(randaugment.NAMES) == 15
+    for found in calls.values():
+        assert_share(len(found), 1 / 15)  # two of 15, half of the time
+    moves = [(signed, kernel) for signed, kernel, fill in sum((calls[n] for n in ("rotate", "shear_x")), [])]
+    magnitude = np.array([abs(signed) for signed, _ in moves] + [one[0] for one in calls["sharpness"]])
+    assert_share((magnitude == 1).sum(), 0.5, len(magnitude))  # cut off
+    below = magnitude[magnitude < 1]
+    assert np.sqrt(((10 - 10 * below) ** 2).mean()) == pytest.approx(0.5, rel=0.1)
+    assert_share(sum(signed > 0 for signed, _ in moves), 0.5, len(moves))
+    assert_share(sum(kernel == Image.Resampling.BICUBIC for _, kernel in moves), 0.5, len(moves))
 
 
-def test_simclr_draws_its_policy():
-    *jitters, grey, blur = staged("simclr", draws_of("simclr"), 5)
-    acted = jitters[0][:, 0] > 0
-    assert_share(acted, 0.8)
-    orders = np.stack([columns[acted, 0] for columns in jitters], axis=1)
-    assert (np.sort(orders, axis=1) == sorted([ops.BRIGHTNESS, ops.CONTRAST, ops.COLOUR, ops.HUE])).all()
-    kinds, counts = np.unique(orders, axis=0, return_counts=True)
-    assert len(kinds) == 24
-    np.testing.assert_allclose(counts / acted.sum(), 1 / 24, atol=0.006)
-    everything = np.concatenate(jitters)
-    for operation in (ops.BRIGHTNESS, ops.CONTRAST, ops.COLOUR):
-        factors = everything[everything[:, 0] == operation, 1] / 2**FACTOR_BITS
-        assert factors.min() == pytest.approx(0.6, abs=1e-3) and factors.max() == pytest.approx(1.4, abs=1e-3)
-        assert factors.mean() == pytest.approx(1, abs=0.01)
-    shifts = everything[everything[:, 0] == ops.HUE, 1].astype(np.uint8).astype(np.int8)
-    assert shifts.min() == -25 and shifts.max() == 25 and abs(shifts.mean()) < 0.5  # a tenth of the circle
-    assert_share(grey[:, 0] == ops.GREY, 0.2)
-    assert_share(blur[:, 0] == ops.BLUR, 0.5)
-    weights = blur[blur[:, 0] == ops.BLUR, 1:]
-    assert ((weights[:, 0] + 2 * weights[:, 1:].sum(1)) == 2**14).all()
-    ratio = weights[:, 1] / weights[:, 0]  # exp(-1 / 2 sigma^2)
-    assert np.median(ratio) == pytest.approx(np.exp(-0.5 / 1.05**2), abs=0.02)  # of a sigma in the middle of 0.1 to 2
+def test_simclr_draws_its_policy(calls):
+    random, jittered, orders = Random(0), 0, collections.Counter()
+    for _ in range(TOTAL):
+        before = {name: len(found) for name, found in calls.items()}
+        simclr.change(TINY, random)
+        jittered += sum(map(len, calls.values())) > sum(before.values())
+    assert_share(jittered, 0.8)
+    assert {len(found) for found in calls.values()} == {jittered} and set(calls) == set(simclr.NAMES)
+    for name, found in calls.items():
+        numbers = np.array(found)[:, 0]
+        low, high = (-0.1, 0.1) if name == "hue" else (0.6, 1.4)
+        assert numbers.min() == pytest.approx(low, abs=1e-3) and numbers.max() == pytest.approx(high, abs=1e-3)
+        assert numbers.mean() == pytest.approx((low + high) / 2, abs=0.01)
+    for _ in range(4800):
+        orders[tuple(random.sample(simclr.NAMES, 4))] += 1
+    assert len(orders) == 24 and max(orders.values()) < 300
 
 
-def test_simclr_shows_what_pillow_shows():
-    draws = draws_of("simclr", len(IMAGES))
-    *jitters, grey, blur = staged("simclr", draws, 5)
-    blur[:] = 0  # it is no Pillow's: see test_operations
-    found = augmentation.apply(Augmentation("simclr", (32, 32, 3)), IMAGES, draws)
-    for i, image in enumerate(IMAGES):
-        top, left, h, w, mirror = draws[i, :5].tolist()
-        expected = (
-            Image.fromarray(image).crop((left, top, left + w, top + h)).resize((32, 32), Image.Resampling.BILINEAR)
-        )
-        expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else expected
-        for columns in jitters:
-            if columns[i, 0]:
-                expected = change(expected, int(columns[i, 0]), columns[i, 1:].tolist())
-        expected = expected.convert("L").convert("RGB") if grey[i, 0] else expected
-        difference = np.abs(found[i] - np.asarray(expected, int))
-        assert difference.max() <= 9 and (difference > 1).mean() < 0.05
+def test_simclr_greys_and_blurs_by_chance(calls):
+    photo, random = photograph(0, 32, 32), Random(0)
+    colourless = photo.convert("L").convert("RGB")
+    greys = blurred = 0
+    for _ in range(2000):
+        found = np.asarray(simclr.change(photo, random))
+        is_grey = (found == found[..., :1]).all()
+        greys += is_grey
+        blurred += (found != np.asarray(colourless if is_grey else photo)).any()
+    assert_share(greys, 0.2, 2000)
+    assert_share(blurred, 0.5, 2000)
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 60)])
+def test_a_hue_turns_as_torchvisions(calls):
+    """torchvision adds uint8(255 part) to the hue's levels, which go round."""
+    photo = photograph(3, 32, 32)
+    for part in (-0.1, -0.03, 0.0, 0.002, 0.07, 0.1):
+        hue, saturation, value = photo.convert("HSV").split()
+        turned = np.asarray(hue) + np.array(int(part * 255)).astype(np.uint8)
+        expected = Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
+        assert ImageChops.difference(simclr.turned_hue(photo, part), expected).getbbox() is None
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 60), (60, 28)])
 def test_crops_in_memory_have_torchvisions_distribution(height, width):
-    """Against torchvision's own loop: means and squares of place and size."""
-    draw = np.random.default_rng(3)
+    """Against torchvision's own loop with another generator: means and squares of place and size."""
+    draw, random = np.random.default_rng(3), Random(1)
 
     def torchvisions():
         for _ in range(10):
@@ -234,21 +191,49 @@ def test_crops_in_memory_have_torchvisions_distribution(height, width):
             ratio = np.exp(draw.uniform(np.log(3 / 4), np.log(4 / 3)))
             w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
-                return draw.integers(0, height - h + 1), draw.integers(0, width - w + 1), h, w
-        wide = round(height * 4 / 3)
-        return (0, (width - wide) // 2, height, wide) if width > height * 4 / 3 else (0, 0, height, width)
+                return draw.integers(0, width - w + 1), draw.integers(0, height - h + 1), w, h
+        if width / height < 3 / 4:
+            w, h = width, round(width / (3 / 4))
+        elif width / height > 4 / 3:
+            w, h = round(height * (4 / 3)), height
+        else:
+            w, h = width, height
+        return (width - w) // 2, (height - h) // 2, w, h
 
-    found = policies.draw_resized_crop(np.random.default_rng(1), 6000, height, width, (0.2, 1.0), flip=True)
+    found = np.array([simclr.window(width, height, random) for _ in range(6000)])
     theirs = np.array([torchvisions() for _ in range(6000)])
     for power in (1, 2):
-        a, b = found[:, :4].astype(float) ** power, theirs.astype(float) ** power
+        a, b = found.astype(float) ** power, theirs.astype(float) ** power
         error = np.sqrt((a.var(0) + b.var(0)) / 6000)
         assert (np.abs(a.mean(0) - b.mean(0)) <= 4.5 * error + 1e-9).all(), power
-    assert (found[:, :2] >= 0).all() and (found[:, :2] + found[:, 2:4] <= (height, width)).all()
-    assert_share(found[:, 4] == 1, 0.5, 6000)
+    assert (found[:, :2] >= 0).all() and (found[:, :2] + found[:, 2:] <= (width, height)).all()
 
 
-def test_the_old_draws_are_what_they_were():
+def test_a_crop_in_memory_is_torchvisions():
+    photo = photograph(5, 28, 45)
+    for seed in range(40):
+        left, top, width, height = simclr.window(28, 45, Random(seed))
+        expected = photo.crop((left, top, left + width, top + height)).resize(photo.size, Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(simclr.crop(photo, Random(seed), flip=False), expected)
+    mirrored = [np.array_equal(simclr.crop(photo, Random(seed), flip=True), np.asarray(
+        simclr.crop(photo, Random(seed), flip=False))[:, ::-1]) for seed in range(400)]  # fmt: skip
+    assert_share(sum(mirrored), 0.5, 400)
+
+
+@pytest.mark.parametrize("name", ["autoaugment", "randaugment", "simclr"])
+def test_what_becomes_of_an_image_depends_on_its_own_draws_alone(name):
+    view = Augmentation(name, (32, 32, 3), crop_padding=4, mean=FILL)
+    draws = augmentation.draw(view, np.random.default_rng(5), len(IMAGES))
+    together = augmentation.apply(view, IMAGES, draws)
+    assert together.dtype == np.uint8 and (together != IMAGES).any(axis=(1, 2, 3)).mean() > 0.9
+    for row in (0, 17, 63):
+        alone = augmentation.apply(view, IMAGES[row : row + 1], draws[row : row + 1])
+        np.testing.assert_array_equal(alone[0], together[row])
+    again = augmentation.apply(view, IMAGES, np.concatenate([draws[:, :-1], draws[:, -1:] + 1], axis=1))
+    assert (again != together).any(axis=(1, 2, 3)).mean() > 0.8
+
+
+def test_the_crops_draws_are_what_they_were():
     """Published figures were trained with them."""
     generator = np.random.default_rng(9)
     expected = np.column_stack([generator.integers(0, 9, (100, 2)), generator.integers(0, 2, 100)])

@@ -10,7 +10,8 @@ from golden_resnet import HEADS, batch, config_of, leaf, load, method_of, our_na
 from jax.flatten_util import ravel_pytree
 
 from configs import digits_lt
-from saddle_jax.data import feeder, sources
+from saddle_jax.data import sources
+from saddle_jax.data.feeds import evaluation
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import NonFiniteError, OperatorError
 from saddle_jax.host import devices
@@ -39,7 +40,7 @@ def test_products_are_the_references(x64, head, linearized):
     method = method_of(config_of(head), store, devices.AXIS)
     start = variables(store, head)
     images = np.concatenate([batch(store, i).images for i in range(4)])
-    chunks = list(feeder.evaluation_batches(images[:, :, :, :], np.full(32, 9), 16, 8))
+    chunks = list(evaluation.evaluation_batches(images[:, :, :, :], np.full(32, 9), 16, 8))
     chunks = [c._replace(images=np.where(c.mask[:, None, None, None], images[c.ids], 0)) for c in chunks]  # not uint8
     point, unravel = flat_point(start.params, start.model_state, np.ones(10), "float64")
     mean_loss = MeanLoss(make_pieces(method, cross_entropy, unravel, train_mode=False), point, chunks)
@@ -87,7 +88,7 @@ class Small:
 
     def mean_loss(self, classes=(0, 1, 2), chunk=8, width=1, **changes):
         of = np.flatnonzero(np.isin(self.labels, classes))
-        chunks = list(feeder.evaluation_batches(self.images[of], self.labels[of], chunk, 8))
+        chunks = list(evaluation.evaluation_batches(self.images[of], self.labels[of], chunk, 8))
         return MeanLoss(self.pieces, self.point._replace(**changes), chunks, width=width)
 
     def batch(self, classes):

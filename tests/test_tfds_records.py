@@ -9,8 +9,9 @@ import tensorflow_datasets as tfds
 from conftest import ROOT
 from jpeg_folder import BY_SIZE, COUNTS, list_config, write_folder
 
-from saddle_jax.data import feeder, inspection, sources, streaming
-from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data import inspection, sources
+from saddle_jax.data.augment.augmentation import Augmentation
+from saddle_jax.data.feeds import evaluation, streaming
 from saddle_jax.data.order import Order, evaluation_slots, slots_at
 from saddle_jax.data.sources import to_array_record
 from saddle_jax.errors import DataError
@@ -112,7 +113,7 @@ def test_parts_of_splits_and_a_fraction_for_validation(prepared):
     held = record_config(folder, data__validation_split="", data__validation_fraction=0.3, data__validation_floor=5)
     splits = sources.load(held)
     assert len(splits.train.labels) + len(splits.validation.labels) == 40
-    chunk = next(feeder.plain_batches(*splits.validation, slots=evaluation_slots(4, 4, 1)))
+    chunk = next(evaluation.plain_batches(*splits.validation, slots=evaluation_slots(4, 4, 1)))
     assert chunk.images.any(axis=(1, 2, 3)).all()
     with pytest.raises(DataError, match="found split 'tset', expected one of test, train, val"):
         sources.load(record_config(folder, data__test_split="tset"))

@@ -10,8 +10,10 @@ from jpeg_folder import list_config, write_folder
 from PIL import Image
 from small_runs import small_config
 
-from saddle_jax.data import augmentation, feeder, inspection, sources
-from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data import inspection, sources
+from saddle_jax.data.augment import augmentation
+from saddle_jax.data.augment.augmentation import Augmentation
+from saddle_jax.data.feeds import evaluation
 from saddle_jax.data.order import evaluation_slots
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.command_line import Command
@@ -51,7 +53,7 @@ def test_the_sample_has_the_rarest_class_and_every_view(tmp_path):
     samples = inspection.sample(splits, every, 0)
     assert samples.labels_N.tolist() == [0, 1, 2, 3, 4]
     first = [int(np.flatnonzero(splits.train.labels == label)[0]) for label in range(5)]
-    everything = next(feeder.plain_batches(*splits.train, slots=evaluation_slots(40, 40, 1)))
+    everything = next(evaluation.plain_batches(*splits.train, slots=evaluation_slots(40, 40, 1)))
     np.testing.assert_array_equal(samples.images_NHWK, everything.images[first])
     assert samples.views_VDNHWK.shape == (3, 5, 5, 32, 32, 3)
     flat = samples.views_VDNHWK.reshape(75, -1)

@@ -1,24 +1,24 @@
-"""The batch that every pipeline delivers, and its augmentation on the host or in a step. Normalisation is the step's.
+"""The batch that every feed delivers, and how it is made of an array of images. Normalisation is the step's.
 
-Shapes: B slots, H x W pixels, K channels; images are uint8. `backends` says what computes; the pixels are the same.
+Shapes: B slots, H x W pixels, K channels; images are uint8.
 """
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from saddle_jax.data import augmentation
-from saddle_jax.data.augmentation import Augmentation
-from saddle_jax.data.backends import NUMPY, Backend
+from saddle_jax.data.augment import augmentation
+from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.order import Slots
 
 
 class Batch(NamedTuple):
     """One batch. Padded slots have mask False and stand at its devices' ends, evenly dealt."""
 
-    images: np.ndarray  # (B, H, W, K) uint8, augmented
+    images: np.ndarray  # (B, H, W, K) uint8, augmented; zeros in a padded slot
     labels: np.ndarray  # (B,) int32
     mask: np.ndarray  # (B,) bool
     ids: np.ndarray  # (B,) int32, position in the list of images
@@ -26,14 +26,23 @@ class Batch(NamedTuple):
 
 
 def make_batch(
-    images_NHWK: Any, labels_N: Any, slots: Slots, augmented: Augmentation | None, backend: Backend = NUMPY
+    images_NHWK: Any, labels_N: Any, slots: Slots, augmented: Augmentation | None, xp: ModuleType = np
 ) -> Batch:
-    """Return the batch that `slots` describe; the images as they are where `augmented` is None."""
-    images_BHWK = images_NHWK[slots.ids_B] * slots.mask_B[:, None, None, None].astype(np.uint8)
+    """Return the batch that `slots` describe; the images as they are where `augmented` is None.
+
+    Args:
+      xp: `numpy`, or `jax.numpy` inside a jitted step, for an augmentation without a policy.
+    """
+    images_BHWK = images_NHWK[slots.ids_B]
     if augmented is not None:
-        images_BHWK = augmentation.apply(augmented, images_BHWK, slots.draws_BR, backend)
+        images_BHWK = augmentation.apply(augmented, images_BHWK, slots.draws_BR, xp)
+    return batch_of(images_BHWK, labels_N, slots)
+
+
+def batch_of(images_BHWK: Any, labels_N: Any, slots: Slots) -> Batch:
+    """Return the batch of images that fill `slots`."""
     return Batch(
-        images=images_BHWK,
+        images=images_BHWK * slots.mask_B[:, None, None, None].astype(np.uint8),
         labels=(labels_N[slots.ids_B] * slots.mask_B).astype(np.int32),
         mask=slots.mask_B,
         ids=slots.ids_B,

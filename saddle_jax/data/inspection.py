@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from saddle_jax.data import augmentation
-from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.augment import augmentation
+from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded, ImageFiles
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Slots
@@ -60,7 +60,7 @@ def sample(splits: Splits, views: Sequence[Augmentation], seed: int) -> Samples:
         repeated = np.tile(ids_N, len(draws_NR) // len(ids_N))
         slots = Slots(repeated, np.ones(len(repeated), bool), draws_NR)
         if isinstance(images, Encoded):
-            from saddle_jax.data import streaming
+            from saddle_jax.data.feeds import streaming
 
             return next(streaming.batches(images, labels_N, [slots], train=True, augmented=view)).images
         return make_batch(images, labels_N, slots, view).images
@@ -170,6 +170,6 @@ def _opening(images: Encoded) -> Callable[[int], str] | None:
 
 def _decoding(images: Encoded) -> Callable[[int], str]:
     """Return what tells why an image can't be decoded, or "" for one that can; OSError if it can't be read."""
-    from saddle_jax.data import streaming
+    from saddle_jax.data.feeds import streaming
 
     return streaming.make_whole_check(images)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from saddle_jax.data import augmentation
-from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.augment import augmentation
+from saddle_jax.data.augment.augmentation import Augmentation
 
 _ORDER, _AUGMENTATION = 0, 1  # keys of independent random streams
 

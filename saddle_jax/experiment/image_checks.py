@@ -5,21 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from saddle_jax.experiment.catalogue import Values, images_stay_encoded, view_augmentations
-from saddle_jax.experiment.catalogue.augmentations import ENCODED_ONLY, IN_MEMORY_ONLY
+from saddle_jax.experiment.catalogue.augmentations import ENCODED_ONLY, IN_MEMORY_ONLY, needs_host
 
 
 def _encoded(values: Values) -> bool:
     return images_stay_encoded(values["data.source"], values["data.augmentation"], values["data.eval_resize"])
 
 
+def _on_the_host(values: Values) -> Iterator[str]:
+    if not needs_host(values) or _encoded(values):
+        return
+    views = ", ".join(f"{name}={value!r}" for name, value in view_augmentations(values).items())
+    if values["data.pipeline"] == "resident":
+        yield (
+            f"data.pipeline='resident' leaves images on the devices; {views} augment them on the host, with Pillow. "
+            "Fix: --config.data.pipeline=auto"
+        )
+    if values["steps_at_once"] > 1:
+        yield (
+            f"steps_at_once={values['steps_at_once']} needs images that stay on the devices; {views} augment them on "
+            "the host, with Pillow. Fix: --config.steps_at_once=0"
+        )
+
+
 def _steps_at_once(values: Values) -> Iterator[str]:
     steps = values["steps_at_once"]
+    if needs_host(values) and not _encoded(values):  # told by itself
+        return
     if steps > 1 and _encoded(values):
         yield (
             f"steps_at_once={steps} needs images that stay on the devices; those of "
             f"data.source={values['data.source']!r} are decoded batch by batch. Fix: --config.steps_at_once=0"
         )
-    elif steps > 1 and values["data.pipeline"] in ("tfdata", "numpy"):
+    elif steps > 1 and values["data.pipeline"] in ("tfdata", "workers", "numpy"):
         yield (
             f"steps_at_once={steps} needs images that stay on the devices (data.pipeline is "
             f"{values['data.pipeline']!r}). Fix: --config.data.pipeline=resident"
@@ -83,7 +101,7 @@ def _encoded_profile(values: Values) -> Iterator[str]:
 
 
 def _encoded_pipeline(values: Values) -> Iterator[str]:
-    if _encoded(values) and values["data.pipeline"] in ("resident", "numpy"):
+    if _encoded(values) and values["data.pipeline"] in ("resident", "workers", "numpy"):
         yield (
             f"data.pipeline={values['data.pipeline']!r} holds images in memory; those of "
             f"data.source={values['data.source']!r} are decoded batch by batch. Fix: --config.data.pipeline=tfdata"
@@ -99,6 +117,6 @@ def _held_out_twice(values: Values) -> Iterator[str]:
 
 
 IMAGE_CHECKS = (
-    *(_steps_at_once, _augmentation, _unused_image_fields),
+    *(_on_the_host, _steps_at_once, _augmentation, _unused_image_fields),
     *(_image_sizes, _encoded_profile, _encoded_pipeline, _held_out_twice),
 )

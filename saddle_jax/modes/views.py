@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from saddle_jax.data import inspection
-from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment import config as config_lib

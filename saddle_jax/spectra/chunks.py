@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from saddle_jax.data import feeder
+from saddle_jax.data.feeds import evaluation
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import evaluation_slots
 from saddle_jax.data.sources import Images
@@ -34,7 +34,7 @@ def chunks_of(train: Images, positions: np.ndarray, chunk_size: int, free: int) 
         one._replace(ids_B=ids[one.ids_B] * one.mask_B)
         for one in evaluation_slots(len(ids), chunk_size, devices.num_devices())
     )
-    return feeder.plain_batches(*train, slots=slots, train=True)
+    return evaluation.plain_batches(*train, slots=slots, train=True)
 
 
 def sound_positions(positions: np.ndarray, chunks: Sequence[Batch], title: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax import longtail
-from saddle_jax.data import feeder, resident
+from saddle_jax.data.feeds import evaluation, resident
 from saddle_jax.data.order import Slots, evaluation_slots
 from saddle_jax.data.sources import Images
 from saddle_jax.errors import NonFiniteError
@@ -90,7 +90,9 @@ class Evaluator:
         """Yield every batch's slots, this process's rows of them, with what the step takes."""
         everyones = evaluation_slots(len(self._images.labels), self._batch_size, devices.num_devices())
         slots = [devices.own_rows(one) for one in everyones]
-        return zip(slots, slots if self._resident else feeder.plain_batches(*self._images, slots=slots), strict=True)
+        return zip(
+            slots, slots if self._resident else evaluation.plain_batches(*self._images, slots=slots), strict=True
+        )
 
     def report(self, state: TrainState, workdir: pathlib.Path | None, split: str) -> dict[str, Any]:
         """Return what is reported of a state; write it into the run's directory if one is given."""

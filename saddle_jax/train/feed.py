@@ -10,10 +10,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax.data import feeder, resident
 from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.feeds import numpy as in_process
+from saddle_jax.data.feeds import resident, workers
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.data.sources import Splits
+from saddle_jax.experiment.catalogue.augmentations import needs_host
+from saddle_jax.experiment.config import flatten
 from saddle_jax.host import devices
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.memory import memory_limit
@@ -89,19 +92,20 @@ class Feed:
         """Return the training images as the pipeline takes them."""
         if self.pipeline != "tfdata":
             return split.train.images
-        from saddle_jax.data import pipeline
+        from saddle_jax.data.feeds import tfdata
 
-        return pipeline.as_tensor(split.train.images)
+        return tfdata.as_tensor(split.train.images)
 
     def _batches(self, order: Order, images: Any, start: int, total: int) -> Iterator[Any]:
         slots = (devices.own_rows(slots_at(order, step)) for step in range(start, total))
         if self.pipeline == "resident":
             return slots
         if self.pipeline == "tfdata":
-            from saddle_jax.data import pipeline
+            from saddle_jax.data.feeds import tfdata
 
-            return pipeline.training_batches(images, order.labels_N, slots, order.augmentation)
-        return feeder.training_batches(images, order.labels_N, slots, order.augmentation)
+            return tfdata.training_batches(images, order.labels_N, slots, order.augmentation)
+        feed = workers if self.pipeline == "workers" else in_process
+        return feed.training_batches(images, order.labels_N, slots, order.augmentation)
 
     def _arrange(self, inputs: list[list[Any]]) -> Any:
         """Return (D, [steps,] [runs,] B / D, ...) arrays from a batch for every step and run."""
@@ -116,13 +120,16 @@ class Feed:
 def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
     """Return the pipeline that the config names.
 
-    auto stands for tfdata if images are encoded, for resident if they fit into the devices' memory or several steps are
-    to be taken at once, and otherwise for tfdata, or numpy without TensorFlow.
+    auto stands for tfdata if images are encoded, for workers if a view is augmented with Pillow, for resident if images
+    fit into the devices' memory or several steps are to be taken at once, and otherwise for tfdata, or numpy without
+    TensorFlow.
     """
     if config.data.pipeline != "auto":
         return config.data.pipeline
     if isinstance(splits[0].train.images, Encoded):
         return "tfdata"
+    if needs_host(flatten(config)):
+        return "workers"
     images = [part.images.nbytes for split in splits for part in (split.train, split.validation, split.test) if part]
     if config.steps_at_once > 1 or sum(images) <= _RESIDENT_SHARE * memory_limit():
         return "resident"

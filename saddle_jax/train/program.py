@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from saddle_jax.data import augmentation, resident
-from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.augment import augmentation
+from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.feeds import resident
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Slots, steps_per_epoch
 from saddle_jax.data.sources import Splits

@@ -11,8 +11,14 @@ AUGMENTATIONS = {
     "simclr": "resized crop of 20 % to 100 %, mirror, colours, grey, blur",
     "random_resized_crop": "resized crop of 8 % to 100 %, mirror, jitter; for images that are files or records",
 }
+ON_HOST = ("autoaugment", "randaugment", "simclr")  # policies, which run in Pillow
 IN_MEMORY_ONLY = ("crop_flip", "autoaugment")
 ENCODED_ONLY = ("random_resized_crop",)
+
+
+def needs_host(values: Values) -> bool:
+    """Return whether a view is augmented with Pillow, on the host, and not inside the step."""
+    return not set(ON_HOST).isdisjoint(view_augmentations(values).values())
 
 
 def view_augmentations(values: Values) -> dict[str, str]:

@@ -71,9 +71,11 @@ DATA = {
         "auto",
         "what hands batches to the steps",
         {
-            "auto": "resident where all images fit into a quarter of a device's memory, else tfdata, else numpy",
+            "auto": "workers for a policy; else resident where all images fit into a quarter of a device's memory; "
+            "else tfdata, or numpy without TensorFlow",
             "resident": "images stay on the devices",
             "tfdata": "tf.data",
+            "workers": "processes that augment with Pillow",
             "numpy": "NumPy on the host",
         },
         may_change=True,

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from saddle_jax.data import augmentation, streaming, tensors
-from saddle_jax.data.augmentation import Augmentation
+from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.feeds import streaming
+from saddle_jax.data.feeds.decoding import by_workers
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Slots
 
@@ -28,7 +29,7 @@ def as_tensor(images: Any) -> Any:
 def training_batches(
     images: Any, labels_N: np.ndarray, slots: Iterable[Slots], augmented: Augmentation
 ) -> Iterator[Batch]:
-    """Yield the batches that `slots`, all of one length, describe; of an array byte for byte the NumPy feeder's.
+    """Yield the batches that `slots`, all of one length, describe; of an array byte for byte those of `feeds.numpy`.
 
     Args:
       images: an array, what `as_tensor` made of it, or encoded images.
@@ -48,9 +49,13 @@ def training_batches(
     batch, numbers = first.draws_BR.shape
 
     def load(ids_B, mask_B, draws_BR) -> Batch:
-        images_BHWK = tf.gather(images, ids_B) * tf.cast(mask_B, tf.uint8)[:, None, None, None]
-        changed = augmentation.apply(augmented, images_BHWK, draws_BR, tensors.BATCH)
-        return Batch(changed, tf.gather(labels, ids_B) * tf.cast(mask_B, tf.int32), mask_B, ids_B, draws_BR)
+        images_BHWK = tf.gather(images, ids_B)
+        if augmented.on_host:
+            images_BHWK = by_workers(augmented, images_BHWK, draws_BR)
+        else:
+            images_BHWK = _crop_and_flip(images_BHWK, draws_BR, augmented.crop_padding)
+        images_BHWK = images_BHWK * tf.cast(mask_B, tf.uint8)[:, None, None, None]
+        return Batch(images_BHWK, tf.gather(labels, ids_B) * tf.cast(mask_B, tf.int32), mask_B, ids_B, draws_BR)
 
     with tf.device("CPU"):
         labels = tf.constant(labels_N, tf.int32)
@@ -66,3 +71,14 @@ def training_batches(
     # Outside the device's scope: several of these generators may take turns.
     for images_BHWK, *rest in dataset.as_numpy_iterator():
         yield Batch(images_BHWK.reshape(batch, height, width, channels), *rest)
+
+
+def _crop_and_flip(images_BHWK: Any, draws_Bx3: Any, padding: int) -> Any:
+    """Return what `crop.crop_and_flip` does, which TensorFlow can't index as NumPy does."""
+    height, width = images_BHWK.shape[1:3]
+    padded = tf.pad(images_BHWK, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    x = tf.range(width)
+    row_BH = draws_Bx3[:, :1] + tf.range(height)
+    column_BW = draws_Bx3[:, 1:2] + tf.where(draws_Bx3[:, 2:] == 1, width - 1 - x, x)
+    rows = tf.gather(padded, row_BH, axis=1, batch_dims=1)
+    return tf.gather(rows, column_BW, axis=2, batch_dims=1)

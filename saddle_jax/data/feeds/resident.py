@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from saddle_jax.data.augmentation import Augmentation
-from saddle_jax.data.backends import traced
+from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.images import Batch, make_batch
 from saddle_jax.data.order import Slots
 from saddle_jax.host import devices
@@ -28,6 +27,9 @@ def put(images_NHWK: np.ndarray, labels_N: np.ndarray) -> Resident:
 
 
 def batch(resident: Resident, slots: Slots, augmentation: Augmentation | None) -> Batch:
-    """Return, inside a jitted step, the batch that `slots` describe: the pixels that every other pipeline makes."""
-    backend = traced(jnp, jax.lax.cond if jax.default_backend() == "cpu" else None)
-    return make_batch(resident.images, resident.labels, slots, augmentation, backend)
+    """Return, inside a jitted step, the batch that `slots` describe: the pixels that every other feed makes.
+
+    Args:
+      augmentation: one without a policy; None leaves images as they are.
+    """
+    return make_batch(resident.images, resident.labels, slots, augmentation, jnp)

@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from saddle_jax.data.augmentation import Augmentation
-from saddle_jax.data.decoding import make_loader, make_probe
+from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.feeds.decoding import make_loader, make_probe
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Slots
 from saddle_jax.errors import DataError

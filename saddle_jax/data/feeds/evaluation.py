@@ -1,4 +1,4 @@
-"""Batches from images in memory with NumPy alone, and the batches of an evaluation, also of encoded images."""
+"""Batches of images as they are, from memory or by the evaluation's transform of encoded ones."""
 
 from __future__ import annotations
 
@@ -6,18 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from saddle_jax.data.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.images import Batch, make_batch
 from saddle_jax.data.order import Slots, evaluation_slots
-
-
-def training_batches(
-    images_NHWK: np.ndarray, labels_N: np.ndarray, slots: Iterable[Slots], augmentation: Augmentation
-) -> Iterator[Batch]:
-    """Yield the batches that `slots` describe."""
-    for one in slots:
-        yield make_batch(images_NHWK, labels_N, one, augmentation)
 
 
 def evaluation_batches(
@@ -36,7 +27,7 @@ def plain_batches(
       train: these are training images: of encoded ones data.max_bad_fraction may be bad, their slots are masked.
     """
     if isinstance(images, Encoded):
-        from saddle_jax.data import streaming
+        from saddle_jax.data.feeds import streaming
 
         yield from streaming.batches(images, labels_N, slots, train=train)
         return

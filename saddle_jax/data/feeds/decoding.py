@@ -11,21 +11,22 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from saddle_jax.data import photometry, tensors
-from saddle_jax.data.augmentation import (
+from saddle_jax.data.augment.augmentation import Augmentation
+from saddle_jax.data.augment.crop import (
+    ASPECT,
     ATTEMPTS,
     DRAW_LIMIT,
     JITTER,
     JITTER_ORDER,
     MIRROR,
     POSITION,
-    Augmentation,
-    apply_stages,
+    RESIZED_COLUMNS,
 )
 from saddle_jax.data.encoded import Encoded
-from saddle_jax.data.policies import ASPECT
+from saddle_jax.data.feeds import workers
 
 _NEIGHBOURS = 2  # pixels around a part of a JPEG from which the colours at its edge are interpolated
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
@@ -52,13 +53,13 @@ def make_loader(images: Encoded, augmented: Augmentation | None) -> Callable[[An
     size = decoding.size
 
     def augment(augmented: Augmentation, position: Any, draws_R: Any) -> Any:
-        uniform_R = tf.cast(draws_R[: augmented.crop_columns], tf.float64) / DRAW_LIMIT
+        uniform_R = tf.cast(draws_R[:RESIZED_COLUMNS], tf.float64) / DRAW_LIMIT
         pixels = _cut(read(position), size, lambda extent: _random_crop(extent, uniform_R, size, augmented.area))
         pixels = tf.cond(uniform_R[MIRROR] < 0.5, lambda: pixels, lambda: pixels[:, ::-1])
         pixels = tf.ensure_shape(pixels, (size, size, 3))
         if augmented.color_jitter:
             pixels = jitter(pixels, uniform_R, augmented.color_jitter)
-        return apply_stages(augmented, pixels[None], draws_R[None], tensors.ONE_IMAGE)[0]
+        return by_workers(augmented, pixels[None], draws_R[None])[0] if augmented.on_host else pixels
 
     def plain(position: Any) -> Any:
         return _cut(read(position), size, lambda extent: _centre(extent, size, decoding.resize))
@@ -69,6 +70,16 @@ def make_loader(images: Encoded, augmented: Augmentation | None) -> Callable[[An
             return tf.ensure_shape(tf.cond(mask, image, lambda: tf.zeros((size, size, 3), tf.uint8)), (size, size, 3))
 
     return tf.function(load, input_signature=_signature(), autograph=False)
+
+
+def by_workers(view: Augmentation, images_BHWK: Any, draws_BR: Any) -> Any:
+    """Return, inside tf.data, the images as worker processes augment them."""
+
+    def ask(images_BHWK: np.ndarray, draws_BR: np.ndarray) -> np.ndarray:
+        return workers.apply(view, images_BHWK, draws_BR)
+
+    changed = tf.numpy_function(ask, [images_BHWK, draws_BR], tf.uint8, stateful=False)
+    return tf.ensure_shape(changed, images_BHWK.shape)
 
 
 def make_probe(images: Encoded, *, whole: bool) -> Callable[[Any], Any]:
@@ -202,4 +213,5 @@ def jitter(pixels: Any, uniform_R: Any, strength: float) -> Any:
 
 def _grey(image: Any) -> Any:
     """Return Pillow's luma of whole levels, (H, W, 1) float32."""
-    return tf.cast(photometry.luma(image, tensors.ONE_IMAGE.xp), tf.float32)
+    red, green, blue = tf.split(tf.cast(image, tf.int32), 3, axis=-1)
+    return tf.cast(tf.bitwise.right_shift(19595 * red + 38470 * green + 7471 * blue + 0x8000, 16), tf.float32)

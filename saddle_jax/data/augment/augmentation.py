@@ -1,0 +1,111 @@
+"""The augmentation of one view of the training images: what is drawn for every image, and what the draws do to pixels.
+
+Draws are whole numbers, a pure function of the slot. The crop's say what is cut; the policies' is the seed of the
+image's own generator. Policies run on the host, with Pillow, as they were published. Shapes: N or B images, H x W
+pixels, K channels, R numbers an image.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from saddle_jax.data.augment import autoaugment, crop, randaugment, simclr
+from saddle_jax.experiment.catalogue.augmentations import IN_MEMORY_ONLY, ON_HOST
+
+_SEED_LIMIT = 2**31
+_USUAL_AREA = (0.08, 1.0)  # of an encoded image, that the crop covers
+
+
+class Augmentation(NamedTuple):
+    """How a view's images are augmented. All fields are fixed for a run."""
+
+    name: str
+    image_shape: tuple[int, int, int]  # H, W, K of what the network sees
+    encoded: bool = False  # the images are encoded, and of any size
+    crop_padding: int = 0  # crop_flip and what builds on it: zero pixels on each side before the random crop
+    flip: bool = True  # mirror half of the images
+    color_jitter: float = 0.0  # encoded, but for simclr: brightness, contrast, saturation times 1 - this to 1 + this
+    mean: tuple[int, ...] = ()  # level of each channel that randaugment fills with
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it has a policy, which a jitted step can't compute."""
+        return self.name in ON_HOST
+
+    @property
+    def area(self) -> tuple[float, float]:
+        """Part of an encoded image that a crop covers, from and to."""
+        return simclr.AREA if self.name == "simclr" else _USUAL_AREA
+
+
+def make(data: ConfigDict, name: str, image_shape: tuple[int, ...], *, encoded: bool) -> Augmentation:
+    """Return the augmentation `name` with the settings of `data` (the config's data fields)."""
+    height, width, channels = image_shape
+    return Augmentation(
+        name,
+        (height, width, channels),
+        encoded=encoded,
+        crop_padding=data.crop_padding,
+        flip=data.flip,
+        color_jitter=data.color_jitter if encoded and name != "simclr" else 0.0,
+        mean=tuple(np.clip(np.rint(255 * np.array(data.mean)), 0, 255).astype(int).tolist()),
+    )
+
+
+def problem_of(augmentation: Augmentation) -> str:
+    """Return why images can't be augmented so, and the fix; or ""."""
+    name, channels = augmentation.name, augmentation.image_shape[2]
+    if augmentation.on_host and channels != 3:
+        return f"{name} changes colours: found images of {channels} channels, expected 3. Fix: crop_flip"
+    if augmentation.encoded and name in IN_MEMORY_ONLY:
+        return f"{name} is for images in memory, all of one size. Fix: random_resized_crop, randaugment or simclr"
+    if not augmentation.encoded and name == "random_resized_crop":
+        return f"{name} is for encoded images. Fix: crop_flip, autoaugment, randaugment or simclr"
+    return ""
+
+
+def draw(augmentation: Augmentation, generator: np.random.Generator, total: int) -> np.ndarray:
+    """Return the draws of `total` images, (N, R) int32: those of the crop, then, where there is a policy, its seed."""
+    flip = augmentation.flip
+    if augmentation.encoded:
+        draws_NR = crop.draw_resized(generator, total, flip=flip)
+    else:
+        draws_NR = crop.draw_padded(generator, total, augmentation.crop_padding, flip=flip)
+    if not augmentation.on_host:
+        return draws_NR
+    seeds_Nx1 = generator.integers(0, _SEED_LIMIT, size=(total, 1), dtype=np.int32)
+    return np.concatenate([draws_NR, seeds_Nx1], axis=1)
+
+
+def apply(augmentation: Augmentation, images_BHWK: Any, draws_BR: Any, xp: ModuleType = np) -> Any:
+    """Return images augmented by their draws: those in memory whole, encoded ones after their crop.
+
+    Args:
+      xp: `numpy`, or `jax.numpy` inside a jitted step, for an augmentation without a policy.
+    """
+    if not augmentation.encoded and augmentation.name != "simclr":
+        padding = augmentation.crop_padding
+        images_BHWK = crop.crop_and_flip(images_BHWK, draws_BR[:, : crop.PADDED_COLUMNS], padding, xp)
+    if not augmentation.on_host:
+        return images_BHWK
+    changed = np.empty_like(images_BHWK)
+    for row, (image, seed) in enumerate(zip(images_BHWK, draws_BR[:, -1].tolist(), strict=True)):
+        changed[row] = _by_policy(augmentation, Image.fromarray(image), Random(seed))
+    return changed
+
+
+def _by_policy(augmentation: Augmentation, image: Image.Image, random: Random) -> Image.Image:
+    match augmentation.name:
+        case "autoaugment":
+            return autoaugment.change(image, random)
+        case "randaugment":
+            return randaugment.change(image, random, augmentation.mean)
+    if not augmentation.encoded:
+        image = simclr.crop(image, random, flip=augmentation.flip)
+    return simclr.change(image, random)
