@@ -14,7 +14,7 @@ from saddle_jax.data.feeds import numpy as in_process
 from saddle_jax.data.feeds import resident, tfdata, workers
 from saddle_jax.data.order import Order, slots_at
 from saddle_jax.errors import ConfigError, NonFiniteError
-from saddle_jax.experiment.catalogue.augmentations import needs_host
+from saddle_jax.experiment.catalogue.augmentations import AUGMENTATIONS, needs_host
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.experiment.config import flatten
 from saddle_jax.host import devices
