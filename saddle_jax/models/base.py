@@ -142,7 +142,7 @@ def from_flax(
     body, top = functions_of(backbone, rng_names), functions_of(_Head(head))
 
     def init(key: jax.Array, image_shape: tuple[int, ...]) -> tuple[Params, Any]:
-        params, model_state = body.init(key, *_blank(image_shape), False, method=call)  # pyright: ignore[reportCallIssue]
+        params, model_state = body.init(key, *_blank(image_shape), False, method=call)
         features = network.blank_features(params, model_state, image_shape)
         if features.ndim != 2:
             raise ValueError(
