@@ -114,7 +114,7 @@ MALICIOUS = {  # name: (() -> file, reason)
     "an instance": (lambda: beside(b"(" + TOUCH + b"ios\nsystem\n"), "pickle instruction INST"),
     "a new object": (lambda: beside(b"ccollections\nOrderedDict\n)\x81"), "pickle instruction NEWOBJ"),
     "an extension": (lambda: beside(b"\x82\x01"), "pickle instruction EXT1"),
-    "attributes of a list": (lambda: beside(b"]" + value({"__class__": 1}) + b"b"), "attributes for an object that should"),
+    "attributes of a list": (lambda: beside(b"]" + value({"__class__": 1}) + b"b"), "attributes for an object"),
     "arguments for a dictionary": (
         lambda: beside(call("collections.OrderedDict", value([[1, 2]]))),
         "1 arguments that torch.save does not give",

@@ -140,7 +140,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
 
 
 def _read_legacy(file: BinaryIO, size: int) -> TorchFile:
-    """Read the legacy layout: three pickles (system, content, order of storages), then every storage with its length."""
+    """Read the legacy layout: three pickles (system, content, storage order), then each storage (length, numbers)."""
     start = len(_LEGACY_HEADER)
     file.seek(start)
     head = io.BytesIO(file.read(MAX_PICKLE))
