@@ -41,7 +41,7 @@ def _run(command: Command, mode: Callable[[Command], int]) -> int:
             command.config.compilation_cache
         )  # before JAX's first compilation, when it reads the setting
     xla.require_right_sums()
-    # Training and check start their own watch after the data is read.
+    # Training starts its own watch after the data is read. Check runs without one.
     limit = 0 if command.mode in ("train", "check") else command.config.watchdog_secs
     try:
         with watchdog.watch(limit):

@@ -24,7 +24,7 @@ def run(command: Command) -> int:
     """Train or continue the run in the command's workdir."""
     config, workdir = command.config, pathlib.Path(command.workdir)
     processes.on_first(functools.partial(_require_place_and_origin, config, workdir))
-    with StopRequest() as stop:  # a signal that arrives before the first step stops the run there
+    with StopRequest() as stop:  # already here, so that a signal during loading or compilation is not lost
         splits = sources.load(config)
         processes.require_agreement(
             {

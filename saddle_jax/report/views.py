@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 
 from saddle_jax.report.plots import plain
 
-_CELL = 0.9  # inches a side
+_CELL = 0.9  # inches per side
 _LEFT, _TOP = 1.6, 0.45  # inches for the labels of rows and columns
 
 
