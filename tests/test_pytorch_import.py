@@ -137,7 +137,7 @@ def test_training_does_not_continue_an_imported_run(imported):
 def test_nothing_that_is_there_is_written_over(imported, tmp_path, capsys):
     stored = {path: path.read_bytes() for path in imported.rglob("*") if path.is_file()}
     assert run("import", imported, config_for("linear")) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
     assert stored == {path: path.read_bytes() for path in imported.rglob("*") if path.is_file()}
     seeds = tmp_path / "seeds"
     shutil.copytree(imported, seeds / "seed-0")
@@ -203,11 +203,11 @@ def test_forms_of_a_class_map(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "problems"),
     [
-        ("0\n1\n2\n", ["found 3 outputs, the data set has 4 classes"]),
+        ("0\n1\n2\n", ["found 3 outputs, expected 4, one per class of the data set"]),
         ("0\n1\n1\n4\n", ["classes 1 and 2 both have output 1", "class 3: found '4', expected an output from 0 to 3"]),
         ("0\n1\ntwo\n-3\n", ["class 2: found 'two'", "class 3: found '-3'"]),
         ("[0, 1, 2.0, true]", ["class 2: found 2.0", "class 3: found True"]),
-        ('{"a": 0, "b": 1, "c": 2, "e": 3}', ["'e' is no class of the data set", "class 'd' is missing"]),
+        ('{"a": 0, "b": 1, "c": 2, "e": 3}', ["'e' is not a class of the data set", "class 'd' is missing"]),
         ("[0, 1", ["can't be read"]),
     ],
 )
@@ -260,8 +260,8 @@ def test_tensors_that_are_no_weights():
     assert found["linear"]["kernel"].dtype == found["linear"]["bias"].dtype == np.float32
     for bad, problem in (
         ({"fc.weight": np.ones((2, 3), np.int64)}, "found int64, expected floating-point numbers"),
-        ({"fc.weight": np.full((2, 3), 1e300)}, "holds what is no finite number"),
-        ({"linear.bias": np.ones(2)}, "'linear.bias' and 'fc.bias' are both params/linear/bias"),
+        ({"fc.weight": np.full((2, 3), 1e300)}, "holds a number that is not finite"),
+        ({"linear.bias": np.ones(2)}, "'linear.bias' and 'fc.bias' both map to params/linear/bias"),
     ):
         with pytest.raises(CheckpointError, match="1 problems") as refused:
             names.convert(good | bad, params, model_state)
@@ -298,7 +298,7 @@ def test_a_file_of_more_epochs_than_the_run(tmp_path, capsys):
     assert run("import", tmp_path / "run", config_for("linear", duration="1 epochs")) == 2
     assert "Fix: --config.duration='2 epochs'" in capsys.readouterr().err
     assert run("import", tmp_path / "run", config_for("linear", num_seeds=3)) == 2
-    assert "found num_seeds=3; a file is one run" in capsys.readouterr().err
+    assert "found num_seeds=3, expected 1: a file is one run" in capsys.readouterr().err
 
 
 def test_flags_of_import(tmp_path):

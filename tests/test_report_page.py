@@ -104,7 +104,7 @@ def test_the_tables_numbers_by_hand(pair, tmp_path, no_pictures):
     assert "| head (2) | mid (2) | tail (2) | many (2) | medium (2) | few (2) | n |" in files["report.md"]
     assert ">43.3 ± 10.4</td>" in files["report.html"]
     assert r"ce\_drw & last & 72.2 $\pm$ 3.5 &" in files["table.tex"]
-    assert "on the test images themselves: it flatters" in files["report.html"]
+    assert "on the test images themselves, so it is optimistic" in files["report.html"]
 
 
 def test_what_sam_changed_is_paired_by_seed(pair, tmp_path, no_pictures):
@@ -116,9 +116,9 @@ def test_what_sam_changed_is_paired_by_seed(pair, tmp_path, no_pictures):
     assert cells[5] == "+22.5 ± 10.6 2↑ 0↓"
     assert cells[-1] == "2"
     assert "| SAM − SGD | epoch" in text
-    assert "same seeds and configs but for SAM;" in text
+    assert "same seeds and configs except for SAM." in text
     other = write_run(tmp_path / "other", "ce_drw_sam", 1, loss__effective_beta=0.9)  # differs in more than SAM
-    assert "What SAM changed" not in written([*pair[:3], other], tmp_path / "without")["report.md"]
+    assert "Effect of SAM" not in written([*pair[:3], other], tmp_path / "without")["report.md"]
 
 
 def test_one_seed_is_marked_and_given_no_spread(tmp_path, no_pictures):
@@ -156,7 +156,7 @@ def test_which_runs_are_one_row(tmp_path):
     names = {(first.name, second.name) for first, second in rows.pairs(images.rows)}
     assert names == {("ce_drw, every=20 epochs", f"ce_drw_sam, rho={rho}") for rho in ("0.1", "0.25")}
     notes = page.as_markdown(list(provenance.notes([images], lost)))
-    assert "again: not counted: this method already has these seeds" in notes
+    assert "again: not counted: this method already has a run with these seeds" in notes
 
 
 def test_links_are_rows_of_one_family(tmp_path):
@@ -197,9 +197,9 @@ def test_what_links_changed_and_cost(tmp_path, no_pictures):
             record["train/gradient_evaluations"] = number
         (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     files = written(folders, tmp_path / "out")
-    assert "### What each link changed, seed by seed" in files["report.md"]
+    assert "### Effect of each link, seed by seed" in files["report.md"]
     assert "| ce_drw_cc_sam − ce_drw | last" in files["report.md"]
-    assert "but for the link (optim.name), which gradients pass" in files["report.md"]
+    assert "except for the link (optim.name), which changes gradients" in files["report.md"]
     header = next(line for line in files["report.md"].splitlines() if line.startswith("| method | epoch | overall"))
     assert header.endswith("| few (2) | gradients | n |")
     cost = {(line["method"], line["epoch"]): line["gradients_mean"] for line in csv_lines(files["table.csv"])}
@@ -347,7 +347,7 @@ def test_only_unfinished_runs(tmp_path, no_pictures):
     (folder / "results.json").unlink()
     files = written([folder], tmp_path / "out")
     assert "No run on these images has finished" in files["report.html"]
-    assert "Along training" in files["report.html"]
+    assert "Training curves" in files["report.html"]
     assert csv_lines(files["table.csv"]) == []
 
 
@@ -463,7 +463,7 @@ def test_spectra_where_they_exist(pair, tmp_path, no_pictures):
     )
     assert "All measured at step 20; ce loss, logit scale 1" in files["report.md"]
     assert "class 5 (4 images): ce_drw_sam, seed 1; step 20" in files["report.md"]
-    assert files["report.html"].count('alt="class ') == 4  # rarest and largest class, SGD and SAM
+    assert files["report.html"].count('alt="Hessian spectrum of class ') == 4  # rarest and largest class, SGD and SAM
     assert 'href="../../ce_drw_sam/seed-2/spectra/20/all.png"' in files["report.html"]
     (where / "summary.json").write_text("{")
     for path in (pair[1] / "spectra/20").glob("*.npz"):

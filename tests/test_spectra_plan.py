@@ -67,7 +67,7 @@ def test_a_resnet50_on_a_16_gib_card_has_a_plan():
     """Half of the card is spoken for; 100 steps take 9.5 GiB, so the basis goes to the host, or nowhere."""
     chosen = make_plan(spectra_config())
     assert (chosen.basis, chosen.probes_at_once, chosen.linearize) == ("host", 2, False)  # 2 x 112 rows in 32 GiB
-    assert "100 steps x 25,557,032 parameters x 4 bytes = 9.52 GiB a probe; 64 steps fit into 8.00 GiB" in chosen.line
+    assert "100 steps x 25,557,032 parameters x 4 bytes = 9.52 GiB per probe; 64 steps fit into 8.00 GiB" in chosen.line
     assert make_plan(spectra_config(), host_gib=4).basis == "none"
     assert make_plan(spectra_config(steps=30)).basis == "device"
     assert make_plan(spectra_config(), device_gib=40).basis == "device"

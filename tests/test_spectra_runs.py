@@ -86,7 +86,7 @@ def test_a_finished_run_is_measured_and_drawn(copy, capsys):
     assert code == 0
     folder = copy / "spectra" / "12"
     printed = capsys.readouterr().out
-    for part in ("ce loss, logit scale 1, BatchNorm in eval mode, float32", "a probe;", "class-9", "whole"):
+    for part in ("ce loss, logit scale 1, BatchNorm in eval mode, float32", "per probe;", "class-9", "whole"):
         assert part in printed
     summary = json.loads((folder / "summary.json").read_text())
     assert list(summary["targets"]) == ["class-0", "class-9", "tail", "whole"]
@@ -247,7 +247,7 @@ def test_killed_between_classes_it_goes_on_where_it_stopped(trained, tmp_path, r
         _, error = process.communicate(timeout=120)
         assert process.returncode == (-9 if number == signal.SIGKILL else 75), error
         if number != signal.SIGKILL:
-            assert "finished ones are kept" in error
+            assert "finished targets are kept" in error
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
     assert 7 <= len(kept) < 10
     assert main(*arguments, f"--workdir={workdir}").returncode == 0

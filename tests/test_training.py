@@ -174,7 +174,7 @@ def test_the_smoke_run_of_the_command_line(tmp_path):
     assert evaluated.splitlines()[0].split(": ")[1] == output.splitlines()[-2].split(": ")[1]
     before = sorted(str(p) for p in tmp_path.rglob("*"))
     checked = main("--mode", "check", *arguments[:2], "--workdir", str(tmp_path / "other"))
-    for word in ("training images", "Total: ", "memory a step needs", "step   loss", "nothing of it was kept"):
+    for word in ("training images", "Total: ", "memory a step needs", "step   loss", "the step was not kept"):
         assert word in checked
     sheet = [str(tmp_path / part) for part in ("other", "other/plots", "other/plots/views.png")]
     assert sorted(str(p) for p in tmp_path.rglob("*")) == sorted([*before, *sheet])

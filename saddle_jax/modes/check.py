@@ -1,4 +1,4 @@
-"""`--mode check`: build everything, take one step, draw some training images; train nothing."""
+"""`--mode check`: build everything, take one step, and draw some training images, without training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from saddle_jax.train.state import stack
 
 
 def run(command: Command) -> int:
-    """Build everything, print its sizes, take one step, draw the views of some images; write nothing else."""
+    """Build everything, print its sizes, take one step, and draw the views of some images.
+
+    Only the drawing is written to the workdir.
+
+    Raises:
+      NonFiniteError: the loss or the update of the step is not finite.
+    """
     from clu import parameter_overview
 
     config, workdir = command.config, pathlib.Path(command.workdir)
@@ -45,11 +51,11 @@ def run(command: Command) -> int:
     if memory is not None:
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
         used -= memory.alias_size_in_bytes
-        print(f"memory a step needs about {used / 2**20:,.0f} MiB on each device, by the compiler's count")
+        print(f"memory a step needs about {used / 2**20:,.0f} MiB on each device, according to the compiler")
     metrics = jax.device_get(feed.advance(state, segment)[1])
     loss, perturbed = np.mean(metrics.loss), np.mean(metrics.perturbed_loss)
-    print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; nothing of it was kept", flush=True)
+    print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; the step was not kept", flush=True)
     print(f"views  {views.draw(config, splits, program.views, workdir)}")
     if not np.all(metrics.finite):
-        raise NonFiniteError("step 1: loss or update is not finite. Fix: a lower learning rate or rho")
+        raise NonFiniteError("step 1: the loss or the update is not finite. Fix: a lower learning rate or rho")
     return 0

@@ -1,7 +1,7 @@
-"""`make demo`: SGD and SAM on long-tailed handwritten digits, the same seeds and epochs for both, side by side.
+"""`make demo`: compare SGD and SAM on long-tailed handwritten digits, with the same seeds and epochs for both.
 
-Then the smallest Hessian eigenvalue of the tail's classes in every run, one seed's spectra as a picture, and a report
-on all runs as a page. Every run has a complete directory under demo/; a finished one is not trained again.
+The demo then measures the smallest Hessian eigenvalue of the tail classes in every run, draws the spectra of one seed,
+and writes a report on all runs. Every run has a complete directory under demo/. Finished runs are not trained again.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ NAMES = {"": "SGD", "_sam": "SGD + SAM"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train the missing runs, print the table, draw the pictures, and write the report."""
+    """Train the missing runs, print the table, draw the figures, and write the report."""
     parser = argparse.ArgumentParser(prog="python -m saddle_jax.modes.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=12, help="how many seeds to train, from 0 on")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("demo"), help="folder of the runs")
-    parser.add_argument("--probes", type=int, default=10, help="random vectors of the spectra that are drawn")
+    parser.add_argument("--seeds", type=int, default=12, help="number of seeds to train, starting at 0")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("demo"), help="folder for the runs")
+    parser.add_argument(
+        "--probes", type=int, default=10, help="number of random vectors for the spectra that are drawn"
+    )
     options = parser.parse_args(arguments)
     for name in ("seeds", "probes"):
         if getattr(options, name) < 1:
@@ -55,12 +57,12 @@ def main(arguments: list[str] | None = None) -> None:
     show(reports, options.out)
     show_spectra(options.seeds, options.probes, options.out, programs)
     folders = [workdir_of(suffix, seed, options.out) for suffix in NAMES for seed in range(options.seeds)]
-    print(f"Report: {report_program.write(folders, options.out / 'report')}, for a browser")
+    print(f"Report: {report_program.write(folders, options.out / 'report')} (open it in a browser)")
     print(f"\nRuns: {options.out}/{METHOD}/, {options.out}/{METHOD}_sam/   ({time.monotonic() - began:.0f} s)")
 
 
 def train(suffix: str, group: Sequence[int], out: pathlib.Path, programs: dict[str, Program]) -> list[dict]:
-    """Train those of some seeds' runs that are not finished; return the last test report of each."""
+    """Train the unfinished runs of a method for a group of seeds; return each run's test report at its last step."""
     members = []
     for seed in group:
         config, workdir = config_of(suffix, seed), workdir_of(suffix, seed, out)
@@ -73,7 +75,7 @@ def train(suffix: str, group: Sequence[int], out: pathlib.Path, programs: dict[s
 
 
 def program_for(suffix: str, config: ConfigDict, splits: sources.Splits, programs: dict[str, Program]) -> Program:
-    """Return the program of a method. Class sizes are the same for all seeds, so that all can share it."""
+    """Return the program of a method. All seeds share it, because their class sizes are the same."""
     if suffix not in programs:
         programs[suffix] = make_program(config, splits)
     return programs[suffix]
@@ -93,34 +95,34 @@ def workdir_of(suffix: str, seed: int, out: pathlib.Path) -> pathlib.Path:
 
 
 def tail(name: str, report: dict) -> str:
-    """Return "SAM overall 92.1, tail 80.0"."""
+    """Return the accuracies of a report as "SAM overall 92.1 tail 80.0"."""
     return f"{name} overall {report['accuracy']:.1f} tail {tables.accuracy(report, 'tail'):.1f}"
 
 
 def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
-    """Print the table and its conclusion, and draw accuracy by class size."""
+    """Print the table and a conclusion, and draw accuracy by class size."""
     counts_C = sources.load(digits_lt.get_config(METHOD)).stats.counts_C
     print(
-        f"\nHandwritten digits made long-tailed: {counts_C.max()} training images of the largest class down to "
-        f"{counts_C.min()} of the smallest.\nResNet-8, cross-entropy with deferred re-weighting, 100 epochs; test "
+        f"\nLong-tailed handwritten digits: {counts_C.max()} training images in the largest class, "
+        f"{counts_C.min()} in the smallest.\nResNet-8, cross-entropy with deferred re-weighting, 100 epochs. Test "
         "accuracy in percent after the last epoch,\nmean ± standard deviation over n seeds. head: classes 0-2, "
-        "mid: 3-6, tail: 7-9 (5, 3 and 2 images).\n"
+        "mid: 3-6, tail: 7-9 (5, 3, and 2 images).\n"
     )
     print(tables.comparison({NAMES[suffix]: reports[suffix] for suffix in NAMES}))
-    print("\nThe change from SGD to SAM, seed by seed (same images, same initial weights, same batches):")
+    print("\nThe change from SGD to SAM, seed by seed (same images, initial weights, and batches):")
     for column in ("overall", "tail"):
         print(f"  {column:8s} {tables.paired_difference(reports[''], reports['_sam'], column)[1]}")
     differences, _ = tables.paired_difference(reports[""], reports["_sam"], "tail")
     print(verdict(differences))
     picture = out / "class_accuracy.png"
     classes = {NAMES[suffix]: [report["class_accuracy"] for report in reports[suffix]] for suffix in NAMES}
-    title = "Long-tailed digits: what SAM does to the rare classes"
+    title = "Long-tailed digits: SGD and SAM by class size"
     plots.class_accuracy(picture, classes, counts_C.tolist(), title, rank_bounds=(3, 7))
     print(f"Picture: {picture}")
 
 
 def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str, Program]) -> None:
-    """Measure the missing spectra of the tail, print the change that SAM made, and draw one seed's."""
+    """Measure the missing spectra of the tail classes, print the effect of SAM, and draw the spectra of one seed."""
     smallest, residual = {suffix: np.zeros(number) for suffix in NAMES}, 0.0
     spectrometer: Spectrometer | None = None
 
@@ -130,7 +132,7 @@ def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str
         config.spectra.update(classes=",".join(map(str, TAIL)), steps=40, probes=2, escape_batches=0)
         config.spectra.update(spectra)
         splits = sources.load(config)
-        make = spectrometer.another if spectrometer else Spectrometer  # another one shares what was compiled
+        make = spectrometer.another if spectrometer else Spectrometer  # shares the compiled functions
         spectrometer = make(config, splits)
         like = program_for(suffix, config, splits, programs).init(0)
         state = checkpoint.restore(checkpoint.find(workdir / "checkpoints"), like)
@@ -153,11 +155,11 @@ def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str
     for folder in folders.values():
         spectra_plots.draw_folder(folder)
     picture = spectra_plots.draw_comparison(folders, out / "spectra")
-    print(f"Picture: {picture} (seed {typical}, whose change is the median; more in its runs' spectra/)")
+    print(f"Picture: {picture} (seed {typical}, whose change is the median; its runs have more in spectra/)")
 
 
 def verdict(differences: np.ndarray) -> str:
-    """Return a sentence that says whether the tail's mean difference is more than two standard errors from zero."""
+    """Return a sentence on whether the tail's mean difference is more than two standard errors from zero."""
     number = len(differences)
     if number < 3:
         return "  Too few seeds to tell an effect from chance."
@@ -165,7 +167,9 @@ def verdict(differences: np.ndarray) -> str:
     if abs(differences.mean()) <= 2 * error:
         return "  The tail's difference is within two standard errors of zero: these seeds show no effect of SAM."
     direction = "gain" if differences.mean() > 0 else "loss"
-    return f"  The tail's mean {direction} is more than two standard errors from zero. It takes twice the gradients."
+    return (
+        f"  The tail's mean {direction} is more than two standard errors from zero. SAM takes twice as many gradients."
+    )
 
 
 if __name__ == "__main__":

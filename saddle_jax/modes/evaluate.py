@@ -15,14 +15,18 @@ from saddle_jax.train.program import make_program
 
 
 def run(command: Command) -> int:
-    """Evaluate a run's checkpoints on the test set."""
+    """Evaluate the command's checkpoint, or the latest and the best, and print accuracies overall and per class.
+
+    Raises:
+      ConfigError: --config names a config that differs from the run's.
+    """
     config, workdir = command.config, pathlib.Path(command.workdir)
     differing = stored_run.differences(command)
     if differing and command.config_named:
-        raise ConfigError(different_config(workdir, differing, "leave --config out, or the run's own"))
+        raise ConfigError(different_config(workdir, differing, "leave out --config, or pass the run's own"))
     splits = sources.load(config)
     program = make_program(config, splits)
-    # With other images or groups than the run's own, the result is shown but not filed among the run's.
+    # With other images or groups than the run's own, the result is printed but not saved in the run's directory.
     folder = None if differing or differing_images(workdir, splits) else workdir
     checkpoints, like = workdir / "checkpoints", program.init(config.seed)
     which = command.checkpoint or "latest"

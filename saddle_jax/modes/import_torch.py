@@ -1,7 +1,7 @@
-"""`--mode import`: a PyTorch checkpoint becomes the only checkpoint of a new run directory.
+"""`--mode import`: turn a PyTorch checkpoint into the only checkpoint of a new run directory.
 
-What is trained nowhere else is left where it is: the optimizer's state stays behind (the reference's own checkpoints do
-not have the momentum), so the directory is for `eval` and `spectra`, and training refuses it.
+The optimizer's state is not imported, because the reference's checkpoints do not contain the momentum. The directory is
+therefore only for `eval` and `spectra`, and training refuses it.
 """
 
 from __future__ import annotations
@@ -28,18 +28,26 @@ from saddle_jax.train.program import make_program
 
 
 def run(command: Command) -> int:
-    """Import the file that the command names into its workdir."""
+    """Import the command's PyTorch file into its workdir.
+
+    Raises:
+      ConfigError: the workdir holds a run, or the command and the file do not go together.
+      CheckpointError: the file can't be read or does not fit the config's network.
+    """
     config, workdir = command.config, pathlib.Path(command.workdir)
     path = pathlib.Path(command.torch_file or "").expanduser()
     if config.num_seeds != 1:
-        raise ConfigError(f"--mode import: found num_seeds={config.num_seeds}; a file is one run. Fix: leave it out")
+        raise ConfigError(
+            f"--mode import: found num_seeds={config.num_seeds}, expected 1: a file is one run. Fix: leave it out"
+        )
     _require_no_run(workdir)
     found = archive.read(path)
     splits = sources.load(config)
     if splits.class_map_C is not None and not command.class_map:  # the reference's sort is not stable
         raise ConfigError(
-            f"--mode import: {config.data.name or config.data.root!r} needs --class_map FILE: the reference numbers "
-            "the classes of such sets in an order that can't be computed again. Fix: its data set's class_map"
+            f"--mode import: {config.data.name or config.data.root!r} needs --class_map FILE, because the reference "
+            "numbers the classes of such sets in an order that can't be recomputed. Fix: export class_map from the "
+            "reference's data set"
         )
     outputs_C = None
     if command.class_map:
@@ -66,7 +74,7 @@ def run(command: Command) -> int:
         write_atomically(workdir / IMPORTED, json.dumps(origin, indent=1))
         checkpoint.save(workdir / "checkpoints", state, None, {})
         open_run(workdir, config, splits, sys.argv)
-    epoch = "no epoch, taken for the end" if found.epoch is None else f"epoch {found.epoch}"
+    epoch = "no epoch, assumed to be the last" if found.epoch is None else f"epoch {found.epoch}"
     arch = repr(found.arch) if found.arch else "a state_dict"
     print(f"saddle_jax {__version__}  {path}: {arch}, {len(found.tensors)} tensors, {epoch}")
     print(f"done   {workdir} at step {step:,} of {program.schedules.total_steps:,}, for --mode eval and --mode spectra")
@@ -74,20 +82,20 @@ def run(command: Command) -> int:
 
 
 def _require_no_run(workdir: pathlib.Path) -> None:
-    """Make sure that an import overwrites nothing but what an import that was cut short has left."""
+    """Check that the import would overwrite nothing except the remains of an interrupted import."""
     runs = [path for path in (workdir / "config.json", *workdir.glob("seed-*/config.json")) if path.is_file()]
     if runs or (checkpoint.available(workdir / "checkpoints") and not (workdir / IMPORTED).is_file()):
-        raise ConfigError(f"--workdir: {workdir} holds a run already. Fix: another --workdir")
+        raise ConfigError(f"--workdir: {workdir} already holds a run. Fix: another --workdir")
 
 
 def _step(epoch: int | None, schedules: Schedules) -> int:
-    """Return the step at the end of so many epochs; at the end of the run where the file does not tell."""
+    """Return the step at the end of the given epoch, or the last step of the run if the file names no epoch."""
     if epoch is None:
         return schedules.total_steps
     step = epoch * schedules.steps_per_epoch
     if step >= schedules.total_steps + schedules.steps_per_epoch:
         raise ConfigError(
-            f"--torch_file was trained for {epoch} epochs of {schedules.steps_per_epoch} steps, the config's run has "
-            f"{schedules.total_steps:,} steps. Fix: --config.duration='{epoch} epochs'"
+            f"--torch_file: found {epoch} epochs of {schedules.steps_per_epoch} steps, expected at most the "
+            f"{schedules.total_steps:,} steps of the config's run. Fix: --config.duration='{epoch} epochs'"
         )
     return min(step, schedules.total_steps)

@@ -1,4 +1,4 @@
-"""Spectra along training: the observer that the loop calls at the steps of config.spectra."""
+"""Observer that measures spectra during training, at the steps named in config.spectra."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from saddle_jax.train.state import Observer, TrainState
 
 
 def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> Observer | None:
-    """Return the observer that measures spectra at the steps of `config.spectra`; None if it names no step.
+    """Return the observer that measures spectra at the steps named in `config.spectra`, or None if it names none.
 
     Raises:
-      ConfigError: a position is past the end, or a class to be measured does not exist.
+      ConfigError: a step is past the end of the run, or a class to measure does not exist.
     """
     total, spectra = schedules.total_steps, config.spectra
 
@@ -33,7 +33,7 @@ def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> O
     if not chosen:
         return None
     if max(chosen) > total:
-        raise ConfigError(f"spectra.at: step {max(chosen):,} is past the end of the run (step {total:,})")
+        raise ConfigError(f"spectra.at: found step {max(chosen):,}, expected at most {total:,}, the end of the run")
     spectrometer = Spectrometer(config, splits)
 
     def look(state: TrainState, workdir: pathlib.Path, stop: StopRequest, quiet: bool) -> str:
@@ -46,7 +46,7 @@ def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> O
             plots.draw_ratio(workdir)
         except Preempted:
             raise
-        except Exception as error:  # a full disk, memory, a plot: training goes on without
+        except Exception as error:  # a full disk, memory, a plot: training continues without spectra
             return f"note   spectra at step {step:,} are not complete: {type(error).__name__}: {error}"
         return f"spectra at step {step:,}: {folder}"
 

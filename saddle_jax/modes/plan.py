@@ -1,4 +1,4 @@
-"""A few lines about what is about to run: data, model, plan."""
+"""Describe a run before it starts: data, model, and plan."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from saddle_jax.train.program import Program
 
 
 def describe(config: ConfigDict, splits: sources.Splits, program: Program, workdir: str) -> None:
-    """Print a line each about the program, the directory, data, model and plan of what is about to run."""
+    """Print one line each about the program, run directory, data, model, and plan."""
     counts_C, schedules = splits.stats.counts_C, program.schedules
     held_out = 0 if splits.validation is None else len(splits.validation.labels)
     parts = devices.num_devices()
@@ -51,7 +51,7 @@ def describe(config: ConfigDict, splits: sources.Splits, program: Program, workd
 
 
 def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
-    """Return the chosen link, its size and its own fields as text."""
+    """Return the chosen link, its size, and its own fields as text."""
     name = config.optim.name
     link, own = find("optim.name", name), fields_of(config)
     if not own:
@@ -69,6 +69,6 @@ def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
 
 
 def require_directory(workdir: pathlib.Path) -> None:
-    """Make sure that a run's path is not a file."""
+    """Check that the path of a run is not a file."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir: {workdir} is a file, expected a directory. Fix: another --workdir")

@@ -1,4 +1,4 @@
-"""--mode report: run directories become report.html, report.md, table.csv and table.tex. Needs no JAX."""
+"""`--mode report`: turn run directories into report.html, report.md, table.csv, and table.tex. Does not need JAX."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from saddle_jax.report import content, curvature, page, provenance, rows, runs, 
 
 
 def run(command: Command) -> int:
-    """Report on the runs that the command names."""
+    """Write the report on the command's runs."""
     folders, others = runs.find(command.runs)
     if others:
-        print(f"note   no run in {', '.join(map(str, others))}")
+        print(f"note   found no run in {', '.join(map(str, others))}")
     path = write(folders, pathlib.Path(command.workdir))
-    print(f"done   {path}; beside it report.md, table.csv, table.tex")
+    print(f"done   {path}, with report.md, table.csv, and table.tex")
     return 0
 
 
 def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
-    """Read run directories, write the report on them into `out` and return the page's path.
+    """Write the report on run directories into `out` and return the path of the page.
 
     Raises:
       ConfigError: `out` can't be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "report.html").touch()  # before the work, not after it
+        (out / "report.html").touch()  # fail before the work, not after it
     except OSError as error:
         raise ConfigError(f"--workdir: {out} can't be written ({error}). Fix: another --workdir") from error
     images, lost = rows.arrange(map(runs.read, folders))
@@ -46,7 +46,7 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
 def _document(images: Sequence[rows.ImageSet], lost: Sequence[runs.Run], out: pathlib.Path) -> Iterator[page.Block]:
     total = sum(len(rows.all_runs(row)) for one in images for row in one.rows) + len(lost)
     yield page.Heading(f"Report on {total} run{'s' * (total != 1)}", 1)
-    yield page.Text(f"{content.count(images)} finished. Written by saddle_jax {__version__} from the run directories.")
+    yield page.Text(f"Finished runs: {content.count(images)}. Written by saddle_jax {__version__}.")
     yield from content.not_comparable(images)
     yield from provenance.notes(images, lost)
     for one in images:

@@ -1,4 +1,4 @@
-"""`--mode spectra`: measure the class-wise Hessian spectra of a run, or compare those of several runs."""
+"""`--mode spectra`: measure the class-wise Hessian spectra of a run, or compare the spectra of several runs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,23 @@ from saddle_jax.train.program import make_program
 
 
 def run(command: Command) -> int:
-    """Measure class-wise Hessian spectra at one of a run's checkpoints."""
+    """Measure class-wise Hessian spectra at one of a run's checkpoints, or compare runs if the command says so.
+
+    Raises:
+      ConfigError: the config differs from the run's in more than config.spectra.
+      DataError: the images are not those that the run was trained on.
+    """
     if command.compare:
         return compare(command)
     config, workdir = command.config, pathlib.Path(command.workdir)
     if differing := stored_run.differences(command):
-        raise ConfigError(different_config(workdir, differing, "only fields of config.spectra may change here"))
+        raise ConfigError(different_config(workdir, differing, "change only fields of config.spectra here"))
     with StopRequest() as stop:
         splits = sources.load(config)
         if differing := differing_images(workdir, splits):
-            raise DataError(f"{workdir} was trained on other images ({', '.join(differing)} differ). Fix: its data set")
+            raise DataError(
+                f"{workdir} was trained on other images ({', '.join(differing)} differ). Fix: use the run's data set"
+            )
         spectrometer = Spectrometer(config, splits)
         like = make_program(config, splits).init(config.seed)
         _, state = stored_run.restore_from_a_running_run(workdir / "checkpoints", command.checkpoint or "latest", like)
@@ -35,17 +42,17 @@ def run(command: Command) -> int:
         print(f"loss   {spectrometer.describe()}", flush=True)
         folder = spectrometer.measure(state, workdir, stop=stop)
     pictures = [*plots.draw_folder(folder), plots.draw_ratio(workdir)]
-    print(f"done   {folder}: summary.json, {len([p for p in pictures if p])} pictures as PNG and PDF")
+    print(f"done   {folder}: summary.json, {len([p for p in pictures if p])} figures as PNG and PDF")
     return 0
 
 
 def compare(command: Command) -> int:
-    """Draw the measured spectra of several runs side by side."""
+    """Draw the measured spectra of several runs side by side, at the command's step or each run's last."""
     step = int(command.checkpoint) if command.checkpoint else None
     runs = [pathlib.Path(run).resolve() for run in command.compare]
     unique = len({run.name for run in runs}) == len(runs)
     folders = {run.name if unique else str(run): results.folder_at(run, step) for run in runs}
     steps = sorted({folder.name for folder in folders.values()}, key=int)
     out = pathlib.Path(command.workdir) / "_".join([*folders, *steps]).replace("/", "-")
-    print(f"done   {plots.draw_comparison(folders, out)}, and as PDF")
+    print(f"done   {plots.draw_comparison(folders, out)}, and the same as PDF")
     return 0

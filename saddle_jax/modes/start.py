@@ -1,4 +1,4 @@
-"""What every mode that computes needs first: the other processes, the compilation cache, a watch over stalls."""
+"""Set up the modes that compute: the other processes, the compilation cache, and the watchdog for stalls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from saddle_jax.train.directory import package_versions, source_hash
 
 
 def run(command: Command, mode: Callable[[Command], int]) -> int:
-    """Run a mode and return its exit code; with several processes, each ends with its own exit code."""
+    """Run a mode and return its exit code. With several processes, each process ends with its own exit code."""
     if command.processes is None:
         return _run(command, mode)
     try:
@@ -28,8 +28,8 @@ def run(command: Command, mode: Callable[[Command], int]) -> int:
 
 
 def _facts(command: Command) -> dict[str, Any]:
-    """Return what has to be the same in all processes before data are read."""
-    elsewhere = ("data.root", "data.path", "compilation_cache")  # may lie in another folder on another machine
+    """Return the facts that must be the same in all processes before data is read."""
+    elsewhere = ("data.root", "data.path", "compilation_cache")  # folders that may differ between machines
     fields = {name: value for name, value in config_lib.flatten(command.config).items() if name not in elsewhere}
     versions = {"code": source_hash(), **package_versions()}
     return {**fields, **versions}
@@ -37,9 +37,11 @@ def _facts(command: Command) -> dict[str, Any]:
 
 def _run(command: Command, mode: Callable[[Command], int]) -> int:
     if command.config.compilation_cache:
-        devices.keep_compiled(command.config.compilation_cache)  # JAX asks for the folder at its first compilation
+        devices.keep_compiled(
+            command.config.compilation_cache
+        )  # before JAX's first compilation, when it reads the setting
     xla.require_right_sums()
-    # Training begins its own watch, when its data have been read.
+    # Training starts its own watch after the data is read. Check runs without one.
     limit = 0 if command.mode in ("train", "check") else command.config.watchdog_secs
     try:
         with watchdog.watch(limit):
@@ -48,6 +50,7 @@ def _run(command: Command, mode: Callable[[Command], int]) -> int:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise ConfigError(
-            f"a device's memory is not enough ({str(error).splitlines()[0]}). Fix: a smaller --config.seeds_at_once, "
-            "--config.batch_size or --config.eval.batch_size; --config.data.pipeline=tfdata keeps images off the device"
+            f"a device is out of memory ({str(error).splitlines()[0]}). Fix: a smaller --config.seeds_at_once, "
+            "--config.batch_size, or --config.eval.batch_size; or --config.data.pipeline=tfdata, which keeps images "
+            "off the device"
         ) from error

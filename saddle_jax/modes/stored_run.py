@@ -1,4 +1,4 @@
-"""A run that is read, and not trained: its config, its checkpoints."""
+"""Read the config and the checkpoints of a stored run, for modes that do not train."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from saddle_jax.train.state import TrainState
 
 
 def differences(command: Command) -> dict[str, tuple[Any, Any]]:
-    """Return the fields in which the command's config is not its run's.
+    """Return {field: (run's value, command's value)} for the fields that must agree but differ.
 
     Raises:
-      ConfigError: there is no run.
+      ConfigError: the workdir holds no run.
     """
     path = pathlib.Path(command.workdir, "config.json")
     if not path.is_file():
@@ -32,14 +32,20 @@ def differences(command: Command) -> dict[str, tuple[Any, Any]]:
 def restore_from_a_running_run(
     checkpoints: pathlib.Path, which: str, like: TrainState
 ) -> tuple[checkpoint.Checkpoint, TrainState]:
-    """Return a checkpoint and its state on the host; the run may delete it for a newer one meanwhile."""
+    """Return a checkpoint and its state on the host.
+
+    Tries twice, because a running run may replace the checkpoint with a newer one in the meantime.
+
+    Raises:
+      CheckpointError: the checkpoint does not exist, does not fit, or can't be read.
+    """
     for last_try in (False, True):
         try:
             found = checkpoint.find(checkpoints, which)
             return found, jax.device_get(checkpoint.restore(found, like))
         except CheckpointError:
             raise
-        except Exception as error:  # orbax and the file system have many names for a file that has gone
+        except Exception as error:  # orbax and the file system raise many kinds of errors for a deleted file
             if last_try:
                 raise CheckpointError(f"{checkpoints}: {which} can't be read ({error}). Fix: try again") from error
     raise AssertionError

@@ -1,4 +1,4 @@
-"""`--mode train`: train a run, or several seeds, or continue what was interrupted."""
+"""`--mode train`: train a run or several seeds, or continue an interrupted run."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from saddle_jax.train.program import make_program
 
 
 def run(command: Command) -> int:
-    """Train, or continue, the run in the command's workdir."""
+    """Train or continue the run in the command's workdir."""
     config, workdir = command.config, pathlib.Path(command.workdir)
     processes.on_first(functools.partial(_require_place_and_origin, config, workdir))
-    with StopRequest() as stop:  # a signal while data are read or code is compiled is answered before the first step
+    with StopRequest() as stop:  # already here, so that a signal during loading or compilation is not lost
         splits = sources.load(config)
         processes.require_agreement(
             {
                 "split_hash": splits.split_hash,
                 "content_hash": splits.content_hash,
-                "data.pipeline": pipeline_of(config, [splits]),  # every process chooses it by its own memory
+                "data.pipeline": pipeline_of(config, [splits]),  # each process chooses it from its own memory
                 "device": jax.devices()[0].device_kind,
             }
         )
@@ -43,14 +43,14 @@ def run(command: Command) -> int:
             return 0
         summary = seeds.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
     if processes.is_first():
-        print("\nTest accuracy in percent, mean ± sd over the seeds:\n")
+        print("\nTest accuracy in percent, mean ± standard deviation over the seeds:\n")
         print(seeds.table([workdir / run for run in summary["runs"]]))
-        print(f"\ndone   all seeds have finished; their summary is {workdir / 'summary.json'}")
+        print(f"\ndone   all seeds have finished; the summary is in {workdir / 'summary.json'}")
     return 0
 
 
 def _require_place_and_origin(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Make sure, before data are read, that the workdir is free and every run finds the weights to start from."""
+    """Check, before data is read, that the workdir is free and that every run finds its initial weights."""
     plan.require_directory(workdir)
     lock.require_free(workdir)
     for config_of_run, folder in seeds.runs_of(config, workdir):

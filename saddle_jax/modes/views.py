@@ -1,4 +1,4 @@
-"""What `--mode check` leaves in a run's directory: a picture of some training images with every view of them."""
+"""Draw some training images with every view of them into the run's directory, for `--mode check`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saddle_jax.train import seeds
 
 
 def draw(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], workdir: pathlib.Path) -> str:
-    """Draw plots/views.png of the run; return the file's name, or why there is none and the fix.
+    """Draw the run's plots/views.png and return its path. If that is not possible, return the reason and the fix.
 
     Raises:
       DataError: images can't be read or decoded.
@@ -44,7 +44,7 @@ def draw(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], work
 
 
 def _holds_another_run(workdir: pathlib.Path, config: ConfigDict) -> bool:
-    """Return whether a run is there that training with this config would refuse, or one that can't be read."""
+    """Return whether the workdir holds a run that can't be read or that training with this config would refuse."""
     for path in (workdir / "config.json", *workdir.glob("seed-*/config.json")):
         if not path.is_file():
             continue

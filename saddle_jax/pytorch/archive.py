@@ -1,7 +1,7 @@
-"""From a file that torch.save wrote to NumPy arrays, without torch: the zip layout, and the one before torch 1.6.
+"""Read a torch.save file into NumPy arrays without torch: the zip layout, and the layout before torch 1.6.
 
-Files come from strangers. Whatever one claims is compared with what is there before memory is asked for, and no more
-than the state_dict's numbers is read: at most the size of the file.
+Files may come from strangers. Every size that a file claims is checked against its real size before memory is
+allocated. Only the numbers of the state_dict are read, which is at most the size of the file.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import numpy as np
 from saddle_jax.errors import CheckpointError
 from saddle_jax.pytorch import pickles
 
-MAX_FILE = 4 * 2**30  # bytes; a ResNet-152 with its momentum has half a gigabyte
-MAX_PICKLE = 16 * 2**20  # bytes of everything but the tensors' numbers
+MAX_FILE = 4 * 2**30  # bytes; a ResNet-152 with its momentum takes half a gigabyte
+MAX_PICKLE = 16 * 2**20  # bytes of everything except the tensors' numbers
 MAX_DIRECTORY = 2**20  # bytes of the zip file's table of contents
 MAX_TENSORS = 10_000
 MAX_DIMENSIONS = 8
 MAX_NAME = 200
 
 _LEGACY_HEADER = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03."  # magic number, version 1001
-# What reading can end in; ValueErrors of our own tell what was found, all others mean damage.
+# Errors while reading. Our own are plain ValueErrors that say what was found; all others mean a damaged file.
 _REFUSED = (
     *(ValueError, TypeError, LookupError, OSError, EOFError, RuntimeError, MemoryError),
     *(struct.error, zipfile.BadZipFile),
@@ -39,18 +39,18 @@ ReadStorage = Callable[[pickles.Storage], bytes]
 
 
 class TorchFile(NamedTuple):
-    """What an import needs of a checkpoint."""
+    """Parts of a checkpoint that an import needs."""
 
-    tensors: dict[str, np.ndarray]  # PyTorch's names and layouts; views of read-only memory
-    epoch: int | None  # epochs trained
+    tensors: dict[str, np.ndarray]  # with PyTorch's names and layouts; views of read-only memory
+    epoch: int | None  # number of epochs trained
     arch: str | None
 
 
 def read(path: pathlib.Path) -> TorchFile:
-    """Read the state_dict of a checkpoint, or of a bare one; what else the file holds is passed over unread.
+    """Read the state_dict of a checkpoint, or a bare state_dict. Other tensors in the file are not read.
 
     Raises:
-      CheckpointError: the file is no checkpoint, damaged, or asks for what tensors have no use for.
+      CheckpointError: the file is not a checkpoint, is damaged, or asks for functions that tensors do not need.
     """
     try:
         if not path.is_file():
@@ -72,8 +72,8 @@ def read(path: pathlib.Path) -> TorchFile:
     except _REFUSED as error:
         told = str(error) if type(error) is ValueError else f"damaged ({type(error).__name__}: {str(error)[:200]})"
         raise CheckpointError(
-            f"--torch_file: {str(path)!r} is refused, and nothing in it was run: {told}. Fix: with the code that "
-            "trained it, torch.save({'state_dict': model.state_dict(), 'epoch': epoch}, NEW_FILE)"
+            f"--torch_file: {str(path)!r} was refused, and nothing in it was run: {told}. Fix: in the code that "
+            "trained the model, call torch.save({'state_dict': model.state_dict(), 'epoch': epoch}, NEW_FILE)"
         ) from error
 
 
@@ -83,11 +83,13 @@ def _read_zip(file: BinaryIO, size: int) -> TorchFile:
     with zipfile.ZipFile(file) as archive:
         members = _members(archive, size)
         if "data.pkl" not in members:
-            raise ValueError("found a zip file without data.pkl: not torch.save's")
+            raise ValueError("found a zip file without data.pkl, which torch.save did not write")
         if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
             raise ValueError("found numbers in big-endian byte order")
         if members["data.pkl"].file_size > MAX_PICKLE:
-            raise ValueError(f"found a data.pkl of {members['data.pkl'].file_size:,} bytes, at most {MAX_PICKLE:,}")
+            raise ValueError(
+                f"found a data.pkl of {members['data.pkl'].file_size:,} bytes, expected at most {MAX_PICKLE:,}"
+            )
         content = pickles.load(io.BytesIO(archive.read(members["data.pkl"])))
 
         def read_storage(storage: pickles.Storage) -> bytes:
@@ -95,28 +97,28 @@ def _read_zip(file: BinaryIO, size: int) -> TorchFile:
             if member.file_size != storage.length * _dtype(storage).itemsize:
                 raise ValueError(
                     f"storage {storage.key[:80]!r} claims {storage.length:,} numbers of {storage.dtype}, "
-                    f"its part of the file has {member.file_size:,} bytes"
+                    f"but its part of the file has {member.file_size:,} bytes"
                 )
-            return archive.read(member)  # compares the checksum
+            return archive.read(member)  # also verifies the checksum
 
         return _torch_file(content.value, read_storage)
 
 
 def _directory_size(file: BinaryIO, size: int) -> int:
-    """Return the size of a zip file's table of contents, from the only place where any reader would look for it."""
+    """Return the size of a zip file's table of contents, as stated in the one place where every reader looks for it."""
     file.seek(max(0, size - 98))
     tail = file.read(98).rjust(98, b"\0")
     if tail[-22:-18] != b"PK\5\6" or tail[-2:] != b"\0\0":
-        raise ValueError("found no end of a zip file: truncated")
+        raise ValueError("found a truncated zip file, without an end record")
     if tail[-42:-38] != b"PK\6\7":
         return struct.unpack("<L", tail[-10:-6])[0]
-    if tail[:4] != b"PK\6\6" or struct.unpack("<Q", tail[-34:-26])[0] != size - 98:  # torch's, of 64 bits
-        raise ValueError("found an end of a zip file that refers elsewhere")
+    if tail[:4] != b"PK\6\6" or struct.unpack("<Q", tail[-34:-26])[0] != size - 98:  # zip64, which torch writes
+        raise ValueError("found a zip end record that refers elsewhere")
     return struct.unpack("<Q", tail[40:48])[0]
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """Return {name without the common folder: member}, of an archive that is as torch writes it."""
+    """Return {name without the common folder: member}; refuse an archive that torch would not write."""
     members: dict[str, zipfile.ZipInfo] = {}
     folders = set()
     for member in archive.infolist():
@@ -138,7 +140,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
 
 
 def _read_legacy(file: BinaryIO, size: int) -> TorchFile:
-    """Read three pickles (system, content, order of storages), then for each storage its length and its numbers."""
+    """Read the legacy layout: three pickles (system, content, storage order), then each storage (length, numbers)."""
     start = len(_LEGACY_HEADER)
     file.seek(start)
     head = io.BytesIO(file.read(MAX_PICKLE))
@@ -146,7 +148,7 @@ def _read_legacy(file: BinaryIO, size: int) -> TorchFile:
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("found numbers in big-endian byte order")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
-        raise ValueError("found no list of different storages")
+        raise ValueError("found no list of distinct storages")
     places: dict[str, int] = {}
     place = start + head.tell()
     for storage in (content.storages[key] for key in keys):
@@ -155,7 +157,7 @@ def _read_legacy(file: BinaryIO, size: int) -> TorchFile:
         places[storage.key] = place + 8
         place += 8 + storage.length * _dtype(storage).itemsize
         if length != storage.length or length < 0 or place > size:
-            raise ValueError(f"storage {storage.key[:80]!r} claims {storage.length:,} numbers, the file has fewer")
+            raise ValueError(f"storage {storage.key[:80]!r} claims {storage.length:,} numbers, but the file has fewer")
 
     def read_storage(storage: pickles.Storage) -> bytes:
         file.seek(places[storage.key])
@@ -176,7 +178,7 @@ def _torch_file(root: Any, read_storage: ReadStorage) -> TorchFile:
         if not isinstance(name, str) or len(name) > MAX_NAME:
             raise ValueError(f"found a tensor named {str(name)[:80]!r}")
         if not isinstance(record, pickles.Tensor):
-            raise ValueError(f"found {name!r}, {type(record).__name__}, where tensors of a state_dict are expected")
+            raise ValueError(f"found {name!r} of type {type(record).__name__}, expected a tensor of the state_dict")
         try:
             _check(record)
         except ValueError as error:
@@ -194,13 +196,13 @@ def _check(tensor: pickles.Tensor) -> None:
     storage, offset, shape, strides = tensor
     whole = [offset, *shape, *strides] if isinstance(shape, tuple) and isinstance(strides, tuple) else [None]
     if not isinstance(storage, pickles.Storage) or not all(type(number) is int for number in whole):
-        raise ValueError("its place in the file is not given as torch.save does")
+        raise ValueError("its place in the file is not given in the way of torch.save")
     if min(whole) < 0 or len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"shape {shape[:9]}, strides {strides[:9]} and offset {offset} are none of a tensor")
-    extent = 1  # of the dimensions so far, from the smallest stride on: where each lies beyond those within it
+        raise ValueError(f"shape {shape[:9]}, strides {strides[:9]}, and offset {offset} do not describe a tensor")
+    extent = 1  # numbers spanned so far; in order of stride, each dimension must step over all smaller ones
     for length, stride in sorted(zip(shape, strides, strict=True), key=lambda pair: pair[1]):
         if length > 1 and stride < extent:
-            raise ValueError(f"shape {shape} with strides {strides} has the same numbers more than once")
+            raise ValueError(f"shape {shape} with strides {strides} uses the same numbers more than once")
         extent += max(0, length - 1) * stride
     if offset + (extent if math.prod(shape) else 0) > storage.length:
         raise ValueError(f"shape {shape} with strides {strides} at {offset} is beyond its {storage.length:,} numbers")

@@ -1,4 +1,4 @@
-"""Which output of a checkpoint belongs to which of our classes, where training had put the classes in another order."""
+"""Read a class map: which output of a checkpoint belongs to which of our classes, if their orders differ."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from saddle_jax.errors import ConfigError
 def read(path: pathlib.Path, names: Sequence[str], labels_C: np.ndarray | None) -> np.ndarray:
     """Return the checkpoint's output for each of our classes, (C,).
 
-    The file has one number a line, the output of the data set's label 0 first; or the same as a JSON list, which is
-    what the reference calls class_map; or a JSON object {name of the class: output}.
+    The file has one of three forms:
+
+    - one number per line: the outputs of the data set's labels 0, 1, and so on
+    - the same numbers as a JSON list, which the reference calls class_map
+    - a JSON object {class name: output}
 
     Args:
-      names: of our classes.
-      labels_C: the data set's label of each of our classes; None where they are the same.
+      path: the file.
+      names: names of our classes.
+      labels_C: the data set's label of each of our classes, or None if they are the same.
 
     Raises:
-      ConfigError: everything that keeps it from giving each class an output of its own.
+      ConfigError: the file can't be read or does not give every class its own output. The error lists all problems.
     """
     try:
         text = path.expanduser().read_text()
@@ -33,11 +37,11 @@ def read(path: pathlib.Path, names: Sequence[str], labels_C: np.ndarray | None) 
     problems: list[str] = []
     by_name = isinstance(stored, dict)
     if by_name:
-        problems += [f"{name!r} is no class of the data set" for name in stored if name not in names]
+        problems += [f"{name!r} is not a class of the data set" for name in stored if name not in names]
         problems += [f"class {name!r} is missing" for name in names if name not in stored]
         stored = [stored.get(name) for name in names]
     elif len(stored) != len(names):
-        problems.append(f"found {len(stored)} outputs, the data set has {len(names)} classes")
+        problems.append(f"found {len(stored)} outputs, expected {len(names)}, one per class of the data set")
     if not problems:
         outputs = list(map(_whole, stored))
         first: dict[int, int] = {}

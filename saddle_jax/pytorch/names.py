@@ -1,4 +1,4 @@
-"""PyTorch's names and layouts for a ResNet's parameters, and ours.
+"""Translate the names and layouts of a ResNet's parameters from PyTorch to ours.
 
 layer1.0.conv1.weight           (out, in, h, w)  params/layer1_0/conv1/kernel            (h, w, in, out)
 layer1.0.bn1.weight, .bias                       params/layer1_0/bn1/scale, /bias
@@ -10,7 +10,7 @@ fc_cb.weight                    (out, in)        params/linear_balanced/kernel  
 projection_head.0.weight        (out, in)        params/projector/kernel                 (in, out)
 contrast_head.0.weight          (out, in)        params/predictor/kernel                 (in, out)
 
-The last three are GLMC's, of its wide ResNet-32. The layers of its ResNet-34 have other names, which are not read.
+The last three belong to GLMC's wide ResNet-32. The layers of GLMC's ResNet-34 have other names and are not supported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from saddle_jax.errors import CheckpointError
 _HEAD = ("params", "linear")
 _CLASSIFIERS = (_HEAD, ("params", "linear_balanced"))
 _RULES = (
-    (r"^(module\.)+", ""),  # DataParallel's
+    (r"^(module\.)+", ""),  # from DataParallel
     (r"^fc\.", "linear."),
     (r"^fc_cb\.", "linear_balanced."),
     (r"^projection_head\.0\.", "projector."),
@@ -43,7 +43,7 @@ Path = tuple[str, ...]
 
 
 def our_path(name: str, dimensions: int) -> Path:
-    """Return where a tensor of that name would be, whether or not a network has it."""
+    """Return the path for a tensor of this name, whether or not a network has it."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     *modules, leaf = name.split(".")
@@ -57,13 +57,17 @@ def our_path(name: str, dimensions: int) -> Path:
 def convert(
     tensors: Mapping[str, np.ndarray], params: Any, model_state: Any, outputs_C: np.ndarray | None = None
 ) -> tuple[Any, Any]:
-    """Return the tensors as trees like `params` and `model_state`, in their dtypes.
+    """Return the tensors as trees with the structure and dtypes of `params` and `model_state`.
 
     Args:
-      outputs_C: the tensors' output for each of our classes; None where the order is the same.
+      tensors: maps PyTorch's names to tensors.
+      params: parameters of the network, arrays or shapes.
+      model_state: other state of the network, arrays or shapes.
+      outputs_C: the checkpoint's output for each of our classes, or None if the order is the same.
 
     Raises:
-      CheckpointError: names every tensor that has no place, every place that has no tensor, and whatever does not fit.
+      CheckpointError: the tensors do not fit the network. The error lists every tensor without a parameter, every
+        parameter without a tensor, and every wrong shape, dtype, or value.
     """
     expected = traverse_util.flatten_dict({"params": params, **model_state})
     names = [name for name in tensors if name.rpartition(".")[2] != "num_batches_tracked"]
@@ -74,7 +78,7 @@ def convert(
     for name in names:
         path = our_path(name, tensors[name].ndim)
         if path in took:
-            problems.append(f"{name!r} and {took[path]!r} are both {'/'.join(path)}")
+            problems.append(f"{name!r} and {took[path]!r} both map to {'/'.join(path)}")
         elif path not in expected:
             problems.append(f"{name!r}: the network has no {'/'.join(path)!r}")
         else:
@@ -86,15 +90,15 @@ def convert(
                 with np.errstate(over="ignore"):
                     found[path] = np.array(value, expected[path].dtype, order="C")
                 if not np.isfinite(found[path]).all():
-                    problems.append(f"{name!r} holds what is no finite number")
+                    problems.append(f"{name!r} holds a number that is not finite")
     problems += [f"{'/'.join(path)}: the file has no tensor for it" for path in expected if path not in took]
     if problems:
         has_bias = _HEAD in biased
         head = f", here --config.model.head={'linear' if has_bias else 'normed'}"
         wrong_head = ((*_HEAD, "bias") in expected) != has_bias and any(path[:-1] == _HEAD for path in took)
         lines = [
-            f"the file does not fit the config's network ({len(problems)} problems). Fix: the fields of config.model "
-            f"and the classes that it was trained with{head if wrong_head else ''}",
+            f"the file does not fit the config's network ({len(problems)} problems). Fix: set the fields of "
+            f"config.model and the classes as they were in training{head if wrong_head else ''}",
             *(f"  - {problem}" for problem in problems),
         ]
         raise CheckpointError("\n".join(lines))

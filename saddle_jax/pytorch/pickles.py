@@ -1,10 +1,12 @@
-"""PyTorch's pickles, read without running anything that they ask for.
+"""Read PyTorch's pickles without running any code that they ask for.
 
-A pickle is a program for a stack machine, and can call whatever can be imported. Python's own `pickle.Unpickler` runs
-it; here `pickletools` only splits it into instructions, and this file obeys those few that torch.save writes. What
-a pickle builds is dictionaries, lists, tuples, numbers, text, and records of where in the file a tensor's numbers are.
-Nothing is imported, called, hashed or compared but text and small whole numbers, so that no depth and no repetition
-costs more than the instruction that asks for it.
+A pickle is a program for a stack machine and can call anything that can be imported. Python's own `pickle.Unpickler`
+runs that program. Here, `pickletools` only splits it into instructions, and this module follows the few that torch.save
+writes. The result contains dictionaries, lists, tuples, numbers, text, and records of where in the file a tensor's
+numbers are.
+
+Nothing is imported or called. Only text and small integers are hashed or compared, so deep or repeated structures cost
+no more than their instructions.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import pickletools
 from typing import Any, BinaryIO, NamedTuple
 
-MAX_INSTRUCTIONS = 200_000  # a ResNet-152 with its optimizer has some 25,000
+MAX_INSTRUCTIONS = 200_000  # a ResNet-152 with its optimizer has about 25,000
 MAX_INTEGER = 2**63
 
 STORAGES = {
@@ -29,7 +31,7 @@ STORAGES = {
 }
 _ORDERED_DICT = "collections.OrderedDict"
 _TENSOR, _PARAMETER, _SIZE = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter", "torch.Size"
-# NumPy's scalars, which training scripts leave beside the weights (best_acc1); they are passed over.
+# NumPy scalars, which training scripts save next to the weights (best_acc1), are ignored.
 _IGNORED = (
     *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"),
     "_codecs.encode",
@@ -38,15 +40,15 @@ _KNOWN = {_ORDERED_DICT, _TENSOR, _PARAMETER, _SIZE, *_IGNORED, *(f"torch.{name}
 
 
 class _Name(NamedTuple):
-    text: str  # of a function or class; never looked up
+    text: str  # dotted name of a function or class; never looked up
 
 
 class Ignored(NamedTuple):
-    """Something that is neither tensor nor plain value."""
+    """Placeholder for an object that is neither a tensor nor a plain value."""
 
 
 class Storage(NamedTuple):
-    """Numbers in the file, of which tensors are views; the length is what the pickle claims."""
+    """Numbers in the file on which tensors are views. The length is the pickle's claim."""
 
     key: str
     dtype: str
@@ -54,7 +56,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A view of a storage, as the pickle claims; nothing is checked yet. Offset and strides count numbers."""
+    """View of a storage as the pickle describes it, unchecked. Offset and strides count numbers, not bytes."""
 
     storage: Any
     offset: Any
@@ -63,18 +65,21 @@ class Tensor(NamedTuple):
 
 
 class Pickle(NamedTuple):
-    """What a pickle built."""
+    """Result of a pickle."""
 
     value: Any
-    storages: dict[str, Storage]  # all that it refers to
+    storages: dict[str, Storage]  # all storages that it refers to
 
 
 def load(file: BinaryIO) -> Pickle:
-    """Read one pickle from `file`, which must lie in memory: as much is asked of it as a pickle claims to hold.
+    """Read one pickle from `file`.
+
+    Args:
+      file: a file in memory, because a read may ask for as many bytes as the pickle claims to hold.
 
     Raises:
-      ValueError: it has instructions, names or arguments that torch.save of tensors does not write.
-      IndexError, KeyError: it is damaged.
+      ValueError: the pickle has instructions, names, or arguments that torch.save does not write for tensors.
+      IndexError, KeyError: the pickle is damaged.
     """
     stack: list[Any] = []
     marks: list[int] = []  # heights of the stack
@@ -93,14 +98,14 @@ def load(file: BinaryIO) -> Pickle:
         match instruction.name:
             case "PROTO":
                 if argument != 2:
-                    raise ValueError(f"found a pickle of protocol {argument}, expected 2, that of torch.save")
+                    raise ValueError(f"found a pickle of protocol {argument}, expected 2, as torch.save writes")
             case "NONE":
                 stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
                 stack.append(instruction.name == "NEWTRUE")
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
                 if isinstance(argument, int) and abs(argument) >= MAX_INTEGER:
-                    raise ValueError("found a whole number of more than 64 bits")
+                    raise ValueError("found an integer of more than 64 bits")
                 stack.append(argument)
             case "EMPTY_DICT":
                 stack.append({})
@@ -136,14 +141,14 @@ def load(file: BinaryIO) -> Pickle:
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_stand_in(function, arguments))
-            case "BUILD":  # attributes: those of a state_dict tell of versions, those of a NumPy type of byte order
+            case "BUILD":  # sets attributes: versions for a state_dict, byte order for a NumPy type; dropped
                 stack.pop()
                 if not isinstance(stack[-1], (dict, Ignored)):
-                    raise ValueError("found attributes for what should have none")
+                    raise ValueError("found attributes for an object that should have none")
             case "BINPERSID":
                 storage = _storage(stack.pop())
                 if storages.setdefault(storage.key, storage) != storage:
-                    raise ValueError(f"refers to storage {storage.key[:80]!r} in two ways")
+                    raise ValueError(f"found storage {storage.key[:80]!r} described in two ways")
                 stack.append(storage)
             case "STOP":
                 return Pickle(stack.pop(), storages)
@@ -165,26 +170,26 @@ def _last(stack: list[Any], kind: type) -> Any:
 
 
 def _key(key: Any) -> str | int:
-    # A tuple of tuples of ... can take for ever to hash, and so can large numbers that were chosen to collide. Text has
-    # salted hashes. (Before torch 1.6 an optimizer's state was keyed by its parameters' addresses.)
+    # Nested tuples can take forever to hash, and so can large integers that were chosen to collide. Text hashes are
+    # salted. (Before torch 1.6, the keys of an optimizer's state were its parameters' addresses.)
     if isinstance(key, int):
         return key if 0 <= key < 2**31 else f"number {key}"
     if not isinstance(key, str):
-        raise ValueError(f"found {_shown(key)} as a key, expected text or a whole number")
+        raise ValueError(f"found {_shown(key)} as a key, expected text or an integer")
     return key
 
 
 def _name(argument: str) -> _Name:
-    text = argument.replace(" ", ".", 1)  # genops joins module and name by a blank
+    text = argument.replace(" ", ".", 1)  # genops joins module and name with a space
     if text not in _KNOWN:
-        raise ValueError(f"asks for {text[:80]!r}, which tensors have no use for")
+        raise ValueError(f"the file asks for {text[:80]!r}, which tensors do not need")
     return _Name(text)
 
 
 def _stand_in(function: Any, arguments: Any) -> Any:
-    """Return what stands for the call of a known name."""
+    """Return the value that represents a call of a known name."""
     if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-        raise ValueError("calls what is not a name, or without arguments")
+        raise ValueError("found a call of something that is not a name, or without arguments")
     if function.text in _IGNORED:
         return Ignored()
     if function.text == _ORDERED_DICT and not arguments:
@@ -195,7 +200,9 @@ def _stand_in(function: Any, arguments: Any) -> Any:
         return arguments[0]
     if function.text == _SIZE and len(arguments) == 1 and type(arguments[0]) is tuple:
         return arguments[0]
-    raise ValueError(f"calls {function.text} with {len(arguments)} arguments that torch.save does not give it")
+    raise ValueError(
+        f"found a call of {function.text} with {len(arguments)} arguments that torch.save does not give it"
+    )
 
 
 def _storage(reference: Any) -> Storage:
@@ -204,7 +211,7 @@ def _storage(reference: Any) -> Storage:
             name = kind.removeprefix("torch.")
             if name in STORAGES:
                 return Storage(key, STORAGES[name], length)
-    raise ValueError("refers to numbers in a way that torch.save does not write")
+    raise ValueError("found a reference to numbers that torch.save does not write")
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Where the images of head, mid and tail go: confusion matrices over seeds, a class and a group. Needs no JAX."""
+"""Confusion matrices by class and by group (head, mid, tail). Does not need JAX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ GROUPS = ("head", "mid", "tail")
 
 
 def read(run: Run) -> np.ndarray | None:
-    """Return the last step's confusion in parts of each true class (row); None where it can't be read."""
+    """Return the confusion matrix at the last step, (C, C), or None if the run's predictions can't be read.
+
+    Each row is a true class and sums to 1. The row of a class without a test image is NaN.
+    """
     if not run.finished:
         return None
     path = run.folder / "eval" / f"{run.results['last']['step']}-test-predictions.npz"
@@ -28,9 +31,13 @@ def read(run: Run) -> np.ndarray | None:
 
 
 def by_group(parts_CC: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
-    """Return percents of each true group (row): right, and wrongly called a class of head, of mid, of tail.
+    """Return percentages for each true group, (3, 4): correct, and misclassified as a head, mid, or tail class.
 
-    Classes weigh alike, as in the groups' accuracies; a group without a test image gives NaN.
+    Every class counts equally, as in the groups' accuracies. The row of a group without a test image is NaN.
+
+    Args:
+      parts_CC: the confusion matrix of `read`.
+      sizes: number of classes in head, mid, and tail.
     """
     right_C = np.diag(parts_CC)
     ends = np.cumsum([sizes[name] for name in GROUPS])
@@ -47,9 +54,15 @@ def by_group(parts_CC: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
 
 
 def by_size(parts_CC: np.ndarray, counts_C: Sequence[int], places: int = 200) -> np.ndarray:
-    """Return percents with the classes from the most training images to the fewest.
+    """Return the confusion matrix in percent, with classes sorted from most to fewest training images.
 
-    More classes than places are put together: the mean over true classes, the sum over what they were called.
+    If there are more classes than places, classes of similar size share a place. Its value is the mean over its true
+    classes and the sum over its predicted classes.
+
+    Args:
+      parts_CC: the confusion matrix of `read`.
+      counts_C: training images per class.
+      places: maximum number of rows and columns.
     """
     order = np.argsort(-np.asarray(counts_C), kind="stable")
     ordered = 100 * parts_CC[np.ix_(order, order)]

@@ -1,4 +1,4 @@
-"""The report on one set of images: accuracies, differences between links, classes, curves, confusion. Needs no JAX."""
+"""Report on one set of images: accuracies, effects of links, class sizes, curves, confusion. Does not need JAX."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from saddle_jax.report.provenance import together
 from saddle_jax.report.rows import ImageSet, Row, all_runs, families, pairs, same_seeds
 from saddle_jax.report.runs import chosen_by
 
-_MOST_METHODS = 6  # in one picture
+_MOST_METHODS = 6  # per figure
 _CURVES = (
     ("train/loss", "training loss", True),
     ("eval/test/accuracy", "test accuracy (%)", False),
-    ("eval/test/tail", "test accuracy of the tail (%)", False),
+    ("eval/test/tail", "test accuracy of the tail classes (%)", False),
 )
 
 
 def lines_of(images: ImageSet) -> list[tables.Line]:
-    """Return the table's lines: each row with a finished run, at its last and at its best epoch."""
+    """Return two table lines for each row with a finished run: its last epoch and its best epoch."""
     lines = []
     for row in images.rows:
         if not row.runs:
@@ -36,10 +36,10 @@ def lines_of(images: ImageSet) -> list[tables.Line]:
 
 
 def section(images: ImageSet) -> Iterator[Block]:
-    """Yield everything about a set of images but its spectra and configs."""
+    """Yield everything about a set of images except its spectra and configs."""
     yield from _accuracy(images)
     if not any(row.runs for row in images.rows):
-        yield Text("No run on these images has finished: there is no accuracy to report yet.", warning=True)
+        yield Text("No run on these images has finished, so there is no accuracy to report yet.", warning=True)
     yield from _what_links_changed(images)
     yield from _class_bars(images)
     yield from _curves(images)
@@ -71,18 +71,17 @@ def _accuracy(images: ImageSet) -> Iterator[Block]:
     yield Heading("Test accuracy", 3)
     yield Table(header, cells, (0, 1))
     yield Text(
-        "Percent; mean ± sample standard deviation over n seeds; where n is 1 there is no spread to give. A group's "
-        "accuracy is the mean over its classes, whose number is in parentheses. head, mid, tail go by the rank of the "
-        "class; many, medium, few by its training images: more than 100, 20 to 100, fewer than 20."
+        "Test accuracy in percent, mean ± sample standard deviation over n seeds. A single seed has no spread. A "
+        "group's accuracy is the mean over its classes; the number of classes is in parentheses. head, mid, and tail "
+        "are the first, middle, and last classes in the order of their numbers. many, medium, and few are the classes "
+        "with more than 100, 20 to 100, and fewer than 20 training images."
     )
     if tells_cost:
-        yield Text(
-            "gradients: evaluations of a whole batch's gradient that a run had made by that epoch; mean over seeds."
-        )
+        yield Text("gradients: number of gradients up to that epoch, each of one training batch; mean over seeds.")
     if any(line.epoch.endswith("test") for line in lines if line.epoch != "last"):
         yield Text(
-            "“best on test” is the epoch with the highest accuracy on the test images themselves: it flatters. "
-            "config.data.validation_fraction chooses it on held-out training images."
+            "“best on test” is the epoch with the highest accuracy on the test images themselves, so it is optimistic. "
+            "Set config.data.validation_fraction to choose the best epoch on held-out training images."
         )
 
 
@@ -101,13 +100,14 @@ def _what_links_changed(images: ImageSet) -> Iterator[Block]:
     if not cells:
         return
     only_sam = links == {"sam"}
-    yield Heading(f"What {'SAM' if only_sam else 'each link'} changed, seed by seed", 3)
+    yield Heading(f"Effect of {'SAM' if only_sam else 'each link'}, seed by seed", 3)
     yield Table(["SAM − SGD" if only_sam else "link − SGD", "epoch", *tables.BOTH_GROUPINGS, "n"], cells, (0, 1))
-    link = "SAM" if only_sam else "the link (optim.name), which gradients pass before weight decay and momentum"
+    link = "SAM" if only_sam else "the link (optim.name), which changes gradients before weight decay and momentum"
     yield Text(
-        "Points of accuracy; mean ± sample standard deviation of the differences over n pairs of runs that have the "
-        f"same seeds and configs but for {link}; below them in how many it went up and down. The mean's standard "
-        "error is the deviation over √n. SGD takes one gradient a step, SAM two."
+        "Difference in accuracy in percentage points, mean ± sample standard deviation over n pairs of runs. The runs "
+        f"of a pair have the same seeds and configs except for {link}. The arrows count the pairs in which accuracy "
+        "went up and down. The standard error of the mean is the standard deviation divided by √n. SGD takes one "
+        "gradient per step, SAM two."
     )
 
 
@@ -124,7 +124,7 @@ def _class_bars(images: ImageSet) -> Iterator[Block]:
     pictures = []
     for family in _pictured([row for row in images.rows if row.runs]):
         methods = {row.name: [run.results["last"]["class_accuracy"] for run in row.runs] for row in family}
-        caption = f"{' beside '.join(methods)}: accuracy by class size at the last epoch, mean and sd over seeds"
+        caption = f"{', '.join(methods)}: test accuracy by class size at the last epoch, mean and sd over seeds"
         pictures.append((plots.class_bars(methods, images.counts_C, ranks), caption))
     if pictures:
         yield Heading("Accuracy by class size", 3)
@@ -132,7 +132,7 @@ def _class_bars(images: ImageSet) -> Iterator[Block]:
 
 
 def _pictured(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Yield every family in parts that fit into a picture, with plain SGD in each."""
+    """Yield every family in parts that fit into one figure, each part with plain SGD."""
     for family in families(rows):
         if len(family) <= _MOST_METHODS:
             yield family
@@ -154,11 +154,11 @@ def _curves(images: ImageSet) -> Iterator[Block]:
             if picture:
                 pictures.append((picture, f"{label} over epochs: {', '.join(methods)}"))
     if pictures:
-        yield Heading("Along training", 3)
+        yield Heading("Training curves", 3)
         yield Pictures(pictures)
         yield Text(
-            "Thin: a seed; bold: the mean of the finished ones; dotted: a run that has not finished. Losses are as "
-            "they were minimised, with their class weights: those of different names can't be compared."
+            "Thin lines are single seeds. Bold lines are the mean over finished runs. Dotted lines are runs that have "
+            "not finished. Training losses include their class weights, so different losses can't be compared."
         )
 
 
@@ -173,7 +173,7 @@ def _confusion(images: ImageSet) -> Iterator[Block]:
     for row in images.rows:
         shares, total = [], 0.0
         for run in row.runs:
-            parts_CC = confusion.read(run)  # gigabytes for thousands of classes: one at a time
+            parts_CC = confusion.read(run)  # one at a time, because thousands of classes take gigabytes
             if parts_CC is None:
                 missing.append(run.folder)
                 continue
@@ -185,25 +185,28 @@ def _confusion(images: ImageSet) -> Iterator[Block]:
             values = [tables.spread([share[number, column] for share in shares]) for column in range(4)]
             cells.append([row.name, group, *values, tables.seeds(len(shares))])
         percents = confusion.by_size(total / len(shares), images.counts_C)
-        caption = f"{row.name}: confusion at the last epoch, n = {tables.seeds(len(shares))}"
+        caption = f"{row.name}: confusion matrix at the last epoch, n = {tables.seeds(len(shares))}"
         pictures.append((plots.confusion(percents, images.counts_C, row.name), caption))
     if not cells:
         return
-    yield Heading("Confusion of head and tail", 3)
-    wrong = [f"wrong: a {group} class" for group in confusion.GROUPS]
-    yield Table(["method", "true class", "right", *wrong, "n"], cells, (0, 1))
-    yield Text("Percent of the images of head, mid and tail, each class weighing alike; mean ± sd over n seeds.")
+    yield Heading("Confusion between head, mid, and tail", 3)
+    wrong = [f"misclassified as {group}" for group in confusion.GROUPS]
+    yield Table(["method", "true class", "correct", *wrong, "n"], cells, (0, 1))
+    yield Text(
+        "Percent of the test images of head, mid, and tail, with equal weight for every class; mean ± sample standard "
+        "deviation over n seeds. An image is misclassified as head if the network predicts a wrong class in the head."
+    )
     yield Pictures(pictures)
     if missing:
-        yield Text(f"Without a readable confusion matrix of the last step: {together(missing)}.", warning=True)
+        yield Text(f"Left out, because predictions of the last step can't be read: {together(missing)}.", warning=True)
 
 
 def not_comparable(images: Sequence[ImageSet]) -> Iterator[Block]:
     """Yield a warning if the runs are not all on the same images."""
     if len(images) > 1:
         yield Text(
-            f"The runs are on {len(images)} different sets of images or classes. Each has a part of its own below; "
-            "accuracies can't be compared from one to another.",
+            f"The runs are on {len(images)} different sets of images or classes. Each set has its own section below. "
+            "Accuracies from different sections can't be compared.",
             warning=True,
         )
 

@@ -1,4 +1,4 @@
-"""What runs cost, from metrics.jsonl. Needs no JAX."""
+"""Cost of a run in gradient evaluations, from metrics.jsonl. Does not need JAX."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 
 from saddle_jax.report.runs import Run, is_number
 
-FIELD = "train/gradient_evaluations"  # a step's mean since the record before
+FIELD = "train/gradient_evaluations"  # mean per step since the previous record
 
 
 def gradient_evaluations(run: Run, step: int) -> float:
-    """Return how many gradients of a whole batch the run has taken by `step`; NaN where its records do not tell."""
+    """Return the number of training-batch gradients that the run took up to `step`; NaN if its records do not tell."""
     total, before = 0.0, 0
     for record in run.metrics:
         if "train/loss" not in record or before >= step:

@@ -1,4 +1,4 @@
-"""What the report says of measured spectra: the extreme eigenvalues over seeds, and one seed's densities."""
+"""Report section on measured spectra: extreme eigenvalues over seeds, and the densities of one seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUMBERS = ("images", "lambda_min", "lambda_max", "residual_min", "residual_max"
 
 
 class Measured(NamedTuple):
-    """The last spectra of a run."""
+    """Last measured spectra of a run."""
 
     run: Run
     folder: pathlib.Path
@@ -30,11 +30,11 @@ class Measured(NamedTuple):
 
 
 def section(images: ImageSet, out: pathlib.Path) -> Iterator[Block]:
-    """Yield a table of eigenvalues and, for methods side by side, the densities of the rarest and the largest class.
+    """Yield a table of eigenvalues, and the densities of the rarest and the largest class with methods side by side.
 
     Args:
-      images: the rows.
-      out: folder of the report, from which links lead.
+      images: a set of rows.
+      out: folder of the report; links are relative to it.
     """
     problems: list[str] = []
     measured: dict[str, list[Measured]] = {}
@@ -46,15 +46,16 @@ def section(images: ImageSet, out: pathlib.Path) -> Iterator[Block]:
         return
     yield Heading("Hessian spectra", 3)
     if cells:
-        header = ["method", "loss of", "images", "λmin", "λmax", "|λmin/λmax|", "largest residual", "n", "measured at"]
+        header = ["method", "loss on", "images", "λmin", "λmax", "|λmin/λmax|", "largest residual", "n", "measured at"]
         conditions = {line[-1] for line in cells}
-        if len(conditions) == 1:  # said once, in a sentence
+        if len(conditions) == 1:  # state them once, in the text below
             header, cells = header[:-1], [line[:-1] for line in cells]
         yield Table(header, cells, (0, 1, 8))
         alike = f"All measured at {conditions.pop()}. " if len(conditions) == 1 else ""
         yield Text(
-            f"{alike}Mean ± sample standard deviation over n seeds. At a minimum no eigenvalue is negative: λmin says "
-            "how far from one the weights are for that loss. Residuals are |Hv − λv|."
+            f"{alike}λmin and λmax are the smallest and the largest Hessian eigenvalue of the training loss on these "
+            "images, mean ± sample standard deviation over n seeds. At a minimum, no eigenvalue is negative. The "
+            "residual |Hv − λv| is the largest possible distance to a true eigenvalue."
         )
     for family in families(images.rows):
         yield from _densities({row.name: measured[row.name] for row in family if measured[row.name]}, problems)
@@ -63,7 +64,7 @@ def section(images: ImageSet, out: pathlib.Path) -> Iterator[Block]:
     everything = [one for one_row in measured.values() for one in one_row if (one.folder / "all.png").is_file()]
     if everything:
         links = [(str(one.run.folder), os.path.relpath(one.folder / "all.png", out)) for one in everything]
-        yield Links("All measured classes, run by run:", links)
+        yield Links("Spectra of all measured classes, by run:", links)
 
 
 def _read(run: Run, problems: list[str]) -> Measured | None:
@@ -83,7 +84,7 @@ def _read(run: Run, problems: list[str]) -> Measured | None:
 
 
 def _lines(name: str, measured: Sequence[Measured]) -> Iterator[list[str]]:
-    """Yield a line for each target; what was measured of another loss or at another step is not put together."""
+    """Yield one table line per target and measurement. Different losses or steps get separate lines."""
     alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for one in measured:
         for target, summary in one.summary["targets"].items():
@@ -104,7 +105,10 @@ def _lines(name: str, measured: Sequence[Measured]) -> Iterator[list[str]]:
 
 
 def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) -> Iterator[Block]:
-    """Draw the rarest and the largest class that all methods have of one seed: the seed with the most such classes."""
+    """Draw the rarest and the largest class that all methods measured for the same seed.
+
+    If there are several such seeds, choose the one with the most shared classes.
+    """
     best: tuple[dict[str, Measured], set[str]] = {}, set()
     first, *others = measured.values() if measured else [[]]
     for one in first:
@@ -114,7 +118,7 @@ def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) 
         if len(chosen) == len(measured) and len(targets) > len(best[1]):
             best = dict(zip(measured, chosen, strict=True)), targets
     runs, targets = best
-    if not runs:  # no seed in common: each method by itself
+    if not runs:  # no seed in common, so draw each method on its own
         for name, row in measured.items() if len(measured) > 1 else ():
             yield from _densities({name: row}, problems)
         return
@@ -129,4 +133,4 @@ def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) 
             problems.append(f"the spectra of {target} can't be drawn ({error})")
             continue
         title = f"{sizes[target]['title']} ({sizes[target]['images']:,} images)"
-        yield Pictures([(png, f"{title}: {caption}") for caption, png in drawn.items()])
+        yield Pictures([(png, f"Hessian spectrum of {title}: {caption}") for caption, png in drawn.items()])

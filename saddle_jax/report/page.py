@@ -1,6 +1,6 @@
-"""A document of a few kinds of blocks, as one self-contained HTML page and as Markdown. Whatever it holds is escaped.
+"""Render a document made of blocks as one self-contained HTML page and as Markdown. All content is escaped.
 
-Needs no JAX.
+Does not need JAX.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from urllib.parse import quote
 
 
 class Heading(NamedTuple):
-    """A heading; level 1 is the title."""
+    """A heading; level 1 is the title of the document."""
 
     text: str
     level: int = 2
 
 
 class Text(NamedTuple):
-    """A paragraph; `warning` sets it apart."""
+    """A paragraph; `warning` highlights it."""
 
     text: str
     warning: bool = False
 
 
 class Items(NamedTuple):
-    """A list."""
+    """A bulleted list."""
 
     items: Sequence[str]
 
 
 class Table(NamedTuple):
-    """A table; the columns in `words` hold words, the others numbers."""
+    """A table; the columns in `words` hold text, the others hold numbers."""
 
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
@@ -42,22 +42,22 @@ class Table(NamedTuple):
 
 
 class Code(NamedTuple):
-    """Lines for a terminal."""
+    """Commands for a terminal."""
 
     text: str
 
 
 class Pictures(NamedTuple):
-    """PNGs, each with what it shows, side by side where there is room."""
+    """PNG images with captions, side by side if there is room."""
 
-    pictures: Sequence[tuple[bytes, str]]
+    pictures: Sequence[tuple[bytes, str]]  # image, caption
 
 
 class Links(NamedTuple):
-    """Files beside the page."""
+    """Links to files next to the page."""
 
     text: str
-    links: Sequence[tuple[str, str]]  # what it is called, relative path
+    links: Sequence[tuple[str, str]]  # label, relative path
 
 
 Block = Heading | Text | Items | Table | Code | Pictures | Links
@@ -96,12 +96,12 @@ figcaption { color: var(--soft); font-size: .9rem; }
   td.short { white-space: normal; min-width: 4.2rem; } tbody th { max-width: 8rem; } }
 @media print { body { max-width: none; } .scroll { overflow: visible; } }
 """
-# The page asks for nothing from outside, and a browser holds it to that.
+# The page loads nothing from outside; this policy makes the browser enforce it.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def as_html(blocks: Sequence[Block]) -> str:
-    """Return a whole page; the level-2 headings are its table of contents."""
+    """Return a complete HTML page; the level-2 headings form its table of contents."""
     title = next((block.text for block in blocks if isinstance(block, Heading) and block.level == 1), "saddle_jax")
     headings = [block for block in blocks if isinstance(block, Heading)]
     anchors = {id(block): f"part-{number}" for number, block in enumerate(headings)}
@@ -154,13 +154,13 @@ def _html_table(table: Table) -> str:
     head = "".join(cell(number, text, "head") for number, text in enumerate(table.header))
     lines = ["".join(cell(n, text, "body") for n, text in enumerate(line)) for line in table.lines]
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    # Reachable by keyboard: only then can a table that is wider than its box be scrolled without a mouse.
+    # tabindex makes the box reachable by keyboard, so that a wide table can be scrolled without a mouse.
     opening = '<div class="scroll" tabindex="0"><table>'
     return f"{opening}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
 
 
 def _cell(text: str) -> str:
-    """Return a cell's text, in which paths and settings may be broken where they have parts."""
+    """Return a cell's HTML, in which lines may break after a slash or an equals sign."""
     return re.sub(r"([/=])", r"\1<wbr>", _text(text)).replace("\n", "<br>")
 
 
@@ -180,7 +180,7 @@ def _url(path: str) -> str:
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
-    """Return the same document without its pictures."""
+    """Return the document as Markdown, with captions in place of its pictures."""
     return "\n\n".join(_markdown_block(block) for block in blocks) + "\n"
 
 
@@ -206,5 +206,5 @@ def _markdown_block(block: Block) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Return a text that Markdown shows as it is, on one line."""
+    """Return the text escaped for Markdown, on one line."""
     return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(text, quote=False)).replace("\n", " ").replace("\r", " ")

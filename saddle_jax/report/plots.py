@@ -1,4 +1,7 @@
-"""Pictures that are read without their text. Needs no JAX. Colours are told apart by the colour-blind too."""
+"""Figures of accuracies, training curves, and confusion matrices. The colors suit color-blind readers.
+
+Does not need JAX.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ from saddle_jax.report import curves as curves_lib
 _STYLES = (("#D55E00", "o"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "D"))  # Okabe and Ito, 2008
 _STYLES += (("#E69F00", "v"), ("#56B4E9", "P"), ("#000000", "X"), ("#999999", "*"))
 _LINES = ("-", "--", ":")
-_HATCHES = ("", "//", "..", "xx")  # bars are told apart in grey, too
-_MOST_BARS = 20  # places on an axis
+_HATCHES = ("", "//", "..", "xx")  # keep bars distinct in grayscale
+_MOST_BARS = 20  # groups of bars on an axis
 
 
 def class_accuracy(
@@ -34,12 +37,14 @@ def class_accuracy(
     title: str,
     rank_bounds: Sequence[int] = (),
 ) -> None:
-    """Draw accuracy a class, from the largest class to the smallest: a line for each name, its spread over seeds.
+    """Draw accuracy per class, from the largest class to the smallest: one line per name, with the spread over seeds.
 
     Args:
-      runs: name -> one list of percents a seed.
-      counts_C: training images a class.
-      rank_bounds: where head ends and where mid ends, to be marked.
+      path: file to write.
+      runs: maps a name to one list of class accuracies in percent per seed.
+      counts_C: training images per class.
+      title: title of the figure.
+      rank_bounds: the ranks at which head and mid end; they are marked.
     """
     order = np.argsort(-np.asarray(counts_C), kind="stable")
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
@@ -59,9 +64,9 @@ def class_accuracy(
             axes.text(bound - 0.4, 1.01, name, transform=axes.get_xaxis_transform(), color="0.4")
     if len(order) <= 20:
         axes.set_xticks(places, [f"{c}\n{counts_C[c]}" for c in order])
-        axes.set_xlabel("class, and its training images below")
+        axes.set_xlabel("class (top) and its number of training images (bottom)")
     else:
-        axes.set_xlabel("classes, from the most training images to the fewest")
+        axes.set_xlabel("classes, sorted from most to fewest training images")
     axes.set_ylabel("test accuracy (%)")
     axes.set_title(title, loc="left", pad=20)
     axes.grid(axis="y", color="0.92")
@@ -74,14 +79,14 @@ def class_accuracy(
 def class_bars(
     methods: Mapping[str, Sequence[Sequence[float | None]]], counts_C: Sequence[int], rank_sizes: Sequence[int]
 ) -> bytes:
-    """Draw accuracy by class size as bars side by side, mean and sd over seeds; return the PNG.
+    """Draw accuracy by class size as bars with mean and standard deviation over seeds; return the PNG.
 
-    More than twenty classes are put together in twenty places of neighbouring size.
+    More than twenty classes are combined into twenty groups of similar size.
 
     Args:
-      methods: name -> one list of percents a seed.
-      counts_C: training images a class.
-      rank_sizes: classes of head, of mid and of tail.
+      methods: maps a name to one list of class accuracies in percent per seed.
+      counts_C: training images per class.
+      rank_sizes: number of classes in head, mid, and tail.
     """
     counts = np.asarray(counts_C)
     order = np.argsort(-counts, kind="stable")
@@ -100,13 +105,13 @@ def class_bars(
     if len(places) < len(order):
         axes.tick_params(axis="x", rotation=60)
     what = (
-        "training images of the class"
+        "training images per class"
         if len(places) == len(order)
-        else "training images a class, classes of like size together"
+        else "training images per class (classes of similar size combined)"
     )
     axes.set(xlabel=what, ylabel="test accuracy (%)")
     axes.set_ylim(0, 105)
-    if len(places) == len(order) and (order == np.arange(len(order))).all():  # head, mid, tail go by the class index
+    if len(places) == len(order) and (order == np.arange(len(order))).all():  # the groups follow class indices
         _mark_groups(axes, rank_sizes)
     _finish(axes, grid="y")
     _legend(figure)
@@ -126,12 +131,13 @@ def _mark_groups(axes: Axes, rank_sizes: Sequence[int]) -> None:
 def curves(
     methods: Mapping[str, tuple[Sequence[curves_lib.Curve], Sequence[curves_lib.Curve]]], ylabel: str, *, log: bool
 ) -> bytes | None:
-    """Draw every seed thin and each method's mean bold; return the PNG, or None where no curve has two points.
+    """Draw thin lines for seeds and a bold mean per method; return the PNG, or None if no curve has two points.
 
     Args:
-      methods: name -> the curves of finished runs, which the mean is of, and those of unfinished ones, dotted.
-      ylabel: what the curves are of.
-      log: draw on a logarithmic axis, if all values are above 0.
+      methods: maps a name to the curves of finished runs, which enter the mean, and those of unfinished runs, which are
+        dotted.
+      ylabel: label of the vertical axis.
+      log: use a logarithmic axis if all values are above 0.
     """
     values = [value for pair in methods.values() for part in pair for curve in part for value in curve.values()]
     if max((len(curve) for pair in methods.values() for part in pair for curve in part), default=0) < 2:
@@ -162,13 +168,14 @@ def confusion(percents: np.ndarray, counts_C: Sequence[int], title: str) -> byte
     """Draw a confusion matrix; return the PNG.
 
     Args:
-      percents: of each true class (row), classes from the most training images to the fewest, perhaps put together.
-      counts_C: training images a class, in any order.
-      title: what stands above.
+      percents: percentages for each true class (row). Classes are sorted from most to fewest training images and may
+        be combined.
+      counts_C: training images per class, in any order.
+      title: title of the figure.
     """
     figure, axes = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
     end = len(counts_C)
-    norm = PowerNorm(0.5, 0, 100)  # few mistakes of one kind are seen beside the diagonal
+    norm = PowerNorm(0.5, 0, 100)  # makes rare mistakes visible next to the diagonal
     image = axes.imshow(percents, cmap="Blues", norm=norm, interpolation="nearest", extent=(0, end, end, 0))
     if end <= 12:
         for (row, column), value in np.ndenumerate(percents):
@@ -178,11 +185,11 @@ def confusion(percents: np.ndarray, counts_C: Sequence[int], title: str) -> byte
         sizes = [f"{count:,}" for count in sorted(counts_C, reverse=True)]
         axes.set_xticks(np.arange(end) + 0.5, sizes, fontsize="small")
         axes.set_yticks(np.arange(end) + 0.5, sizes, fontsize="small")
-        axes.set(xlabel="called (training images of the class)", ylabel="true (training images of the class)")
+        axes.set(xlabel="predicted class (its training images)", ylabel="true class (its training images)")
     else:
-        axes.set(xlabel="called: classes, the largest first", ylabel="true: classes, the largest first")
+        axes.set(xlabel="predicted class, sorted from largest", ylabel="true class, sorted from largest")
     axes.set_title(plain(title), fontsize="medium", loc="left")
-    figure.colorbar(image, shrink=0.8, label="% of the true class")
+    figure.colorbar(image, shrink=0.8, label="% of the true class's images")
     return png(figure)
 
 
@@ -211,12 +218,12 @@ def _finish(axes: Axes, grid: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Return a text that matplotlib does not take for mathematics."""
+    """Return the text escaped so that matplotlib does not render it as math."""
     return text.replace("$", r"\$")
 
 
 def png(figure: Figure) -> bytes:
-    """Close the figure and return it as a PNG of few colours: a page holds hundreds."""
+    """Close the figure and return it as a PNG with few colors, since a page may hold hundreds of figures."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=130, facecolor="white")
     plt.close(figure)

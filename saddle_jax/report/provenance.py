@@ -1,4 +1,4 @@
-"""Where the numbers come from: configs side by side, every run with its state, versions, devices, commands."""
+"""Report sections on where the numbers come from: config differences, states of runs, versions, devices, commands."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from saddle_jax.report.page import Block, Code, Heading, Items, Table, Text
 from saddle_jax.report.rows import ImageSet, all_runs, differing_fields, shown
 from saddle_jax.report.runs import Run
 
-_SIZES = {f"{name}.{link.size}" for name, link in ENTRIES["optim.name"].items()}  # of the links' perturbations
+_SIZES = {f"{name}.{link.size}" for name, link in ENTRIES["optim.name"].items()}  # sizes of the links' perturbations
 
 
 def config_differences(images: ImageSet) -> Iterator[Block]:
-    """Yield the fields that differ between the rows of a set."""
+    """Yield a table of the config fields that differ between the rows of a set."""
     fields = [field for field in differing_fields([row.config for row in images.rows]) if _tells(field, images)]
     if not fields:
         return
-    yield Heading("What differs between the configs", 3)
+    yield Heading("Config differences", 3)
     cells = [[row.name, *(shown(row.config.get(field)) for field in fields)] for row in images.rows]
     yield Table(["method", *fields], cells, range(1 + len(fields)))
 
 
 def _tells(field: str, images: ImageSet) -> bool:
-    """Return whether a differing field says more than that some rows have the link which it belongs to."""
+    """Return whether a differing field says more than which rows have the field's link."""
     values = {row.config[field] for row in images.rows if field in row.config}
     return len(values) > 1 or field in _SIZES
 
 
 def together(folders: Iterable[pathlib.Path]) -> str:
-    """Return "runs/a: seed-0, seed-1; runs/b: seed-0"."""
+    """Return folders grouped by parent, such as "runs/a: seed-0, seed-1; runs/b/seed-0"."""
     parents: dict[str, list[str]] = {}
     for folder in dict.fromkeys(folders):
         parents.setdefault(str(folder.parent), []).append(folder.name)
@@ -43,7 +43,7 @@ def together(folders: Iterable[pathlib.Path]) -> str:
 
 
 def runs(images: Sequence[ImageSet], lost: Sequence[Run]) -> Iterator[Block]:
-    """Yield every run and what is missing of it, the versions and devices, and each run's command."""
+    """Yield every run with its state, then versions and devices, then the command of each run."""
     yield Heading("Runs")
     cells = []
     for one in images:
@@ -68,18 +68,18 @@ def _state(run: Run, repeated: bool) -> str:
         damaged = not run.known or "no results.json" not in run.problems
         return f"{'damaged' if damaged else 'unfinished'}: {missing}"
     if repeated:
-        return "not counted: this method already has these seeds"
+        return "not counted: this method already has a run with these seeds"
     return f"finished, but {missing}" if missing else "finished"
 
 
 def notes(images: Sequence[ImageSet], lost: Sequence[Run]) -> Iterator[Block]:
-    """Yield what is unfinished, damaged or counted once only."""
+    """Yield a list of the runs that are not in the table: unfinished, damaged, or repeated."""
     rows = [row for one in images for row in one.rows]
     found = [f"{run.folder}: {_state(run, False)}" for row in rows for run in row.unfinished]
     found += [f"{run.folder}: {_state(run, True)}" for row in rows for run in row.repeated]
     found += [f"{run.folder}: {_state(run, False)}" for run in lost]
     if found:
-        yield Text(f"Not in the table: {len(found)} of the runs.", warning=True)
+        yield Text(f"Runs that are not in the table: {len(found)}.", warning=True)
         yield Items(found)
 
 
@@ -90,7 +90,7 @@ def _machines(everything: Sequence[Run]) -> Iterator[Block]:
             groups.setdefault(_machine(start), []).append(run.folder)
     yield Heading("Versions and devices")
     if len(groups) > 1:
-        yield Text("The runs were not all made alike: versions or devices differ.")
+        yield Text("The runs did not all use the same software and hardware: versions or devices differ.")
     lines = [[together(folders), machine] for machine, folders in groups.items()]
     if len(lines) == 1 and all(run.starts for run in everything):
         lines[0][0] = "all runs"
@@ -124,7 +124,7 @@ def _commands(everything: Sequence[Run]) -> Iterator[Block]:
         yield Code(command)
     silent = [run.folder for run in everything if not run.starts]
     if silent:
-        yield Text(f"Not recorded: {together(silent)}.")
+        yield Text(f"No command was recorded for: {together(silent)}.")
 
 
 def _command(words: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""From runs to rows: seeds of one method together, methods on the same images together, each link beside its SGD."""
+"""Arrange runs into rows: group the seeds of a method, and group methods on the same images, each link next to SGD."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from saddle_jax.report.runs import Run
 
 _SEEDS = ("seed", "data.subset_seed")
 _SET = ("data.source", "data.name")
-_WITH_FIELDS = (Link.choice, Loss.choice, Method.choice)  # what they name may have a group of fields of its own
+_WITH_FIELDS = (Link.choice, Loss.choice, Method.choice)  # each chosen entry may have its own group of fields
 _WITH_THE_LINK = ("optim.name", "optim.batch_stats")
 
 
 class Row(NamedTuple):
-    """A method: every seed of one config."""
+    """A method: all seeds of one config."""
 
-    name: str  # short, and different for each row of a set
-    config: dict[str, Any]  # without the seeds and what changes nothing
-    runs: list[Run]  # finished, each seed once, in order
+    name: str  # short, and unique within a set
+    config: dict[str, Any]  # without seeds and fields that have no effect
+    runs: list[Run]  # finished runs, each seed once, in order
     unfinished: list[Run]
-    repeated: list[Run]  # finished, of a seed that `runs` already has
+    repeated: list[Run]  # finished runs with a seed that `runs` already has
 
     @property
     def link(self) -> str:
-        """What gradients pass before weight decay and momentum; "sgd" is none."""
+        """Link that changes gradients before weight decay and momentum; "sgd" means none."""
         return self.config["optim.name"]
 
 
 class ImageSet(NamedTuple):
-    """Rows whose accuracies can be compared: the same classes, groups and images for the same seeds."""
+    """Rows with comparable accuracies: the same classes and groups, and the same images for the same seeds."""
 
     title: str
     rows: list[Row]
-    group_sizes: dict[str, int]  # classes of head, mid, tail, many, medium, few
+    group_sizes: dict[str, int]  # number of classes in head, mid, tail, many, medium, few
 
     @property
     def counts_C(self) -> tuple[int, ...]:
@@ -47,12 +47,12 @@ class ImageSet(NamedTuple):
 
 
 def all_runs(row: Row) -> list[Run]:
-    """Return all of a row's runs, finished or not."""
+    """Return all runs of a row, finished or not."""
     return [*row.runs, *row.unfinished, *row.repeated]
 
 
 def arrange(runs: Iterable[Run]) -> tuple[list[ImageSet], list[Run]]:
-    """Return the sets of comparable rows, and the runs that are too damaged to be placed."""
+    """Return the sets of comparable rows, and the runs that are too damaged to belong to one."""
     placed, lost = [], []
     for run in runs:
         (placed if run.known else lost).append(run)
@@ -127,15 +127,16 @@ def _group(field: str) -> str:
 
 
 def _tells_rows_apart(field: str, fixed: set[str]) -> bool:
-    """Return whether runs that differ in the field are no two seeds of one row.
+    """Return whether runs that differ in this field belong to different rows.
 
-    A run may go on with another `eval.every`, but the best epoch of many is better than the best of few.
+    `eval.every` counts although a run may continue with another value: the best of many epochs is better than the best
+    of few.
     """
     return field == "eval.every" or (field in fixed and field not in _SEEDS)
 
 
 def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the methods as the command line calls them, with the fields that tell equally named ones apart."""
+    """Return the methods' names as on the command line, plus the fields that differ between methods of equal name."""
     names = [_short_name(config) for config in configs]
     result = []
     for config, name in zip(configs, names, strict=True):
@@ -146,7 +147,7 @@ def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _short_field(field: str, config: Mapping[str, Any]) -> str:
-    """Return rho for sam.rho, but data.name where other groups have a name, too."""
+    """Return the last part of a field, such as rho for sam.rho, or all of it if several fields end in that part."""
     last = field.rpartition(".")[2]
     return field if [f.rpartition(".")[2] for f in config].count(last) > 1 else last
 
@@ -159,22 +160,22 @@ def _short_name(config: Mapping[str, Any]) -> str:
 
 
 def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the fields that have more than one value."""
+    """Return the fields that have more than one value over the configs."""
     fields = sorted({field for config in configs for field in config})
     return [field for field in fields if len({config.get(field) for config in configs}) > 1]
 
 
 def shown(value: Any) -> str:
-    """Return a field's value as a table shows it; nothing where it does nothing."""
+    """Return a field's value for a table; an empty string for None."""
     if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], tuple) and value[0][:1] in ((0,), ("0%",)):
-        value = value[0][-1]  # one knot, at the start: a constant
+        value = value[0][-1]  # a single knot at the start is a constant
     elif isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], float):
         value = value[0]
     return "" if value is None else str(value).removesuffix(".0")
 
 
 def families(rows: Sequence[Row]) -> list[list[Row]]:
-    """Return rows that differ in nothing but the link and its fields together, plain SGD first."""
+    """Group the rows that differ only in the link and its fields; plain SGD comes first."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     links = {group_of(name) for name in ENTRIES[Link.choice]}
     for row in rows:
@@ -185,11 +186,11 @@ def families(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return (SGD, link) for every two rows that differ in nothing but the link and its fields."""
+    """Return (SGD, link) for every two rows that differ only in the link and its fields."""
     return [(first, second) for first, *others in families(rows) if first.link == "sgd" for second in others]
 
 
 def same_seeds(first: Row, second: Row) -> list[tuple[Run, Run]]:
-    """Return the runs of two rows that have the same seeds."""
+    """Return pairs of runs from two rows that have the same seeds."""
     others = {run.seeds: run for run in second.runs}
     return [(run, others[run.seeds]) for run in first.runs if run.seeds in others]

@@ -1,4 +1,4 @@
-"""Run directories as they lie on disk, finished or not, whole or damaged: found, read, checked. Needs no JAX."""
+"""Find, read, and check run directories, finished or not, whole or damaged. Does not need JAX."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ from saddle_jax.experiment.schema import default_config
 from saddle_jax.train import metrics as metrics_lib
 
 GROUPS = ("head", "mid", "tail", "many", "medium", "few")
-_MARKS = ("config.json", "run.json", "class_stats.json", "metrics.jsonl", "results.json")  # of a run, whole or not
+_MARKS = (
+    "config.json",
+    "run.json",
+    "class_stats.json",
+    "metrics.jsonl",
+    "results.json",
+)  # any of them marks a run, whole or not
 
 
 class Images(NamedTuple):
-    """What a run was trained and evaluated on."""
+    """Images that a run was trained and evaluated on."""
 
-    counts_C: tuple[int, ...]  # training images a class
+    counts_C: tuple[int, ...]  # training images per class
     names: tuple[str, ...]
     train_images: int
     test_images: int
@@ -35,10 +41,10 @@ _NO_IMAGES = Images((), (), 0, 0, ("", ""))
 
 
 class Run(NamedTuple):
-    """One run directory; what is missing of it is empty here, and `problems` names it."""
+    """One run directory. A missing or damaged part is empty here and named in `problems`."""
 
     folder: pathlib.Path
-    config: dict[str, Any]  # flat: every field of this version
+    config: dict[str, Any]  # flat, with every field of this version
     images: Images
     results: dict[str, Any]  # {"last": report, "best": report}
     starts: list[dict[str, Any]]
@@ -47,12 +53,12 @@ class Run(NamedTuple):
 
     @property
     def seeds(self) -> tuple[Any, Any]:
-        """The seed, and the one that chose the images."""
+        """The run's seed, and the seed that chose its images."""
         return self.config.get("seed"), self.config.get("data.subset_seed")
 
     @property
     def known(self) -> bool:
-        """Whether it can be told what was run on what."""
+        """Whether the config and the images are known."""
         return bool(self.config and self.images.counts_C)
 
     @property
@@ -61,12 +67,12 @@ class Run(NamedTuple):
 
 
 def find(patterns: Iterable[str]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Return the run directories that glob patterns name, each once, and the directories that are none.
+    """Return the run directories that match glob patterns, each once, and the matching directories that hold no run.
 
     A directory of several seeds stands for its seed-* directories.
 
     Raises:
-      ConfigError: there is no run.
+      ConfigError: no run matches.
     """
     patterns = list(patterns)
     found: dict[pathlib.Path, pathlib.Path] = {}
@@ -131,8 +137,8 @@ def read(folder: pathlib.Path) -> Run:
 
 
 def _config(stored: Any) -> dict[str, Any]:
-    # Fields that this version does not know are kept: they tell rows apart. Those that the run did not know yet
-    # had what is now the default.
+    # Keep fields that this version does not know, because they may distinguish rows. Fields that did not exist yet when
+    # the run was made acted like today's defaults.
     own = config_lib.flatten(stored)
     if absent := [field for field in _NEVER_ABSENT if field not in own]:
         raise ValueError(f"no {', '.join(absent)}")
@@ -144,7 +150,7 @@ def _config(stored: Any) -> dict[str, Any]:
     words = [config[field] for field in texts]
     sound = all(isinstance(n, int) for n in whole) and all(isinstance(w, str) for w in words)
     if not sound or len(bounds) not in (0, 2) or sorted(bounds) != list(bounds) or min((0, *bounds)) < 0:
-        raise ValueError("a seed, a bound or a name has a value that no run can have")
+        raise ValueError("a seed, a bound, or a name has an impossible value")
     return config
 
 
@@ -158,7 +164,7 @@ def _images(stored: Any) -> Images:
     counts_C = tuple(map(int, stored["counts"]))
     names = tuple(map(str, stored["names"]))
     if len(names) != len(counts_C) or not counts_C:
-        raise ValueError(f"found {len(names)} names of {len(counts_C)} classes")
+        raise ValueError(f"found {len(names)} names for {len(counts_C)} classes")
     hashes = (str(stored["split_hash"]), str(stored["content_hash"]))
     return Images(counts_C, names, int(stored["train_images"]), int(stored["test_images"]), hashes)
 
@@ -167,7 +173,7 @@ def _starts(stored: Any) -> list[dict[str, Any]]:
     starts = [dict(start) for start in stored["starts"]]
     for start in starts:
         if not isinstance(start.get("command"), list) or not isinstance(start.get("packages", {}), dict):
-            raise ValueError("a start without a command")
+            raise ValueError("a start has no command")
     return starts
 
 
@@ -178,17 +184,17 @@ def _results(stored: Any, num_classes: int) -> dict[str, Any]:
         optional = [*(report["groups"][name]["accuracy"] for name in GROUPS), *report["class_accuracy"]]
         sound = all(map(is_number, numbers)) and all(value is None or is_number(value) for value in optional)
         if not sound:
-            raise ValueError(f"{which}: an accuracy is no number")
+            raise ValueError(f"{which}: an accuracy or a step is not a number")
         if num_classes not in (0, len(report["class_accuracy"])):
             raise ValueError(f"{which}: found {len(report['class_accuracy'])} classes, expected {num_classes}")
     return {which: stored[which] for which in ("last", "best")}
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value from a file can be averaged."""
+    """Return whether a value from a file is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def chosen_by(report: Mapping[str, Any]) -> str:
-    """Return the split that chose the best step: test or validation."""
+    """Return the split that chose the best step: test, validation, or "?" if unknown."""
     return str(report.get("chosen_by") or "").rpartition(" ")[2] or "?"

@@ -1,4 +1,4 @@
-"""Pictures of measured spectra, each as PNG and PDF. Reads spectra/<step>/; needs no JAX."""
+"""Figures of measured spectra, drawn from the files in spectra/<step>/. Does not need JAX."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ from saddle_jax.errors import DataError
 from saddle_jax.report.plots import plain, png
 from saddle_jax.spectra import results
 
-# Told apart by the colour-blind (Okabe and Ito, 2008), and in print by marker and line.
+# Safe for color-blind readers (Okabe and Ito, 2008). Markers and line styles keep lines distinct in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#999999")
 _MARKERS, _LINES = "os^DvPX*<>", ("-", "--", "-.", ":")
 _SMALLEST, _LARGEST = "#D55E00", "#0072B2"
-_FLOOR = 1e-7  # of the drawn density, as in the reference
+_FLOOR = 1e-7  # lowest density drawn, as in the reference
 
 
 def draw_folder(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Draw every target's density and slice, and all densities in one picture; return the PNGs."""
+    """Draw every target's density and slice, and all densities in one figure; return the paths of the PNGs.
+
+    Every figure is saved as PNG and PDF.
+    """
     stored_folder = results.read_summary(folder)
     targets, conditions = stored_folder["targets"], results.conditions(stored_folder["settings"])
     drawn = []
@@ -52,14 +55,14 @@ def draw_folder(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def draw_comparison(folders: Mapping[str, pathlib.Path], out: pathlib.Path) -> pathlib.Path:
-    """Draw the densities of several runs side by side, a row for each target that all of them have; return the PNG.
+    """Draw the densities of several runs side by side, one row per target that all runs have; return the PNG's path.
 
     Args:
-      folders: name of the run -> folder of its spectra.
-      out: the picture's path, without its ending.
+      folders: maps the name of a run to the folder of its spectra.
+      out: path of the figure without its extension.
 
     Raises:
-      DataError: the runs have no target in common.
+      DataError: the runs have no target in common, or a file can't be read.
     """
     summaries = {name: results.read_summary(folder) for name, folder in folders.items()}
     targets = [summary["targets"] for summary in summaries.values()]
@@ -73,13 +76,13 @@ def draw_comparison(folders: Mapping[str, pathlib.Path], out: pathlib.Path) -> p
     conditions = {name: results.conditions(summary["settings"]) for name, summary in summaries.items()}
     if len(set(conditions.values())) == 1:
         _caption(figure, next(iter(conditions.values())))
-    else:  # the comparison is the user's; that the losses differ is said
+    else:  # the user may compare different losses, but the caption says so
         _caption(figure, "\n".join(f"{name}: {what}" for name, what in conditions.items()))
     return _save(figure, out)
 
 
 def densities(folders: Mapping[str, pathlib.Path], target: str) -> dict[str, bytes]:
-    """Draw one target's density in each run, all on the same eigenvalue axis; return {name: PNG}.
+    """Draw one target's density in each run, all with the same eigenvalue axis; return {name: PNG}.
 
     Raises:
       DataError: a file can't be read.
@@ -95,9 +98,9 @@ def densities(folders: Mapping[str, pathlib.Path], target: str) -> dict[str, byt
 
 
 def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
-    """Draw |λmin/λmax| of every target over epochs; return the PNG, or None where there are no two steps.
+    """Draw |λmin/λmax| of every target over epochs; return the PNG's path, or None if there are fewer than two steps.
 
-    Steps that were measured with another loss, scale, mode or dtype than the last one are left out.
+    Steps that were measured with another loss, logit scale, BatchNorm mode, or dtype than the last step are left out.
     """
     everything = [results.read_summary(folder) for folder in results.folders(workdir).values()]
     conditions = results.conditions(everything[-1]["settings"]) if everything else ""
@@ -110,9 +113,9 @@ def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
         style = {"color": _COLOURS[place % 8], "marker": _MARKERS[place % 10], "linestyle": _LINES[place % 4]}
         points = [(s["epoch"], s["targets"][name]) for s in summaries if name in s["targets"]]
         epochs, ratios = [epoch for epoch, _ in points], [t["ratio"] for _, t in points]
-        label = f"{plain(points[-1][1]['title'])}, n = {points[-1][1]['images']:,}"
+        label = f"{plain(points[-1][1]['title'])}, {points[-1][1]['images']:,} images"
         axes.plot(epochs, np.array(ratios, float), label=label, **style)
-    axes.set(xlabel="epoch", ylabel="|λmin / λmax|", title="How far from convex each loss is")
+    axes.set(xlabel="epoch", ylabel="|λmin / λmax|", title="How far each loss is from convex")
     axes.set_ylim(bottom=0)
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
@@ -127,7 +130,7 @@ def _grid(cells: Sequence[Sequence[Mapping[str, Any]]], heads: Sequence[str] = (
     figure, grid = plt.subplots(len(cells), columns, figsize=size, squeeze=False, layout="constrained")
     everything = _limits([stored for row in cells for stored in row])
     for row, axes_row in zip(cells, grid, strict=True):
-        # Runs are compared within a row, classes of one run over all of them.
+        # A comparison of runs shares the axis within a row. The classes of one run all share the same axis.
         limits = _limits(row) if heads else everything
         for axes in axes_row[len(row) :]:
             axes.set_visible(False)
@@ -143,7 +146,7 @@ def _grid(cells: Sequence[Sequence[Mapping[str, Any]]], heads: Sequence[str] = (
 
 
 def _density(axes: Axes, stored: Mapping[str, Any], limits: tuple[float, float, float], *, small: bool = False) -> None:
-    """Draw log density over a symmetric-log eigenvalue axis, the mean over probes with its spread."""
+    """Draw the density on a log axis over eigenvalues on a symlog axis: the mean over probes and its spread."""
     summary, grid, mean, spread = stored["summary"], stored["grid"], stored["density"], stored["density_sd"]
     axes.set_xscale("symlog", linthresh=limits[2])
     axes.set_yscale("log")
@@ -160,8 +163,8 @@ def _density(axes: Axes, stored: Mapping[str, Any], limits: tuple[float, float, 
     axes.set_xlim(limits[0], limits[1])
     axes.set_ylim(_FLOOR, max(1e3, 20 * float(mean.max())))
     _thin_ticks(axes, limits)
-    basis = " without a basis" if summary["basis"] == "none" else ""
-    details = f"n = {summary['images']:,}, {summary['probes']} probes x {summary['steps']} steps{basis}"
+    basis = ", basis not stored" if summary["basis"] == "none" else ""
+    details = f"{summary['images']:,} images, {summary['probes']} probes x {summary['steps']} steps{basis}"
     title = plain(summary["title"])
     axes.set_title(f"{title}\n{details}" if small else f"{title}: {details}", fontsize="medium", pad=18)
     axes.spines[["top", "right"]].set_visible(False)
@@ -177,32 +180,38 @@ def _thin_ticks(axes: Axes, limits: tuple[float, float, float]) -> None:
 
 
 def _limits(stored: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
-    """Return where the eigenvalue axis begins, ends, and turns from linear to logarithmic."""
-    low = min(s["grid"][0] for s in stored)  # some widths of the Gaussian beyond the smallest eigenvalue
+    """Return where the eigenvalue axis begins, where it ends, and where it turns from linear to logarithmic."""
+    low = min(s["grid"][0] for s in stored)  # the grid reaches a few sigmas beyond the smallest eigenvalue
     high = max(s["grid"][-1] for s in stored)
     widest = max(max(abs(s["summary"][key]) for key in ("lambda_min", "lambda_max", "sigma")) for s in stored)
     sigma = max(s["summary"]["sigma"] for s in stored)
-    # A hundredth of the widest, but the Gaussian itself is drawn on the linear part.
+    # A hundredth of the largest value, but wide enough that the Gaussian at 0 lies on the linear part.
     threshold = 10.0 ** max(math.floor(math.log10(widest)) - 2, math.ceil(math.log10(2 * sigma)))
     return min(1.6 * low, -2 * threshold), max(1.6 * high, 2 * threshold), threshold
 
 
 def _slice(stored: Mapping[str, Any]) -> Figure:
-    """Draw the loss along the most negative direction, with the parabola of its slope and curvature."""
+    """Draw the loss along the direction of most negative curvature, and the parabola from its slope and curvature."""
     summary, along = stored["summary"], stored["summary"]["escape"]
     figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
     places, losses = stored["escape_places"], stored["escape_losses"]
     axes.plot(places, losses, color="black", label="loss at w + t v")
-    axes.plot(places, stored["escape_quadratic"], color=_SMALLEST, linestyle="--", label="slope and curvature at w")
+    axes.plot(
+        places,
+        stored["escape_quadratic"],
+        color=_SMALLEST,
+        linestyle="--",
+        label="parabola from slope and curvature at w",
+    )
     axes.plot(0, losses[len(losses) // 2], "ko")
     spread = float(losses.max() - losses.min()) or 1.0
     axes.set_ylim(losses.min() - 0.1 * spread, losses.max() + 0.1 * spread)
     sam = ""
     if along["batches"]:
         ratio, predicted = (f"{along[k]:.3g}" if along[k] is not None else "n/a" for k in ("ratio", "ratio_predicted"))
-        sam = f"\nSAM with ρ = {along['rho']:g} multiplies E⟨g,v⟩² by {ratio}; (1 + ρλ/|g|)² says {predicted}"
+        sam = f"\nSAM with ρ = {along['rho']:g} multiplies E⟨g,v⟩² by {ratio}; (1 + ρλ/|g|)² predicts {predicted}"
     title = f"{plain(summary['title'])}: λmin {summary['lambda_min']:.3g}{sam}"
-    axes.set(xlabel="t, along the eigenvector of the smallest eigenvalue", ylabel="loss", title=title)
+    axes.set(xlabel="t, position along the eigenvector v of the smallest eigenvalue", ylabel="loss", title=title)
     axes.title.set_fontsize("medium")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -216,7 +225,7 @@ def _caption(figure: Figure, text: str) -> None:
 def _load(folder: pathlib.Path, name: str) -> dict[str, Any]:
     summary = results.stored_summary(folder, name)
     if summary is None:
-        raise DataError(f"{folder / name}.npz can't be read. Fix: --mode spectra measures it again")
+        raise DataError(f"{folder / name}.npz can't be read. Fix: measure it again with --mode spectra")
     with np.load(folder / f"{name}.npz") as stored:
         return {"summary": summary, **{key: stored[key] for key in stored if key != "summary"}}
 

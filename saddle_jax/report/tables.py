@@ -1,6 +1,6 @@
-"""Tables over several seeds: mean ± standard deviation and n, and paired differences; as text, CSV and LaTeX.
+"""Tables over several seeds as text, CSV, and LaTeX: mean ± standard deviation, n, and paired differences.
 
-Reads files, needs no JAX.
+Does not need JAX.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _LATEX |= {"^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{
 class Line(NamedTuple):
     """A line of the table: a method at its last or its best epoch."""
 
-    images: str  # what it was trained and evaluated on; lines of other images can't be compared
+    images: str  # title of the set of images; lines with different sets can't be compared
     method: str
-    epoch: str  # last, or best and the split that chose it
-    reports: Sequence[Mapping[str, Any]]  # one a seed
-    gradients: Sequence[float]  # of whole batches, taken by then, one a seed; NaN where the run did not count them
+    epoch: str  # "last", or "best on" the split that chose it
+    reports: Sequence[Mapping[str, Any]]  # one per seed
+    gradients: Sequence[float]  # training-batch gradients up to that epoch, one per seed; NaN if the run did not count
 
 
 def read_results(workdir: pathlib.Path, which: str = "last") -> dict[str, Any]:
@@ -36,7 +36,7 @@ def read_results(workdir: pathlib.Path, which: str = "last") -> dict[str, Any]:
 
 
 def accuracy(report: Mapping[str, Any], column: str) -> float:
-    """Return one column of a report in percent; NaN where the group has no class."""
+    """Return one column of a report in percent; NaN if the report has no value for it."""
     if column in ("overall", "balanced"):
         value = report["accuracy" if column == "overall" else "balanced_accuracy"]
     else:
@@ -45,7 +45,7 @@ def accuracy(report: Mapping[str, Any], column: str) -> float:
 
 
 def spread(values: Sequence[float] | np.ndarray, digits: int = 1) -> str:
-    """Return "75.0 ± 4.3", "75.0" for a single value and "n/a" for none."""
+    """Return mean and standard deviation as "75.0 ± 4.3", "75.0" for one value, and "n/a" if a value is missing."""
     if np.isnan(values).any() or not len(values):
         return "n/a"
     deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
@@ -53,12 +53,16 @@ def spread(values: Sequence[float] | np.ndarray, digits: int = 1) -> str:
 
 
 def seeds(number: int) -> str:
-    """Return n for a cell; a single seed is marked, since its numbers have no spread."""
+    """Return the number of seeds for a cell; a single seed is marked, because its numbers have no spread."""
     return "1 (one seed)" if number == 1 else str(number)
 
 
 def comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Return a table with one line for each named list of reports (one report a seed)."""
+    """Return a text table with one line per name.
+
+    Args:
+      rows: maps a name to its reports, one per seed.
+    """
     lines = [["", *COLUMNS, "n"]]
     for name, reports in rows.items():
         cells = [spread([accuracy(report, column) for report in reports]) for column in COLUMNS]
@@ -69,7 +73,10 @@ def comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def paired_difference(
     first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], column: str
 ) -> tuple[np.ndarray, str]:
-    """Return second - first by seed, and "+5.0 ± 4.3 points (standard error 1.2); up in 10 of 12 seeds"."""
+    """Return second - first per seed, and a summary of the differences as text.
+
+    The text reads "+5.0 ± 4.3 points (standard error 1.2); up in 10, down in 2 of 12 seeds".
+    """
     differences = np.array([accuracy(b, column) - accuracy(a, column) for a, b in zip(first, second, strict=True)])
     number = len(differences)
     if number == 1:
@@ -82,7 +89,7 @@ def paired_difference(
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as text, the first column to the left, the others to the right."""
+    """Return rows of cells as text; the first column is aligned left, the others right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
@@ -93,7 +100,10 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def as_csv(lines: Sequence[Line]) -> str:
-    """Return mean and sample standard deviation (ddof = 1) in columns of their own; empty where there is none."""
+    """Return the table as CSV; mean and sample standard deviation (ddof = 1) have separate columns.
+
+    A cell is empty if its value does not exist.
+    """
     columns = ("overall", "balanced", *BOTH_GROUPINGS[1:])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -115,9 +125,11 @@ def _mean_and_deviation(values: Sequence[float], digits: int) -> list[str]:
 
 
 def as_latex(lines: Sequence[Line]) -> str:
-    """Return a tabular for booktabs, a part for each set of images."""
+    """Return the table as a LaTeX tabular for booktabs, with one section per set of images."""
     width = len(BOTH_GROUPINGS) + 3
-    rows = ["% needs \\usepackage{booktabs}; test accuracy in percent, mean and sample standard deviation over n seeds"]
+    rows = [
+        "% requires \\usepackage{booktabs}; test accuracy in percent, mean and sample standard deviation over n seeds"
+    ]
     rows += [rf"\begin{{tabular}}{{ll{'r' * (width - 2)}}}", r"\toprule"]
     rows += [" & ".join(["method", "epoch", *BOTH_GROUPINGS, "$n$"]) + r" \\"]
     images = None
@@ -137,5 +149,5 @@ def as_latex(lines: Sequence[Line]) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Return a text that LaTeX prints as it is."""
+    """Return the text escaped for LaTeX."""
     return "".join(_LATEX.get(character, character) for character in text).replace("ρ", r"$\rho$")

@@ -1,4 +1,4 @@
-"""A sheet of training images as they are and as an augmentation shows them. Needs neither JAX nor TensorFlow."""
+"""Draw a sheet of training images without and with augmentation. Needs neither JAX nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from matplotlib import pyplot as plt
 
 from saddle_jax.report.plots import plain
 
-_CELL = 0.9  # inches a side
-_LEFT, _TOP = 1.6, 0.45  # inches for the names of the rows and of the columns
+_CELL = 0.9  # inches per side
+_LEFT, _TOP = 1.6, 0.45  # inches for the labels of rows and columns
 
 
 class View(NamedTuple):
-    """Some draws of one view."""
+    """Random draws of one view."""
 
     title: str
-    images_DNHWK: np.ndarray  # D draws of each of N images, uint8
+    images_DNHWK: np.ndarray  # D draws for each of N images, uint8
 
 
 def draw(names: Sequence[str], images_NHWK: np.ndarray, views: Sequence[View]) -> bytes:
-    """Return a PNG: a row for each image, a column for the image itself and for every draw of every view.
+    """Return a PNG with one row per image, and columns for the image itself and for every draw of every view.
 
     Args:
-      names: what stands beside the rows.
-      images_NHWK: as the network sees them without augmentation.
+      names: labels of the rows.
+      images_NHWK: the images without augmentation, as the network sees them.
+      views: the augmented images.
     """
-    groups = [View("image", images_NHWK[None]), *views]
+    groups = [View("original", images_NHWK[None]), *views]
     columns = sum(len(view.images_DNHWK) for view in groups)
     width, height = _LEFT + _CELL * (columns + 0.3 * len(views)), _TOP + _CELL * len(names)
     figure = plt.figure(figsize=(width, height))

@@ -1,4 +1,7 @@
-"""The images of a spectrum: decoded chunk by chunk, kept on the host, put on the devices for every product."""
+"""Chunks of training images for a spectrum.
+
+Images are decoded chunk by chunk and stay on the host. Every product copies them to the devices.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,18 @@ from saddle_jax.spectra import plan
 
 
 def chunks_of(train: Images, positions: np.ndarray, chunk_size: int, free: int) -> Iterator[Batch]:
-    """Return the training images at some positions, un-augmented; the ids of the chunks are such positions.
+    """Return chunks of the training images at the given positions, without augmentation.
 
-    Bad images are masked as far as data.max_bad_fraction lets them be bad in training.
+    The ids in a chunk are the positions of its images. Bad images are masked within the limit that
+    data.max_bad_fraction sets for training.
 
     Args:
-      free: bytes of the host's memory that the images may take.
+      positions: positions in the training set.
+      chunk_size: images per chunk, over all devices.
+      free: bytes of host memory that the images may take.
 
     Raises:
-      ConfigError: they do not fit.
+      ConfigError: the images do not fit into `free`.
       DataError: images can't be read or decoded.
     """
     plan.require_memory(len(positions) * math.prod(train.images.shape[1:]), free)
@@ -38,15 +44,15 @@ def chunks_of(train: Images, positions: np.ndarray, chunk_size: int, free: int) 
 
 
 def sound_positions(positions: np.ndarray, chunks: Sequence[Batch], title: str) -> np.ndarray:
-    """Return the positions whose images the chunks hold.
+    """Return those positions whose images could be decoded.
 
     Raises:
-      DataError: there are none.
+      DataError: no image could be decoded.
     """
     sound = positions[np.isin(positions, np.concatenate([chunk.ids[chunk.mask] for chunk in chunks]))]
     if not len(sound):
         raise DataError(
-            f"{title}: none of its {len(positions)} images can be decoded. Fix: restore them, or other "
+            f"{title}: none of its {len(positions)} images can be decoded. Fix: restore the images, or choose other "
             "--config.spectra.classes"
         )
     return sound

@@ -1,6 +1,6 @@
-"""The spectrum of one set of images' loss: extreme eigenvalues with residuals, trace, density.
+"""Hessian spectrum of the loss on one set of images: extreme eigenvalues with residuals, trace, and density.
 
-Shapes: S probes, K steps, P parameters.
+Shapes: S probes, K Lanczos steps, P parameters.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from saddle_jax.spectra.lanczos import Basis, Tridiagonal, lanczos
 
 
 class Extreme(NamedTuple):
-    """An eigenvalue at one end of the spectrum, as well as Lanczos found it."""
+    """Lanczos' estimate of the eigenvalue at one end of the spectrum."""
 
     value: float
-    residual: float  # |Hv - λv|, v of length 1: an eigenvalue lies no further away than this
+    residual: float  # |Hv - λv| for v of length 1; a true eigenvalue lies no farther away than this
     vector_P: jax.Array
 
 
 class Spectrum(NamedTuple):
-    """What was measured of one loss."""
+    """Measured spectrum of one loss."""
 
     loss: float
     gradient_norm: float
     largest: Extreme
     smallest: Extreme
     trace: float  # Hutchinson's estimate
-    trace_error: float  # its standard error; NaN with one probe
+    trace_error: float  # standard error of the trace; NaN with one probe
     tridiagonal: Tridiagonal
     quadrature: Quadrature
     density: Density
@@ -44,7 +44,7 @@ class Spectrum(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """|λmin / λmax|, how far from convex: 0 where no eigenvalue is negative, NaN for a Hessian of 0."""
+        """|λmin / λmax|, a measure of non-convexity: 0 if no eigenvalue is negative, NaN if the Hessian is 0."""
         if self.smallest.value >= 0:
             return 0.0 if self.largest.value else float("nan")
         return abs(self.smallest.value / self.largest.value) if self.largest.value else float("inf")
@@ -64,20 +64,24 @@ def measure(
     """Check the operator, then measure its spectrum.
 
     Args:
-      steps: of Lanczos, a probe; no more than there are parameters are taken.
-      probes: random start vectors, `mean_loss.width` at once; the same ones for every loss and checkpoint.
+      mean_loss: loss to measure.
+      steps: Lanczos steps per probe, at most the number of parameters.
+      probes: number of random start vectors, of which `mean_loss.width` run at once. Every loss and checkpoint gets the
+        same vectors.
+      seed: seed of the start vectors.
       basis: see `lanczos`.
       variance: see `density`.
-      what: names the loss in a message.
-      on_step: called after each step of Lanczos, with the number of vectors that it took.
+      what: name of the loss, for error messages.
+      on_step: called after each Lanczos step with the number of vectors in the step.
 
     Raises:
-      NonFiniteError, OperatorError: see `check_operator`; also if loss or gradient are not finite.
+      NonFiniteError: a product, the loss, or its gradient is not finite.
+      OperatorError: see `check_operator`.
     """
     loss, gradient_norm = mean_loss.loss(), float(jnp.linalg.norm(mean_loss.gradient()))
     if not np.isfinite([loss, gradient_norm]).all():
         raise NonFiniteError(
-            f"{what}: the loss is {loss}, the length of its gradient {gradient_norm}: these weights have diverged. "
+            f"{what}: the loss is {loss} and the norm of its gradient is {gradient_norm}: these weights have diverged. "
             "Fix: an earlier --checkpoint"
         )
     size, dtype = mean_loss.params_P.size, mean_loss.params_P.dtype
@@ -91,12 +95,12 @@ def measure(
         for end in ends.values():
             end.consider(tridiagonal, store, keep=basis == "none")
         parts.append(tridiagonal)
-        del store  # before the next one is made: there is room for one
+        del store  # free it before the next one is made: memory holds only one
     tridiagonal = parts[0]
     for part in parts[1:]:
         tridiagonal = tridiagonal.extended(part)
     nodes = quadrature(tridiagonal)
-    samples_S = size * tridiagonal.diagonal_SK[:, 0]  # v·Hv for v with entries ±1: Lanczos' first step
+    samples_S = size * tridiagonal.diagonal_SK[:, 0]  # v·Hv for v with entries ±1, from the first Lanczos step
     return Spectrum(
         loss=loss,
         gradient_norm=gradient_norm,
@@ -112,13 +116,13 @@ def measure(
 
 
 def signs(seed: int, numbers: Any, size: int, dtype: Any) -> jax.Array:
-    """Return random vectors with entries ±1, the same for a number in every dtype; (S, P)."""
+    """Return one random vector with entries ±1 per number, (S, P); a number gives the same signs in every dtype."""
     keys = [jax.random.fold_in(jax.random.key(seed), number) for number in numbers]
     return jnp.stack([2 * (jax.random.bits(key, (size,), np.uint8) & 1).astype(dtype) - 1 for key in keys])
 
 
 def extreme(mean_loss: DifferentiableLoss, vector_P: jax.Array) -> Extreme:
-    """Return the Rayleigh quotient of a Ritz vector, and how far that is from an eigenvalue."""
+    """Return the Rayleigh quotient of a Ritz vector and its residual."""
     vector_P = vector_P / jnp.linalg.norm(vector_P)
     product_P = mean_loss(vector_P[None])[0]
     value = jnp.vdot(vector_P, product_P)
@@ -126,7 +130,7 @@ def extreme(mean_loss: DifferentiableLoss, vector_P: jax.Array) -> Extreme:
 
 
 class _End:
-    """The most extreme Ritz value over all probes so far, and its vector."""
+    """Most extreme Ritz value over all probes so far, and its vector."""
 
     def __init__(self, choose: Callable[[Any], Any]):
         self._choose = choose
@@ -135,7 +139,11 @@ class _End:
         self._later: tuple[Basis, np.ndarray, Tridiagonal, int]
 
     def consider(self, tridiagonal: Tridiagonal, store: Basis, *, keep: bool) -> None:
-        """Look at further probes; `keep` their basis, which takes no memory, and make the vector at the very end."""
+        """Take more probes into account.
+
+        Args:
+          keep: keep `store` and compute the vector only in `ritz_vector`. This is for a basis that takes no memory.
+        """
         for probe in range(len(tridiagonal.lengths_S)):
             values, vectors = ritz(tridiagonal, probe)
             place = self._choose(values)
@@ -150,7 +158,7 @@ class _End:
                 self._vector_P = store.combine(coefficients_SK, tridiagonal)[probe]
 
     def ritz_vector(self) -> jax.Array:
-        """Return the vector."""
+        """Return the Ritz vector of the most extreme value."""
         if self._vector_P is not None:
             return self._vector_P
         store, coefficients_SK, tridiagonal, probe = self._later

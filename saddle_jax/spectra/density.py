@@ -1,6 +1,6 @@
-"""From Lanczos' tridiagonal matrices to eigenvalues and a spectral density (Lin, Saad and Yang, SIAM Review 2016).
+"""Eigenvalues and spectral density from Lanczos' tridiagonal matrices (Lin, Saad and Yang, SIAM Review 2016).
 
-Shapes: S probes, K steps, G grid points.
+Shapes: S probes, K Lanczos steps, G grid points.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ _POINTS_A_SIGMA, _SIGMAS = 4, 6
 class Quadrature(NamedTuple):
     """Gauss quadrature of each probe's spectral measure: its Ritz values, with weights that sum to 1."""
 
-    nodes_SK: np.ndarray  # NaN behind a probe's length
-    weights_SK: np.ndarray  # 0 there
+    nodes_SK: np.ndarray  # NaN beyond a probe's length
+    weights_SK: np.ndarray  # 0 beyond a probe's length
 
 
 class Density(NamedTuple):
-    """The spectral density, smoothed by a Gaussian; it integrates to 1."""
+    """Spectral density, smoothed by a Gaussian; it integrates to 1."""
 
     grid_G: np.ndarray
     mean_G: np.ndarray  # over probes
-    sd_G: np.ndarray  # over probes; 0 with a single one
-    sigma: float  # of the Gaussian
+    sd_G: np.ndarray  # standard deviation over probes; 0 with a single probe
+    sigma: float  # standard deviation of the Gaussian
 
 
 def quadrature(tridiagonal: Tridiagonal) -> Quadrature:
-    """Return every probe's nodes and weights."""
+    """Return the nodes and weights of every probe."""
     nodes_SK = np.full(tridiagonal.diagonal_SK.shape, np.nan)
     weights_SK = np.zeros_like(nodes_SK)
     for probe, length in enumerate(tridiagonal.lengths_S):
@@ -42,7 +42,7 @@ def quadrature(tridiagonal: Tridiagonal) -> Quadrature:
 
 
 def ritz(tridiagonal: Tridiagonal, probe: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a probe's Ritz values, rising, and their vectors' coefficients in its basis, a column each."""
+    """Return a probe's Ritz values in ascending order, and the Ritz vectors as columns of coefficients in its basis."""
     length = tridiagonal.lengths_S[probe]
     diagonal_K, off_diagonal_K = tridiagonal.diagonal_SK[probe, :length], tridiagonal.off_diagonal_SK[probe, :length]
     values, vectors = eigh_tridiagonal(diagonal_K, off_diagonal_K[:-1])
@@ -50,14 +50,15 @@ def ritz(tridiagonal: Tridiagonal, probe: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def density(quadrature: Quadrature, variance: float) -> Density:
-    """Return the density: a Gaussian at every node, of variance `variance` · max(1, largest node - smallest).
+    """Return the density as a sum of Gaussians, one at every node.
 
-    The reference's width. The grid has four points a standard deviation, up to six of them from a node; between nodes
-    that are further apart the density is 0.
+    Each Gaussian has the variance `variance` · max(1, largest node - smallest node), as in the reference. The grid has
+    four points per standard deviation and reaches six standard deviations from every node. The density is 0 in the gaps
+    between nodes that are farther apart.
     """
     nodes_N = quadrature.nodes_SK[quadrature.weights_SK > 0]
     sigma = float(np.sqrt(variance * max(1.0, np.ptp(nodes_N))))
-    reach = _SIGMAS * _POINTS_A_SIGMA + 1  # one point further, where it is 0
+    reach = _SIGMAS * _POINTS_A_SIGMA + 1  # one point farther, where the density is 0
     places_N = np.round(nodes_N * (_POINTS_A_SIGMA / sigma)).astype(np.int64)
     grid_G = np.unique(places_N[:, None] + np.arange(-reach, reach + 1)) * (sigma / _POINTS_A_SIGMA)
     values_SG = np.zeros((len(quadrature.nodes_SK), len(grid_G)))

@@ -1,10 +1,13 @@
-"""What SAM does along the direction of most negative curvature, measured; and the loss along it.
+"""Measure SAM's effect along the direction of most negative curvature, and the loss along that direction.
 
-The paper's theorem: with v the eigenvector of the smallest eigenvalue λ, SAM multiplies the second moment of the
-stochastic gradient along v, E⟨g,v⟩², by (1 + ρλ)². Three things that it leaves open are therefore measured. For λ < 0
-the factor exceeds 1 only where ρ|λ| > 2. SAM's radius is ρ/|g|, another one for every minibatch. The gradient's mean
-along v is multiplied by 1 + ρλ, which is negative where ρ|λ| > 1: there the saddle attracts (Kim et al., 2023,
-arXiv:2301.06308).
+The paper's theorem: let v be the eigenvector of the smallest eigenvalue λ. SAM multiplies the second moment of the
+stochastic gradient along v, E⟨g,v⟩², by (1 + ρλ)². The theorem leaves three questions open, so this module measures
+them:
+
+- For λ < 0, the factor exceeds 1 only if ρ|λ| > 2.
+- SAM's radius is ρ/|g|, which differs between minibatches.
+- SAM also multiplies the mean gradient along v by 1 + ρλ. This is negative if ρ|λ| > 1, and then the saddle attracts
+  (Kim et al., 2023, arXiv:2301.06308).
 """
 
 from __future__ import annotations
@@ -23,20 +26,28 @@ _SLICE_POINTS = 41
 
 
 class Escape(NamedTuple):
-    """Shapes: M minibatches, T places along v. Without a radius only the slice is measured: M is 0, drifts are NaN."""
+    """Gradients and losses along v.
+
+    Shapes: M minibatches, T places along v. If SAM's radius or the number of minibatches is 0, only the slice is
+    measured: M is 0 and `sam_drift` is NaN.
+    """
 
     rho: float
     norms_M: np.ndarray  # |g|
     along_M: np.ndarray  # ⟨g, v⟩
     sam_along_M: np.ndarray  # ⟨g at w + ρ g/|g|, v⟩
-    drift: float  # ⟨gradient of all images, v⟩
-    sam_drift: float  # likewise after SAM's perturbation by it
+    drift: float  # ⟨G, v⟩, where G is the gradient of the loss of all images
+    sam_drift: float  # ⟨G at w + ρ G/|G|, v⟩
     places_T: np.ndarray  # t
-    losses_T: np.ndarray  # at w + t v
+    losses_T: np.ndarray  # loss at w + t v
     quadratic_T: np.ndarray  # loss + t ⟨gradient, v⟩ + t²λ/2
 
     def summary(self, curvature: float) -> dict[str, float]:
-        """Return second moments, their ratio and the theorem's, for the eigenvalue λ of v."""
+        """Return the second moments, their measured ratio, and the ratio that the theorem predicts.
+
+        Args:
+          curvature: the eigenvalue λ of v.
+        """
         if not len(self.norms_M):
             return {"rho": self.rho, "batches": 0}
         # A minibatch whose gradient is 0 is not perturbed.
@@ -74,13 +85,13 @@ def measure_escape(
 
     Args:
       whole: loss of all images.
-      minibatch: number -> loss of a random minibatch of them.
+      minibatch: maps a number to the loss of a random minibatch of the images.
       vector_P: the eigenvector, of length 1.
       curvature: its eigenvalue.
-      rho: SAM's radius; 0 measures the slice only.
-      batches: how many minibatches; 0 likewise.
+      rho: SAM's radius. With 0, only the slice is measured.
+      batches: number of minibatches. With 0, only the slice is measured.
       radius: the slice goes from -radius to radius.
-      on_step: called between gradients and losses.
+      on_step: called before each loss evaluation and each pair of gradients.
     """
 
     def loss_at(place: float) -> float:

@@ -1,8 +1,8 @@
-"""The mean loss of a set of images as a fixed function of the parameters: its value, gradient and Hessian products.
+"""Mean loss of a set of images as a fixed function of the parameters: value, gradient, and Hessian-vector products.
 
-The images come in chunks of one shape, un-augmented, always the same: all sets share one compilation, and every
-product is of the same matrix. The loop over chunks is the host's: on CPUs the kernel gradient of a convolution is 30
-times slower inside `scan`, and a product takes long enough to hide the loop anywhere else.
+The images come in chunks of one shape, without augmentation. All sets therefore share one compilation, and every
+product is with the same matrix. The loop over chunks runs on the host: on a CPU, the kernel gradient of a convolution
+is 30 times slower inside `scan`. On other devices, a product takes long enough to hide the loop.
 
 Shapes: P parameters as one flat vector, S vectors at once, C classes.
 """
@@ -24,11 +24,11 @@ from saddle_jax.methods.base import Method
 
 
 class Weights(Protocol):
-    """What is measured: a state of training, or anything that has these."""
+    """Weights to measure: a training state, or anything else with these properties."""
 
     @property
     def step(self) -> Any:
-        """Steps taken, an integer."""
+        """Number of steps taken, an integer."""
         ...
 
     @property
@@ -39,7 +39,7 @@ class Weights(Protocol):
 
 
 class Point(NamedTuple):
-    """Where the curvature is measured; a copy on every device."""
+    """Point at which the curvature is measured, replicated on every device."""
 
     params_P: jax.Array
     model_state: Any
@@ -47,10 +47,10 @@ class Point(NamedTuple):
 
 
 class DifferentiableLoss(Protocol):
-    """What a spectrum is measured of. Called with vectors it returns the products of its Hessian."""
+    """Loss whose spectrum can be measured. A call with vectors returns the Hessian's products with them."""
 
     params_P: jax.Array
-    width: int  # vectors that a product takes best at once
+    width: int  # best number of vectors per product
 
     def __call__(self, vectors_SP: jax.Array) -> jax.Array:
         """Return the Hessian's product with each vector."""
@@ -66,13 +66,18 @@ class DifferentiableLoss(Protocol):
 
 
 class FunctionLoss:
-    """Any scalar function of a tree of parameters: for models and loops that are not this package's."""
+    """Any scalar function of a parameter tree. Use it for models and training loops from outside this package."""
 
     def __init__(self, loss_fn: Callable[[Any], jax.Array], params: Any, *, width: int = 1):
-        """Take a function without random draws, that jit can compile, and where its curvature is measured.
+        """Prepare a function and the point at which its curvature is measured.
+
+        Args:
+          loss_fn: maps a parameter tree to a scalar. It must make no random draws, and jit must be able to compile it.
+          params: the parameter tree at which the curvature is measured.
+          width: number of vectors per product.
 
         Raises:
-          ConfigError: this machine's XLA computes wrong sums.
+          ConfigError: XLA computes wrong sums on this machine.
         """
         xla.require_right_sums()
         self.params_P, unravel = ravel_pytree(params)
@@ -99,17 +104,20 @@ class FunctionLoss:
 
 
 class Pieces(NamedTuple):
-    """Functions of one chunk, mapped over devices, adding to a total; all sets and steps share their compilation."""
+    """Functions of one chunk, mapped over devices. All sets of images and all steps share their compilation.
+
+    All but `linearize` add the chunk's contribution to a running total and return the new total.
+    """
 
     loss: Callable[..., jax.Array]  # (total, point, chunk)
     gradient: Callable[..., jax.Array]  # (total_P, point, chunk)
     product: Callable[..., jax.Array]  # (total_SP, vectors_SP, point, chunk)
-    linearize: Callable[..., Any]  # (point, chunk) -> the Hessian as a linear map, a part on each device
+    linearize: Callable[..., Any]  # (point, chunk) -> the Hessian as a linear map, one part per device
     apply: Callable[..., jax.Array]  # (total_SP, vectors_SP, linear map)
 
 
 def flat_point(params: Any, model_state: Any, class_weights_C: np.ndarray, dtype: str) -> tuple[Point, Callable]:
-    """Return the parameters as a `Point` in `dtype`, and the function that gives a flat vector its structure."""
+    """Return the weights as a `Point` in `dtype`, and the function that turns a flat vector into a parameter tree."""
 
     def to_dtype(x: Any) -> np.ndarray:
         return np.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
@@ -123,11 +131,12 @@ def make_pieces(method: Method, loss_fn: Callable, unravel: Callable, *, train_m
     """Return the pieces for a loss of the method's logits.
 
     Args:
-      method: built for steps mapped over `devices.AXIS`.
-      loss_fn: (logits_BC, labels_B) -> losses_B.
-      unravel: flat vector -> parameters.
-      train_mode: BatchNorm normalises by the statistics of each device's part of a chunk, not by the running ones. A
-        network with dropout drops, the same in all products: they stay those of one matrix.
+      method: a method built for steps mapped over `devices.AXIS`.
+      loss_fn: maps (logits_BC, labels_B) to losses_B.
+      unravel: maps a flat vector to the parameter tree.
+      train_mode: run the network in training mode. BatchNorm then normalizes with the statistics of each device's part
+        of a chunk instead of the running statistics. Dropout is active with a fixed key, so every product is still with
+        the same matrix.
     """
     of_network = {"train": True, "key": jax.random.key(0)} if train_mode else {"train": False}
 
@@ -166,24 +175,26 @@ def make_pieces(method: Method, loss_fn: Callable, unravel: Callable, *, train_m
 
 
 class MeanLoss:
-    """Σ w·l / Σ w over a set of images. Call it with vectors for the products of its Hessian."""
+    """Weighted mean loss Σ w·l / Σ w over a set of images. A call with vectors returns the Hessian's products."""
 
     def __init__(self, pieces: Pieces, point: Point, chunks: Sequence[Batch], *, width: int = 1):
-        """Take the chunks of all images.
+        """Prepare the loss of all images in the chunks.
 
         Args:
-          chunks: of one shape; padded slots have mask False.
-          width: vectors that a product takes at once.
+          pieces: functions of one chunk.
+          point: the point at which the curvature is measured.
+          chunks: all of the same shape; the mask is False in padded slots.
+          width: number of vectors per product.
         """
         self.point, self.params_P, self.width = point, devices.local(point.params_P), width
         self._pieces, self._chunks = pieces, chunks
         self._linear_maps: list[Any] | None = None
         self._weight = sum_of_weights(jax.device_get(devices.local(point.class_weights_C)), chunks)
         self.images = sum(int(chunk.mask.sum()) for chunk in chunks)
-        self.products = 0  # Hessian-vector products so far
+        self.products = 0  # number of Hessian-vector products so far
 
     def linearize(self, on_chunk: Callable[[], Any] = lambda: None) -> None:
-        """Keep the linear map of every chunk; products become cheaper by what does not depend on the vector."""
+        """Compute and keep the linear map of every chunk, so that products skip the work independent of the vector."""
         self._linear_maps = []
         for chunk in self._chunks:
             self._linear_maps.append(devices.settle(self._pieces.linearize(self.point, devices.split(chunk))))
@@ -227,12 +238,12 @@ class MeanLoss:
 
 
 def sum_of_weights(class_weights_C: np.ndarray, chunks: Sequence[Batch]) -> float:
-    """Return Σ w over the images of the chunks."""
+    """Return Σ w over the images in the chunks."""
     return float(sum(class_weights_C[chunk.labels[chunk.mask]].astype(float).sum() for chunk in chunks))
 
 
 def linear_map_bytes(pieces: Pieces, point: Point, chunk: Batch) -> int:
-    """Return the memory that the linear map of one chunk takes on each device."""
+    """Return the bytes that the linear map of one chunk takes on each device."""
     shapes = jax.eval_shape(pieces.linearize, point, devices.split(chunk))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) // devices.num_devices()
 

@@ -1,7 +1,8 @@
-"""Lanczos with full re-orthogonalisation for several start vectors at once (Golub and Van Loan, 4th ed., §10.1).
+"""Lanczos with full reorthogonalization for several start vectors at once (Golub and Van Loan, 4th ed., §10.1).
 
-One host loop around jitted pieces: a product takes milliseconds to seconds, so the loop costs nothing, runs on every
-device and serves products that stream their data from the host. Knows no network: a product maps (S, P) to (S, P).
+The loop runs on the host and calls jitted pieces. A product takes milliseconds to seconds, so the loop costs next to
+nothing. It works on every device and with products that stream their data from the host. This module knows nothing
+about networks: a product maps (S, P) to (S, P).
 
 Shapes: S start vectors (probes), K steps, P parameters.
 """
@@ -18,33 +19,33 @@ import numpy as np
 from saddle_jax.errors import NonFiniteError
 
 Product = Callable[[jax.Array], jax.Array]
-ROWS = 16  # basis vectors in one array: re-orthogonalising reads no row that is not filled yet, but for these
+ROWS = 16  # basis vectors per array; reorthogonalization reads unfilled rows only in the last array
 
 
 class Tridiagonal(NamedTuple):
-    """QᵀHQ of each probe, Q being its basis. Entries behind a probe's length are 0."""
+    """Tridiagonal matrix QᵀHQ of each probe, where Q is the probe's basis. Entries beyond a probe's length are 0."""
 
     diagonal_SK: np.ndarray
-    off_diagonal_SK: np.ndarray  # entry k couples steps k and k + 1; the last one, the step that was not taken
-    lengths_S: np.ndarray  # steps taken; less than K where the probe's Krylov space was exhausted
+    off_diagonal_SK: np.ndarray  # entry k couples steps k and k + 1; the last entry belongs to a step not taken
+    lengths_S: np.ndarray  # steps taken; less than K if the probe's Krylov space was exhausted
 
     def extended(self, other: Tridiagonal) -> Tridiagonal:
-        """Return these probes and then the other's."""
+        """Return these probes followed by the other's."""
         return Tridiagonal(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
 class Basis(Protocol):
-    """Where the basis vectors are."""
+    """Storage of the basis vectors."""
 
     def append(self, vectors_SP: jax.Array) -> None:
-        """Keep the next vector of each probe."""
+        """Store the next vector of each probe."""
 
     def orthogonalize(self, vectors_SP: jax.Array) -> jax.Array:
-        """Return the vectors without their parts along the basis."""
+        """Return the vectors without their components along the basis."""
         ...
 
     def combine(self, coefficients_SK: np.ndarray, tridiagonal: Tridiagonal) -> jax.Array:
-        """Return Σ_k coefficient_k · vector_k of each probe, (S, P)."""
+        """Return Σ_k coefficient_k · vector_k for each probe, (S, P)."""
         ...
 
 
@@ -58,10 +59,12 @@ def lanczos(
     """Run Lanczos from each start vector.
 
     Args:
-      product: of a symmetric matrix, with S vectors at once.
-      basis: device; host; or none, which orthogonalises against the last two vectors only. Then the basis loses its
-        orthogonality as eigenvalues converge: they appear several times ("ghosts"), the extreme ones stay right, and
-        to combine basis vectors takes a second run.
+      product: the product of a symmetric matrix with S vectors at once.
+      starts_SP: start vectors of any length.
+      num_steps: maximum number of steps.
+      basis: "device", "host", or "none". With "none", each vector is orthogonalized only against the last two. The
+        basis then loses orthogonality as eigenvalues converge, and they appear several times ("ghosts"). The extreme
+        eigenvalues stay right. Combining basis vectors takes a second run.
       on_step: called after every step.
 
     Raises:
@@ -78,13 +81,15 @@ def lanczos(
         alpha_S, w_SP = _recurrence(product(q_SP), q_SP, previous_SP, jnp.asarray(beta_S, q_SP.dtype))
         before_S, w_SP = _norms(w_SP), store.orthogonalize(w_SP)
         alpha, before, beta = (np.where(alive_S, x, 0.0) for x in jax.device_get((alpha_S, before_S, _norms(w_SP))))
-        if (beta < 0.7 * before).any():  # much was removed, so rounding is left: once more (Daniel et al., 1976)
+        if (beta < 0.7 * before).any():  # cancellation left rounding errors, so repeat (Daniel et al., 1976)
             w_SP = store.orthogonalize(w_SP)
             beta = np.where(alive_S, jax.device_get(_norms(w_SP)), 0.0)
         if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
-            raise NonFiniteError("a Hessian-vector product is not finite: the weights lie where the loss overflows")
+            raise NonFiniteError(
+                "found a Hessian-vector product that is not finite: the loss overflows at these weights"
+            )
         scale_S = np.maximum(scale_S, np.abs(alpha) + beta_S)
-        # What is left is rounding: the Krylov space is exhausted, and the spectrum that the probe sees is exact.
+        # A smaller beta is rounding error: the Krylov space is exhausted, and the probe's spectrum is exact.
         beta_S = np.where(beta > tolerance * scale_S, beta, 0.0)
         diagonal_KS[k], off_diagonal_KS[k] = alpha, beta_S
         lengths_S += alive_S
@@ -112,12 +117,12 @@ def _norms(vectors_SP: jax.Array) -> jax.Array:
 
 @jax.jit
 def _normalize(vectors_SP: jax.Array, norm_S: jax.Array) -> jax.Array:
-    """Return vectors of length 1; 0 for a probe that is done."""
+    """Return vectors of length 1, or 0 for a probe that has finished."""
     return jnp.where(norm_S[:, None] > 0, vectors_SP / jnp.where(norm_S > 0, norm_S, 1)[:, None], 0)
 
 
 class _OnDevice:
-    """Blocks of rows on the device."""
+    """Basis in blocks of rows on the device."""
 
     def __init__(self, product: Product, q_SP: jax.Array, num_steps: int):
         del product, num_steps
@@ -164,7 +169,7 @@ _set_row = jax.jit(_put_row, donate_argnums=(0,))
 
 
 class _OnHost:
-    """One array in the host's memory."""
+    """Basis as one array in host memory."""
 
     def __init__(self, product: Product, q_SP: jax.Array, num_steps: int):
         del product
@@ -189,7 +194,7 @@ class _OnHost:
 
 
 class _Nowhere:
-    """No basis: the same recurrence makes its vectors again."""
+    """Basis that is not stored; `combine` repeats the recurrence to get its vectors again."""
 
     def __init__(self, product: Product, q_SP: jax.Array, num_steps: int):
         del num_steps

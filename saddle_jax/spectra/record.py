@@ -1,4 +1,4 @@
-"""A measured spectrum as figures for people and arrays for pictures."""
+"""Turn a measured spectrum into summary numbers and arrays for plotting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saddle_jax.spectra.escape import Escape
 
 
 def numbers(spectrum: Spectrum) -> dict[str, Any]:
-    """Return the figures of a spectrum's summary; None for what a single probe or a zero Hessian does not tell."""
+    """Return the numbers of a spectrum's summary; None for a value that is not finite (one probe, zero Hessian)."""
     found = {
         "loss": spectrum.loss,
         "gradient_norm": spectrum.gradient_norm,
@@ -33,11 +33,12 @@ def numbers(spectrum: Spectrum) -> dict[str, Any]:
 
 
 def arrays(spectrum: Spectrum, along: Escape | None, unravel: Callable | None) -> dict[str, np.ndarray]:
-    """Return what pictures are drawn from.
+    """Return the arrays from which the figures are drawn.
 
     Args:
-      along: None where no direction has negative curvature.
-      unravel: flat vector -> parameters, to keep the eigenvectors by parameter; None to keep none.
+      spectrum: the measured spectrum.
+      along: the measurement along v, or None if no direction has negative curvature.
+      unravel: maps a flat vector to the parameter tree; used to store the eigenvectors by parameter. None stores none.
     """
     density, nodes = spectrum.density, spectrum.quadrature
     kept = {
@@ -59,7 +60,7 @@ def arrays(spectrum: Spectrum, along: Escape | None, unravel: Callable | None) -
 
 
 def one_line(name: str, summary: dict[str, Any]) -> str:
-    """Return what a terminal shows of a target."""
+    """Return a one-line summary of a target for the terminal."""
     error = "" if summary["trace_error"] is None else f" ± {summary['trace_error']:.2g}"
     ratio = "n/a" if summary["ratio"] is None else f"{summary['ratio']:.3f}"
     return (

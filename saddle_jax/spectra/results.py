@@ -1,7 +1,7 @@
-"""Measured spectra on disk: spectra/<step>/<target>.npz and summary.json. Needs no JAX.
+"""Store measured spectra in spectra/<step>/<target>.npz and spectra/<step>/summary.json. Does not need JAX.
 
-What a spectrum was measured with is part of it. spectra/<step>/ holds the settings that were asked for last; what was
-measured with others is kept in spectra/<step>-<fingerprint>/, so that no result is mixed with another's or lost.
+The settings of a measurement are part of its result. spectra/<step>/ holds the results for the settings that were used
+last. Results for other settings move to spectra/<step>-<fingerprint>/, so none are mixed or lost.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ SUMMARY = "summary.json"
 
 
 class Header(NamedTuple):
-    """What all of a folder's spectra share."""
+    """Facts that all spectra in a folder share."""
 
     step: int
     epoch: float
-    settings: dict[str, Any]  # what the numbers depend on
+    settings: dict[str, Any]  # everything that the numbers depend on
 
 
 def open_folder(workdir: pathlib.Path, header: Header) -> tuple[pathlib.Path, dict[str, Any]]:
-    """Return the folder of a step, with what was measured with these settings in it, and the summaries of that.
+    """Return the folder of a step and {target: summary} of the targets that were already measured with these settings.
 
-    Results of other settings are moved aside first, and earlier ones of these settings back.
+    Results for other settings are moved aside first, and earlier results for these settings are moved back.
     """
     folder = workdir / "spectra" / str(header.step)
     stored = read_summary(folder)["settings"] if (folder / SUMMARY).is_file() else None
@@ -48,7 +48,7 @@ def open_folder(workdir: pathlib.Path, header: Header) -> tuple[pathlib.Path, di
         return folder, {}
     finished = {path.stem: stored_summary(folder, path.stem) for path in folder.glob("*.npz")}
     readable = {name: summary for name, summary in finished.items() if summary is not None}
-    # A kill may have come between a target's file and the summary, and a file may be damaged.
+    # The process may have been killed after it wrote a target's file and before the summary. A file may be damaged.
     listed = read_summary(folder)["targets"]
     order = [*(name for name in listed if name in readable), *sorted(readable.keys() - listed.keys())]
     _write_summary(folder, header, {name: readable[name] for name in order})
@@ -56,7 +56,7 @@ def open_folder(workdir: pathlib.Path, header: Header) -> tuple[pathlib.Path, di
 
 
 def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Rename a folder; what stands there under the same settings is its own older half."""
+    """Rename a folder. If the target exists, it holds older results for the same settings: move the files into it."""
     if target.exists():
         for path in source.iterdir():
             path.replace(target / path.name)
@@ -66,7 +66,7 @@ def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def conditions(settings: Mapping[str, Any]) -> str:
-    """Return in a line what the loss was."""
+    """Return a one-line description of the measured loss."""
     weights = ", class weights of the step" if settings["class_weights"] == "training" else ""
     return (
         f"{settings['loss']} loss, logit scale {settings['logit_scale']:g}{weights}, BatchNorm in "
@@ -75,7 +75,7 @@ def conditions(settings: Mapping[str, Any]) -> str:
 
 
 def stored_summary(folder: pathlib.Path, target: str) -> dict[str, Any] | None:
-    """Return a finished target's summary, or None where it is not finished or can't be read."""
+    """Return a target's summary, or None if the target is not finished or its file can't be read."""
     try:
         with np.load(folder / f"{target}.npz") as stored:
             return json.loads(str(stored["summary"]))
@@ -86,9 +86,9 @@ def stored_summary(folder: pathlib.Path, target: str) -> dict[str, Any] | None:
 def save(
     folder: pathlib.Path, header: Header, target: str, summary: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> None:
-    """Write a target's file, whole or not at all, and enter it into the folder's summary."""
+    """Write a target's file atomically and add it to the folder's summary."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / SUMMARY).is_file():  # first of all, whose settings these are
+    if not (folder / SUMMARY).is_file():  # record the settings before any result
         _write_summary(folder, header, {})
     buffer = io.BytesIO()
     np.savez_compressed(buffer, summary=np.array(_json(summary)), **arrays)
@@ -108,29 +108,29 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
     """Return a folder's summary.
 
     Raises:
-      DataError: it is not there or can't be read.
+      DataError: the summary is missing or can't be read.
     """
     try:
         stored = json.loads((folder / SUMMARY).read_bytes())
         return {key: stored[key] for key in ("step", "epoch", "settings", "targets")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{folder / SUMMARY} can't be read ({error!r}). Fix: move that folder away, measure again"
+            f"{folder / SUMMARY} can't be read ({error!r}). Fix: move that folder away and measure again"
         ) from error
 
 
 def folders(workdir: pathlib.Path) -> dict[int, pathlib.Path]:
-    """Return {step: folder} of every step that was measured, in order."""
+    """Return {step: folder} for every measured step, in ascending order."""
     found = (workdir / "spectra").iterdir() if (workdir / "spectra").is_dir() else ()
     steps = {int(path.name): path for path in found if path.name.isdecimal() and (path / SUMMARY).is_file()}
     return dict(sorted(steps.items()))
 
 
 def folder_at(workdir: pathlib.Path, step: int | None) -> pathlib.Path:
-    """Return the folder of a run's spectra at a step, or at the last one measured.
+    """Return the folder of a run's spectra at a step, or at the last measured step if `step` is None.
 
     Raises:
-      DataError: nothing was measured there.
+      DataError: the run has no spectra at that step.
     """
     found = folders(workdir)
     if not found or (step is not None and step not in found):
@@ -144,7 +144,7 @@ def _json(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Return the value with null for what is no number: JSON has no NaN."""
+    """Return the value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

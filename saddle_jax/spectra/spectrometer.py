@@ -1,4 +1,4 @@
-"""Spectra of a run's classes at a step: what is measured, in what order, and what goes to disk."""
+"""Measure the spectra of a run's classes at a step and save them to disk."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from saddle_jax.spectra.chunks import chunks_of, sound_positions
 from saddle_jax.spectra.hvp import MeanLoss, Pieces, Point, Weights, flat_point, linear_map_bytes, make_pieces
 from saddle_jax.spectra.targets import Target, find_targets
 
-# Fields of config.spectra that say what to measure or where to compute, not what comes out.
+# Fields of config.spectra that choose what to measure or how to compute it, but do not affect the numbers.
 _NO_SETTING = ("every", "at", "classes", "memory_gib", "probes_at_once", "linearize", "chunk_size")
 
-# Links with which the theorem is measured at sam.rho: SAM, and SGD, whose runs show what SAM would do.
+# Links for which SAM's effect is measured at sam.rho: SAM itself, and SGD, whose runs show what SAM would do.
 _WITH_SAMS_RADIUS = ("sgd", "sam")
 
 
 class Spectrometer:
-    """Measures the spectra that a config asks for, at any step of its run; compiles once."""
+    """Measure the spectra that a config asks for, at any step of its run. Compiles only once."""
 
     def __init__(self, config: ConfigDict, splits: Splits):
-        """Check what is to be measured.
+        """Find the targets and build the method.
 
         Raises:
-          ConfigError: spectra.classes names what does not exist or has no images.
+          ConfigError: spectra.classes names a class that does not exist or has no images.
         """
         self._config, self._splits = config, splits
         self.targets = find_targets(config.spectra.classes, splits.stats, config.eval.rank_bounds)
@@ -65,13 +65,13 @@ class Spectrometer:
         self._unravel: Callable[[jax.Array], Any]
 
     def another(self, config: ConfigDict, splits: Splits) -> Spectrometer:
-        """Return one for a run with the same model, loss and class sizes, which shares what is compiled."""
+        """Return one for a run with the same model, loss, and class sizes; both share the compiled functions."""
         other = Spectrometer(config, splits)
         other._pieces = self._pieces
         return other
 
     def describe(self) -> str:
-        """Return in a line what is measured."""
+        """Return a one-line description of the measurement."""
         spectra = self._config.spectra
         measured = results.conditions(self._loss_settings())
         return f"{measured}; un-augmented training images; {spectra.probes} probes x {spectra.steps} steps"
@@ -81,7 +81,7 @@ class Spectrometer:
         return {**fields, "loss": self._loss, "logit_scale": self.logit_scale}
 
     def settings(self, state: Weights) -> dict[str, Any]:
-        """Return what the numbers depend on."""
+        """Return everything that the numbers depend on."""
         fields = self._loss_settings()
         if self._config.spectra.batch_norm == "train":
             fields["chunk_size"] = [self._chunk_size, devices.num_devices()]
@@ -98,15 +98,18 @@ class Spectrometer:
     def measure(
         self, state: Weights, workdir: pathlib.Path, *, stop: StopRequest | None = None, quiet: bool = False
     ) -> pathlib.Path:
-        """Measure every target that is not on disk yet; return the folder.
+        """Measure every target that is not on disk yet, and return the folder.
 
         Args:
-          state: on the host.
+          state: weights to measure, on the host.
+          workdir: directory of the run.
+          stop: a signal to watch for.
+          quiet: show no progress.
 
         Raises:
-          WorkdirInUse: another process measures this step.
-          Preempted: a signal came; finished targets are kept.
-          ConfigError: what the config asks for does not fit into memory.
+          WorkdirInUse: another process is measuring this step.
+          Preempted: a signal arrived. Finished targets are kept.
+          ConfigError: the plan in the config does not fit into memory.
           NonFiniteError, OperatorError: see `classwise.measure`.
         """
         step = int(state.step)
@@ -136,7 +139,7 @@ class Spectrometer:
         return folder
 
     def _prepare(self, state: Weights) -> Point:
-        """Put the weights on the devices, and make the pieces unless they have been made."""
+        """Put the weights on the devices, and make the pieces if they do not exist yet."""
         weights_C = np.ones(self._splits.stats.num_classes)
         if self._config.spectra.class_weights == "training":
             weights_C = np.asarray(self._schedules.class_weights(int(state.step)))
@@ -151,7 +154,7 @@ class Spectrometer:
         assert self._pieces is not None
         spectra, positions = self._config.spectra, self._images_of(target)
         num_chunks = -(-len(positions) // self._chunk_size)
-        device, host = free_memory()  # nothing of one target is left when the next begins
+        device, host = free_memory()  # each target frees its memory before the next one begins
         asked = round(spectra.memory_gib * 2**30)
         chosen = plan.make_plan(
             spectra,
@@ -171,7 +174,7 @@ class Spectrometer:
         chunks = list(self._chunks(job.positions))
         sound = sound_positions(job.positions, chunks, target.title)
         if masked := len(job.positions) - len(sound):
-            progress.say(f"note   {target.title}: {masked} bad images of {len(job.positions)} are left out")
+            progress.say(f"note   {target.title}: left out {masked} bad images of {len(job.positions)}")
         mean_loss = MeanLoss(self._pieces, point, chunks, width=chosen.probes_at_once)
         if chosen.linearize:
             mean_loss.linearize(progress.poll)
@@ -228,7 +231,7 @@ class Spectrometer:
         )
 
     def _rho(self, step: int) -> float:
-        """Return the radius that the theorem is measured with; 0 where the run's is no radius in the parameters."""
+        """Return the radius for measuring SAM's effect; 0 if the run's link has no radius comparable to SAM's."""
         last = self._schedules.total_steps - 1
         if self._config.spectra.rho or self._config.optim.name not in _WITH_SAMS_RADIUS:
             return self._config.spectra.rho
@@ -242,7 +245,7 @@ class Spectrometer:
 
 
 class _Job(NamedTuple):
-    """A target that is to be measured."""
+    """A target to measure."""
 
     target: Target
     positions: np.ndarray  # of its images
@@ -252,7 +255,7 @@ class _Job(NamedTuple):
 
 
 class _Work:
-    """Progress over all targets, and the place where a signal is answered."""
+    """Progress over all targets; also checks for signals."""
 
     def __init__(self, progress: Progress, stop: StopRequest | None):
         self._progress, self._stop = progress, stop
@@ -261,7 +264,7 @@ class _Work:
         self.say = progress.say
 
     def start(self, job: _Job) -> None:
-        """Count from where the job begins, even if the one before had an early end."""
+        """Start counting at the job's first product, even if the job before it ended early."""
         self._done, self._end = self._end, self._end + job.num_chunks * job.num_products
         self._num_chunks, self._title = job.num_chunks, job.target.title
         if job.plan.line != self._line:
@@ -271,19 +274,19 @@ class _Work:
         watchdog.alive("spectra")
 
     def poll(self) -> None:
-        """Tell that the work gets on; raise Preempted if a signal has come."""
+        """Report progress to the watchdog; raise Preempted if a signal has arrived."""
         watchdog.alive()
         if self._stop is not None and self._stop.signal_name:
             raise Preempted(
-                f"{self._stop.signal_name}: stopped within {self._title}; finished ones are kept, the same command "
-                "goes on with it"
+                f"{self._stop.signal_name}: stopped while measuring {self._title}; finished targets are kept, and the "
+                "same command continues with the rest"
             )
 
     def step(self, vectors: int) -> None:
-        """Count products of so many vectors."""
+        """Count a product with this many vectors."""
         self.poll()
         self._done += vectors * self._num_chunks
-        if not self._began:  # everything is compiled
+        if not self._began:  # everything is compiled by now, so start the clock
             self._began = True
             self._progress.begin(self._done)
         self._progress.update(self._done, self._title)

@@ -1,4 +1,4 @@
-"""Whose loss is measured: one class, a group of classes, the whole training set. Needs no JAX."""
+"""Targets of a spectrum: a class, a group of classes, or the whole training set. Does not need JAX."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ _WORDS = ("auto", "each", "whole")
 
 
 class Target(NamedTuple):
-    """A set of classes whose images' mean loss is measured."""
+    """A set of classes. The mean loss of their images is measured."""
 
-    name: str  # of its files: class-7, tail, whole
-    title: str  # for people: class 7 (horse)
+    name: str  # in file names: class-7, tail, whole
+    title: str  # for display: class 7 (horse)
     classes: np.ndarray
 
 
 def find_targets(text: str, stats: ClassStats, rank_bounds: tuple[int, ...]) -> list[Target]:
-    """Return the targets that a comma-separated list names, each once.
+    """Return the targets in a comma-separated list, each once.
 
     Args:
-      text: class indices, class names, groups, or the words auto, each, whole; an index goes before a name, a word or
-        a group before a class of that name.
-      rank_bounds: where head and mid end.
+      text: class indices, class names, groups, or the words auto, each, whole. An index, word, or group wins over a
+        class of the same name.
+      stats: sizes and names of the classes.
+      rank_bounds: the ranks at which head and mid end.
 
     Raises:
-      ConfigError: every part that names nothing, or classes without training images.
+      ConfigError: an item names nothing, or its classes have no training images. The error lists all such items.
     """
     groups = {g.name: g.classes for g in (*rank_groups(stats.num_classes, rank_bounds), *count_groups(stats.counts_C))}
     with_images = np.flatnonzero(stats.counts_C > 0)
@@ -73,7 +74,7 @@ def _class(label: int, stats: ClassStats) -> Target:
 
 
 def _spread(stats: ClassStats) -> list[int]:
-    """Return every class that has images, or ten from the largest to the smallest where there are more."""
+    """Return all classes that have images, or ten of them spread from the largest to the smallest if there are more."""
     by_size = np.argsort(-stats.counts_C, kind="stable")[: np.count_nonzero(stats.counts_C)]
     if len(by_size) <= _MOST_BY_DEFAULT:
         return np.sort(by_size).tolist()
