@@ -236,33 +236,6 @@ def test_pictures_hold_six_methods_and_sgd_is_in_each(tmp_path):
     assert sorted(link for part in parts[:2] for link in part[1:]) == sorted(links)
 
 
-def test_runs_from_before_optim_name(tmp_path, no_pictures):
-    """SGD, SAM and ASAM as their configs were then; beside them runs of now."""
-
-    def older(folder, **sam):
-        config = json.loads((folder / "config.json").read_text())
-        del config["optim"]["name"], config["asam"], config["imbsam"]
-        config["sam"] |= sam
-        (folder / "config.json").write_text(json.dumps(config))
-        return folder
-
-    never = {"adaptive": False, "adaptive_eta": 0.01}
-    folders = [
-        older(write_run(tmp_path / "sgd"), enabled=False, **never),
-        older(write_run(tmp_path / "sam", "ce_drw_sam"), enabled=True, **never),
-        older(write_run(tmp_path / "asam", "ce_drw_sam"), enabled=True, adaptive=True, adaptive_eta=0.2),
-        older(write_run(tmp_path / "off", seed=2), enabled=False, adaptive=True, adaptive_eta=0.2),
-        write_run(tmp_path / "sgd now", seed=1),
-        write_run(tmp_path / "sam now", "ce_drw_sam", seed=1),
-    ]
-    (images,), lost = arranged(folders)
-    found = {row.name: [run.folder.name for run in row.runs] for row in images.rows}
-    assert found == {"ce_drw": ["sgd", "sgd now", "off"], "ce_drw_asam": ["asam"], "ce_drw_sam": ["sam", "sam now"]}
-    assert not lost
-    assert images.rows[1].config["asam.eta"] == 0.2
-    assert "| gradients |" not in written(folders, tmp_path / "out")["report.md"]
-
-
 def test_a_run_of_another_version_has_its_place(tmp_path):
     old, new, own = (write_run(tmp_path / name, seed=seed) for seed, name in enumerate(("old", "new", "own")))
     config = json.loads((old / "config.json").read_text())
