@@ -230,7 +230,7 @@ def test_check_finds_what_can_not_be_read(photos, tmp_path, capsys):
     with pytest.raises(DataError, match="2 of 65 images can't be read") as error:
         check.run(Command("check", str(tmp_path / "run"), config))
     assert "train/class 0/1.JPEG: empty" in str(error.value)
-    assert "test/class 3/0.JPEG: no JPEG" in str(error.value)
+    assert "test/class 3/0.JPEG: not a JPEG" in str(error.value)
     assert "class    0  class 1                  14 training images   label 1 of the set" in capsys.readouterr().out
     config.data.check_decode = True
     with pytest.raises(DataError, match=r"3 of 65 images can't be read(\n.*)*val/class 1/0.JPEG"):
@@ -246,7 +246,7 @@ def test_check_tells_of_tolerated_bad_images_but_of_no_others(decode, photos, tm
     splits = load(root, data__max_bad_fraction=0.03)
     inspection.require_readable(splits, decode=decode)
     out = capsys.readouterr().out
-    assert "1 bad training images, which are masked; 1 may be" in out and "train/class 0/1.JPEG" in out
+    assert "1 bad training images are masked; 1 are allowed" in out and "train/class 0/1.JPEG" in out
     assert "all other 64 images" in out
     with pytest.raises(DataError, match="1 of 65 images can't be read"):
         inspection.require_readable(load(root), decode=decode)
