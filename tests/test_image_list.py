@@ -94,16 +94,16 @@ LINE = "train/class 0/0.JPEG 0\n"
         ("train/class 0/99.JPEG 0\n", r"images that are not there: 1\n  - list.txt line 2: .*/train/class 0/99.JPEG"),
         (LINE, r"images listed twice: 1\n  - list.txt line 2: train/class 0/0.JPEG, first in line 1"),
         ("train/class 0/0.JPEG 1\n", "images listed twice: 1"),
-        ("val/class 0/0.JPEG 0\n", r"more than one list: 1\n  - val.txt line 1: .* is in list.txt line 2 as well"),
-        ("test/class 0/0.JPEG 0\n", r"more than one list: 1\n  - test.txt line 1: .* is in list.txt line 2 as well"),
+        ("val/class 0/0.JPEG 0\n", r"more than one list: 1\n  - val.txt line 1: .* is also in list.txt line 2"),
+        ("test/class 0/0.JPEG 0\n", r"more than one list: 1\n  - test.txt line 1: .* is also in list.txt line 2"),
         (b"train/class 0/\xff.JPEG 0\n", r"lines that are not UTF-8: 1\n  - list.txt line 2: byte 14"),
-        ("train/class 0/1.JPEG -1\n", "no `path label`: 1\n.*line 2: .*-1', expected a path and a label of 0 or more"),
-        ("train/class 0/1.JPEG 3.0\n", "no `path label`: 1"),
-        ("train/class 0/1.JPEG dog\n", "no `path label`: 1"),
-        ("train/class\n", "no `path label`: 1"),
-        ("7\n", "no `path label`: 1"),
-        ("train/class 0/1.JPEG 99999999\n", "no `path label`: 1"),
-        (f"train/class 0/1.JPEG {'9' * 5000}\n", "no `path label`: 1"),
+        ("train/class 0/1.JPEG -1\n", "not `path label`: 1\n.*line 2: .*-1', expected a path and a label of 0 or more"),
+        ("train/class 0/1.JPEG 3.0\n", "not `path label`: 1"),
+        ("train/class 0/1.JPEG dog\n", "not `path label`: 1"),
+        ("train/class\n", "not `path label`: 1"),
+        ("7\n", "not `path label`: 1"),
+        ("train/class 0/1.JPEG 99999999\n", "not `path label`: 1"),
+        (f"train/class 0/1.JPEG {'9' * 5000}\n", "not `path label`: 1"),
         ("/etc/passwd 0\n", r"paths that leave data.root: 1\n  - list.txt line 2: '/etc/passwd'"),
         ("../secret.JPEG 0\n", "paths that leave data.root: 1"),
         ("train/../../secret.JPEG 0\n", "paths that leave data.root: 1"),
@@ -137,7 +137,7 @@ def test_of_many_offenders_ten_are_shown_and_all_are_counted(photos, tmp_path):
 def test_a_class_without_images_is_an_error_unless_allowed(photos, tmp_path):
     lines = [line for line in (photos / "train.txt").read_text().splitlines() if not line.endswith(" 2")]
     data = other_list(photos, tmp_path, "\n".join(lines).encode())
-    with pytest.raises(DataError, match=r"1 of 5 classes end with no training image: 4 \(2\)"):
+    with pytest.raises(DataError, match=r"1 of 5 classes end up with no training images: 4 \(2\)"):
         load_data(data)
     data.allow_empty_classes = True
     assert load_data(data).stats.counts_C.tolist() == [14, 14, 8, 3, 0]
