@@ -1,4 +1,4 @@
-# make demo | make test | make check: each sets everything up by itself.
+# make demo, make test and make check each install what they need.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,14 +9,14 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 .PHONY: help demo test test-all test-faults check format install native native-sanitize clean
 
 help:
-	@echo "make demo     train SGD and SAM on long-tailed digits, show what SAM did to the rare classes"
-	@echo "make test     run the tests; under 25 minutes on two cores"
-	@echo "make test-all     run also those that take longer"
-	@echo "make test-faults  kill, break and damage real runs some hundred times; under an hour on two cores"
-	@echo "make check    format, lint, types, fast tests"
-	@echo "make format   rewrite the code in the project's format"
-	@echo "make install  make the environment in $(VENV)"
-	@echo "make native   add the fast kernels for CPUs; needs Linux, x86-64 and a C++ compiler"
+	@echo "make demo     train SGD and SAM on long-tailed digits and compare them on the rare classes"
+	@echo "make test     run the tests (under 25 minutes on two cores)"
+	@echo "make test-all     run the tests, including the slow ones"
+	@echo "make test-faults  kill, break, and damage real runs about a hundred times (under an hour on two cores)"
+	@echo "make check    check format, lint, and types, and run the fast tests"
+	@echo "make format   format the code and apply lint fixes"
+	@echo "make install  create the environment in $(VENV)"
+	@echo "make native   build the fast CPU kernels (needs Linux on x86-64 and a C++ compiler)"
 
 demo: $(VENV)/installed
 	$(BIN)/python -m saddle_jax.modes.demo
@@ -27,7 +27,7 @@ test: $(VENV)/installed-dev $(VENV)/kernels
 test-all: $(VENV)/installed-dev $(VENV)/kernels
 	$(BIN)/python -m pytest -n 2 -m "" tests $$(cat $(VENV)/kernels 2>/dev/null)
 
-# Its figures go into docs/reliability.md.
+# Writes its figures to docs/reliability.md.
 test-faults: $(VENV)/installed-dev
 	PYTHONPATH=tests SADDLE_FIGURES=docs/reliability.md $(BIN)/python -m pytest -p fault_figures -n 2 -m faults
 
@@ -46,7 +46,7 @@ install: $(VENV)/installed
 native: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --config-settings=cmake.define.STRICT=ON ./native
 
-# The address and undefined-behaviour sanitizers watch the tests of the kernels.
+# Runs the kernel tests under the address and undefined-behavior sanitizers.
 native-sanitize: $(VENV)/installed-dev
 	rm -rf $(VENV)/sanitized
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/sanitized \
@@ -66,11 +66,11 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-# Holds the folder of the kernels' tests; is not written where the kernels can't be built.
+# Holds the folder of the kernel tests. It is not written if the kernels can't be built.
 $(VENV)/kernels: $(VENV)/installed $(wildcard native/*.* native/src/* native/saddle_kernels/*.py)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ] && command -v $${CXX:-c++} > /dev/null; then \
-	  echo "building the kernels for CPUs" && $(MAKE) --no-print-directory native && echo native/tests > $@; \
-	else echo "no C++ compiler, or not Linux on x86-64: the tests run without the kernels for CPUs"; fi
+	  echo "building the CPU kernels" && $(MAKE) --no-print-directory native && echo native/tests > $@; \
+	else echo "no C++ compiler, or not Linux on x86-64: the tests run without the CPU kernels"; fi
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
-"""Train, evaluate, look into, check and report on long-tailed experiments: `python main.py --help`.
+"""Train, evaluate, inspect, check, and report on long-tailed experiments: `python main.py --help`.
 
-Kept short: flags, one mode, exit codes. The modes import JAX and TensorFlow where they need them.
+This file only handles flags, one mode, and exit codes. Each mode imports JAX and TensorFlow only if it needs them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from saddle_jax import modes
 from saddle_jax.errors import SaddleError, tell
 from saddle_jax.experiment import command_line, help
 
-# TensorFlow only feeds images here: its start-up notes are noise, and it computes nothing that oneDNN would speed up.
+# TensorFlow only feeds images here. Its start-up notes are noise, and oneDNN would speed up nothing that it does.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -28,7 +28,7 @@ def main(arguments: list[command_line.Command]) -> int:
 
 
 def parse_flags(argv: list[str]) -> list[command_line.Command]:
-    """Parse the command line, or print help or all its problems and leave; absl hands `main` what this returns."""
+    """Parse the command line, or print help or all problems and exit. absl passes the result to `main`."""
     try:
         if (topics := help.topics(argv)) is not None:
             print(help.text(topics, command_line.SHIPPED))

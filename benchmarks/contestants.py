@@ -1,4 +1,4 @@
-"""What our train steps are measured against: PyTorch's, plain and tuned."""
+"""The contestants of our train steps: PyTorch's steps, plain and tuned."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ PACKAGES = ["jax", "jaxlib", "flax", "optax", "numpy", *(["torch"] if TORCH else
 
 
 def need_one_device() -> None:
-    """Exit where JAX sees several: PyTorch's loops use one."""
+    """Exit if JAX sees several devices, because PyTorch's loops use one."""
     if devices.num_devices() > 1:
         sys.exit(
-            f"found {devices.num_devices()} devices, expected 1. Fix: CUDA_VISIBLE_DEVICES=0, no forced CPU devices"
+            f"found {devices.num_devices()} devices, expected 1. Fix: CUDA_VISIBLE_DEVICES=0 and no forced CPU devices"
         )
 
 
 def wanted(name: str, only: str) -> bool:
-    """Return whether a contestant was asked for by comma-separated parts of names; the reference always is."""
+    """Return whether comma-separated parts of names ask for a contestant. The reference is always wanted."""
     return name == REFERENCE or any(part.strip() in name for part in only.split(","))
 
 
@@ -49,19 +49,19 @@ def theirs(
     tf32: bool,
     compiled: bool,
 ) -> dict[str, Contestant]:
-    """Return PyTorch's steps; none where it would run on another device than JAX.
+    """Return PyTorch's steps, or none if it would run on a different device than JAX.
 
     Args:
-      make_network: returns a PyTorch module; called only where PyTorch is installed.
-      compiled: also with torch.compile.
+      make_network: returns a PyTorch module; called only if PyTorch is installed.
+      compiled: also use torch.compile.
     """
     if not TORCH:
-        print("no PyTorch: ours alone. Fix: pip install torch==2.13.0")
+        print("no PyTorch: measuring ours alone. Fix: pip install torch==2.13.0")
         return {}
     import torch_resnet
 
     if (jax.default_backend() == "gpu") != torch_resnet.CUDA:
-        print(f"PyTorch is on {torch_resnet.PLACE}, JAX on {jax.default_backend()}: ours alone")
+        print(f"PyTorch is on {torch_resnet.PLACE}, JAX on {jax.default_backend()}: measuring ours alone")
         return {}
     torch_resnet.allow_tf32(tf32)
     rho = RHO if optimizer == "SAM" else None

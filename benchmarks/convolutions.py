@@ -1,6 +1,6 @@
-"""ResNet-32's convolutions shape by shape: PyTorch's, XLA's, and other forms of them written in JAX.
+"""Times of ResNet-32's convolutions, shape by shape: PyTorch's, XLA's, and other forms written in JAX.
 
-By this table, measured on 2 CPU cores, the network keeps `lax.conv_general_dilated`: no form wins throughout.
+Because of this table, measured on 2 CPU cores, the network keeps `lax.conv_general_dilated`: no form wins throughout.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def shifted(x: jax.Array, g: jax.Array, stride: int) -> list[jax.Array]:
-    """Return what each of the nine taps of the kernel sees."""
+    """Return the input that each of the kernel's nine taps sees."""
     height, width = g.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     rows, columns = (height - 1) * stride + 1, (width - 1) * stride + 1
@@ -82,7 +82,7 @@ FORMS: dict[str, dict[str, Form]] = {
 
 
 def measure(batch: int, repeats: int) -> list[dict]:
-    """Time all forms of all shapes, the forms of one direction in turns; print and return milliseconds."""
+    """Time all forms for all shapes, with the forms of one direction in turns. Print and return milliseconds."""
     draw = np.random.default_rng(0)
     table = []
     for width_in, width, size, stride in SHAPES:
@@ -102,7 +102,7 @@ def measure(batch: int, repeats: int) -> list[dict]:
 
 
 def time_ways(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
-    """Return the median milliseconds of each, on the clock and of the processor."""
+    """Return the median milliseconds of each way, as (clock, processor)."""
     times = in_turns(ways, repeats, warm_up=2)
     return {name: tuple(1e3 * float(x) for x in np.median(found[:, :2], 0)) for name, found in times.items()}
 
@@ -115,7 +115,7 @@ def jax_way(form: Form, stride: int, *arrays: np.ndarray) -> Callable[[], object
 
 
 def torch_way(direction: str, x: np.ndarray, kernel: np.ndarray, g: np.ndarray, stride: int) -> dict[str, Callable]:
-    """Return PyTorch's eager NCHW convolution; nothing without PyTorch or with it on another device."""
+    """Return PyTorch's eager NCHW convolution, or nothing if PyTorch is missing or uses another device."""
     if importlib.util.find_spec("torch") is None:
         return {}
     import torch

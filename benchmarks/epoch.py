@@ -1,11 +1,11 @@
-"""What an epoch of CIFAR-10-LT costs with its input, what an evaluation costs, and how fast each pipeline is by itself.
+"""Cost of a CIFAR-10-LT epoch with its input and of an evaluation, and the speed of each pipeline alone.
 
     python benchmarks/epoch.py
 
-ResNet-32 of width 1, batch 128, 12,406 training and 10,000 test images of random pixels (on a slow machine fewer:
---images, --test_images). Pipelines and optimizers take
-turns. "Input alone" makes batches and copies them to the device, with no network: images a second against what the
-steps take shows whether a device waits. Writes benchmarks/results/epoch-<device>.json.
+It uses ResNet-32 of width 1, batch 128, and 12,406 training and 10,000 test images of random pixels. For fewer images
+on a slow machine, use --images and --test_images. Pipelines and optimizers take turns. "Input alone" makes batches and
+copies them to the device, with no network. Its images per second, compared with those of the steps, show whether the
+device waits. Writes benchmarks/results/epoch-<device>.json.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from saddle_jax.train.evaluate import Evaluator
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--images", type=int, default=CIFAR10_LT, help="of an epoch")
-    parser.add_argument("--test_images", type=int, default=10_000, help="of an evaluation")
-    parser.add_argument("--quick", action="store_true", help="ResNet-8, small batches, 200 images")
+    parser.add_argument("--images", type=int, default=CIFAR10_LT, help="images per epoch")
+    parser.add_argument("--test_images", type=int, default=10_000, help="images per evaluation")
+    parser.add_argument("--quick", action="store_true", help="use ResNet-8, small batches, and 200 images")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
     if options.quick:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def cases(options: argparse.Namespace) -> dict[str, Callable[[], int]]:
-    """Return what is measured: each does its work once and returns how many images it went through."""
+    """Return the cases. Each does its work once and returns how many images it went through."""
     small = {"network": "resnet8", "batch": 8} if options.quick else {}
     pipelines = ["resident", "numpy", *(["tfdata"] if importlib.util.find_spec("tensorflow") else [])]
     found = {}
@@ -63,7 +63,7 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], int]]:
 
 
 def epoch(images: int, pipeline: str, optimizer: str, small: dict, *, network: bool = True) -> Callable[[], int]:
-    """Return what takes an epoch of steps, or without the network makes the epoch's inputs."""
+    """Return a case that runs an epoch of steps, or only makes the epoch's inputs without the network."""
     _, program, feed, state = make_feed(optimizer, images=images, pipeline=pipeline, **small)
     per_epoch = program.schedules.steps_per_epoch
     segments = feed.segments(0, 10**9, lambda step: step % per_epoch == 0)
@@ -84,7 +84,7 @@ def epoch(images: int, pipeline: str, optimizer: str, small: dict, *, network: b
 
 
 def evaluation(images: int, pipeline: str, small: dict) -> Callable[[], int]:
-    """Return what evaluates a network on a test set."""
+    """Return a case that evaluates a network on a test set."""
     splits = make_splits(images, 10)
     config, program, _, state = make_feed("SGD", images=images, pipeline=pipeline, **small)
     evaluator = Evaluator(config, program, splits.test, splits.stats, pipeline)

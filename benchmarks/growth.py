@@ -1,10 +1,11 @@
-"""How the cost of a SAM step grows with classes, images, seeds at once and devices, beside the smallest of each.
+"""Growth of a SAM step's cost with classes, images, simultaneous seeds, and devices, relative to the smallest of each.
 
     python benchmarks/growth.py
 
-ResNet-32 of width 1, batch 128, random images of CIFAR's size. One thing varies, the rest is as for CIFAR-10-LT; cases
-are measured in turns. Several devices are forced CPU devices in a process of their own: they share the same cores, so
-that column shows what dividing a batch costs, not what it gains. Writes benchmarks/results/growth-<device>.json.
+It uses ResNet-32 of width 1, batch 128, and random images of CIFAR's size. One quantity varies, and the others are as
+for CIFAR-10-LT. Cases are measured in turns. Several devices are forced CPU devices in a separate process. They share
+the same cores, so that column shows what dividing a batch costs, not what it gains. Writes
+benchmarks/results/growth-<device>.json.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ CASES = {
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--vary", nargs="*", default=[*CASES, "devices"], choices=[*CASES, "devices"])
-    parser.add_argument("--quick", action="store_true", help="ResNet-8, small batches, two values of each")
+    parser.add_argument(
+        "--quick", action="store_true", help="use ResNet-8, small batches, and two values of each quantity"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what a process of its own measures
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
@@ -58,12 +61,12 @@ def main() -> None:
 
 
 def times(steps: dict[str, Step], repeats: int) -> dict[str, float]:
-    """Return the median seconds of one network's step of every case."""
+    """Return the median seconds per step of one network, for every case."""
     return {name: float(np.median(seconds[:, 0])) for name, seconds in in_turns(steps, repeats).items()}
 
 
 def on_devices(options: argparse.Namespace) -> dict[str, float]:
-    """Return the seconds of a step on 1, 2, 4 and 8 forced CPU devices; of accelerators all that are there."""
+    """Return the seconds of a step on 1, 2, 4, and 8 forced CPU devices, or on all accelerators that exist."""
     if jax.default_backend() != "cpu":
         return {str(jax.device_count()): times({"all": make_step("SAM")}, options.repeats)["all"]}
     found = {}
@@ -77,7 +80,7 @@ def on_devices(options: argparse.Namespace) -> dict[str, float]:
 
 
 def show(field: str, seconds: dict[str, float]) -> None:
-    """Print a line for every value."""
+    """Print one line per value."""
     first = next(iter(seconds.values()))
     for value, each in seconds.items():
         print(f"{field:10s} {int(value):9,d} {1e3 * each:10.1f} ms ({each / first:.2f})", flush=True)

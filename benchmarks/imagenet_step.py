@@ -1,14 +1,15 @@
-"""What a train step of ResNet-50 costs at 224 pixels, SGD's and SAM's, against PyTorch and against the device's limit.
+"""Cost of ResNet-50 train steps at 224 pixels, with SGD and SAM, against PyTorch and against the device's limit.
 
     pip install torch==2.13.0         # for this benchmark only; without it, ours alone
     python benchmarks/imagenet_step.py
 
-Float32 and bfloat16, with and without rematerialisation; 1000 classes, cross-entropy, random weights and pixels.
-PyTorch trains on one batch that is normalised and on the device already; ours gathers, shifts, flips and normalises
-every batch out of two that stay on the device as uint8. TFLOP/s are two operations for each multiply-add of
-convolutions and head (`operations.py`: 4.09e9 an image forward), forward times three a pass, two passes for SAM; what
-is computed again counts as no work. The peak beside them is a square matrix product's in the same process, dtype and
-precision. Memory is the compiler's count for our whole step. Writes benchmarks/results/imagenet-step-<device>.json.
+It measures float32 and bfloat16, with and without rematerialization; 1000 classes, cross-entropy, random weights and
+pixels. PyTorch trains on one batch that is already normalized and on the device. Ours gathers, shifts, flips, and
+normalizes every batch, out of two that stay on the device as uint8. TFLOP/s count two operations for each multiply-add
+of the convolutions and the head (`operations.py`: 4.09e9 per image forward), three forward passes per pass, and two
+passes for SAM. Recomputation does not count as work. The peak is that of a square matrix product in the same process,
+dtype, and precision. Memory is the compiler's count for our whole step. Writes
+benchmarks/results/imagenet-step-<device>.json.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ PASSES = {"SGD": 1, "SAM": 2}
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, and write."""
     options = parse()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is shared with PyTorch
     need_one_device()
@@ -79,14 +80,20 @@ def parse() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimizers", nargs="+", default=["SGD", "SAM"], choices=["SGD", "SAM"])
-    parser.add_argument("--network", default="resnet50", help="any model.name; PyTorch's is always ResNet-50")
-    parser.add_argument("--size", type=int, default=224, help="pixels a side")
-    parser.add_argument("--batch", type=int, default=0, help="images; by default 256, on CPUs 8")
-    parser.add_argument("--repeats", type=int, default=7, help="of a step; medians are reported")
-    parser.add_argument("--only", default="", help="comma-separated parts of contestants' names; the reference stays")
-    parser.add_argument("--no-torch", action="store_true", help="ours alone")
+    parser.add_argument("--network", default="resnet50", help="any model.name; PyTorch always uses ResNet-50")
+    parser.add_argument("--size", type=int, default=224, help="pixels per side")
+    parser.add_argument("--batch", type=int, default=0, help="images per batch (default: 256, on CPUs 8)")
+    parser.add_argument("--repeats", type=int, default=7, help="repeats of each step; medians are reported")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="run only contestants whose names contain one of these comma-separated parts, and the reference",
+    )
+    parser.add_argument("--no-torch", action="store_true", help="measure ours alone")
     parser.add_argument("--tf32", action="store_true", help="allow TF32 for float32 products on both sides")
-    parser.add_argument("--quick", action="store_true", help="ResNet-10 at 32 pixels, batch 4, one repeat; ours alone")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure ours alone, with ResNet-10 at 32 pixels, batch 4, and one repeat"
+    )
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder")
     options = parser.parse_args()
     if options.quick:
@@ -114,12 +121,12 @@ def peak(dtype: str, options: argparse.Namespace) -> float:
 
 
 def precision(options: argparse.Namespace) -> str:
-    """Return the config's name for what float32 products may be."""
+    """Return the config's name for the allowed precision of float32 products."""
     return "default" if options.tf32 else "highest"
 
 
 def contestants(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Contestant], dict[tuple[str, str], float]]:
-    """Return all steps that are measured, and the GiB that ours take."""
+    """Return all steps to measure, and the GiB that ours need."""
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (options.batch, options.size, options.size, 3), dtype=np.uint8)
     labels = draw.integers(0, CLASSES, options.batch)
@@ -146,7 +153,7 @@ def contestants(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Cont
 
 
 def rows(steps: dict, gib: dict, products: int, peaks: dict[str, float], options: argparse.Namespace) -> list[dict]:
-    """Time all steps in turns; return and print what each achieves."""
+    """Time all steps in turns. Return and print the results of each."""
     found = []
     for (optimizer, name), times in in_turns(steps, options.repeats, warm_up=2).items():
         seconds = float(np.median(times[:, 0]))
@@ -165,7 +172,7 @@ def rows(steps: dict, gib: dict, products: int, peaks: dict[str, float], options
         memory = "" if row["gib"] is None else f"{row['gib']:7.2f} GiB"
         print(
             f"{optimizer} {name:36s} {1e3 * seconds:9.1f} ms {row['images_per_second']:9.1f} images/s "
-            f"{tflops:8.3g} TFLOP/s ({100 * row['of_peak']:.0f} % of the product's) {memory}",
+            f"{tflops:8.3g} TFLOP/s ({100 * row['of_peak']:.0f} % of the product's peak) {memory}",
             flush=True,
         )
     return found

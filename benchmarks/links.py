@@ -1,13 +1,14 @@
-"""Train long-tailed digits with every link of the optimizer, paired by seed; SGD of equal compute beside them.
+"""Train long-tailed digits with every link of the optimizer, paired by seed, next to SGD of equal compute.
 
     python benchmarks/links.py                    # the table: 12 seeds, CE+DRW and LDAM+DRW; an hour on two idle cores
-    python benchmarks/links.py --tune             # what sizes were tried on other seeds, beside each other
-    python benchmarks/links.py --time             # seconds alone, links in turns, relative to SGD's
-    python benchmarks/links.py --page             # writes the section of docs/results.md from what there is
+    python benchmarks/links.py --tune             # all sizes that were tried on other seeds, side by side
+    python benchmarks/links.py --time             # only seconds, with links in turns, relative to SGD's
+    python benchmarks/links.py --page             # write the section of docs/results.md from the existing figures
 
-All in one process. A run's figures are saved as soon as it has ended, in benchmarks/results/links-<mode>.json; calling
-it again continues where it stopped. A seed has images of its own (data.subset_seed), which all links see in the same
-order from the same first weights. Figures are those of the last epoch; nothing is chosen on the table's seeds.
+Everything runs in one process. A run's figures are saved as soon as it ends, in benchmarks/results/links-<mode>.json.
+Another call continues where the last one stopped. Each seed has its own images (data.subset_seed). All links see them
+in the same order and start from the same weights. Figures are those of the last epoch. Nothing is chosen on the table's
+seeds.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ PACKAGES = ("jax", "flax", "optax")
 
 
 class Mode(NamedTuple):
-    """What a call trains."""
+    """The runs that a call trains."""
 
     rows: Mapping[str, Row]
     first_seed: int
@@ -67,7 +68,7 @@ MODES = {
 
 
 def main() -> None:
-    """Train what is missing, show what there is."""
+    """Train the missing runs, then show all that exist."""
     options = parse()
     if not options.page:
         Trainer(options).train()
@@ -79,24 +80,26 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """Return the options, the mode's own where none are given."""
+    """Return the options, with the mode's own defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_mutually_exclusive_group()
     for mode, flag in (("tuning", "--tune"), ("time", "--time")):
         modes.add_argument(flag, dest="mode", action="store_const", const=mode, default="digits")
     modes.add_argument("--page", action="store_true")
     parser.add_argument("--losses", nargs="+", choices=LOSSES)
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these, e.g. sgd sam; with --tune pgd, le_sam")
-    parser.add_argument("--seeds", type=int, help="how many; the table's count from 0, the tuning's from 100")
-    parser.add_argument("--epochs", type=int, default=100, help="fewer to try the script")
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder of the figures")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="train only these, e.g. sgd sam (with --tune, pgd le_sam)"
+    )
+    parser.add_argument("--seeds", type=int, help="number of seeds (from 0 for the table, from 100 for tuning)")
+    parser.add_argument("--epochs", type=int, default=100, help="epochs per run; use fewer to try the script")
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder for the figures")
     parser.add_argument("--results-page", type=pathlib.Path, default=ROOT / "docs" / "results.md")
     options = parser.parse_args()
     mode = MODES[options.mode]
     known = {name: row for name, row in mode.rows.items() if not options.rows or {name, row.link} & {*options.rows}}
     names = {*mode.rows, *(row.link for row in mode.rows.values())}
     if unknown := [name for name in options.rows or () if name not in names]:
-        parser.error(f"--rows: found {', '.join(unknown)}, expected some of {', '.join(mode.rows)}")
+        parser.error(f"--rows: found {', '.join(unknown)}, expected any of {', '.join(mode.rows)}")
     options.rows = known
     options.losses = tuple(options.losses or mode.losses)
     options.seeds = mode.seeds if options.seeds is None else options.seeds
@@ -107,7 +110,7 @@ def parse() -> argparse.Namespace:
 
 
 class Trainer:
-    """Trains the runs that the file of figures lacks, and enters each."""
+    """A trainer of the runs that the file of figures lacks, which enters each one."""
 
     def __init__(self, options: argparse.Namespace):
         self._options, self._mode = options, MODES[options.mode]
@@ -118,7 +121,7 @@ class Trainer:
         self._spectrometer: Spectrometer | None = None
 
     def _require_same(self, now: Mapping[str, Any]) -> None:
-        """End the program where the file's figures are of other versions, machines or settings."""
+        """Exit if the figures in the file are from other versions, machines, or settings."""
         stored = [(name, self._record[name], now[name]) for name in ("versions", "device", "epochs")]
         for loss in self._options.losses:
             for name, row in self._options.rows.items():
@@ -126,11 +129,11 @@ class Trainer:
                 kept = self._record["settings"].setdefault(loss, {}).setdefault(name, settings)
                 stored.append((f"{loss} {name}", kept, settings))
         if changed := [f"{name}: found {old}, now {new}" for name, old, new in stored if old != new]:
-            fix = f"Fix: another --output, or remove those runs from {self._path.name}"
-            sys.exit("\n".join([f"{self._path.name} holds figures of other settings", *changed, fix]))
+            fix = f"Fix: use another --output, or remove those runs from {self._path.name}"
+            sys.exit("\n".join([f"{self._path.name} holds figures from other settings", *changed, fix]))
 
     def train(self) -> None:
-        """Train run after run."""
+        """Train one run after another."""
         for loss in self._options.losses:
             self._programs, self._spectrometer = {}, None
             for name, seed in self._order():
@@ -151,7 +154,7 @@ class Trainer:
         return ((name, seed) for name in self._options.rows for seed in seeds)
 
     def _run(self, loss: str, name: str, seed: int) -> dict[str, float]:
-        """Return a run's figures; it is trained in a directory that does not stay."""
+        """Return a run's figures. Train it in a temporary directory."""
         config = config_of(loss, self._options.rows[name], seed, self._options.epochs)
         splits = sources.load(config)
         if name not in self._programs:
@@ -185,13 +188,13 @@ class Trainer:
 
 
 def smallest(targets: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the most negative eigenvalue of some classes, and its residual."""
+    """Return the most negative eigenvalue of some classes, with its residual."""
     value, residual = min((target["lambda_min"], target["residual_min"]) for target in targets)
     return {"lambda_min": round(value, 5), "residual": float(f"{residual:.2g}")}
 
 
 def header() -> dict[str, Any]:
-    """Return what says how figures were made."""
+    """Return a record of how the figures are made."""
     return {
         "command": shlex.join(["python", "benchmarks/links.py", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
@@ -206,7 +209,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def as_json(record: Mapping[str, Any]) -> str:
-    """Return the record as JSON with a line for every run."""
+    """Return the record as JSON, with one line per run."""
     text = json.dumps({key: value for key, value in record.items() if key not in ("settings", "runs")}, indent=1)
 
     def lines(tree: Mapping[str, Any], depth: int) -> str:
@@ -230,10 +233,10 @@ def one_line(found: Mapping[str, float]) -> str:
 
 
 def show_tuning(record: Mapping[str, Any], number: int) -> None:
-    """Print what every size reached on the first seeds, and its paired difference to SGD."""
+    """Print the result of every size on the first seeds, and its paired difference from SGD."""
     seeds = [str(MODES["tuning"].first_seed + i) for i in range(number)]
     for loss, rows in record["runs"].items():
-        print(f"\n{loss}, seeds {', '.join(seeds)}; then the difference to SGD")
+        print(f"\n{loss}, seeds {', '.join(seeds)}; then the difference from SGD")
         lines = [["", "overall", "tail", "overall", "tail"]]
         for name, runs in rows.items():
             if runs.keys() >= set(seeds) and rows["sgd"].keys() >= set(seeds):

@@ -1,4 +1,4 @@
-"""The section of docs/results.md on the links: the figures of benchmarks/links.py, in bold outside the noise."""
+"""The section of docs/results.md about links, from the figures of benchmarks/links.py. Bold is outside the noise."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Runs = Mapping[str, Mapping[str, float]]  # of a row: by seed, what was found
 
 
 class Change(NamedTuple):
-    """Paired differences of a row to another over the seeds that both have."""
+    """Paired differences of one row from another, over the seeds that both have."""
 
     values: np.ndarray
     comparisons: int  # that share the error
 
     @property
     def is_outside(self) -> bool:
-        """Whether Student's interval at LEVEL over the number of comparisons is without 0."""
+        """Whether Student's interval, at LEVEL divided by the number of comparisons, excludes 0."""
         n = len(self.values)
         if n < 2:
             return False
@@ -42,14 +42,14 @@ class Change(NamedTuple):
         return bool(abs(self.values.mean()) > half)
 
     def cell(self, digits: int = 1) -> str:
-        """Return "+1.3 ± 1.2 (10)", in bold outside the noise; in brackets the seeds that rise."""
+        """Return "+1.3 ± 1.2 (10)", in bold outside the noise. The brackets hold the number of seeds that rise."""
         deviation = f" ± {self.values.std(ddof=1):.{digits}f}" if len(self.values) > 1 else ""
         text = f"{self.values.mean():+.{digits}f}{deviation}"
         return f"{f'**{text}**' if self.is_outside else text} ({(self.values > 0).sum()})"
 
 
 def change(runs: Mapping[str, Runs], name: str, base: str, quantity: str, comparisons: int) -> Change | None:
-    """Return what a row changes, or None where there is no seed of both."""
+    """Return the change that a row makes, or None if no seed has both rows."""
     seeds = sorted(runs.get(name, {}).keys() & runs.get(base, {}).keys(), key=int)
     seeds = [seed for seed in seeds if quantity in runs[name][seed] and quantity in runs[base][seed]]
     if not seeds:
@@ -58,13 +58,13 @@ def change(runs: Mapping[str, Runs], name: str, base: str, quantity: str, compar
 
 
 def ratio(runs: Mapping[str, Runs], name: str, quantity: str) -> np.ndarray:
-    """Return a row's figure over SGD's, by seed."""
+    """Return a row's figure divided by SGD's, by seed."""
     seeds = sorted(runs.get(name, {}).keys() & runs["sgd"].keys(), key=int)
     return np.array([runs[name][seed][quantity] / runs["sgd"][seed][quantity] for seed in seeds])
 
 
 def equal_compute(runs: Mapping[str, Runs], name: str) -> str | None:
-    """Return the row of SGD that makes as many evaluations as a link, or nearly; None of SGD itself."""
+    """Return the SGD row with as many evaluations as a link, or nearly as many. None for SGD itself."""
     if ROWS[name].link == "sgd":
         return None
     return SGDS[int(np.clip(round(ratio(runs, name, "evaluations").mean()), 1, 3))]
@@ -107,14 +107,14 @@ def section(record: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
 
 
 def seconds_of(timing: Mapping[str, Any]) -> str:
-    """Return where the seconds come from."""
+    """Return the source of the seconds."""
     if timing:
         return f"medians of `--time` with CE+DRW, links in turns ({timing['date']})"
     return "medians of these runs, links in turns, on a machine shared with other work"
 
 
 def of_loss(loss: str, runs: Mapping[str, Runs], timing: Mapping[str, Any]) -> list[str]:
-    """Return a loss's two tables, accuracy and what it takes, and what they say."""
+    """Return a loss's two tables, accuracy and cost, and their verdict."""
     present = [name for name in ROWS if runs.get(name)]
     timed = timing.get("runs", {}).get("ce_drw") or runs
     sgd = np.median([run["seconds"] for run in timed["sgd"].values()])
@@ -143,7 +143,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def changes_of(runs: Mapping[str, Runs], name: str) -> dict[tuple[str, str], Change]:
-    """Return a row's differences to SGD and to SGD of equal evaluations, by kind and quantity."""
+    """Return a row's differences from SGD and from SGD of equal evaluations, by kind and quantity."""
     bases = {"sgd": "sgd", "equal": equal_compute(runs, name)}
     pairs = [("sgd", quantity) for quantity in QUANTITIES] + [("equal", "overall"), ("equal", "tail")]
     found = {
@@ -155,7 +155,7 @@ def changes_of(runs: Mapping[str, Runs], name: str) -> dict[tuple[str, str], Cha
 
 
 def verdict(found: Mapping[str, Mapping[tuple[str, str], Change]]) -> list[str]:
-    """Return the lines that name the rows outside the noise; `found` is by row, kind and quantity."""
+    """Return the lines that name the rows outside the noise. `found` is by row, kind, and quantity."""
     lines = ["| outside the noise | better, or closer to 0 | worse, or farther from 0 |", "|---|---|---|"]
     for kind, quantity in dict.fromkeys(key for changes in found.values() for key in changes):
         ours = {name: changes[kind, quantity] for name, changes in found.items() if (kind, quantity) in changes}
@@ -173,13 +173,13 @@ def _in_a_list(name: str) -> str:
 
 
 def kept_section(page: pathlib.Path) -> str:
-    """Return the section as it stands at the end of a page, "" where there is none."""
+    """Return the section at the end of a page as it is, or "" if there is none."""
     before, title, after = page.read_text().partition(TITLE) if page.is_file() else ("", "", "")
     return f"{title}{after}"
 
 
 def write_section(folder: pathlib.Path, page: pathlib.Path) -> list[str]:
-    """Write the section at the page's end, in place of an earlier one; return its lines."""
+    """Write the section at the end of the page, replacing an earlier one. Return its lines."""
     record = json.loads((folder / "links-digits.json").read_text())
     timing_path = folder / "links-time.json"
     timing = json.loads(timing_path.read_text()) if timing_path.is_file() else {}

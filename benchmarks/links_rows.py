@@ -1,4 +1,4 @@
-"""What benchmarks/links.py trains: the rows of the table, and the sizes that were tried for them."""
+"""The runs that benchmarks/links.py trains: the rows of the table, and the sizes that were tried for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEIGHT_DECAY = 1e-3  # instead of 2e-4; chosen as the links' sizes were (configs
 
 
 class Row(NamedTuple):
-    """How a row's runs differ from SGD's."""
+    """The differences of a row's runs from SGD's."""
 
     title: str
     link: str = "sgd"
@@ -80,9 +80,10 @@ CANDIDATES = {
 
 
 def config_of(loss: str, row: Row, seed: int, epochs: int = 100) -> ConfigDict:
-    """Return the config of one run, its schedules stretched with its epochs.
+    """Return the config of one run, with its schedules stretched to its epochs.
 
-    Curvature is of the loss that was trained: LDAM's and VS's models leave plain cross-entropy nothing but rounding.
+    Curvature is that of the trained loss. On models trained with LDAM or VS, plain cross-entropy has nothing left but
+    rounding.
     """
     config = digits_lt.get_config(f"{loss}_{row.link}")
     rescale_to_percent(config)
@@ -95,7 +96,7 @@ def config_of(loss: str, row: Row, seed: int, epochs: int = 100) -> ConfigDict:
 
 
 def settings_of(config: ConfigDict) -> dict[str, Any]:
-    """Return the fields that rows and their sizes differ in, as JSON has them."""
+    """Return the fields in which rows and their sizes differ, in JSON form."""
     link = config.optim.name
     groups = () if link == "sgd" else ("sam.", f"{link}.")
     chosen = {k: v for k, v in flatten(config).items() if k.startswith(groups)} if groups else {}

@@ -1,4 +1,4 @@
-"""What all benchmarks share: timing cases in turns, and a record that says how its figures were made."""
+"""Shared helpers for benchmarks: timing cases in turns, and a record that says how its figures were made."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def in_turns(
     warm_up: int = 0,
     also_busy: Callable[[], float] = lambda: 0.0,
 ) -> dict[Case, np.ndarray]:
-    """Return every case's seconds, as (repeats, 3): on the clock, of the processor, and of it in this process alone.
+    """Return every case's seconds, as (repeats, 3): on the clock, of the processor, and of this process alone.
 
-    A round times each case once. A case that returns a whole number did its work so many times: seconds are those of
-    one.
+    Each round times each case once. If a case returns an integer, it did its work that many times, and the seconds are
+    those of one.
 
     Args:
-      also_busy: seconds that other processes have worked for the cases so far.
+      also_busy: returns the seconds that other processes have worked for the cases so far.
     """
     for case in cases.values():
         for _ in range(warm_up):
@@ -45,7 +45,7 @@ def in_turns(
 
 
 def write(name: str, device: str, packages: Iterable[str], found: Mapping[str, Any], folder: pathlib.Path) -> None:
-    """Write <name>-<device>.json: command, date, versions, device and what was found; say so."""
+    """Write <name>-<device>.json with command, date, versions, device, and results, and print where it is."""
     kind = device.replace(" ", "_")
     record = {
         "command": " ".join(["python", f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]),

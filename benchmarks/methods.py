@@ -1,12 +1,12 @@
-"""What a step of GLMC and of PaCo costs beside the plain method's, with SGD and with SAM, and where it goes.
+"""Cost of a step of GLMC and of PaCo relative to the plain method, with SGD and SAM, and where the time goes.
 
     python benchmarks/methods.py
 
-ResNet-32 of width 1, random images of CIFAR's size, the views of the CIFAR recipes (GLMC: four crops of images that
-stay on the device; PaCo: AutoAugment with Cutout, and SimCLR's, from worker processes). Cases are measured in turns.
-`views` is the gathering and augmenting of all views alone; `prepare` is what a step does once before its passes:
-mixing, or encoding the keys, and the crops of images on the device.
-Writes benchmarks/results/methods-<device>.json.
+It uses ResNet-32 of width 1, random images of CIFAR's size, and the views of the CIFAR recipes. GLMC has four crops of
+images that stay on the device. PaCo has AutoAugment with Cutout, and SimCLR's augmentation, from worker processes.
+Cases are measured in turns. `views` only gathers and augments all views. `prepare` is the work that a step does once
+before its passes: mixing, or encoding the keys, and the crops of images on the device. Writes
+benchmarks/results/methods-<device>.json.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from saddle_jax.methods.choose import make_method
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--quick", action="store_true", help="ResNet-8, small batches")
+    parser.add_argument("--quick", action="store_true", help="use ResNet-8 and small batches")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
     settings = {"network": "resnet8", "batch": 8} if options.quick else {"batch": options.batch}
@@ -50,14 +50,14 @@ def main() -> None:
     found = {name: float(np.median(seconds[:, 0])) for name, seconds in in_turns(cases, options.repeats).items()}
     for name, seconds in found.items():
         whole = found[f"plain {'SAM' if name.endswith('SAM') else 'SGD'}"]
-        print(f"{name:16s} {1e3 * seconds:9.1f} ms  {seconds / whole:5.2f} of the plain step's")
+        print(f"{name:16s} {1e3 * seconds:9.1f} ms  {seconds / whole:5.2f} of the plain step")
     load = {"cores": os.cpu_count(), "load_after": os.getloadavg()[0]}
     record = {**load, "batch": settings["batch"], "seconds_a_step": found}
     write("methods", jax.devices()[0].device_kind, ["jax", "numpy"], record, options.output)
 
 
 def parts_of(ours: Ours) -> dict[str, Callable[[], object]]:
-    """Return what makes a step's views, and what makes them and all that the step does once."""
+    """Return two cases: one makes a step's views, the other also does everything else that a step does once."""
     splits = ours.feed._splits[0]  # noqa: SLF001
     images, views = splits.train.images, ours.program.views
     method = make_method(ours.config, splits.stats, images.shape[1:], devices.AXIS, ours.program.schedules)

@@ -1,4 +1,4 @@
-"""How much arithmetic a network is: the multiply-adds of its convolutions and its head."""
+"""The arithmetic of a network, as multiply-adds of its convolutions and its head."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from flax import traverse_util
 
 
 def multiply_adds(backbone: nn.Module, num_classes: int, size: int) -> int:
-    """Return how many a forward pass of one image of `size` x `size` pixels has; those on padding count.
+    """Return the multiply-adds of a forward pass on one image of `size` x `size` pixels, including those on padding.
 
-    The convention of published tables: ResNet-50 at 224 has 4.09e9. Normalisation and everything elementwise are left
-    out. A training pass is taken as three forward passes, and what rematerialisation computes again as no work.
+    This is the convention of published tables: ResNet-50 at 224 has 4.09e9. Normalization and elementwise work do not
+    count. A training pass counts as three forward passes. Recomputation for rematerialization counts as no work.
     """
     images, mask = jnp.zeros((1, size, size, 3)), jnp.ones(1, bool)
 

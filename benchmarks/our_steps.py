@@ -1,4 +1,4 @@
-"""Steps of saddle_jax for the benchmarks, as training takes them: gathering, augmenting and normalising every batch."""
+"""Steps of saddle_jax for the benchmarks, as in training: they gather, augment, and normalize every batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Step = Callable[[], int]  # takes steps, waits for them and returns how many ste
 
 
 class Ours(NamedTuple):
-    """All that training takes."""
+    """Everything that training needs."""
 
     config: ConfigDict
     program: Program
@@ -42,7 +42,7 @@ class Ours(NamedTuple):
 
 
 def make_splits(images: int, classes: int, size: int = 32) -> Splits:
-    """Return random images, by default of CIFAR's size: times do not depend on pixels."""
+    """Return random images, by default of CIFAR's size. Times do not depend on the pixels."""
     draw = np.random.default_rng(0)
     labels = np.arange(images, dtype=np.int32) % classes
     train = Images(draw.integers(0, 256, (images, size, size, 3), dtype=np.uint8), labels)
@@ -66,13 +66,13 @@ def make_feed(
     precision: str = "highest",
     method: str = "plain",
 ) -> Ours:
-    """Return a network's, or several networks', feed and first state.
+    """Return the feed and first state of one network or several.
 
     Args:
       optimizer: SGD or SAM.
-      size: pixels a side.
-      num_seeds: networks that are trained in the same steps.
-      method: with the views, heads and queue of its CIFAR recipe, but on this network and batch.
+      size: pixels per side.
+      num_seeds: networks that train in the same steps.
+      method: uses the views, heads, and queue of its CIFAR recipe, but this network and batch.
     """
     config = cifar10_lt.get_config("ce_sam" if optimizer == "SAM" else "ce")
     config.batch_size, config.precision, config.num_seeds = batch, precision, num_seeds
@@ -90,12 +90,12 @@ def make_feed(
 
 
 def make_step(optimizer: str, **settings: Any) -> Step:
-    """Return what takes the next steps, all of them compiled: an epoch on accelerators, one step on CPUs."""
+    """Return a function that takes the next steps, compiled: an epoch on accelerators, one step on CPUs."""
     return steps_of(make_feed(optimizer, **settings))
 
 
 def steps_of(ours: Ours) -> Step:
-    """Return what takes the next steps, compiled, and starts from the state that it was given."""
+    """Return a function that takes the next steps, compiled, from the given state on."""
     feed, state, networks = ours.feed, ours.state, ours.config.num_seeds
     segments = feed.segments(0, 10**9, lambda _: False)
 
@@ -111,7 +111,7 @@ def steps_of(ours: Ours) -> Step:
 
 
 def memory_of(ours: Ours) -> int:
-    """Return the bytes that a step needs on the device, images included, by the compiler's count."""
+    """Return the bytes that a step needs on the device, including images, by the compiler's count."""
     segment = next(ours.feed.segments(0, 1, lambda _: True))
     memory = ours.feed.lower(ours.state, segment).compile().memory_analysis()
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes

@@ -1,12 +1,12 @@
-"""How many images a second a processor core reads, decodes and augments: of JPEGs at 224 pixels, of arrays.
+"""Images per second that a processor core reads, decodes, and augments: JPEGs at 224 pixels, and arrays.
 
     python benchmarks/pipeline.py
 
-JPEGs of 500 x 375 pixels at quality 90, parts of scikit-learn's two photographs, written to a temporary folder (so the
-system's cache holds them: storage is not measured). Cases take turns. "A core" is a second of processor time, of all
-threads and workers together; it hardly depends on what else the machine does, images a second on the clock do. "This
-process" is its part that workers can't take over: the bound on what any number of them delivers. Writes
-benchmarks/results/pipeline-cpu.json.
+The JPEGs have 500 x 375 pixels and quality 90. They are parts of scikit-learn's two photographs, written to a temporary
+folder, so the system's cache holds them and storage is not measured. Cases take turns. "A core" is one second of
+processor time, of all threads and workers together. It hardly depends on what else the machine does, unlike images per
+second on the clock. "This process" is the part that workers can't take over. It bounds what any number of workers can
+deliver. Writes benchmarks/results/pipeline-cpu.json.
 """
 
 from __future__ import annotations
@@ -44,11 +44,16 @@ CROP = Augmentation("random_resized_crop", (224, 224, 3), encoded=True, mean=MEA
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=16, help="of 128 JPEGs; many times as many of small images")
-    parser.add_argument("--quick", action="store_true", help="few images")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        default=16,
+        help="number of batches of 128 JPEGs; there are many times more of small images",
+    )
+    parser.add_argument("--quick", action="store_true", help="use few images")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
     batches = 1 if options.quick else options.batches
@@ -60,10 +65,10 @@ def main() -> None:
     for name, times in seconds.items():
         clock, busy, here = 1 / np.median(times, axis=0)
         found[name] = {"a_second": round(float(clock), 1), "a_core_second": round(float(busy), 1)}
-        shown = f"{name:44s} {clock:10,.0f} images/s {busy:10,.0f} images/s a core"
+        shown = f"{name:44s} {clock:10,.0f} images/s {busy:10,.0f} images/s per core"
         if here > 1.01 * busy:
             found[name]["a_core_second_of_this_process"] = round(float(here), 1)
-            shown += f" {here:10,.0f} of this process"
+            shown += f" {here:10,.0f} for this process"
         print(shown)
     about = {"cores": os.cpu_count(), "load_before": load_before, "load_after": os.getloadavg()[0]}
     about |= {"jpeg": f"{WIDTH}x{HEIGHT}, {kilobytes:.0f} kB on average", "batch": 128}
@@ -71,7 +76,7 @@ def main() -> None:
 
 
 def busy_workers() -> float:
-    """Return the seconds of processor time that worker processes have taken."""
+    """Return the seconds of processor time that the worker processes have used."""
     seconds = 0.0
     for worker in workers._WORKERS._started:  # noqa: SLF001
         words = pathlib.Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
@@ -80,7 +85,7 @@ def busy_workers() -> float:
 
 
 def write_photographs(folder: pathlib.Path) -> tuple[np.ndarray, float]:
-    """Write parts of the photographs, scaled; return the file names and their mean size in kB."""
+    """Write scaled parts of the photographs. Return the file names and their mean size in kB."""
     photos, draw = load_sample_images().images, np.random.default_rng(0)
     for number in range(DISTINCT):
         photo = Image.fromarray(photos[number % 2])
@@ -94,7 +99,7 @@ def write_photographs(folder: pathlib.Path) -> tuple[np.ndarray, float]:
 
 
 def cases(folder: str, paths: np.ndarray, batches: int) -> dict[str, Callable[[], int]]:
-    """Return what is measured: each goes through so many batches and returns how many images these were."""
+    """Return the cases. Each goes through that many batches and returns the number of images."""
     files = ImageFiles(folder, paths, DECODING)
     labels = np.zeros(DISTINCT, np.int32)
     photos = [Image.open(pathlib.Path(folder) / path.decode()) for path in paths]

@@ -1,9 +1,10 @@
-"""What bfloat16 costs in accuracy: runs in float32 and in bfloat16, paired by seed, SGD and SAM, on CIFAR-10-LT.
+"""Accuracy cost of bfloat16: CIFAR-10-LT runs in float32 and bfloat16, paired by seed, with SGD and SAM.
 
     python benchmarks/precision.py --data cifar10_lt100.npz      # train_images, train_labels, test_images, test_labels
 
-CE+DRW at ratio 100, ResNet-32, 20 epochs of the recipe's schedule; SAM's radius is 0.1, since 0.5 needs more epochs
-than that. A call continues where the one before it stopped. Writes benchmarks/results/precision-<device>.json.
+It trains CE+DRW at ratio 100 with ResNet-32, for 20 epochs of the recipe's schedule. SAM's radius is 0.1, because 0.5
+needs more epochs than that. A call continues where the previous one stopped. Writes
+benchmarks/results/precision-<device>.json.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ COLUMNS = ("overall", "head", "mid", "tail")
 
 
 def main() -> None:
-    """Train what is missing, print, write."""
+    """Train the missing runs, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True, help=".npz of the long-tailed set")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/precision", help="folder of the runs")
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder of the record")
+    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/precision", help="folder for the runs")
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder for the record")
     options = parser.parse_args()
     if not options.data.is_file():
         parser.error(f"--data: found no file {options.data}")
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace, seed: int, optimizer: str, dtype: str) -> dict:
-    """Train one run, or find it trained; return its last accuracies, in percent, and which kernels it had."""
+    """Train one run unless it is already trained. Return its last accuracies in percent and the kernels it used."""
     workdir = options.runs / f"{optimizer.lower()}-{dtype}-s{seed}"
     command = [
         "main.py",
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace, seed: int, optimizer: str, dtype: str) -> d
 
 
 def show(found: list[dict]) -> None:
-    """Print bfloat16 beside float32, seed by seed."""
+    """Print bfloat16 next to float32, seed by seed."""
     print(f"{'':16s}" + "".join(f"{column:>22s}" for column in COLUMNS))
     runs = {(row["optimizer"], row["seed"], row["dtype"]): row for row in found}
     for optimizer, seed in dict.fromkeys(key[:2] for key in runs):

@@ -1,9 +1,9 @@
-"""Accuracies in percent as the papers report them, at the best test epoch: overall, head, mid, tail; mean and sd.
+"""Published accuracies in percent at the best test epoch: overall, head, mid, tail; mean and standard deviation.
 
-Rangwani et al., NeurIPS 2022 (slides, page 21; the number of seeds is not stated): CIFAR-LT, exponential profile,
-ResNet-32, 200 epochs. Ratios 10 and 200: as a leaderboard lists them, without groups and without spread. GLMC and
-GLMC+SAM: the repository of the latter, ResNet-34 for CIFAR. PaCo+SAM: a leaderboard, without code; PaCo: unverified.
-PGD and LPF-SGD: the paper's poster.
+Sources: Rangwani et al., NeurIPS 2022 (slides, page 21; the number of seeds is not stated), for CIFAR-LT with an
+exponential profile, ResNet-32, and 200 epochs. For ratios 10 and 200, a leaderboard, without groups and without spread.
+For GLMC and GLMC+SAM, the repository of GLMC+SAM, with ResNet-34 for CIFAR. For PaCo+SAM, a leaderboard, without code.
+PaCo is unverified. For PGD and LPF-SGD, the paper's poster.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from saddle_jax.report.tables import COLUMNS
 
 
 class Cell(NamedTuple):
-    """One row of the table: a data set, a ratio, a method."""
+    """One row of the table: a data set, a ratio, and a method."""
 
     data: str
     ratio: int
@@ -30,7 +30,7 @@ class Cell(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The method as a table names it."""
+        """The method as tables name it."""
         epochs = f", {self.epochs} epochs" if self.epochs else ""
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
         link = next((link for link in _LINKS if "_" in link and self.method.endswith(f"_{link}")), "")
@@ -39,18 +39,18 @@ class Cell(NamedTuple):
 
     @property
     def overrides(self) -> list[str]:
-        """Flags beside --config."""
+        """Flags in addition to --config."""
         return [f"--config.optim.weight_decay={self.weight_decay:g}"] if self.weight_decay else []
 
     @property
     def recipe(self) -> str:
-        """Network and recipe that its figures are of."""
+        """Network and recipe of its figures."""
         if self.method.startswith("glmc"):
             return "GLMC's recipe, CIFAR ResNet-34"
         return "PaCo's recipe, ResNet-32" if self.method.startswith("paco") else "ResNet-32"
 
     def config(self, *, smoke: bool = False, as_is: bool = False) -> str:
-        """Return the config that trains it: shrunken, or on images that are the subset already."""
+        """Return the config that trains it: shrunken (`smoke`), or on images that are the subset (`as_is`)."""
         is_glmc = self.method.startswith("glmc")
         choices = [self.method, *(["smoke"] if smoke else []), *(["profile=as_is"] if as_is else [])]
         if is_glmc or not as_is:

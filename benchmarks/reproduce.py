@@ -1,15 +1,15 @@
-"""Reproduce the CIFAR-LT tables of the paper and of GLMC+SAM and PaCo+SAM, in the order of what the paper claims most.
+"""Reproduce the CIFAR-LT tables of the paper, GLMC+SAM, and PaCo+SAM, with the paper's main claims first.
 
     python benchmarks/reproduce.py --table cifar_lt --seeds 3 --budget 9m
     python benchmarks/reproduce.py --table ways_out --seeds 3 --budget 9m     # every link, and SGD with more epochs
 
-Trains cells until the budget is spent; calling it again continues where it stopped. As soon as a cell has finished,
-benchmarks/results/<table>.json gets it (command, versions, devices, date, every run's last and best test report) and
-its page, docs/results.md, is written anew: ours beside the paper's; cells that have not been run are empty. The section
-at its end that benchmarks/links.py writes stays.
+It trains cells until the budget is spent. Another call continues where the last one stopped. Each finished cell goes
+into benchmarks/results/<table>.json (command, versions, devices, date, and every run's last and best test report). Its
+page, docs/results.md, is then rewritten: ours next to the paper's, with cells that have not been run left empty. The
+section at its end that benchmarks/links.py writes stays.
 
-CIFAR comes from tensorflow-datasets, or from --data FOLDER, which holds a cell's subset and test set as
-cifar10_lt100.npz (train_images, train_labels, test_images, test_labels); cells without a file are left out.
+CIFAR comes from tensorflow-datasets or from --data FOLDER. That folder holds a cell's subset and test set as
+cifar10_lt100.npz (train_images, train_labels, test_images, test_labels). Cells without a file are left out.
 """
 
 from __future__ import annotations
@@ -42,18 +42,24 @@ PREEMPTED = 75
 
 
 def main() -> int:
-    """Train the cells that are missing, and write what there is."""
+    """Train the missing cells, and write all results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=TABLES, default="cifar_lt")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget", type=seconds, default="24h", help="e.g. 9m; a cell that does not fit is continued")
-    parser.add_argument("--data", type=pathlib.Path, help="folder of .npz files; default tensorflow-datasets")
-    parser.add_argument("--cells", default="", help="only cells whose name holds this, e.g. cifar10_lt-100-ce")
-    parser.add_argument("--runs", type=pathlib.Path, help="folder of the runs; default runs/<table>")
-    parser.add_argument("--out", type=pathlib.Path, help="default benchmarks/results/<table>.json")
-    parser.add_argument("--page", type=pathlib.Path, help="default docs/results.md, or results_ways_out.md")
-    parser.add_argument("--smoke", action="store_true", help="shrunken runs on the digits, to try the script itself")
-    parser.add_argument("override", nargs="*", help="further --config.FIELD=VALUE for every run, after --")
+    parser.add_argument(
+        "--budget", type=seconds, default="24h", help="time limit, e.g. 9m; the next call continues an unfinished cell"
+    )
+    parser.add_argument("--data", type=pathlib.Path, help="folder of .npz files (default: use tensorflow-datasets)")
+    parser.add_argument("--cells", default="", help="train only cells whose name contains this, e.g. cifar10_lt-100-ce")
+    parser.add_argument("--runs", type=pathlib.Path, help="folder for the runs (default: runs/<table>)")
+    parser.add_argument(
+        "--out", type=pathlib.Path, help="file for the results (default: benchmarks/results/<table>.json)"
+    )
+    parser.add_argument(
+        "--page", type=pathlib.Path, help="page to write (default: docs/results.md, or results_ways_out.md)"
+    )
+    parser.add_argument("--smoke", action="store_true", help="try the script itself with shrunken runs on the digits")
+    parser.add_argument("override", nargs="*", help="more --config.FIELD=VALUE flags for every run, after --")
     options = parser.parse_args()
     name = f"{options.table}-smoke" if options.smoke else options.table
     options.runs = (options.runs or ROOT / "runs" / name).resolve()
@@ -65,7 +71,9 @@ def main() -> int:
         parser.error(f"--data: found no folder {options.data}, expected one of .npz files (see above)")
     options.data = options.data and options.data.resolve()
     if not any(options.cells in cell.name for cell in TABLES[options.table]):
-        parser.error(f"--cells: {options.cells!r} is in no cell's name, expected e.g. {TABLES[options.table][0].name}")
+        parser.error(
+            f"--cells: found {options.cells!r}, expected part of a cell's name, e.g. {TABLES[options.table][0].name}"
+        )
     with Stop() as stop:
         code = train_cells(options, time.monotonic() + options.budget, stop)
     print(f"page   {options.page}")
@@ -73,7 +81,7 @@ def main() -> int:
 
 
 class Stop:
-    """Pass SIGTERM and SIGINT on to the run in progress, which saves."""
+    """Pass SIGTERM and SIGINT on to the run in progress, which then saves."""
 
     def __init__(self):
         self.asked = False
@@ -95,15 +103,15 @@ class Stop:
 
 
 def seconds(text: str) -> float:
-    """Read 90s, 25m or 2h."""
+    """Parse 90s, 25m, or 2h."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected e.g. 90s, 25m or 2h")
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected e.g. 90s, 25m, or 2h")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def train_cells(options: argparse.Namespace, deadline: float, stop: Stop) -> int:
-    """Train cell after cell, also after one that fails; return 0 when the budget is spent or nothing is left."""
+    """Train cell after cell, even after one that fails. Return 0 when the budget is spent or nothing is left."""
     results, worst = read(options), 0
     write_page(results, options)
     for cell in TABLES[options.table]:
@@ -130,27 +138,27 @@ def train_cells(options: argparse.Namespace, deadline: float, stop: Stop) -> int
 
 
 def is_finished(found: dict[str, Any] | None, command: list[str], options: argparse.Namespace) -> bool:
-    """Return whether a cell needs no more training: enough seeds of it, by this command, succeeded.
+    """Return whether a cell needs no more training: this command has succeeded for enough seeds.
 
-    What was found under another command (a trial with overrides, say) is not mixed with this one's.
+    Results of another command (such as a trial with overrides) are not mixed with those of this one.
     """
     if found is None or found["exit"]:
         return False
     if without_seeds(found["command"].split()) != without_seeds(public(command).split()):
         sys.exit(
-            f"{options.out} holds a cell of another command: {found['command']}, this call's is {public(command)}. "
-            "Fix: the same options, or other --out, --runs and --page"
+            f"{options.out} holds a cell from another command: {found['command']}. This call's is {public(command)}. "
+            "Fix: use the same options, or another --out, --runs, and --page"
         )
     return found["n"] >= options.seeds
 
 
 def without_seeds(words: list[str]) -> list[str]:
-    """Return a command's words but for the number of seeds."""
+    """Return a command's words without the number of seeds."""
     return [word for word in words if "--config.num_seeds=" not in word]
 
 
 def has_data(cell: Cell, options: argparse.Namespace) -> bool:
-    """Return whether the cell's images are at hand."""
+    """Return whether the cell's images are available."""
     return options.smoke or options.data is None or data_file(cell, options).is_file()
 
 
@@ -160,7 +168,7 @@ def data_file(cell: Cell, options: argparse.Namespace) -> pathlib.Path:
 
 
 def command_of(cell: Cell, options: argparse.Namespace) -> list[str]:
-    """Return the command that trains a cell, all but its interpreter and its directory."""
+    """Return the command that trains a cell, without its interpreter and its directory."""
     as_is = bool(options.data) and not options.smoke
     command = ["main.py", "--config", cell.config(smoke=options.smoke, as_is=as_is)]
     if options.data and not options.smoke:
@@ -169,7 +177,7 @@ def command_of(cell: Cell, options: argparse.Namespace) -> list[str]:
 
 
 def train(command: list[str], budget: float, stop: Stop) -> int:
-    """Run the command for at most `budget` seconds, then let it save; return its exit code."""
+    """Run the command for at most `budget` seconds, then let it save. Return its exit code."""
     print(shlex.join(command), flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     stop.process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment)
@@ -189,7 +197,7 @@ def read(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def result(workdir: pathlib.Path, command: list[str], options: argparse.Namespace, code: int) -> dict[str, Any]:
-    """Return all that is kept of a cell: of the seeds that have finished."""
+    """Return everything that is kept of a cell, for the seeds that have finished."""
     row = {"command": public(command), "date": time.strftime("%Y-%m-%d"), "smoke": options.smoke, "exit": code}
     seeds = [workdir / f"seed-{seed}" for seed in range(options.seeds)]
     runs = [run for run in seeds if (run / "results.json").is_file()]
@@ -202,14 +210,14 @@ def result(workdir: pathlib.Path, command: list[str], options: argparse.Namespac
 
 
 def public(command: list[str]) -> str:
-    """Return the command as anybody may type it: files by their names."""
+    """Return the command as anyone may type it, with files reduced to their names."""
     words = [pathlib.Path(word.split("=", 1)[1]).name if ".data.path=" in word else "" for word in command]
     shown = [f"--config.data.path={name}" if name else word for word, name in zip(command, words, strict=True)]
     return f"python {shlex.join(shown)}"
 
 
 def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
-    """Write the table's page: every cell of the table, the paper's figures and ours."""
+    """Write the table's page: every cell of the table, with the paper's figures and ours."""
     kept = kept_section(options.page)
     lines = [
         "# Results",
@@ -253,7 +261,7 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def rows(cell: Cell, found: dict[str, Any] | None) -> list[str]:
-    """Return the table's lines for one cell: the paper, ours twice, the difference of the overall accuracies."""
+    """Return the table's lines for one cell: the paper, ours twice, and the difference in overall accuracy."""
     published = PUBLISHED.get(cell, {})
     lines = [[cell.title, "paper", *(published.get(column, "") for column in tables.COLUMNS), ""]]
     if found is None or not found["n"]:

@@ -1,11 +1,12 @@
-"""Steps until each link of an optax chain has left a strict saddle, against its radius; draws docs/escape.png.
+"""Steps that each link of an optax chain takes to leave a strict saddle, by radius. Also draws docs/escape.png.
 
     python benchmarks/saddle.py
 
-f = x²/2 - y²/2 + y⁴/4, the terms in x the loss of one class and those in y of a rarer one; the saddle is at the weights
-(1, 1), so that noise in proportion to the weights is not 0. Every run starts on the saddle. A step's gradient has
-Gaussian noise of deviation 0.01, the same wherever the step asks for it, as a minibatch's is. Plain SGD, lr 0.05. Left:
-f < -1/8, half way to the minima. Needs seconds on a CPU. Writes benchmarks/results/saddle-<device>.json.
+The loss is f = x²/2 - y²/2 + y⁴/4. The terms in x are the loss of one class, and those in y that of a rarer one. The
+saddle is at the weights (1, 1), so that noise in proportion to the weights is not 0. Every run starts on the saddle. A
+step's gradient has Gaussian noise with a deviation of 0.01. The noise is the same wherever the step asks for the
+gradient, like that of a minibatch. The optimizer is plain SGD with lr 0.05. A run has left the saddle when f < -1/8,
+halfway to the minima. It takes seconds on a CPU. Writes benchmarks/results/saddle-<device>.json.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def losses(w: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def escape(make: Callable, radius: jax.Array, steps: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the step after which f is below the level (inf: never), and the gradient evaluations until then."""
+    """Return the step after which f is below the level (inf if never), and the gradient evaluations until then."""
     tx = optax.chain(make(radius), optax.scale(-LEARNING_RATE))
 
     def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
@@ -94,14 +95,14 @@ def escape(make: Callable, radius: jax.Array, steps: int, key: jax.Array) -> tup
 
 
 def times(make: Callable, radii: np.ndarray, seeds: int, steps: int = STEPS) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and evaluations until the saddle is left: (radii, seeds) each, the same noise for every link."""
+    """Return steps and evaluations until the saddle is left, (radii, seeds) each. All links get the same noise."""
     keys = jax.random.split(jax.random.key(0), seeds)
     by_seed = jax.vmap(lambda radius, key: escape(make, radius, steps, key), (None, 0))
     return jax.tree.map(np.asarray, jax.vmap(by_seed, (0, None))(jnp.asarray(radii), keys))
 
 
 def draw(rows: dict[str, dict], path: pathlib.Path) -> None:
-    """Draw the median time of each link against its radius."""
+    """Draw each link's median time against its radius."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -137,12 +138,12 @@ def draw(rows: dict[str, dict], path: pathlib.Path) -> None:
 
 
 def finite(values: np.ndarray) -> list[float | None]:
-    """Return numbers as JSON has them: None for what is not finite."""
+    """Return numbers in JSON form, with None for those that are not finite."""
     return [round(float(value), 4) if np.isfinite(value) else None for value in values]
 
 
 def main() -> None:
-    """Measure, write, draw."""
+    """Measure, write, and draw."""
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
     from measure import RESULTS, write
 

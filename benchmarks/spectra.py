@@ -1,12 +1,12 @@
-"""What a Hessian-vector product and a whole spectrum cost, against PyTorch's double backward, side by side in one run.
+"""Cost of Hessian-vector products and whole spectra against PyTorch's double backward, side by side in one run.
 
     pip install torch==2.13.0         # for this benchmark only
     python benchmarks/spectra.py
 
-ResNet-32 on CIFAR-sized images, evaluation-mode BatchNorm, plain cross-entropy, float32 at highest precision. Times do
-not depend on weights and pixels, so both are random. PyTorch's side is what the reference does: batches of 128, forward
-and backward with a graph, backward through it, for every product anew; Lanczos with full re-orthogonalisation, a vector
-at a time. Writes benchmarks/results/spectra-<device>.json.
+It uses ResNet-32 on CIFAR-sized images, evaluation-mode BatchNorm, plain cross-entropy, and float32 at the highest
+precision. Times do not depend on weights and pixels, so both are random. PyTorch's side does what the reference does.
+For every product, it runs batches of 128 forward and backward with a graph, then backward through that graph. Its
+Lanczos uses full re-orthogonalization, one vector at a time. Writes benchmarks/results/spectra-<device>.json.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Torch:
         return total
 
     def random_vector(self) -> list[torch.Tensor]:
-        """Return a vector of length 1 with entries of one size."""
+        """Return a vector of length 1 whose entries have equal magnitude."""
         signs = [torch.randint_like(p, 2) * 2 - 1 for p in self.params]
         return self._scaled(signs, 1 / self._dot(signs, signs).sqrt())
 
@@ -91,7 +91,7 @@ class Torch:
 
 
 class Ours:
-    """saddle_jax, with the settings that it chooses by itself."""
+    """saddle_jax, with the settings that it chooses itself."""
 
     def __init__(self, kernels: str):
         config = cifar10_lt.get_config("ce_drw")
@@ -119,7 +119,7 @@ class Ours:
         return MeanLoss(self.pieces, self.point, chunks, width=chosen.probes_at_once), chosen
 
     def spectrum(self, images: np.ndarray, labels: np.ndarray, steps: int) -> int:
-        """Linearise if the plan says so, run Lanczos with as many probes as go at once; return their number."""
+        """Linearize if the plan says so, and run Lanczos with as many probes as fit at once. Return their number."""
         mean_loss, chosen = self.mean_loss(images, labels)
         if chosen.linearize:
             mean_loss.linearize()
@@ -129,12 +129,14 @@ class Ours:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[5, 50, 500, 5000], help="images of a class")
-    parser.add_argument("--spectrum-sizes", type=int, nargs="+", default=[5, 50, 500], help="for whole spectra")
-    parser.add_argument("--steps", type=int, default=100, help="of Lanczos")
-    parser.add_argument("--repeats", type=int, default=5, help="of a product; medians are reported")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5, 50, 500, 5000], help="images per class")
+    parser.add_argument(
+        "--spectrum-sizes", type=int, nargs="+", default=[5, 50, 500], help="images per class, for whole spectra"
+    )
+    parser.add_argument("--steps", type=int, default=100, help="Lanczos steps")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of each product; medians are reported")
     parser.add_argument("--kernels", default="auto", choices=["auto", "lax", "onednn"], help="model.kernels")
     options = parser.parse_args()
     kind = torch.cuda.get_device_name() if CUDA else "cpu"
@@ -158,7 +160,7 @@ def random_class(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def product_row(ours: Ours, size: int, repeats: int) -> dict:
-    """Time single products, PyTorch's and ours in turn."""
+    """Time single products, alternating between PyTorch's and ours."""
     images, labels = random_class(size)
     theirs = Torch(images, labels)
     vector = theirs.random_vector()
@@ -185,7 +187,7 @@ def product_row(ours: Ours, size: int, repeats: int) -> dict:
 
 
 def spectrum_row(ours: Ours, size: int, steps: int) -> dict:
-    """Time whole spectra: PyTorch's of one probe, ours of as many as go at once, divided by their number."""
+    """Time whole spectra per probe: PyTorch's with one probe, ours with as many as fit at once."""
     images, labels = random_class(size)
     theirs = Torch(images, labels)
     ours.spectrum(images, labels, 2)  # compile
@@ -204,7 +206,7 @@ def spectrum_row(ours: Ours, size: int, steps: int) -> dict:
     row = {"images": size, "steps": steps, "probes": probes, **seconds, "saddle_jax again": again, "ratio": ratio}
     print(
         f"spectrum, {size:5,d} images, {steps} steps: torch {seconds['torch']:.1f} s, saddle_jax "
-        f"{seconds['saddle_jax']:.1f} and {again:.1f} s a probe ({probes} at once), ratio {ratio:.2f}",
+        f"{seconds['saddle_jax']:.1f} and {again:.1f} s per probe ({probes} at once), ratio {ratio:.2f}",
         flush=True,
     )
     return row

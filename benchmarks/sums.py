@@ -1,11 +1,11 @@
-"""Whether this machine's XLA sums rightly: what training and spectra compute at full size, held against float64.
+"""Check that this machine's XLA sums correctly, by comparing training and spectra at full size to float64.
 
     python benchmarks/sums.py             # as saddle_jax runs
     python benchmarks/sums.py --faulty    # with the YNN fusions on, which saddle_jax switches off
 
-Augmented pixels have to be NumPy's to the byte. Everything else is compared in units of the largest entry. Sums may be
-off by 1e-5. What a ResNet-32 computes may be off by 5e-2: on random images, float32 alone moves its gradient by up to
-1e-2 (rectifiers near 0 change sides). The command exits with 1 if anything is off by more.
+Augmented pixels must equal NumPy's to the byte. Everything else is compared in units of the largest entry. Sums may be
+off by 1e-5. Results of a ResNet-32 may be off by 5e-2: on random images, float32 alone moves its gradient by up to 1e-2
+(rectifiers near 0 change sides). The command exits with 1 if anything is off by more.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LABELS = (DRAW.integers(0, 100, 2048) % 10).astype(np.int32)
 
 
 def main() -> None:
-    """Compute, print, judge."""
+    """Compute, print, and judge."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faulty", action="store_true", help="leave the YNN fusions on")
     parser.parse_args()
@@ -55,13 +55,13 @@ def main() -> None:
 
 
 def error_of(found, expected) -> float:
-    """Return the largest difference of two trees, over each array's largest entry."""
+    """Return the largest difference between two trees, relative to each array's largest entry."""
     pairs = zip(jax.tree.leaves(jax.device_get(found)), jax.tree.leaves(jax.device_get(expected)), strict=True)
     return max(float(np.max(np.abs(a - b.astype(float))) / (np.max(np.abs(b)) + 1e-30)) for a, b in pairs)
 
 
 def augmented() -> Iterator[tuple[str, float]]:
-    """Yield the part of the bytes that differ from NumPy's."""
+    """Yield the fraction of the bytes that differ from NumPy's."""
     augmentation = Augmentation("crop_flip", (32, 32, 3), crop_padding=4)
     cut = jax.jit(lambda data, slots: resident.batch(data, slots, augmentation))
     for size in (BATCH, 1024):
@@ -130,7 +130,7 @@ def network() -> Iterator[tuple[str, float]]:
 
 
 def in_dtype(tree, dtype):
-    """Return a tree on the host whose floating-point arrays have that dtype."""
+    """Return a tree on the host, with its floating-point arrays in that dtype."""
     tree = jax.tree.map(np.asarray, tree)
     return jax.tree.map(lambda x: x.astype(dtype) if np.issubdtype(x.dtype, np.floating) else x, tree)
 

@@ -1,4 +1,4 @@
-"""torchvision's ResNets and ResNeXts in PyTorch, with its names; for benchmarks and tests only."""
+"""torchvision's ResNets and ResNeXts in PyTorch, with torchvision's names, for benchmarks and tests only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class Normed(nn.Module):
-    """Cosines between features and class vectors, as LDAM has them."""
+    """Cosines between features and class vectors, as LDAM uses them."""
 
     def __init__(self, features: int, classes: int):
         super().__init__()
@@ -22,7 +22,7 @@ class Normed(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, or a 3x3 between two of 1x1, beside a shortcut."""
+    """Two 3x3 convolutions, or a 3x3 between two 1x1 ones, next to a shortcut."""
 
     def __init__(self, shape: Sequence[tuple[int, int, int]], inputs: int, stride: int, groups: int):
         """Take (inputs, outputs, kernel size) of each convolution."""
@@ -48,7 +48,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-50 is (3, 4, 6, 3) with bottlenecks, ResNeXt-50 32x4d the same with 32 groups of 4 filters."""
+    """ResNet-50 is (3, 4, 6, 3) with bottlenecks. ResNeXt-50 32x4d is the same with 32 groups of 4 filters."""
 
     def __init__(
         self,

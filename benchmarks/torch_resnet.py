@@ -1,4 +1,4 @@
-"""The reference's ResNet in PyTorch, and a network's train step as a plain loop has it; for benchmarks only."""
+"""The reference's ResNet in PyTorch, and a train step as in a plain loop, for benchmarks only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLACE = torch.device("cuda" if CUDA else "cpu")
 
 
 class Block(torch.nn.Module):
-    """Two convolutions beside a parameter-free shortcut."""
+    """Two convolutions next to a parameter-free shortcut."""
 
     def __init__(self, width_in: int, width: int, stride: int):
         super().__init__()
@@ -33,7 +33,7 @@ class Block(torch.nn.Module):
 
 
 class ResNet(torch.nn.Module):
-    """ResNet-32 has 5 blocks in each of its three stages, ResNet-8 has 1."""
+    """ResNet-32 has 5 blocks in each of its three stages. ResNet-8 has 1."""
 
     def __init__(self, blocks: int = 5):
         super().__init__()
@@ -50,7 +50,7 @@ class ResNet(torch.nn.Module):
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Choose whether float32 products on a GPU may be computed in TF32."""
+    """Set whether a GPU may compute float32 products in TF32."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
@@ -64,12 +64,12 @@ def make_step(
     compiled: bool = False,
     bfloat16: bool = False,
 ) -> Callable[[], None]:
-    """Return one train step on a batch that is on the device already, normalised and in float32.
+    """Return one train step on a batch that is already on the device, normalized, and in float32.
 
     Args:
       network: images to logits; trained in place.
       rho: SAM's radius; None is plain SGD.
-      bfloat16: the forward pass under autocast.
+      bfloat16: run the forward pass under autocast.
     """
     torch.backends.cudnn.benchmark = True
     layout = torch.channels_last if channels_last else torch.contiguous_format

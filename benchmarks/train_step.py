@@ -1,13 +1,14 @@
-"""What a train step costs, SGD's and SAM's, against a plain PyTorch loop and tuned PyTorch, in turns in one process.
+"""Cost of train steps, with SGD and SAM, against a plain PyTorch loop and tuned PyTorch, in turns in one process.
 
     pip install torch==2.13.0         # for this benchmark only; without it, ours alone
     python benchmarks/train_step.py
 
-ResNet-32 of width 1 on CIFAR-sized images, batch 128, cross-entropy, SGD with momentum. Times do not depend on weights
-and pixels, so both are random. PyTorch trains on one batch that is normalised and on the device already; ours gathers,
-augments and normalises every batch out of as many images as CIFAR-10-LT has, an epoch at once on accelerators. With
-several seeds a time is that of one network's step. On a CPU set OMP_WAIT_POLICY=PASSIVE: PyTorch's waiting threads
-would take the cores from whoever comes next. Writes benchmarks/results/train-step-<device>.json.
+It uses ResNet-32 of width 1 on CIFAR-sized images, batch 128, cross-entropy, and SGD with momentum. Times do not depend
+on weights and pixels, so both are random. PyTorch trains on one batch that is already normalized and on the device.
+Ours gathers, augments, and normalizes every batch out of as many images as CIFAR-10-LT has, an epoch at once on
+accelerators. With several seeds, a time is that of one network's step. On a CPU, set OMP_WAIT_POLICY=PASSIVE, or
+PyTorch's waiting threads take the cores from whichever step comes next. Writes
+benchmarks/results/train-step-<device>.json.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from saddle_jax.models import kernels  # noqa: E402
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, and write."""
     options = parse()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is shared with PyTorch
     need_one_device()
@@ -57,16 +58,24 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--optimizers", nargs="+", default=["SGD", "SAM"], choices=["SGD", "SAM"])
     parser.add_argument("--batch", type=int, default=128, help="images")
-    parser.add_argument("--repeats", type=int, default=11, help="of a step; medians are reported")
-    parser.add_argument("--only", default="", help="comma-separated parts of contestants' names; the reference stays")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="also several networks at once, e.g. 2 4 8")
+    parser.add_argument("--repeats", type=int, default=11, help="repeats of each step; medians are reported")
     parser.add_argument(
-        "--scan", type=int, default=0, help="also so many steps in one scan (on a CPU very slow without native/)"
+        "--only",
+        default="",
+        help="run only contestants whose names contain one of these comma-separated parts, and the reference",
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", default=[], help="also train several networks at once, e.g. 2 4 8"
+    )
+    parser.add_argument(
+        "--scan", type=int, default=0, help="also run this many steps in one scan (very slow on a CPU without native/)"
     )
     parser.add_argument("--tf32", action="store_true", help="allow TF32 for float32 products on both sides")
-    parser.add_argument("--convolutions", action="store_true", help="also convolutions shape by shape, form by form")
     parser.add_argument(
-        "--quick", action="store_true", help="ResNet-8, batch 8, one repeat; no bf16 of ours, no torch.compile"
+        "--convolutions", action="store_true", help="also time the convolutions, shape by shape and form by form"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="use ResNet-8, batch 8, and one repeat, without our bf16 and torch.compile"
     )
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder")
     options = parser.parse_args()
@@ -76,7 +85,7 @@ def parse() -> argparse.Namespace:
 
 
 def contestants(options: argparse.Namespace, optimizer: str) -> dict[str, Contestant]:
-    """Return everything that is measured; what is built later joins here."""
+    """Return all contestants. Add what is built later here."""
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (options.batch, 32, 32, 3), dtype=np.uint8)
     labels = draw.integers(0, 10, options.batch).astype(np.int32)
@@ -112,7 +121,7 @@ def contestants(options: argparse.Namespace, optimizer: str) -> dict[str, Contes
 
 
 def rows(steps: dict[tuple[str, str], Contestant], repeats: int) -> list[dict]:
-    """Time all steps in turns; return and print medians and their ratios to the reference of the same optimizer."""
+    """Time all steps in turns. Return and print medians and ratios to the reference with the same optimizer."""
     times = in_turns(steps, repeats, warm_up=2)
     found = []
     for optimizer, name in steps:
@@ -134,7 +143,7 @@ def rows(steps: dict[tuple[str, str], Contestant], repeats: int) -> list[dict]:
 
 
 def sam_over_sgd(steps: list[dict]) -> dict[str, float]:
-    """Return and print what SAM's second pass costs on each path."""
+    """Return and print the cost of SAM's second pass on each path."""
     seconds = {(row["contestant"], row["optimizer"]): row["seconds"] for row in steps}
     ratios = {
         name: seconds[name, "SAM"] / seconds[name, "SGD"]

@@ -3,13 +3,13 @@
     python main.py --config configs/cifar100_lt.py                         # LDAM+DRW+SAM
     python main.py --config configs/cifar100_lt.py:vs_sam,ratio=50
 
-The paper reports, best test epoch, ratio 100: CE+DRW 41.0 +- 0.6, +SAM 44.6 +- 0.4; LDAM+DRW 42.7 +- 0.3, +SAM
-45.4 +- 0.1. What this code reaches is in README.md, where it has been measured.
+The paper reports these best test epochs at ratio 100: CE+DRW 41.0 +- 0.6, +SAM 44.6 +- 0.4; LDAM+DRW 42.7 +- 0.3, +SAM
+45.4 +- 0.1. Our measured results are in docs/results.md.
 """
 
 from configs import cifar10_lt, recipes
 
-# Published for CE, CE+DRW and LDAM+DRW. All others are ours, not tuned; no rho for VS+SAM was ever published.
+# Published for CE, CE+DRW, and LDAM+DRW. All others are ours and untuned. Nobody published a rho for VS+SAM.
 RHO = {
     "ce": 0.2,
     "ce_drw": 0.8,
@@ -35,7 +35,7 @@ SETTINGS = {
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method, ratio and profile that `argument` names."""
+    """Return the recipe for the method, ratio, and profile in `argument`."""
     config = cifar10_lt.base()
     config.name = "cifar100_lt"
     config.data.name = "cifar100"

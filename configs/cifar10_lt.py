@@ -4,13 +4,13 @@
     python main.py --config configs/cifar10_lt.py:ce_drw,ratio=50          # CE+DRW with plain SGD at ratio 50
     python main.py --config configs/cifar10_lt.py:profile=as_is --config.data.source=arrays --config.data.path=lt.npz
 
-The paper reports, best test epoch, ratio 100: CE+DRW 75.5 +- 0.2, +SAM 80.6 +- 0.4; LDAM+DRW 77.5 +- 0.5, +SAM
-81.9 +- 0.4. What this code reaches is in README.md, where it has been measured.
+The paper reports these best test epochs at ratio 100: CE+DRW 75.5 +- 0.2, +SAM 80.6 +- 0.4; LDAM+DRW 77.5 +- 0.5, +SAM
+81.9 +- 0.4. Our measured results are in docs/results.md.
 """
 
 from configs import default, recipes
 
-# Published for CE, CE+DRW and LDAM+DRW. All others are ours, not tuned; no rho for VS+SAM was ever published.
+# Published for CE, CE+DRW, and LDAM+DRW. All others are ours and untuned. Nobody published a rho for VS+SAM.
 RHO = {
     "ce": 0.1,
     "ce_drw": 0.5,
@@ -25,7 +25,7 @@ RHO = {
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method, ratio and profile that `argument` names."""
+    """Return the recipe for the method, ratio, and profile in `argument`."""
     config = base()
     config.name = "cifar10_lt"
     config.data.name = "cifar10"
@@ -34,7 +34,7 @@ def get_config(argument: str = ""):
 
 
 def base():
-    """Return what the two CIFAR recipes share."""
+    """Return the settings that both CIFAR recipes share."""
     config = default.get_config()
     config.data.source = "tfds"
     config.data.mean = (0.4914, 0.4822, 0.4465)

@@ -1,7 +1,7 @@
-"""The default of every field; an experiment file states its differences. `python main.py --help FIELD` explains one.
+"""The default of every field. Experiment files only state differences. `python main.py --help FIELD` explains a field.
 
-Durations and positions are written as they are read: "200 epochs", "3000 steps", or "80%" of the run. A schedule is a
-number, or ((position, value), ...), where a bare number as a position counts epochs.
+Write durations and positions as "200 epochs", "3000 steps", or "80%" of the run. A schedule is a number, or ((position,
+value), ...), where a bare number as a position counts epochs.
 """
 
 from ml_collections import ConfigDict

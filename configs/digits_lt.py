@@ -3,16 +3,16 @@
     python main.py --config configs/digits_lt.py:ce_drw_sam                # CE+DRW+SAM
     make demo                                                              # SGD and SAM, several seeds
 
-Real 8x8 images that come with scikit-learn: nothing is downloaded. 60 images a class are held out for testing.
-CE+DRW ends at 89.7 +- 2.6 % with SGD and 91.3 +- 2.7 % with SAM (12 seeds, each with a subset of its own), in 3 and 5
-seconds a run on two cores.
+These are real 8x8 images that come with scikit-learn, so nothing is downloaded. 60 images per class are held out for
+testing. CE+DRW ends at 89.7 +- 2.6 % with SGD and 91.3 +- 2.7 % with SAM (12 seeds, each with its own subset), in 3 and
+5 seconds per run on two cores.
 """
 
 from configs import default, recipes
 
-RHO = dict.fromkeys(recipes.LOSSES, 0.1)  # ours; 0.2 and more lose what SAM gains here
-# By overall accuracy with CE+DRW on seeds 100 to 102, of 3 to 5 sizes each (`python benchmarks/links.py --tune`;
-# benchmarks/results/links-tuning.json): three seeds do not tell neighbours apart. The rest are the defaults.
+RHO = dict.fromkeys(recipes.LOSSES, 0.1)  # ours; at 0.2 and above, SAM's gain is lost
+# Chosen from 3 to 5 sizes each, by overall accuracy with CE+DRW on seeds 100 to 102 (`python benchmarks/links.py
+# --tune`; benchmarks/results/links-tuning.json). Three seeds can't separate neighboring sizes. The rest are defaults.
 SETTINGS = {
     "pgd": {"pgd.noise": (0.3,)},
     "cnc_pgd": {"cnc_pgd.step": (0.25,)},
@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method, ratio and profile that `argument` names."""
+    """Return the recipe for the method, ratio, and profile in `argument`."""
     config = default.get_config()
     config.name = "digits_lt"
     config.batch_size = 64

@@ -1,19 +1,19 @@
-"""ImageNet-LT with ResNet-50 from scratch, the paper's recipe: 90 epochs; 115,846 images, 1,280 to 5 a class.
+"""ImageNet-LT with ResNet-50 from scratch, the paper's recipe: 90 epochs; 115,846 images, 1,280 to 5 per class.
 
     python main.py --config configs/imagenet_lt.py --config.data.root=/data/imagenet          # LDAM+DRW+SAM
     python main.py --config configs/imagenet_lt.py:ce_drw --config.data.root=/data/imagenet   # CE+DRW with plain SGD
     python main.py --config configs/imagenet_lt.py --config.data.source=tfds                  # prepared as array_record
     python main.py --config configs/imagenet_lt.py:smoke                                      # without the data
 
-data.root holds ImageNet_LT_train.txt, ImageNet_LT_val.txt, ImageNet_LT_test.txt and ImageNet's train/ and val/.
-The paper reports, best epoch on the test list: CE+DRW 44.9, +SAM 47.1; LDAM+DRW 49.9, +SAM 53.1. Ours chooses the best
-epoch on the validation list and reports it, and the last one, on the test list; not measured yet.
+data.root holds ImageNet_LT_train.txt, ImageNet_LT_val.txt, ImageNet_LT_test.txt, and ImageNet's train/ and val/. For
+the best epoch on the test list, the paper reports CE+DRW 44.9, +SAM 47.1; LDAM+DRW 49.9, +SAM 53.1. We choose the best
+epoch on the validation list, and report it and the last epoch on the test list. Ours are not measured yet.
 """
 
 from configs import default, recipes
 
 PAPER = ((0, 0.05), (5, 0.1), (60, 0.5), (75, 0.5))
-# Published for CE+DRW and LDAM+DRW. All others are ours, not tuned; the paper has no VS here.
+# Published for CE+DRW and LDAM+DRW. All others are ours and untuned. The paper has no VS here.
 RHO = dict.fromkeys(recipes.LOSSES, ((0, 0.05), (5, 0.1))) | {"ce_drw": PAPER, "ldam_drw": PAPER, "vs_drw": PAPER}
 
 SETTINGS = {
@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method that `argument` names."""
+    """Return the recipe for the method in `argument`."""
     config = base()
     set_images(config)
     config.name = "imagenet_lt"
@@ -37,7 +37,7 @@ def get_config(argument: str = ""):
 
 
 def set_images(config) -> None:
-    """Set what the images are, for any method."""
+    """Set the image fields, for any method."""
     config.data.name = "imagenet_lt"
     config.data.validation_split = "validation"
     config.data.mean = (0.485, 0.456, 0.406)
@@ -46,7 +46,7 @@ def set_images(config) -> None:
 
 
 def base():
-    """Return what the two large recipes share."""
+    """Return the settings that both large recipes share."""
     config = default.get_config()
     config.batch_size = 256
     config.duration = "90 epochs"

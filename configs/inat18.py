@@ -5,14 +5,14 @@
     python main.py --config configs/inat18.py --config.data.source=tfds                       # prepared as array_record
     python main.py --config configs/inat18.py:smoke                                           # without the data
 
-data.root holds iNaturalist18_train.txt, iNaturalist18_val.txt and train_val2018/. The validation list is the test set,
-as usual: the official test set has no labels. The paper reports, best epoch: CE+DRW 63.0, +SAM 65.3; LDAM+DRW 67.5,
-+SAM 70.1. Ours is not measured yet.
+data.root holds iNaturalist18_train.txt, iNaturalist18_val.txt, and train_val2018/. As usual, the validation list is the
+test set, because the official test set has no labels. The paper reports these best epochs: CE+DRW 63.0, +SAM 65.3;
+LDAM+DRW 67.5, +SAM 70.1. Ours are not measured yet.
 """
 
 from configs import imagenet_lt, recipes
 
-# Published for CE+DRW and LDAM+DRW. All others are ours, not tuned; the paper has no VS here.
+# Published for CE+DRW and LDAM+DRW. All others are ours and untuned. The paper has no VS here.
 RHO = dict.fromkeys(recipes.LOSSES, ((0, 0.05), (5, 0.1))) | {
     "ce_drw": ((0, 0.05), (5, 0.1), (60, 0.1), (75, 0.2)),
     "ldam_drw": ((0, 0.05), (5, 0.1), (60, 0.5), (75, 0.5)),
@@ -25,7 +25,7 @@ SETTINGS = {
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method that `argument` names."""
+    """Return the recipe for the method in `argument`."""
     config = imagenet_lt.base()
     set_images(config)
     config.name = "inat18"
@@ -34,7 +34,7 @@ def get_config(argument: str = ""):
 
 
 def set_images(config) -> None:
-    """Set what the images are, for any method."""
+    """Set the image fields, for any method."""
     config.data.name = "inat18"
     config.data.test_split = "validation"
     config.data.mean = (0.466, 0.471, 0.380)

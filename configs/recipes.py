@@ -1,7 +1,8 @@
-"""What the experiment files share: methods by name, arguments after the colon, the smoke version.
+"""Shared parts of the experiment files: methods by name, arguments after the colon, and the smoke version.
 
-`--config configs/cifar10_lt.py:vs_sam,ratio=50` gives the file the argument "vs_sam,ratio=50": comma-separated, in any
-order, at most one method `<loss>` or `<loss>_<link>`, `ratio=`, `profile=`, `epochs=` and `smoke`.
+`--config configs/cifar10_lt.py:vs_sam,ratio=50` passes the argument "vs_sam,ratio=50" to the file. An argument is
+comma-separated, in any order. It may hold one method (`<loss>` or `<loss>_<link>`), `ratio=`, `profile=`, `epochs=`,
+and `smoke`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,11 +30,11 @@ LOSSES = {
 LINKS = tuple(ENTRIES["optim.name"])
 
 Knots = tuple[tuple[int | str, float], ...]
-Settings = Mapping[str, Mapping[str, Any]]  # of a loss or a link, by name: values by full name of the field
+Settings = Mapping[str, Mapping[str, Any]]  # name of a loss or a link -> full name of a field -> value
 
 
 def with_links(bases: Iterable[str], links: Iterable[str] = LINKS) -> dict[str, tuple[str, str]]:
-    """Return {"ce": ("ce", "sgd"), "ce_sgd": ("ce", "sgd"), "ce_sam": ("ce", "sam"), ...}, by what a user may write."""
+    """Return {"ce": ("ce", "sgd"), "ce_sgd": ("ce", "sgd"), "ce_sam": ("ce", "sam"), ....}, by what users may write."""
     links = tuple(links)
     return {
         f"{base}{suffix}": (base, suffix[1:] or "sgd") for base in bases for suffix in ("", *(f"_{k}" for k in links))
@@ -51,17 +52,17 @@ def apply(
     rho: Mapping[str, float | Knots],
     settings: Settings | None = None,
 ) -> ConfigDict:
-    """Set method, ratio and profile from `argument`, and shrink the run if it asks for `smoke`.
+    """Set the method, ratio, and profile from `argument`, and shrink the run if it asks for `smoke`.
 
     Args:
       config: the experiment's own settings; changed in place.
-      argument: what stood after the colon of --config.
-      default_method: used where the argument names none.
-      rho: SAM's radius for every loss of LOSSES, or its knots.
-      settings: the experiment's own settings of losses and links.
+      argument: the text after the colon of --config.
+      default_method: the method if the argument names none.
+      rho: SAM's radius, or its knots, for every loss in LOSSES.
+      settings: the experiment's own settings for losses and links.
 
     Raises:
-      ConfigError: all that is wrong with the argument.
+      ConfigError: reports everything that is wrong with the argument.
     """
     options = parse_argument(argument, METHODS, shown=shown_methods(LOSSES))
     loss, link = METHODS[options.method or default_method]
@@ -74,7 +75,7 @@ def apply(
 
 
 def one_method(config: ConfigDict, argument: str, rho: float | Knots, settings: Settings | None = None) -> ConfigDict:
-    """Set what `argument` asks of an experiment with one method: `<method>` or `<method>_<link>`; by default SAM's.
+    """Apply `argument` to an experiment with one method: `<method>` or `<method>_<link>`, by default with SAM.
 
     Arguments and errors are those of `apply`.
     """
@@ -85,23 +86,25 @@ def one_method(config: ConfigDict, argument: str, rho: float | Knots, settings: 
     return finish(config, options, name_of(method, link))
 
 
-LINKS_OF_METHODS = tuple(link for link in LINKS if link != "cc_sam")  # it takes the loss of single images apart
+LINKS_OF_METHODS = tuple(
+    link for link in LINKS if link != "cc_sam"
+)  # CC-SAM splits the loss by the class of each image
 
 
 def shown_methods(bases: Iterable[str], links: Iterable[str] = LINKS) -> str:
-    """Return how methods are written, for a message."""
+    """Return the methods that a user may write, as text for a message."""
     return f"{', '.join(bases)} (each also with {' '.join(f'_{link}' for link in links)})"
 
 
 def name_of(base: str, link: str) -> str:
-    """Return the method's name as part of a run's."""
+    """Return the part of a run's name that names its method."""
     return base if link == "sgd" else f"{base}_{link}"
 
 
 def set_link(config: ConfigDict, link: str, rho: float | Knots, settings: Settings | None = None) -> None:
-    """Choose the link with its settings and with the experiment's own; `rho` is SAM's radius.
+    """Set the link, its settings, and the experiment's own settings for it. `rho` is SAM's radius.
 
-    SGD's runs have that radius, too: their spectra say what SAM would do.
+    SGD runs get that radius too, so that their spectra show what SAM would do.
     """
     config.optim.name = link
     if link in ("sgd", "sam"):
@@ -110,18 +113,19 @@ def set_link(config: ConfigDict, link: str, rho: float | Knots, settings: Settin
 
 
 def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_settings: bool = False) -> ConfigDict:
-    """Set ratio, profile and name; stretch the run to `epochs`, or shrink it if `options` ask for `smoke`.
+    """Set the ratio, profile, and name. Stretch the run to `epochs`, or shrink it if `options` ask for `smoke`.
 
-    Positions that are given in epochs move along with a run's length.
+    Positions given in epochs scale with the length of the run.
 
     Args:
-      config: the experiment's own settings, the method's among them; changed in place.
+      config: the experiment's own settings, including the method's; changed in place.
       options: what the argument asks for.
-      method: what becomes part of the run's name.
-      ratio_has_settings: the experiment has settings for each ratio, so that one may be named for images as they are.
+      method: the part of the run's name that names the method.
+      ratio_has_settings: the experiment has settings for each ratio, so a ratio may be named even for images used as
+        they are.
 
     Raises:
-      ConfigError: the options do not go together.
+      ConfigError: the options contradict each other.
     """
     if options.ratio is not None:
         config.data.ratio = options.ratio
@@ -130,9 +134,11 @@ def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_setti
     if config.data.profile == "as_is":
         config.data.largest_class = 0
         if options.ratio is not None and not ratio_has_settings:
-            raise ConfigError(f"config argument: ratio={options.ratio:g} has no effect with profile=as_is; drop one")
+            raise ConfigError(
+                f"config argument: ratio={options.ratio:g} has no effect with profile=as_is. Fix: drop one"
+            )
     if options.epochs and options.smoke:
-        raise ConfigError(f"config argument: epochs={options.epochs} has no effect with smoke; drop one")
+        raise ConfigError(f"config argument: epochs={options.epochs} has no effect with smoke. Fix: drop one")
     own = parse_duration(config.duration)
     if options.epochs and own.unit != "epochs":
         raise ConfigError(f"config argument: epochs={options.epochs} can't stretch a run of {config.duration}")
@@ -149,9 +155,9 @@ def finish(config: ConfigDict, options: Options, method: str, *, ratio_has_setti
 
 
 def shrink(config: ConfigDict) -> None:
-    """Make `config` run in about a minute on two cores with no data at hand; loss, head, SAM and schedules stay.
+    """Make `config` run in about a minute on two cores without any data. The loss, head, SAM, and schedules stay.
 
-    The ratio is at most 100: the digits' classes of 114 images can't be divided further.
+    The ratio is at most 100, because the digits have only 114 images per class.
     """
     rescale_to_percent(config)
     config.name = f"{config.name}-smoke"
@@ -160,11 +166,11 @@ def shrink(config: ConfigDict) -> None:
     config.batch_size = 32
     data = config.data
     if images_stay_encoded(data.source, data.augmentation, data.eval_resize):
-        # A large set, as it is; the digits as they are would be balanced.
+        # A large set is used as it is, but the digits as they are would be balanced.
         config.data.profile = "exp" if config.data.profile == "as_is" else config.data.profile
         config.data.pipeline, config.data.validation_split = "auto", ""
         config.data.image_size, config.data.eval_resize, config.data.color_jitter = 0, 0, 0.0
-    config.data.augmentation = "crop_flip"  # the digits are 8 x 8 pixels of grey
+    config.data.augmentation = "crop_flip"  # the digits are 8 x 8 grayscale images
     if config.method == "paco":
         config.paco.key_augmentation, config.paco.queue_size = "crop_flip", 128
     config.data.source = "digits"

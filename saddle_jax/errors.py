@@ -1,4 +1,4 @@
-"""What can end a run, each with the exit code that a script can rely on."""
+"""The errors that can end a run, each with an exit code that scripts can rely on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SaddleError(Exception):
 
 
 class ConfigError(SaddleError):
-    """Everything that is wrong with the command line or the config, told at once."""
+    """Everything that is wrong with the command line or the config, reported at once."""
 
     exit_code = 2
 
@@ -28,13 +28,13 @@ class ConfigError(SaddleError):
 
 
 class DataError(SaddleError):
-    """The data set is missing, unreadable or not what the config says."""
+    """The data set is missing, unreadable, or not what the config says."""
 
     exit_code = 3
 
 
 class CheckpointError(SaddleError):
-    """A checkpoint is missing, damaged or belongs to another model, or the disk refuses what a run has to write."""
+    """A checkpoint is missing, damaged, or from another model, or a run can't write to disk."""
 
     exit_code = 4
 
@@ -46,34 +46,34 @@ class NonFiniteError(SaddleError):
 
 
 class OperatorError(SaddleError):
-    """What should be a Hessian is not fixed or not symmetric; no spectrum of it would mean anything."""
+    """The operator is not a fixed, symmetric Hessian, so its spectrum would mean nothing."""
 
 
 class WorkdirInUse(SaddleError):
-    """Another process trains in the same directory."""
+    """Another process is training in the same directory."""
 
     exit_code = 6
 
 
 class Preempted(SaddleError):
-    """SIGTERM or SIGINT was honoured, or a stall found: the same command resumes."""
+    """The run stopped because of SIGTERM, SIGINT, or a stall. The same command resumes it."""
 
     exit_code = 75
 
 
 def tell(error: BaseException, who: str = "") -> int:
-    """Print what ended the program, after `who` it befell; return the exit code."""
+    """Print the error that ended the program, with `who` in front, and return the exit code."""
     if isinstance(error, SaddleError):
         print(f"{who}{error}", file=sys.stderr)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        print(f"{who}interrupted before the first step; the same command starts again", file=sys.stderr)
+        print(f"{who}interrupted before the first step. Fix: run the same command to start again", file=sys.stderr)
         return Preempted.exit_code
     traceback.print_exception(error)
     return SaddleError.exit_code
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean ...?" where a known word is near, and nothing where none is."""
+    """Return " Did you mean ...?" if a known word is similar, else ""."""
     near = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -1,4 +1,4 @@
-"""The long tail in numbers: class sizes, the choice of a subset, and what losses and tables derive from the sizes.
+"""Long-tail statistics: class sizes, subset selection, and the numbers that losses and tables derive from sizes.
 
 Shapes: C classes, N images.
 """
@@ -14,10 +14,9 @@ from saddle_jax.errors import DataError
 
 
 class ClassStats(NamedTuple):
-    """Training images a class, and the names of the classes. Made once, from the training list.
+    """Training images per class, and the class names. Computed once, from the training list.
 
-    A class without images counts as the rarest class that has some wherever a formula would turn infinite, and its
-    weight is 0.
+    An empty class has weight 0. Where a formula would become infinite, it counts as the rarest nonempty class.
     """
 
     counts_C: np.ndarray
@@ -29,25 +28,25 @@ class ClassStats(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Largest class over the smallest that has images."""
+        """Size of the largest class over that of the smallest nonempty class."""
         return float(self.counts_C.max() / self.safe_counts_C.min())
 
     @property
     def safe_counts_C(self) -> np.ndarray:
-        """The counts, with those of empty classes raised to the smallest that is not 0."""
+        """The counts, with those of empty classes raised to the smallest nonzero count."""
         return np.maximum(self.counts_C, self.counts_C[self.counts_C > 0].min())
 
     def priors_C(self) -> np.ndarray:
-        """Return the part of the training images that each class has; positive everywhere."""
+        """Return each class's share of the training images. All entries are positive."""
         return self.safe_counts_C / self.counts_C.sum()
 
     def effective_weights_C(self, beta: float) -> np.ndarray:
-        """Return class weights of the effective number of images, with sum C (Cui et al., CVPR 2019, eq. 2)."""
+        """Return effective-number class weights that sum to C (Cui et al., CVPR 2019, eq. 2)."""
         weights_C = np.where(self.counts_C > 0, (1 - beta) / (1 - np.power(beta, self.safe_counts_C)), 0.0)
         return weights_C / weights_C.sum() * self.num_classes
 
     def ldam_margins_C(self, max_margin: float) -> np.ndarray:
-        """Return margins ∝ n^(-1/4), the rarest class's being `max_margin` (Cao et al., NeurIPS 2019, eq. 13)."""
+        """Return margins ∝ n^(-1/4), with `max_margin` for the rarest class (Cao et al., NeurIPS 2019, eq. 13)."""
         margins_C = self.safe_counts_C**-0.25
         return margins_C * (max_margin / margins_C.max())
 
@@ -56,9 +55,9 @@ class ClassStats(NamedTuple):
         return (self.safe_counts_C.max() / self.safe_counts_C) ** gamma
 
     def sampling_C(self, sampling: str, beta: float) -> np.ndarray | None:
-        """Return how often an epoch draws each class, or None where every image is drawn once.
+        """Return each class's share of an epoch's draws, or None if every image is drawn once.
 
-        balanced: every class that has images equally often; effective: in proportion to n · effective weight.
+        balanced: every nonempty class equally often. effective: in proportion to n · effective weight.
         """
         if sampling == "instance":
             return None
@@ -76,7 +75,7 @@ class Group(NamedTuple):
 
 
 def rank_groups(num_classes: int, bounds: tuple[int, ...]) -> tuple[Group, ...]:
-    """Return the paper's head, mid and tail: classes [0, a), [a, b), [b, C); by default a, b are 30 % and 70 % of C."""
+    """Return the paper's head, mid, and tail: classes [0, a), [a, b), [b, C); a and b default to 30% and 70% of C."""
     first, second = bounds or (round(0.3 * num_classes), round(0.7 * num_classes))
     classes = np.arange(num_classes)
     return (
@@ -87,7 +86,7 @@ def rank_groups(num_classes: int, bounds: tuple[int, ...]) -> tuple[Group, ...]:
 
 
 def count_groups(counts_C: np.ndarray) -> tuple[Group, ...]:
-    """Return the usual many (> 100 training images), medium (20 to 100) and few (< 20)."""
+    """Return the usual groups: many (> 100 training images), medium (20 to 100), and few (< 20)."""
     return (
         Group("many", np.flatnonzero(counts_C > 100)),
         Group("medium", np.flatnonzero((counts_C >= 20) & (counts_C <= 100))),
@@ -99,19 +98,20 @@ def profile_counts(profile: str, ratio: float, available_C: np.ndarray, largest_
     """Return how many images of each class to keep.
 
     Args:
-      profile: exp: n_i = ⌊n_max · ratio^(-i/(C-1))⌋; step: the first half n_max, the others ⌊n_max / ratio⌋;
-        as_is: all that there are.
+      profile: exp keeps n_i = ⌊n_max · ratio^(-i/(C-1))⌋. step keeps n_max in the first half of the classes and ⌊n_max
+        / ratio⌋ in the rest. as_is keeps all images.
       ratio: n_max / n_min.
-      available_C: images that the set has; a class without any stays empty.
-      largest_class: n_max; 0 for the largest that every class can follow (the class size of a balanced set).
+      available_C: images available per class. An empty class stays empty.
+      largest_class: n_max. 0 means the largest value for which every class has enough images (for a balanced set, its
+        class size).
 
     Raises:
-      DataError: a class has fewer images than its place in the profile asks for.
+      DataError: a class has fewer images than the profile needs.
     """
     if profile == "as_is":
         return np.array(available_C)
     num_classes = len(available_C)
-    # The reference's expressions to the letter: rounding decides about single images.
+    # These are exactly the reference's expressions, because rounding can change a count by one.
     smallest = 1.0 / ratio
     if profile == "exp":
         factors = [smallest ** (c / (num_classes - 1.0)) if num_classes > 1 else 1.0 for c in range(num_classes)]
@@ -123,16 +123,16 @@ def profile_counts(profile: str, ratio: float, available_C: np.ndarray, largest_
     if short.size:
         c = short[0]
         raise DataError(
-            f"class {c} has {available_C[c]} images, but a largest class of {largest_class} needs {counts_C[c]} there "
+            f"class {c} has {available_C[c]} images, but a largest class of {largest_class} needs {counts_C[c]} "
             f"({short.size} classes fall short). Fix: --config.data.largest_class={fitting} or less"
         )
     return counts_C
 
 
 def choose_subset(labels_N: np.ndarray, counts_C: np.ndarray, seed: int) -> np.ndarray:
-    """Return the positions of the images to keep, class by class: shuffle each class, take the first n.
+    """Return the positions of the images to keep, class by class: shuffle each class and take the first n.
 
-    Equal to the reference's choice to the index: NumPy's legacy generator, one stream over the classes in order.
+    This matches the reference's choice exactly: NumPy's legacy generator, one stream over the classes in order.
     """
     generator = np.random.RandomState(seed)  # noqa: NPY002 (the reference's stream)
     kept = []
@@ -146,7 +146,7 @@ def choose_subset(labels_N: np.ndarray, counts_C: np.ndarray, seed: int) -> np.n
 def split_validation(
     labels_N: np.ndarray, num_classes: int, fraction: float, floor: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions for training and for validation: `fraction` of each class, but no class falls below `floor`."""
+    """Return training and validation positions. Hold out `fraction` of each class, but keep at least `floor` images."""
     generator = np.random.default_rng([seed, 1])
     held_out = []
     for label in range(num_classes):
@@ -158,7 +158,7 @@ def split_validation(
 
 
 def split_hash(positions_N: np.ndarray, labels_N: np.ndarray) -> str:
-    """Return sixteen hex digits that name the choice of training images and their order."""
+    """Return 16 hex digits that identify the chosen training images and their order."""
     digest = hashlib.sha256(np.ascontiguousarray(positions_N, np.int64).tobytes())
     digest.update(np.ascontiguousarray(labels_N, np.int64).tobytes())
     return digest.hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""Per-example losses for long-tailed classes, and the pieces of their weighted mean.
+"""Per-example losses for long-tailed classes, and the sums behind their weighted mean.
 
-Shapes: B examples, C classes. A loss takes logits and labels and returns one value an example; the mean over the whole
+Shapes: B examples, C classes. A loss takes logits and labels and returns one value per example. The mean over the whole
 batch, on all devices, is Σ w·l / Σ w.
 """
 
@@ -24,11 +24,11 @@ def make_loss(config: ConfigDict, stats: ClassStats, scale: float = 1.0, name: s
     """Return the loss that the config names, with its margins and priors from the class counts.
 
     Args:
-      scale: factor on the logits before anything else but LDAM's margin; a normed head's s.
-      name: the loss, where it is not that of config.loss.name.
+      scale: factor on the logits, applied before anything except LDAM's margin; a normed head's s.
+      name: the loss; config.loss.name by default.
 
     Raises:
-      ConfigError: a user's own loss does not return one number an example.
+      ConfigError: a user-defined loss does not return one number per example.
     """
     name = name or config.loss.name
     loss = find("loss.name", name).maker()(config.get(group_of(name)), stats, scale)
@@ -41,12 +41,12 @@ def _require_one_value_an_example(name: str, loss: Loss, num_classes: int) -> No
     logits_BC, labels_B = jax.ShapeDtypeStruct((2, num_classes), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
     try:
         found = jax.eval_shape(loss, logits_BC, labels_B)
-    except Exception as error:  # whatever the user's own function raises
+    except Exception as error:  # a user-defined function may raise anything
         raise ConfigError(f"loss.name: {name} fails on logits (2, {num_classes}) and labels (2,): {error}") from error
     if getattr(found, "shape", None) != (2,) or not jnp.issubdtype(found.dtype, jnp.floating):
         raise ConfigError(
             f"loss.name: {name} returns {found} for logits (2, {num_classes}) and labels (2,), expected one "
-            "floating-point number an example, shape (2,)"
+            "floating-point number per example, shape (2,)"
         )
 
 
@@ -63,23 +63,23 @@ def make_focal(fields: ConfigDict, stats: ClassStats, scale: float) -> Loss:
 
 
 def make_ldam(fields: ConfigDict, stats: ClassStats, scale: float) -> Loss:
-    """Return LDAM with its margins, of cosines."""
+    """Return LDAM on cosines, with its margins."""
     margins_C = stats.ldam_margins_C(fields.max_margin)
     return lambda cosines_BC, labels_B: ldam(cosines_BC, labels_B, margins_C, scale)
 
 
 def make_logit_adjustment(fields: ConfigDict, stats: ClassStats, scale: float) -> Loss:
-    """Return logit adjustment: vector scaling without its factors."""
+    """Return logit adjustment: vector scaling without the factors."""
     return _adjusted(stats.multiplicative_factors_C(0.0), fields.tau * np.log(stats.priors_C()), scale)
 
 
 def make_class_dependent_temperatures(fields: ConfigDict, stats: ClassStats, scale: float) -> Loss:
-    """Return CDT: vector scaling without its terms."""
+    """Return CDT: vector scaling without the additive terms."""
     return _adjusted(stats.multiplicative_factors_C(fields.gamma), np.zeros(stats.num_classes), scale)
 
 
 def make_vector_scaling(fields: ConfigDict, stats: ClassStats, scale: float) -> Loss:
-    """Return vector scaling with factors and terms."""
+    """Return vector scaling, with factors and additive terms."""
     return _adjusted(stats.multiplicative_factors_C(fields.gamma), fields.tau * np.log(stats.priors_C()), scale)
 
 
@@ -95,10 +95,10 @@ def cross_entropy(logits_BC: jax.Array, labels_B: jax.Array) -> jax.Array:
 def focal(logits_BC: jax.Array, labels_B: jax.Array, gamma: float) -> jax.Array:
     """Return (1 - p)^gamma · -log p (Lin et al., ICCV 2017, eq. 4).
 
-    Differs from the reference: a class weight multiplies the loss; there it also enters p.
+    Differs from the reference: a class weight only multiplies the loss. In the reference, it also enters p.
     """
     negative_log_p_B = cross_entropy(logits_BC, labels_B)
-    # At p = 1 the derivative of a power below 1 is infinite; its product with log p tends to 0.
+    # At p = 1, the derivative of a power below 1 is infinite, but its product with log p tends to 0.
     miss_B = jnp.maximum(-jnp.expm1(-negative_log_p_B), jnp.finfo(logits_BC.dtype).tiny)
     return miss_B**gamma * negative_log_p_B
 
@@ -122,11 +122,11 @@ def weighted_sums(
     weights_C: jax.Array,
     extra_weights_C: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return Σ w·l and Σ w over the examples that are not masked.
+    """Return Σ w·l and Σ w over the unmasked examples.
 
-    `extra_weights_C` multiplies the numerator only, so that gradients of groups of classes add up to the batch's.
+    `extra_weights_C` multiplies only the numerator, so that the gradients of groups of classes add up to the batch's.
     """
     weights_B = weights_C.astype(losses_B.dtype)[labels_B] * mask_B
     numerator_B = weights_B if extra_weights_C is None else weights_B * extra_weights_C[labels_B]
-    # A masked example's loss may be anything; 0 · inf would be NaN.
+    # A masked example's loss may be infinite, and 0 · inf would be NaN.
     return jnp.sum(numerator_B * jnp.where(mask_B, losses_B, 0)), jnp.sum(weights_B)

@@ -1,4 +1,7 @@
-"""What changes with time: learning rate, rho, class weights. Functions of the step, on the device or on the host."""
+"""Schedules of the learning rate, perturbation size, and class weights, as functions of the step.
+
+They work on the device and on the host.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class Schedules(NamedTuple):
     """The schedules of a run."""
 
     lr: Schedule
-    size: Schedule  # of the link's perturbation, in its own unit; 0 without a link
+    size: Schedule  # size of the link's perturbation, in the link's unit; 0 without a link
     class_weights: Schedule  # step -> (C,)
     total_steps: int
     steps_per_epoch: int
@@ -36,10 +39,10 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
     """Return the run's schedules, with all positions in steps.
 
     Raises:
-      ConfigError: positions that only the number of steps an epoch shows to be out of order or past the end.
+      ConfigError: positions are out of order or past the end, which only shows once the steps per epoch are known.
     """
     total = parse_duration(config.duration).steps(steps_per_epoch)
-    problems = ["duration: the run has no step"] if total < 1 else []
+    problems = ["duration: the run has no steps"] if total < 1 else []
 
     fields = fields_of(flatten(config))
     link, group = find("optim.name", config.optim.name), group_of(config.optim.name)
@@ -54,7 +57,9 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
     if config.loss.class_weights == "drw":
         drw_start = parse_duration(config.loss.drw_start).steps(steps_per_epoch, total)
         if drw_start >= total > 0:
-            problems.append(f"loss.drw_start: {config.loss.drw_start!r} is step {drw_start} of {total}: it never acts")
+            problems.append(
+                f"loss.drw_start: {config.loss.drw_start!r} is step {drw_start} of {total}: it never takes effect"
+            )
     if problems:
         raise ConfigError(problems)
     schedules = Schedules(
@@ -71,7 +76,7 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
 
 
 def field_schedule(fields: ConfigDict, name: str, schedules: Schedules) -> Schedule:
-    """Return the schedule in the field `name` of a group, constant between knots where nothing else is said."""
+    """Return the schedule in a group's field `name`. It is constant between knots by default."""
     return _interpolated(fields, name, schedules.steps_per_epoch, schedules.total_steps)
 
 
@@ -85,9 +90,9 @@ def _steps_of_knots(value: Any, steps_per_epoch: int, total: int) -> list[tuple[
 
 
 def _order_problems(name: str, steps: list[tuple[int, float]], total: int) -> Iterator[str]:
-    # Percentages of a short run may fall on one step: the later knot counts.
+    # In a short run, two percentages may fall on the same step. The later knot then counts.
     if any(later[0] < earlier[0] for earlier, later in zip(steps, steps[1:], strict=False)):
-        yield f"{name}: its knots are at the steps {[step for step, _ in steps]}, which must rise"
+        yield f"{name}: its knots are at steps {[step for step, _ in steps]}, which must rise"
     if steps[-1][0] > total:
         yield f"{name}: its last knot is at step {steps[-1][0]}, past the end (step {total})"
 
@@ -99,7 +104,8 @@ def _value(config: ConfigDict, name: str) -> Any:
 def interpolate(knots: list[tuple[int, float]], interpolation: str, steps_per_epoch: int) -> Schedule:
     """Return a schedule through (step, value) knots.
 
-    constant: the value of the last knot passed; linear, cosine: between knots, held for an epoch as in the reference.
+    constant: the value of the last knot passed. linear, cosine: interpolated between knots, but held constant within an
+    epoch, as in the reference.
     """
     steps = np.array([step for step, _ in knots])
     values = np.array([value for _, value in knots])
@@ -122,7 +128,7 @@ def interpolate(knots: list[tuple[int, float]], interpolation: str, steps_per_ep
 
 
 def make_class_weights(loss: ConfigDict, stats: ClassStats, drw_start: int | None) -> Schedule:
-    """Return step -> class weights: ones, the effective-number weights, or those from `drw_start` on."""
+    """Return step -> class weights: ones, the effective-number weights, or ones until `drw_start` and then those."""
     ones_C = np.ones(stats.num_classes)
     effective_C = stats.effective_weights_C(loss.effective_beta)
 

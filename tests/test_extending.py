@@ -91,7 +91,7 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         "sam = Link('a taken name', lambda fields, context: 3, fields=nothing.fields)\n"
     )
     for field, name, words in (
-        ("loss.name", "total", "expected one floating-point number an example, shape (2,)"),
+        ("loss.name", "total", "expected one floating-point number per example, shape (2,)"),
         ("loss.name", "nothing", "is a Link, expected a saddle_jax.experiment.catalogue.Loss"),
         ("loss.name", "totl", "Did you mean total?"),
         ("optim.name", "nothing", "makes a int, expected an optax.GradientTransformationExtraArgs"),

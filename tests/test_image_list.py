@@ -94,16 +94,16 @@ LINE = "train/class 0/0.JPEG 0\n"
         ("train/class 0/99.JPEG 0\n", r"images that are not there: 1\n  - list.txt line 2: .*/train/class 0/99.JPEG"),
         (LINE, r"images listed twice: 1\n  - list.txt line 2: train/class 0/0.JPEG, first in line 1"),
         ("train/class 0/0.JPEG 1\n", "images listed twice: 1"),
-        ("val/class 0/0.JPEG 0\n", r"more than one list: 1\n  - val.txt line 1: .* is in list.txt line 2 as well"),
-        ("test/class 0/0.JPEG 0\n", r"more than one list: 1\n  - test.txt line 1: .* is in list.txt line 2 as well"),
+        ("val/class 0/0.JPEG 0\n", r"more than one list: 1\n  - val.txt line 1: .* is also in list.txt line 2"),
+        ("test/class 0/0.JPEG 0\n", r"more than one list: 1\n  - test.txt line 1: .* is also in list.txt line 2"),
         (b"train/class 0/\xff.JPEG 0\n", r"lines that are not UTF-8: 1\n  - list.txt line 2: byte 14"),
-        ("train/class 0/1.JPEG -1\n", "no `path label`: 1\n.*line 2: .*-1', expected a path and a label of 0 or more"),
-        ("train/class 0/1.JPEG 3.0\n", "no `path label`: 1"),
-        ("train/class 0/1.JPEG dog\n", "no `path label`: 1"),
-        ("train/class\n", "no `path label`: 1"),
-        ("7\n", "no `path label`: 1"),
-        ("train/class 0/1.JPEG 99999999\n", "no `path label`: 1"),
-        (f"train/class 0/1.JPEG {'9' * 5000}\n", "no `path label`: 1"),
+        ("train/class 0/1.JPEG -1\n", "not `path label`: 1\n.*line 2: .*-1', expected a path and a label of 0 or more"),
+        ("train/class 0/1.JPEG 3.0\n", "not `path label`: 1"),
+        ("train/class 0/1.JPEG dog\n", "not `path label`: 1"),
+        ("train/class\n", "not `path label`: 1"),
+        ("7\n", "not `path label`: 1"),
+        ("train/class 0/1.JPEG 99999999\n", "not `path label`: 1"),
+        (f"train/class 0/1.JPEG {'9' * 5000}\n", "not `path label`: 1"),
         ("/etc/passwd 0\n", r"paths that leave data.root: 1\n  - list.txt line 2: '/etc/passwd'"),
         ("../secret.JPEG 0\n", "paths that leave data.root: 1"),
         ("train/../../secret.JPEG 0\n", "paths that leave data.root: 1"),
@@ -137,7 +137,7 @@ def test_of_many_offenders_ten_are_shown_and_all_are_counted(photos, tmp_path):
 def test_a_class_without_images_is_an_error_unless_allowed(photos, tmp_path):
     lines = [line for line in (photos / "train.txt").read_text().splitlines() if not line.endswith(" 2")]
     data = other_list(photos, tmp_path, "\n".join(lines).encode())
-    with pytest.raises(DataError, match=r"1 of 5 classes end with no training image: 4 \(2\)"):
+    with pytest.raises(DataError, match=r"1 of 5 classes end up with no training images: 4 \(2\)"):
         load_data(data)
     data.allow_empty_classes = True
     assert load_data(data).stats.counts_C.tolist() == [14, 14, 8, 3, 0]
@@ -230,7 +230,7 @@ def test_check_finds_what_can_not_be_read(photos, tmp_path, capsys):
     with pytest.raises(DataError, match="2 of 65 images can't be read") as error:
         check.run(Command("check", str(tmp_path / "run"), config))
     assert "train/class 0/1.JPEG: empty" in str(error.value)
-    assert "test/class 3/0.JPEG: no JPEG" in str(error.value)
+    assert "test/class 3/0.JPEG: not a JPEG" in str(error.value)
     assert "class    0  class 1                  14 training images   label 1 of the set" in capsys.readouterr().out
     config.data.check_decode = True
     with pytest.raises(DataError, match=r"3 of 65 images can't be read(\n.*)*val/class 1/0.JPEG"):
@@ -246,7 +246,7 @@ def test_check_tells_of_tolerated_bad_images_but_of_no_others(decode, photos, tm
     splits = load(root, data__max_bad_fraction=0.03)
     inspection.require_readable(splits, decode=decode)
     out = capsys.readouterr().out
-    assert "1 bad training images, which are masked; 1 may be" in out and "train/class 0/1.JPEG" in out
+    assert "1 bad training images are masked; 1 are allowed" in out and "train/class 0/1.JPEG" in out
     assert "all other 64 images" in out
     with pytest.raises(DataError, match="1 of 65 images can't be read"):
         inspection.require_readable(load(root), decode=decode)

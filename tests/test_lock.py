@@ -69,7 +69,7 @@ def dead_pid():
 
 def test_who_holds_it_is_named_and_gone_with_its_process(holder, tmp_path):
     for attempt in (lambda: lock.require_free(tmp_path / "run"), lock.exclusive(tmp_path / "run").__enter__):
-        with pytest.raises(WorkdirInUse, match=f"in use by process {holder.pid} on {HOST}, begun .* ago") as error:
+        with pytest.raises(WorkdirInUse, match=f"in use by process {holder.pid} on {HOST}, started .* ago") as error:
             attempt()
         assert error.value.exit_code == 6
     os.kill(holder.pid, signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_a_lock_file_that_can_not_be_read_locks_nobody_out(tmp_path, content):
 def test_a_lock_of_another_host_that_the_file_system_has_let_go(tmp_path):
     left_behind(tmp_path, 1, host="elsewhere")
     with lock.exclusive(tmp_path) as notes:
-        assert "took over the lock of process 1 on elsewhere, begun 2h05m ago" in notes[0]
+        assert "took over the lock of process 1 on elsewhere, started 2h05m ago" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_without_locks_signs_of_life_decide(tmp_path, no_locks, pid, host, age, 
     lock.require_free(tmp_path)
     with lock.exclusive(tmp_path) as notes:
         assert "took over the lock" in notes[0]
-        assert "its file system keeps no locks" in notes[1]
+        assert "its file system has no locks" in notes[1]
         before = (tmp_path / ".lock").stat().st_mtime_ns
         time.sleep(0.3)
         assert (tmp_path / ".lock").stat().st_mtime_ns > before

@@ -53,7 +53,7 @@ def test_odd_class_sizes_give_an_error_or_finite_numbers(name, loss, tmp_path):
     fields = {"data__source": "arrays", "data__path": str(tmp_path / "set.npz"), "data__profile": "as_is"}
     config = small_config(data__ratio=1.0, loss__name=loss, **fields, **LOSSES[loss])
     if 0 in SETS[name][0]:
-        with pytest.raises(DataError, match="1 of 3 classes end with no training image: 1 .*allow_empty_classes"):
+        with pytest.raises(DataError, match="1 of 3 classes end up with no training images: 1 .*allow_empty_classes"):
             sources.load(config)
     config.data.allow_empty_classes = True
     stats = sources.load(config).stats

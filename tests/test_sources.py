@@ -92,7 +92,7 @@ def test_validation_images_leave_the_training_images(tmp_path):
         ({"test_images": np.zeros((9, 4, 4, 3), np.uint8)}, r"train images are \(8, 8, 3\), test images \(4, 4, 3\)"),
         ({"class_names": np.array(["a"])}, "labels go up to 2, but there are 1 class_names"),
         ({"train_labels": np.array([{}] * 60)}, "can't be read as an .npz of plain arrays"),
-        ({"test_labels": np.array([7] * 9)}, "classes end with no training image"),
+        ({"test_labels": np.array([7] * 9)}, "classes end up with no training images"),
         ({"train_images": np.zeros((0, 8, 8, 3), np.uint8), "train_labels": np.zeros(0, int)}, "N > 0"),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_class_without_any_image_in_the_set_stays_empty(tmp_path):
 def test_an_empty_class_is_an_error_unless_allowed(tmp_path):
     data = write_arrays(tmp_path / "a.npz")
     data.ratio = 100.0
-    with pytest.raises(DataError, match=r"1 of 3 classes end with no training image: 2 \(2\).*allow_empty_classes"):
+    with pytest.raises(DataError, match=r"1 of 3 classes end up with no training images: 2 \(2\).*allow_empty_classes"):
         load(data)
     data.allow_empty_classes = True
     assert load(data).stats.counts_C.tolist() == [20, 2, 0]

@@ -137,9 +137,9 @@ def test_a_set_that_is_not_prepared_is_to_be_prepared_as_array_record(tmp_path):
 def test_tfrecord_is_refused_with_the_command_that_converts_it(tmp_path):
     root, folder = tmp_path / "photos", tmp_path / "tfds"
     store(root, folder, write_folder(root), file_format="tfrecord")
-    with pytest.raises(DataError, match="is in tfrecord, which can't be read at any position") as error:
+    with pytest.raises(DataError, match="is in tfrecord, which has no random access") as error:
         sources.load(record_config(folder))
-    command = str(error.value).partition("Fix, once: python ")[2].split()
+    command = str(error.value).partition("Fix (once): python ")[2].split()
     subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=ROOT)
     to_array_record.convert(folder / "photos/1.0.0")  # what is finished is not done again
     splits = sources.load(record_config(folder))
@@ -147,5 +147,5 @@ def test_tfrecord_is_refused_with_the_command_that_converts_it(tmp_path):
     order = np.argsort(listed.test.images.paths_N)
     files = sources.Images(listed.test.images[order], listed.test.labels[order])
     assert batches(splits.test, False).images.tobytes() == batches(files, False).images.tobytes()
-    with pytest.raises(DataError, match="is no prepared set"):
+    with pytest.raises(DataError, match="is not a prepared set"):
         to_array_record.convert(root)

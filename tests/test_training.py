@@ -313,7 +313,7 @@ def test_what_only_devices_and_data_tell_is_told_at_once(tmp_path):
         make_program(config, sources.load(config))
     assert len(error.value.problems) == 6
     for name in ("autoaugment", "simclr"):
-        assert f"{name} changes colours: found images of 1 channels, expected 3" in str(error.value)
+        assert f"{name} changes colors: found images with 1 channels, expected 3" in str(error.value)
 
 
 def test_progress_lines(capsys):

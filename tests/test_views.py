@@ -144,7 +144,7 @@ def test_a_sheet_that_can_not_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):
     (tmp_path / "plots").write_text("a file")
     assert check.run(Command("check", str(tmp_path), config, True)) == 0
     out = capsys.readouterr().out
-    assert "the step was not kept" in out and "views  not drawn: " in out and "Fix: make room or restore" in out
+    assert "the step was not kept" in out and "views  not drawn: " in out and "Fix: free up space or restore" in out
     monkeypatch.setitem(sys.modules, "saddle_jax.report.views", None)  # as where matplotlib is not installed
     monkeypatch.delattr("saddle_jax.report.views")
     told = sheet.draw(config, sources.load(config), [STILL], tmp_path / "other")

@@ -58,7 +58,7 @@ def test_the_command_refuses_before_anything_is_read(tmp_path):
         assert found.returncode == 0
     else:
         assert found.returncode == 2
-        assert "Fix: take --xla_cpu_experimental_ynn_fusion_type out of XLA_FLAGS" in found.stderr
+        assert "Fix: remove --xla_cpu_experimental_ynn_fusion_type from XLA_FLAGS" in found.stderr
         assert not found.stdout
 
 

@@ -6,16 +6,16 @@
     python main.py --config configs/methods/glmc_cifar.py:net=wide_resnet32,data=cifar10,ratio=100
     python main.py --config configs/methods/glmc_cifar.py:smoke
 
-data=cifar10 (the default) or cifar100; ratio=100 (the default), 50 or 10, for others the settings of the next smaller;
-with profile=as_is it names the ratio that the images have.
+data is cifar10 (the default) or cifar100. ratio is 100 (the default), 50, or 10; any other ratio uses the settings of
+the next smaller one. With profile=as_is, ratio says which ratio the images already have.
 
-glmc and glmc_sam differ in SAM alone; resampling, label weights and the contrastive term's factor are the method's
-authors'. The repository of GLMC + SAM has one setting for all ratios, and compares on CIFAR-10 a factor of 4 without
-SAM with one of 1: glmc_published and glmc_sam_published are these.
+glmc and glmc_sam differ only in SAM. Resampling, label weights, and the contrastive term's factor are those of GLMC's
+authors. The repository of GLMC + SAM uses one setting for all ratios. On CIFAR-10, it compares a factor of 4 without
+SAM to a factor of 1 with SAM. glmc_published and glmc_sam_published are these settings.
 
-The repository reports, best test epoch, ResNet-34, CIFAR-10 at 50 and 100, CIFAR-100 at 50 and 100:
-GLMC 89.81, 87.55, 62.49, 57.63; GLMC + SAM 91.56, 89.18, 65.28, 59.01. GLMC's authors report, with the wide ResNet-32
-(7.4 million parameters, sixteen times those of the paper's ResNet-32), 91.04, 88.50, 63.78, 57.97. Ours is not measured
+The repository reports these best test epochs with ResNet-34, for CIFAR-10 at 50 and 100 and CIFAR-100 at 50 and 100:
+GLMC 89.81, 87.55, 62.49, 57.63; GLMC + SAM 91.56, 89.18, 65.28, 59.01. GLMC's authors report 91.04, 88.50, 63.78, 57.97
+with the wide ResNet-32 (7.4 million parameters, sixteen times those of the paper's ResNet-32). Ours are not measured
 yet.
 """
 
@@ -40,7 +40,7 @@ PROJECTION_DIM = {"cifar_resnet34": 256, "wide_resnet32": 128}
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method, data set, network, ratio and profile that `argument` names."""
+    """Return the recipe for the method, data set, network, ratio, and profile in `argument`."""
     shown = recipes.shown_methods(["glmc"], recipes.LINKS_OF_METHODS)
     options = parse_argument(argument, METHODS, CHOICES, shown=f"glmc_published, glmc_sam_published, {shown}")
     method = options.method or "glmc_sam"
@@ -67,7 +67,7 @@ def get_config(argument: str = ""):
 
 
 def settings(method: str, data: str, ratio: float) -> tuple[float, float, float]:
-    """Return resample power, label weights' power and the contrastive term's factor."""
+    """Return the resampling power, the label weights' power, and the contrastive term's factor."""
     if method == "glmc_published":
         return 0.0, 1.2, 4.0
     if method == "glmc_sam_published":

@@ -4,12 +4,12 @@
     python main.py --config configs/methods/glmc_imagenet_lt.py:glmc --config.data.root=/data/imagenet   # with SGD
     python main.py --config configs/methods/glmc_imagenet_lt.py:smoke                                    # without data
 
-data.root is that of configs/imagenet_lt.py. GLMC's authors report 56.3, many / medium / few 70.1 / 52.4 / 30.4. For
-GLMC + SAM nothing is published here: rho is that of CIFAR, not tuned. Ours is not measured yet.
+data.root is that of configs/imagenet_lt.py. GLMC's authors report 56.3 overall, and 70.1 / 52.4 / 30.4 for many /
+medium / few. Nothing is published for GLMC + SAM here, so rho is that of CIFAR, untuned. Ours are not measured yet.
 
-Differs from GLMC's code: it warms up one epoch late, so that the first epoch runs at the full learning rate, and tosses
-a coin once a run for one of two augmentations; here the first epoch is the lowest of the warm-up, and the augmentation
-is the one of the two that has RandAugment.
+Differs from GLMC's code: theirs warms up one epoch late, so the first epoch runs at the full learning rate. It also
+tosses a coin once per run to choose one of two augmentations. Here the first epoch has the lowest rate of the warm-up,
+and the augmentation is the one with RandAugment.
 """
 
 from configs import imagenet_lt, recipes
@@ -19,7 +19,7 @@ RHO = 0.05
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method that `argument` names."""
+    """Return the recipe for the method in `argument`."""
     config = base(135)
     imagenet_lt.set_images(config)
     config.name = "imagenet_lt-resnext50"
@@ -29,7 +29,7 @@ def get_config(argument: str = ""):
 
 
 def base(epochs: int):
-    """Return what the two large recipes share."""
+    """Return the settings that both large recipes share."""
     config = imagenet_lt.base()
     config.method = "glmc"
     config.duration = f"{epochs} epochs"

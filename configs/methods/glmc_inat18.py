@@ -4,9 +4,9 @@
     python main.py --config configs/methods/glmc_inat18.py:glmc --config.data.root=/data/inat18          # with SGD
     python main.py --config configs/methods/glmc_inat18.py:smoke                                         # without data
 
-data.root is that of configs/inat18.py. GLMC's authors report 72.21. For GLMC + SAM nothing is published here: rho is
-that of CIFAR, not tuned; resampling, label weights and the contrastive term's factor are ImageNet-LT's, which is the
-only recipe that was published. Ours is not measured yet.
+data.root is that of configs/inat18.py. GLMC's authors report 72.21. Nothing is published for GLMC + SAM here, so rho is
+that of CIFAR, untuned. Resampling, label weights, and the contrastive term's factor are those of ImageNet-LT, the only
+published recipe. Ours are not measured yet.
 """
 
 from configs import inat18, recipes
@@ -14,7 +14,7 @@ from configs.methods import glmc_imagenet_lt
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method that `argument` names."""
+    """Return the recipe for the method in `argument`."""
     config = glmc_imagenet_lt.base(120)
     inat18.set_images(config)
     config.name = "inat18-resnext50"

@@ -5,9 +5,9 @@
     python main.py --config configs/methods/paco_cifar100.py:paco                # plain SGD, the authors' recipe
     python main.py --config configs/methods/paco_cifar100.py:smoke               # without the data
 
-Leaderboards have PaCo+SAM at 53.0 for ratio 100 and 48.0 for ratio 200, best test epoch, without code or radius, and
-PaCo at 52.0 for ratio 100. Ours is not measured yet. The radius, 0.1, is ours, not tuned; others that are worth a try,
-as little tried: --config.sam.rho=0.05 and 0.2.
+Leaderboards list PaCo+SAM at 53.0 for ratio 100 and 48.0 for ratio 200 (best test epoch, without code or radius), and
+PaCo at 52.0 for ratio 100. Ours are not measured yet. The radius of 0.1 is ours and untuned. --config.sam.rho=0.05 and
+0.2 are worth a try, but are just as untested.
 """
 
 from configs import cifar10_lt, cifar100_lt, recipes
@@ -16,7 +16,7 @@ LR = 0.05
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method, ratio and profile that `argument` names."""
+    """Return the recipe for the method, ratio, and profile in `argument`."""
     config = cifar10_lt.base()
     config.name = "cifar100_lt"
     config.method = "paco"
@@ -27,7 +27,7 @@ def get_config(argument: str = ""):
     config.paco.alpha, config.paco.temperature = 0.01, 0.05
     config.paco.queue_size, config.paco.dim = 1024, 32
     config.optim.weight_decay = 5e-4
-    # Epoch 10, of the warm-up, has a higher rate than those that follow it, as published.
+    # Epoch 10, the last of the warm-up, has a higher rate than the epochs after it, as published.
     warm_up = ((epoch, round(LR * (epoch + 1) / 10, 4)) for epoch in range(11))
     config.optim.lr = (*warm_up, (11, LR), (321, LR / 10), (361, LR / 100))
     config.eval.rank_bounds = (36, 71)

@@ -5,9 +5,9 @@
     python main.py --config configs/methods/paco_imagenet_lt.py --config.model.name=resnext50_32x4d ...
     python main.py --config configs/methods/paco_imagenet_lt.py:smoke                                    # no data
 
-The authors of PaCo report 57.0, best epoch on the test list (ResNeXt-50, for which they set the temperature to 0.07:
-58.2); leaderboards have PaCo+SAM at 57.5, without code or radius. Ours is not measured yet. The radius is ours, not
-tuned: 0.05 and 0.1 as in the paper's recipes, then 0.2, at the same parts of the run.
+PaCo's authors report 57.0 for the best epoch on the test list (58.2 with ResNeXt-50 and a temperature of 0.07).
+Leaderboards list PaCo+SAM at 57.5, without code or radius. Ours are not measured yet. The radius is ours and untuned:
+0.05 and 0.1 as in the paper's recipes, then 0.2, at the same fractions of the run.
 """
 
 from configs import imagenet_lt, recipes
@@ -17,7 +17,7 @@ RHO = ((0, 0.05), (22, 0.1), (267, 0.2))
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method that `argument` names."""
+    """Return the recipe for the method in `argument`."""
     config = base()
     imagenet_lt.set_images(config)
     config.name = "imagenet_lt"
@@ -26,7 +26,7 @@ def get_config(argument: str = ""):
 
 
 def base():
-    """Return what the two large recipes share."""
+    """Return the settings that both large recipes share."""
     config = imagenet_lt.base()
     config.method = "paco"
     config.batch_size = 128
@@ -35,7 +35,7 @@ def base():
     config.data.augmentation = "randaugment"
     config.paco.alpha, config.paco.temperature = 0.05, 0.2
     config.paco.queue_size, config.paco.dim = 8192, 128
-    # The cosine starts at epoch 9, the last of the warm-up, of which every epoch has a knot.
+    # Every warm-up epoch has a knot. The cosine starts at the last one, epoch 9.
     warm_up = ((epoch, round(LR * (epoch + 1) / 10, 4)) for epoch in range(10))
     config.optim.lr = (*warm_up, (400, 0.0))
     return config

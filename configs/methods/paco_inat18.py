@@ -4,8 +4,8 @@
     python main.py --config configs/methods/paco_inat18.py:paco --config.data.root=/data/inat18          # plain SGD
     python main.py --config configs/methods/paco_inat18.py:smoke                                         # no data
 
-The authors of PaCo report 73.2, best epoch; leaderboards have PaCo+SAM at 73.4, without code or radius. Ours is not
-measured yet. The radius is that of configs/methods/paco_imagenet_lt.py, ours, not tuned.
+PaCo's authors report 73.2 for the best epoch. Leaderboards list PaCo+SAM at 73.4, without code or radius. Ours are not
+measured yet. The radius is that of configs/methods/paco_imagenet_lt.py, which is ours and untuned.
 """
 
 from configs import inat18, recipes
@@ -13,7 +13,7 @@ from configs.methods import paco_imagenet_lt
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method that `argument` names."""
+    """Return the recipe for the method in `argument`."""
     config = paco_imagenet_lt.base()
     inat18.set_images(config)
     config.name = "inat18"

@@ -1,4 +1,4 @@
-"""CC-SAM's second stage on CIFAR-10-LT and CIFAR-100-LT: 30 epochs of the classifier alone, after a run of ResNet-32.
+"""CC-SAM's second stage on CIFAR-10-LT and CIFAR-100-LT: 30 epochs of the classifier alone, after a ResNet-32 run.
 
     python main.py --config configs/cifar10_lt.py:ce_cc_sam,ratio=100 --workdir runs/first              # CIFAR-10-LT
     python main.py --config configs/methods/retrain_cifar.py:ratio=100 --config.start_from=runs/first
@@ -9,14 +9,14 @@
     python main.py --config configs/cifar10_lt.py:smoke,ce_cc_sam --workdir runs/smoke                  # without data
     python main.py --config configs/methods/retrain_cifar.py:smoke --config.start_from=runs/smoke
 
-data=cifar10 (the default) or cifar100; `retrain` is plain SGD, as the authors', `retrain_sam` and so on have one. Any
-run of the plain method with a linear head can be the first: name the same data, ratio and network.
---config.retrain.flat_limit=0 is re-training on class-balanced draws alone. --config.optim.batch_stats=frozen keeps the
-first run's running statistics, which the authors' code lets move.
+data is cifar10 (the default) or cifar100. `retrain` uses plain SGD, as the authors do; `retrain_sam` and so on add a
+link. The first stage can be any run of the plain method with a linear head. Use the same data, ratio, and network as in
+that run. --config.retrain.flat_limit=0 leaves only re-training on class-balanced draws.
+--config.optim.batch_stats=frozen keeps the first run's running statistics, which the authors' code updates.
 
-The settings are the authors'. Their first stage has batches of 64, a rate of 0.1 that falls to a tenth at epochs 160
-and 180, and MixUp, which is not offered here. They report for both stages, at ratio 200, 100, 50: CIFAR-10 80.94,
-83.92, 86.22, CIFAR-100 45.66, 50.83, 53.91. Ours is not measured yet.
+The settings are the authors'. Their first stage uses batches of 64, a learning rate of 0.1 that falls to a tenth at
+epochs 160 and 180, and MixUp, which is not available here. With both stages, they report these results at ratios 200,
+100, and 50: CIFAR-10 80.94, 83.92, 86.22; CIFAR-100 45.66, 50.83, 53.91. Ours are not measured yet.
 """
 
 from configs import cifar10_lt, cifar100_lt, recipes
@@ -29,7 +29,7 @@ FLAT_LIMIT = {"cifar10": 1.0, "cifar100": 0.3}
 
 
 def get_config(argument: str = ""):
-    """Return the recipe for the method, data set, ratio and profile that `argument` names, but for `start_from`."""
+    """Return the recipe for the method, data set, ratio, and profile in `argument`, without `start_from`."""
     shown = recipes.shown_methods(["retrain"], recipes.LINKS_OF_METHODS)
     options = parse_argument(argument, METHODS, {"data": tuple(RANK_BOUNDS)}, shown=shown)
     method, link = METHODS[options.method or "retrain"]
@@ -44,7 +44,7 @@ def get_config(argument: str = ""):
     config.data.sampling = "balanced"
     config.retrain.flat_limit = FLAT_LIMIT[data]
     config.optim.lr = ((0, 0.01),)
-    config.loss.drw_start = "80%"  # of this run; the first one's is past its end
+    config.loss.drw_start = "80%"  # of this run; the first run's value is past this run's end
     config.eval.rank_bounds = RANK_BOUNDS[data]
     recipes.set_link(config, link, 0.05, SETTINGS[data])
     return recipes.finish(config, options, recipes.name_of(method, link))

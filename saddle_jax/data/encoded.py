@@ -1,4 +1,4 @@
-"""Images that stay encoded until a batch asks for them. They stand where an array of images would, and know its shape.
+"""Images that stay encoded until a batch asks for them. They replace an array of images, and know its shape.
 
 Shapes: N images, S x S pixels, 3 channels.
 """
@@ -14,11 +14,11 @@ import numpy as np
 
 
 class Decoding(NamedTuple):
-    """How pixels are made of an encoded image."""
+    """How encoded images become pixels."""
 
-    size: int  # S, pixels a side
-    resize: int  # evaluation: pixels of the shorter side, of which the centre is cut
-    max_bad_fraction: float  # training: part of the images that may be bad; their slots are masked
+    size: int  # S, pixels per side
+    resize: int  # evaluation: pixels of the shorter side before the center crop
+    max_bad_fraction: float  # training: fraction of the images that may be bad; their slots are masked
 
 
 class Encoded(abc.ABC):
@@ -39,7 +39,7 @@ class Encoded(abc.ABC):
 
     @property
     def may_be_bad(self) -> int:
-        """How many of them may be bad if they are training images."""
+        """How many of these images may be bad, if they are training images."""
         return math.floor(self.decoding.max_bad_fraction * len(self))
 
     @abc.abstractmethod
@@ -47,29 +47,29 @@ class Encoded(abc.ABC):
 
     @abc.abstractmethod
     def __getitem__(self, positions: np.ndarray) -> Encoded:
-        """Return the images at some positions."""
+        """Return the images at these positions."""
 
     @abc.abstractmethod
     def name(self, position: int) -> str:
-        """Return what a person finds an image by."""
+        """Return a name by which a person can find the image."""
 
     @abc.abstractmethod
     def digest(self) -> bytes:
-        """Return what names the images and their order: of the list, not of the pixels."""
+        """Return a hash of the images' names and order. It does not cover the pixels."""
 
     @abc.abstractmethod
     def reader(self, tf: Any) -> Any:
-        """Return TensorFlow's function from a position to the encoded image."""
+        """Return a TensorFlow function from a position to the encoded image."""
 
 
 class ImageFiles(Encoded):
     """Image files under a folder."""
 
     def __init__(self, root: str, paths_N: np.ndarray, decoding: Decoding):
-        """Take the files `paths_N` (UTF-8 as bytes) under `root`."""
+        """Take the files `paths_N` (UTF-8 bytes) under `root`."""
         super().__init__(decoding)
         self.root, self.paths_N = root, paths_N
-        self._tensor: Any = None  # of the paths; one for all that read them
+        self._tensor: Any = None  # tensor of the paths, shared by all readers
 
     def __len__(self) -> int:
         return len(self.paths_N)

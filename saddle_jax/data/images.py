@@ -1,4 +1,4 @@
-"""The batch that every feed delivers, and how it is made of an array of images. Normalisation is the step's.
+"""The batch that every feed delivers, and how it is made from an array of images. The training step normalizes it.
 
 Shapes: B slots, H x W pixels, K channels; images are uint8.
 """
@@ -16,19 +16,19 @@ from saddle_jax.data.order import Slots
 
 
 class Batch(NamedTuple):
-    """One batch. Padded slots have mask False and stand at its devices' ends, evenly dealt."""
+    """One batch. Padded slots have mask False. They lie at the end of each device's part, spread evenly."""
 
     images: np.ndarray  # (B, H, W, K) uint8, augmented; zeros in a padded slot
     labels: np.ndarray  # (B,) int32
     mask: np.ndarray  # (B,) bool
     ids: np.ndarray  # (B,) int32, position in the list of images
-    draws: np.ndarray  # (B, R) int32: the random numbers of the slots
+    draws: np.ndarray  # (B, R) int32, random numbers of each slot
 
 
 def make_batch(
     images_NHWK: Any, labels_N: Any, slots: Slots, augmented: Augmentation | None, xp: ModuleType = np
 ) -> Batch:
-    """Return the batch that `slots` describe; the images as they are where `augmented` is None.
+    """Return the batch that `slots` describe. The images stay as they are if `augmented` is None.
 
     Args:
       xp: `numpy`, or `jax.numpy` inside a jitted step, for an augmentation without a policy.
@@ -40,7 +40,7 @@ def make_batch(
 
 
 def batch_of(images_BHWK: Any, labels_N: Any, slots: Slots) -> Batch:
-    """Return the batch of images that fill `slots`."""
+    """Return the batch whose slots these images fill."""
     return Batch(
         images=images_BHWK * slots.mask_B[:, None, None, None].astype(np.uint8),
         labels=(labels_N[slots.ids_B] * slots.mask_B).astype(np.int32),

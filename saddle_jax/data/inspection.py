@@ -1,4 +1,4 @@
-"""What `--mode check` tells of a set: its classes, what its images look like, and which can't be read or decoded."""
+"""Checks for `--mode check`: a set's classes, sample images, and images that can't be read or decoded."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from saddle_jax.errors import DataError
 
 _SHOWN = 10
 _SAMPLED, _DRAWS = 10, 5  # images, and draws of each view
-_READERS = 16  # files that are opened at once: on a network most of the time is waiting
+_READERS = 16  # files opened at once, because on a network most of the time is waiting
 _STRETCH = 256  # images
-_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF")  # of what TensorFlow decodes
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF")  # of the formats that TensorFlow decodes
 
 
 def class_lines(splits: Splits) -> Iterator[str]:
-    """Yield a line a class: its index, name, training images, and its original label where that is another."""
+    """Yield one line per class: its index, name, training images, and original label if it has another one."""
     names, counts_C = splits.stats.names, splits.stats.counts_C
     for label in range(len(names)):
         original = "" if splits.class_map_C is None else f"   label {splits.class_map_C[label]} of the set"
@@ -33,17 +33,17 @@ def class_lines(splits: Splits) -> Iterator[str]:
 
 
 class Samples(NamedTuple):
-    """Some training images, as they are and augmented."""
+    """Some training images, unaugmented and augmented."""
 
     labels_N: np.ndarray
-    images_NHWK: np.ndarray  # by the evaluation's transform
+    images_NHWK: np.ndarray  # through the evaluation's transform
     views_VDNHWK: np.ndarray  # some draws of each view
 
 
 def sample(splits: Splits, views: Sequence[Augmentation], seed: int) -> Samples:
-    """Return an image of each of some classes, evenly spaced from the largest to the rarest one that has any.
+    """Return one image each from some classes, evenly spaced from the largest class to the rarest nonempty one.
 
-    Images that are bad and may be are passed over, and classes that have no other.
+    Bad images are skipped if the config tolerates them, and so are classes that have no others.
 
     Raises:
       DataError: images can't be read or decoded.
@@ -54,7 +54,7 @@ def sample(splits: Splits, views: Sequence[Augmentation], seed: int) -> Samples:
     sound = [_first_sound(images, np.flatnonzero(labels_N == label)) for label in by_size[places]]
     ids_N = np.array([position for position in sound if position is not None], np.int32)
     if not ids_N.size:
-        raise DataError(f"no image of {len(places)} classes can be decoded. Fix: restore the files")
+        raise DataError(f"none of the images in {len(places)} classes can be decoded. Fix: restore the files")
 
     def batch(view: Augmentation | None, draws_NR: np.ndarray) -> np.ndarray:
         repeated = np.tile(ids_N, len(draws_NR) // len(ids_N))
@@ -75,25 +75,25 @@ def sample(splits: Splits, views: Sequence[Augmentation], seed: int) -> Samples:
 
 
 def _first_sound(images: np.ndarray | Encoded, positions: np.ndarray) -> int | None:
-    """Return the first position whose image is not bad; the first one of all where none may be bad."""
+    """Return the first position whose image is not bad, or simply the first one if none may be bad."""
     look = _decoding(images) if isinstance(images, Encoded) and images.may_be_bad else None
     for position in positions.tolist():
         try:
             if look is None or not look(position):
                 return position
-        except OSError:  # who decodes it next tells why it can't be read
+        except OSError:  # the next one to decode it says why it can't be read
             return position
     return None
 
 
 def require_readable(splits: Splits, *, decode: bool) -> None:
-    """Open every image file, or decode every image whole; images in memory are let pass.
+    """Open every image file, or decode every image in full. Images in memory are skipped.
 
-    Bad training images are only told where data.max_bad_fraction lets there be as many; those that can't be read are no
-    bad ones.
+    Bad training images are only reported if data.max_bad_fraction allows that many. Images that can't be read are never
+    tolerated.
 
     Raises:
-      DataError: images can't be read or decoded; the first ten are named.
+      DataError: images can't be read or decoded. It names the first ten.
     """
     found: list[str] = []
     total = tolerated = 0
@@ -102,7 +102,7 @@ def require_readable(splits: Splits, *, decode: bool) -> None:
             continue
         look = _decoding(part.images) if decode else _opening(part.images)
         if look is None:
-            print(f"check  {len(part.images):,} {split} images are records: data.check_decode tells if they are sound")
+            print(f"check  {len(part.images):,} {split} images are records; data.check_decode checks them")
             continue
         print(f"check  {'decoding' if decode else 'opening'} {len(part.images):,} {split} images", flush=True)
         total += len(part.images)
@@ -113,7 +113,7 @@ def require_readable(splits: Splits, *, decode: bool) -> None:
             found += lines
         elif unsound:
             tolerated += len(unsound)
-            told = f"{len(unsound):,} bad training images, which are masked; {may_be:,} may be (data.max_bad_fraction)"
+            told = f"{len(unsound):,} bad training images are masked; {may_be:,} are allowed (data.max_bad_fraction)"
             print("\n".join([f"check  {told}", *_shown(lines)]))
     if found:
         raise DataError("\n".join([f"{len(found):,} of {total:,} images can't be read", *_shown(found)]))
@@ -132,11 +132,11 @@ class _Unsound(NamedTuple):
 
     position: int
     reason: str
-    unread: bool  # rather than read and bad
+    unread: bool  # True if it can't be read, False if it is bad
 
 
 def _look_at(images: Encoded, look: Callable[[int], str], threads: int) -> Iterator[_Unsound]:
-    """Yield the unsound images in their order; `threads` look at once, each at a stretch of them."""
+    """Yield the unusable images in order. Each of `threads` threads checks one stretch of images at a time."""
 
     def stretch(start: int) -> list[_Unsound]:
         found = []
@@ -148,13 +148,16 @@ def _look_at(images: Encoded, look: Callable[[int], str], threads: int) -> Itera
                 found.append(_Unsound(position, error.strerror or str(error), True))
         return found
 
-    with ThreadPoolExecutor(threads) as pool:  # it keeps all that it is given: stretches rather than images
+    with ThreadPoolExecutor(threads) as pool:  # the pool queues all its tasks, so give it stretches, not images
         for found in pool.map(stretch, range(0, len(images), _STRETCH)):
             yield from found
 
 
 def _opening(images: Encoded) -> Callable[[int], str] | None:
-    """Return what tells why a file can't be an image, or "" for one that begins as one does; OSError if unreadable."""
+    """Return a check that says why a file can't be an image, or "" if it starts like one. None if images are not files.
+
+    The check raises OSError if the file can't be read.
+    """
     if not isinstance(images, ImageFiles):
         return None
 
@@ -163,13 +166,16 @@ def _opening(images: Encoded) -> Callable[[int], str] | None:
             start = file.read(8)
         if not start:
             return "empty"
-        return "" if start.startswith(_STARTS) else f"no JPEG, PNG, GIF, BMP or WebP (begins with {start!r})"
+        return "" if start.startswith(_STARTS) else f"not a JPEG, PNG, GIF, BMP, or WebP (starts with {start!r})"
 
     return look
 
 
 def _decoding(images: Encoded) -> Callable[[int], str]:
-    """Return what tells why an image can't be decoded, or "" for one that can; OSError if it can't be read."""
+    """Return a check that says why an image can't be decoded, or "" if it can.
+
+    The check raises OSError if the image can't be read.
+    """
     from saddle_jax.data.feeds import streaming
 
     return streaming.make_whole_check(images)

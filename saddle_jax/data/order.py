@@ -1,7 +1,7 @@
-"""Which images make up a step, and the random draws of their augmentation: a pure function of (seed, step).
+"""The images of each step and the random draws of their augmentation, as a pure function of (seed, step).
 
-Nothing is shuffled through a buffer and no iterator has a state to save, so a resumed run sees exactly the batches
-that the unbroken run would have seen. Shapes: N images an epoch, B slots a batch, R random numbers a slot.
+Nothing is shuffled through a buffer, and no iterator has a state to save. So a resumed run sees exactly the batches
+that the uninterrupted run would have seen. Shapes: N images per epoch, B slots per batch, R random numbers per slot.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _ORDER, _AUGMENTATION = 0, 1  # keys of independent random streams
 
 
 class Slots(NamedTuple):
-    """What fills the slots of one batch, before any image is touched."""
+    """The contents of one batch's slots, before any image is touched."""
 
     ids_B: np.ndarray  # int32, position in the training list; 0 in a padded slot
     mask_B: np.ndarray  # bool, False in a padded slot
-    draws_BR: np.ndarray  # int32; what they mean is `augmentation`'s
+    draws_BR: np.ndarray  # int32; `augmentation` defines their meaning
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,25 +35,25 @@ class Order:
     batch_size: int
     num_devices: int
     augmentation: Augmentation
-    class_share_C: np.ndarray | None = None  # None: each image once an epoch; else drawn with replacement
-    drop_last: bool = False  # an epoch's last batch if it is incomplete
-    stream: int = 0  # orders of one stream go through the same images
-    view: int = 0  # number of the augmented copy: views share images, not draws
+    class_share_C: np.ndarray | None = None  # None: each image once per epoch; else drawn with replacement
+    drop_last: bool = False  # drop an epoch's last batch if it is incomplete
+    stream: int = 0  # orders with the same stream go through the same images
+    view: int = 0  # number of the augmented copy; views share images, but not draws
     _epochs: dict[int, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)  # the last two
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch; the last one may be incomplete."""
+        """Batches per epoch. The last one may be incomplete."""
         return steps_per_epoch(len(self.labels_N), self.batch_size, self.drop_last)
 
 
 def steps_per_epoch(images: int, batch_size: int, drop_last: bool) -> int:
-    """Return how many batches an epoch has."""
+    """Return the number of batches per epoch."""
     return images // batch_size if drop_last else -(-images // batch_size)
 
 
 def slots_at(order: Order, step: int) -> Slots:
-    """Return the slots of the batch that step `step` (0-based) trains on."""
+    """Return the slots of the batch for step `step` (0-based)."""
     epoch, batch = divmod(step, order.steps_per_epoch)
     ids_N, draws_NR = _epoch(order, epoch)
     positions_B, mask_B = deal(batch, len(ids_N), order.batch_size, order.num_devices)
@@ -61,9 +61,9 @@ def slots_at(order: Order, step: int) -> Slots:
 
 
 def deal(batch: int, total: int, batch_size: int, num_devices: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions and mask of a batch's slots, dealt to the devices in turn so that padding is spread evenly.
+    """Return the positions and mask of a batch's slots, dealt to the devices in turn so that padding is spread evenly.
 
-    Slots of one device lie together: the first B / D belong to the first device.
+    The slots of one device are contiguous: the first B / D belong to the first device.
     """
     slot_B = np.arange(batch_size).reshape(batch_size // num_devices, num_devices).T.ravel()
     positions_B = batch * batch_size + slot_B
@@ -72,7 +72,7 @@ def deal(batch: int, total: int, batch_size: int, num_devices: int) -> tuple[np.
 
 
 def evaluation_slots(total: int, batch_size: int, num_devices: int) -> Iterator[Slots]:
-    """Yield the slots of an evaluation: all images once, in their order and as they are; padding at the end."""
+    """Yield the slots of an evaluation: all images once, in order and unaugmented, with padding at the end."""
     for batch in range(-(-total // batch_size)):
         positions_B, mask_B = deal(batch, total, batch_size, num_devices)
         yield Slots(positions_B.astype(np.int32), mask_B, np.zeros((batch_size, 3), np.int32))
@@ -88,7 +88,7 @@ def _epoch(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def epoch_ids(order: Order, epoch: int) -> np.ndarray:
-    """Return the images of an epoch in their order: a permutation, or as many draws by class share."""
+    """Return the images of an epoch in order: a permutation, or as many draws by class share."""
     key = [order.seed, _ORDER, epoch]
     generator = np.random.default_rng([*key, order.stream] if order.stream else key)
     total = len(order.labels_N)
@@ -100,6 +100,6 @@ def epoch_ids(order: Order, epoch: int) -> np.ndarray:
 
 
 def epoch_draws(order: Order, epoch: int) -> np.ndarray:
-    """Return the augmentation of every position of an epoch; an image that is drawn twice is augmented twice."""
+    """Return the augmentation draws of every position in an epoch. An image drawn twice is augmented twice."""
     generator = np.random.default_rng([order.seed, _AUGMENTATION, epoch, order.view])
     return augmentation.draw(order.augmentation, generator, len(order.labels_N))

@@ -1,8 +1,8 @@
-"""Devices, in one place: the named axis, mapping a per-device function, sums over devices, precision.
+"""Device handling: the named axis, mapping a per-device function, sums over devices, and precision.
 
-Everything that runs on several devices is a per-device function that sums explicitly over `AXIS`; `map_step` maps it.
-`jax.pmap` is jit + shard_map underneath; `map_step_shard_map` is that form spelled out, bit-equal (tested), and the
-place to go to should pmap ever go.
+Everything that runs on several devices is a per-device function that sums explicitly over `AXIS`. `map_step` maps it.
+`jax.pmap` is jit + shard_map underneath. `map_step_shard_map` spells that out and gives bit-equal results (tested). It
+is the replacement if JAX ever drops pmap.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AXIS = "devices"
 
 
 def num_devices() -> int:
-    """Return over how many devices a batch is spread, those of all processes."""
+    """Return the number of devices that share a batch, counting those of all processes."""
     return jax.device_count()
 
 
@@ -29,13 +29,13 @@ def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gathe
     """Map a per-device function over all devices.
 
     Args:
-      step: takes `num_replicated` arguments that are the same on every device, then one that is a device's part.
-      num_replicated: how many.
-      donate: give the first argument's memory to the result.
-      gather: outputs have a leading device axis; otherwise the function must return the same on every device.
+      step: takes `num_replicated` arguments that are the same on every device, then one that holds a device's part.
+      num_replicated: the number of those arguments.
+      donate: reuse the first argument's memory for the result.
+      gather: give outputs a leading device axis. Without it, the function must return the same on every device.
 
     Raises:
-      ConfigError: this machine's XLA computes wrong sums.
+      ConfigError: XLA computes wrong sums on this machine.
     """
     xla.require_right_sums()
     return jax.pmap(
@@ -48,7 +48,7 @@ def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gathe
 
 
 def map_step_shard_map(step: Callable, num_replicated: int) -> Callable:
-    """Return what `map_step` does, as jit(shard_map): for batches without a leading device axis."""
+    """Do the same as `map_step`, as jit(shard_map), for batches without a leading device axis."""
     specs = (PartitionSpec(),) * num_replicated + (PartitionSpec(AXIS),)
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
     return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False))
@@ -59,7 +59,7 @@ def _local_mesh() -> Mesh:
 
 
 def own_rows(batch: Any) -> Any:
-    """Return the rows of a tree of (B, ...) host arrays that this process's devices take: all, if it is alone."""
+    """Return this process's rows of a tree of (B, ...) host arrays. A single process gets all rows."""
     if jax.process_count() == 1:
         return batch
     own = [jax.devices().index(device) for device in jax.local_devices()]
@@ -71,45 +71,46 @@ def own_rows(batch: Any) -> Any:
 
 
 def split(batch: Any) -> Any:
-    """Return a tree of (B, ...) arrays, this process's own rows, as (D, B / D, ...): a part for each of its devices."""
+    """Reshape this process's rows, a tree of (B, ...) arrays, to (D, B / D, ...): one part per device."""
     parts = jax.local_device_count()
     return jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), batch)
 
 
 def put(tree: Any) -> Any:
-    """Return a tree of (D, ...) host arrays on this process's devices, a part on each; the copy does not wait."""
+    """Copy a tree of (D, ...) host arrays to this process's devices, one part each, without waiting for the copy."""
     return jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec(AXIS)))
 
 
 def replicate(tree: Any) -> Any:
-    """Return a tree of arrays with a copy on every device of this process."""
+    """Copy a tree of arrays to every device of this process."""
     return jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec()))
 
 
 def local(tree: Any) -> Any:
-    """Return this process's first device's copy of a tree of arrays that are equal on all devices."""
+    """Return the first local device's copy of a tree of arrays that are equal on all devices."""
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def settle(tree: Any) -> Any:
-    """Return the tree, on several CPU devices when it is there: queued collectives of theirs can wait for ever."""
+    """Return the tree. With several CPU devices, wait for it first, because queued collectives can deadlock there."""
     return jax.block_until_ready(tree) if num_devices() > 1 and jax.default_backend() == "cpu" else tree
 
 
 def sum_over(tree: Any, axis_name: str | None) -> Any:
-    """Return the sum over devices; without an axis, the tree itself."""
+    """Return the sum over devices, or the tree itself without an axis."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
 def mean_over(tree: Any, axis_name: str | None) -> Any:
-    """Return the mean over devices; without an axis, the tree itself."""
+    """Return the mean over devices, or the tree itself without an axis."""
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def gather_rows(tree: Any, axis_name: str | None) -> Any:
-    """Return the rows of all devices, in the order that they would have on one: slots are dealt to devices in turn.
+    """Return the rows of all devices, in the order that they would have on one device (slots are dealt in turn).
 
-    Its derivative sums what all devices ask of a row: right for a loss that is summed over devices.
+    The derivative of a row sums what all devices contribute to it. That is right for a loss that is summed over
+    devices.
     """
     if axis_name is None:
         return tree
@@ -122,7 +123,7 @@ def gather_rows(tree: Any, axis_name: str | None) -> Any:
 
 
 def own_rows_of(tree: Any, axis_name: str | None) -> Any:
-    """Return, of rows in the order of `gather_rows`, those of this device."""
+    """Return this device's rows out of rows in the order of `gather_rows`."""
     if axis_name is None:
         return tree
     parts, own = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
@@ -130,23 +131,23 @@ def own_rows_of(tree: Any, axis_name: str | None) -> Any:
 
 
 def own_key(key: jax.Array, axis_name: str | None) -> jax.Array:
-    """Return a random key of this device's own; without an axis, the key itself."""
+    """Return a random key that is unique to this device, or the key itself without an axis."""
     return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
 
 def set_precision(name: str) -> None:
-    """Choose how float32 products are computed on accelerators: default (TF32 or bfloat16 passes), high, highest."""
+    """Set how accelerators compute float32 products: default (TF32 or bfloat16 passes), high, or highest."""
     jax.config.update("jax_default_matmul_precision", name)
 
 
 def keep_compiled(folder: str) -> None:
-    """Keep what is compiled in a folder, for later processes on the same machine."""
+    """Keep compiled programs in a folder, for later processes on the same machine."""
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @contextlib.contextmanager
 def exact_arithmetic(dtype: str) -> Iterator[None]:
-    """Compute in float32 with products at the highest precision, or in float64, whatever the run's own precision is."""
+    """Compute in float32 with products at the highest precision, or in float64, whatever the run's precision."""
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         yield

@@ -1,8 +1,8 @@
-"""Places where a test can kill, stall or break a real run: nothing at all unless SADDLE_FAULTS is set.
+"""Fault points where a test can kill, stall, or break a real run. They do nothing unless SADDLE_FAULTS is set.
 
-SADDLE_FAULTS="save:commit=SIGKILL@2"                 the signal comes when this point is passed for the second time
-SADDLE_FAULTS="save:arrays=SIGKILL@1+0.02"            20 ms after it is passed
-SADDLE_FAULTS="feed=stall@20,save:manifest=ENOSPC"    several; any name of `errno` is raised
+SADDLE_FAULTS="save:commit=SIGKILL@2"                 sends the signal the second time this point is passed
+SADDLE_FAULTS="save:arrays=SIGKILL@1+0.02"            sends it 20 ms after the point is passed
+SADDLE_FAULTS="feed=stall@20,save:manifest=ENOSPC"    sets two faults; a name from `errno` raises that error
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if _text := os.environ.get("SADDLE_FAULTS"):
         raise ValueError(f"SADDLE_FAULTS: found {_text!r}, expected POINT=ACT[@PASSING][+SECONDS],...")
 
     def fault_point(name: str) -> None:
-        """Do what SADDLE_FAULTS says of this point."""
+        """Do what SADDLE_FAULTS says about this point."""
         _passed[name] += 1
         for fault in _faults:
             if fault["point"] == name and int(fault["passing"] or 1) == _passed[name]:

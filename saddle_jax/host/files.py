@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process ends; and one error for a disk that refuses."""
+"""Atomic file writes that survive a crash, and one error for a disk that refuses a write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saddle_jax.errors import CheckpointError
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Write a file and put it in its place, or leave what was there.
+    """Write a file completely, or leave the old one in place.
 
     Raises:
       CheckpointError: the disk refused.
@@ -37,7 +37,7 @@ def sync(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path, needed: int = 0) -> Iterator[None]:
-    """Raise what `refusal` returns where the system refuses to write `path`, of `needed` bytes."""
+    """Turn a system error while writing `path` (`needed` bytes) into the error of `refusal`."""
     try:
         yield
     except OSError as error:
@@ -45,12 +45,12 @@ def writing(path: pathlib.Path, needed: int = 0) -> Iterator[None]:
 
 
 def refusal(path: pathlib.Path, needed: int, error: Exception) -> CheckpointError:
-    """Return the error that tells which file can't be written, why, how much it needs and how much is free."""
+    """Return an error that says which file can't be written, why, and how much space is needed and free."""
     room = f"; it needs {needed:,} bytes" if needed else ""
     with contextlib.suppress(OSError, StopIteration):
         there = next(folder for folder in path.parents if folder.is_dir())
         room += f"; {shutil.disk_usage(there).free:,} bytes are free there"
     return CheckpointError(
-        f"{path} can't be written ({error}){room}. What was saved before is untouched. "
-        "Fix: make room or restore access, and run the same command again"
+        f"{path} can't be written ({error}){room}. Earlier saves are untouched. "
+        "Fix: free up space or restore access, then run the same command again"
     )

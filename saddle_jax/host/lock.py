@@ -1,8 +1,8 @@
-"""One process at a time in a run's directory.
+"""A lock that lets only one process use a run's directory.
 
-`.lock` names the process that holds it. Where the file system keeps locks, the system's own lock (flock) decides: it
-goes with the process, however that ends. Where it keeps none, the holder touches the file and is believed to be gone
-when it has not for two minutes, or when it was on this host and no longer exists.
+`.lock` names the process that holds it. If the file system supports locks, the system's own lock (flock) decides. It
+disappears with the process, however that ends. On other file systems, the holder touches the file regularly. It
+counts as gone if it has not done so for two minutes, or if it was on this host and no longer exists.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from saddle_jax.host.progress import duration
 from saddle_jax.host.threads import beside
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-_BEAT, _FORGOTTEN = 30, 120  # seconds between two signs of life, and without any until a holder counts as gone
-_SETTLE = 5  # seconds until another host sees what was written
+_BEAT, _FORGOTTEN = 30, 120  # seconds between signs of life; seconds without one until a holder counts as gone
+_SETTLE = 5  # seconds until another host sees a write
 
 
 @contextlib.contextmanager
 def exclusive(workdir: pathlib.Path, fix: str = "another --workdir") -> Iterator[list[str]]:
-    """Make a run's directory and keep other processes out of it; yield what the user has to be told.
+    """Create a run's directory and keep other processes out of it. Yield notes for the user.
 
     Args:
-      fix: what to do where that can't be.
+      fix: what the error message suggests.
 
     Raises:
       ConfigError: the directory can't be written.
@@ -49,12 +49,12 @@ def exclusive(workdir: pathlib.Path, fix: str = "another --workdir") -> Iterator
     with file, contextlib.ExitStack() as stack:
         before = _holder(file)
         is_kept = _take(file, workdir, fix)
-        notes = [f"took over the lock of {_named(before)}, which ended without giving it back"] if before else []
+        notes = [f"took over the lock of {_named(before)}, which ended without releasing it"] if before else []
         ours = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         _write(file, json.dumps(ours))
         if not is_kept:
             notes.append(
-                f"{workdir}: its file system keeps no locks; two processes are told apart by {file.name}'s age"
+                f"{workdir}: its file system has no locks, so the age of {file.name} shows whether another process runs"
             )
             time.sleep(_SETTLE)
             if _holder(file) != ours:
@@ -67,7 +67,7 @@ def exclusive(workdir: pathlib.Path, fix: str = "another --workdir") -> Iterator
 
 
 def require_free(workdir: pathlib.Path) -> None:
-    """Look whether `exclusive` would be refused; take and write nothing.
+    """Check whether `exclusive` would be refused, without taking or writing anything.
 
     Raises:
       WorkdirInUse: it would.
@@ -75,13 +75,13 @@ def require_free(workdir: pathlib.Path) -> None:
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context((workdir / ".lock").open("r+"))
-        except OSError:  # nobody was there yet, or `exclusive` will say what is wrong
+        except OSError:  # nobody has been here yet, or `exclusive` will say what is wrong
             return
         _take(file, workdir, "another --workdir")
 
 
 def _take(file: TextIO, workdir: pathlib.Path, fix: str) -> bool:
-    """Take the lock; return whether the file system keeps it, False if nobody else seems to have it."""
+    """Take the lock. Return whether the file system supports locks; False means that nobody else seems to hold it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -101,7 +101,7 @@ def _seems_alive(holder: dict[str, Any], file: TextIO) -> bool:
             os.kill(holder["pid"], 0)
         except ProcessLookupError:
             return False
-        except PermissionError:  # somebody else's, but there
+        except PermissionError:  # another user's process, but it exists
             pass
     return time.time() - os.fstat(file.fileno()).st_mtime < _FORGOTTEN
 
@@ -116,7 +116,7 @@ def _in_use(workdir: pathlib.Path, file: TextIO, fix: str) -> WorkdirInUse:
 
 
 def _holder(file: TextIO) -> dict[str, Any]:
-    """Return who wrote the file; {} where nobody did, or what there is can't be read."""
+    """Return who wrote the file, or {} if nobody did or its content can't be read."""
     try:
         found = json.loads(os.pread(file.fileno(), 4096, 0))
         return {"pid": int(found["pid"]), "host": str(found["host"]), "since": float(found["since"])}
@@ -127,7 +127,7 @@ def _holder(file: TextIO) -> dict[str, Any]:
 def _named(holder: dict[str, Any]) -> str:
     if not holder:
         return "another process"
-    return f"process {holder['pid']} on {holder['host']}, begun {duration(time.time() - holder['since'])} ago"
+    return f"process {holder['pid']} on {holder['host']}, started {duration(time.time() - holder['since'])} ago"
 
 
 def _write(file: TextIO, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The memory of devices and of the host."""
+"""Memory use and memory limits of the devices and the host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax
 
 
 def peak_memory_mib() -> float:
-    """Return the most memory used so far: of the first accelerator where it tells, else of this process."""
+    """Return the peak memory use so far: the first accelerator's if it reports one, else this process's."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 2**20
@@ -22,7 +22,7 @@ def peak_memory_mib() -> float:
 
 
 def memory_limit() -> int:
-    """Return the bytes of a device's memory; of a CPU device its share of the machine's."""
+    """Return a device's memory in bytes. A CPU device gets its share of the machine's memory."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -30,7 +30,7 @@ def memory_limit() -> int:
 
 
 def free_memory() -> tuple[int, int]:
-    """Return the free bytes of the first device and of the host beside it: 0 where the device is the host."""
+    """Return the free bytes of the first device and of the host beside it, or 0 for the host if it is the device."""
     host = free_host_memory()
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
@@ -39,13 +39,13 @@ def free_memory() -> tuple[int, int]:
 
 
 def free_host_memory() -> int:
-    """Return the bytes that the system says are available, within the limit of a container."""
+    """Return the bytes that the system reports as available, within a container's limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = [total]
     for path, pattern in (("/proc/meminfo", r"MemAvailable:\s+(\d+) kB"), ("/sys/fs/cgroup/memory.max", r"(\d+)$")):
         with contextlib.suppress(OSError):
             if match := re.search(pattern, pathlib.Path(path).read_text(), re.MULTILINE):
                 found.append(int(match[1]) * (1024 if "meminfo" in path else 1))
-    if len(found) == 1:  # no Linux: what is free is not told in one way
+    if len(found) == 1:  # not Linux: there is no common way to ask, so assume half
         found.append(total // 2)
     return min(found)

@@ -1,7 +1,7 @@
-"""Several processes that train one run, each with its own devices: how they start, agree, and end.
+"""Coordination of several processes that train one run, each with its own devices: start, agreement, and exit.
 
-Only the first process reads and writes the run's directory, so that no other has to see it. All take the same steps in
-the same order; whatever could differ between them is compared or handed on here.
+Only the first process reads and writes the run's directory, so the others do not have to see it. All processes take the
+same steps in the same order. Anything that could differ between them is compared or passed on here.
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax._src import distributed  # for a barrier that may fail: shutdown's own ends whoever has waited in vain
+from jax._src import distributed  # for a barrier that may fail: shutdown's own kills a process that waits in vain
 from jax.experimental import multihost_utils
 
 from saddle_jax import errors
 from saddle_jax.errors import ConfigError, Preempted, SaddleError
 
-_HEARTBEAT_SECONDS = 30  # after which the others end when a process has died; JAX's own 100 waste a pod's time
-_PATIENCE = {0: 300, Preempted.exit_code: 300}  # seconds that an ending process waits for the others to end as it does
-_IMPATIENCE = 10  # after an error: all have it, or the others can't go on without this one
+_HEARTBEAT_SECONDS = 30  # when a process dies, the others end after this; JAX's default of 100 wastes a pod's time
+# Seconds that an ending process waits for the others to end the same way.
+_PATIENCE = {0: 300, Preempted.exit_code: 300}
+_IMPATIENCE = 10  # seconds after an error: all have it, or the others can't go on without this one
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Join the other processes; what is not given JAX reads from SLURM, Open MPI, Cloud TPU or Kubernetes.
+    """Join the other processes. JAX reads missing arguments from SLURM, Open MPI, Cloud TPU, or Kubernetes.
 
-    Where the others do not come within five minutes JAX ends this process.
+    JAX ends this process if the others do not come within five minutes.
 
     Raises:
-      ConfigError: neither the flags nor the environment tell who takes part.
+      ConfigError: neither the flags nor the environment say who takes part.
     """
-    who = f"process {process_id} of {num_processes} at {coordinator}" if coordinator else "as the environment tells"
+    who = f"process {process_id} of {num_processes} at {coordinator}" if coordinator else "as the environment says"
     print(f"join   {who}: waiting for the other processes", flush=True)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"--distributed: the processes can't be joined ({error}). Fix: on every process --coordinator HOST:PORT "
-            "--num_processes N --process_id I; under SLURM, Open MPI, Cloud TPU and Kubernetes JAX finds them itself"
+            f"--distributed: the processes can't be joined ({error}). Fix: give every process --coordinator HOST:PORT "
+            "--num_processes N --process_id I. Under SLURM, Open MPI, Cloud TPU, and Kubernetes, JAX finds these itself"
         ) from error
 
 
 def count() -> int:
-    """Return how many processes take part."""
+    """Return the number of processes that take part."""
     return jax.process_count()
 
 
@@ -57,19 +58,19 @@ def is_first() -> bool:
 
 
 def end(exit_code: int) -> NoReturn:
-    """Leave with this exit code: together with the other processes or, if they go on, before JAX ends them too."""
+    """Exit with this code, together with the other processes or, if they go on, before JAX ends them too."""
     sys.stdout.flush()
     sys.stderr.flush()
     if distributed.global_state.client is not None:
         patience = _PATIENCE.get(exit_code, _IMPATIENCE)
-        with contextlib.suppress(Exception):  # the others go on, or have gone
+        with contextlib.suppress(Exception):  # the others go on, or are gone
             distributed.global_state.client.wait_at_barrier("saddle_jax_end", 1000 * patience)
             jax.distributed.shutdown()
-    os._exit(exit_code)  # a collective that waits for a process that has gone would keep the interpreter
+    os._exit(exit_code)  # a collective that waits for a dead process would keep the interpreter alive
 
 
 def gather(text: str) -> list[str]:
-    """Return every process's text, in the order of the processes; all have to call this."""
+    """Return every process's text, in the order of the processes. All processes must call this."""
     if count() == 1:
         return [text]
     encoded = np.frombuffer(text.encode(), np.uint8)
@@ -81,25 +82,25 @@ def gather(text: str) -> list[str]:
 
 
 def sum_over(tree: Any) -> Any:
-    """Return a tree of host arrays summed over the processes; for bools, whether any process has it."""
+    """Return a tree of host arrays summed over the processes. A sum of bools says whether any of them is True."""
     if count() == 1:
         return tree
     return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x)).sum(0, dtype=x.dtype), tree)
 
 
 def of_first(tree: Any) -> Any:
-    """Return the first process's tree of arrays, of the same shapes and dtypes everywhere, on the host."""
+    """Return the first process's tree of arrays, on the host. Shapes and dtypes must be equal in all processes."""
     host = jax.device_get(tree)
     if count() == 1:
         return host
-    # As bytes: what is sent is added to zeros, and -0.0 + 0.0 is 0.0.
+    # Send bytes, because the broadcast adds to zeros, and -0.0 + 0.0 is 0.0.
     content = jax.tree.map(lambda x: np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8), host)
     received = multihost_utils.broadcast_one_to_all(content)
     return jax.tree.map(lambda b, x: np.frombuffer(b.tobytes(), x.dtype).reshape(x.shape), received, host)
 
 
 def on_first(act: Callable[[], Any]) -> Any:
-    """Let the first process act; return what it returned, through JSON, or raise its error in all of them."""
+    """Run `act` in the first process. In all processes, return its result (sent as JSON) or raise its error."""
     if count() == 1:
         return act()
     outcome: dict[str, Any] = {}
@@ -108,7 +109,7 @@ def on_first(act: Callable[[], Any]) -> Any:
             outcome = {"value": act()}
         except SaddleError as error:
             outcome = {"error": type(error).__name__, "message": getattr(error, "problems", str(error))}
-        except Exception as error:  # the others must not wait for what will never come
+        except Exception as error:  # the others must not wait forever
             gather(json.dumps({"error": "SaddleError", "message": f"process 0: {type(error).__name__}: {error}"}))
             raise
     outcome = json.loads(gather(json.dumps(outcome))[0])
@@ -118,19 +119,19 @@ def on_first(act: Callable[[], Any]) -> Any:
 
 
 def require_agreement(facts: dict[str, Any]) -> None:
-    """Make sure that all processes were started on the same thing.
+    """Check that all processes were started with the same facts.
 
     Args:
-      facts: what must be equal, by name; values that JSON can hold.
+      facts: values that must be equal, by name; JSON can hold them.
 
     Raises:
-      ConfigError: in all processes, every fact of every process that differs from the first's.
+      ConfigError: in all processes, with every fact that differs from the first process's.
     """
     mine = json.dumps({"host": socket.gethostname(), "facts": facts})
     first, *others = map(json.loads, gather(mine))
     problems = [
         f"process {number} ({other['host']}): {name} is {other['facts'].get(name)!r}, process 0 ({first['host']}) has "
-        f"{first['facts'].get(name)!r}. Fix: the same code, config and data everywhere"
+        f"{first['facts'].get(name)!r}. Fix: use the same code, config, and data everywhere"
         for number, other in enumerate(others, start=1)
         for name in first["facts"].keys() | other["facts"].keys()
         if other["facts"].get(name) != first["facts"].get(name)
@@ -140,9 +141,9 @@ def require_agreement(facts: dict[str, Any]) -> None:
 
 
 def stop_agreed(calls: int) -> bool:
-    """Return whether all processes stop here, because one was sent SIGTERM.
+    """Return whether all processes stop here, because one of them got SIGTERM.
 
     Args:
-      calls: how often this has been asked; every process has to ask at the same points.
+      calls: how often this has been called. Every process must call it at the same points.
     """
     return multihost_utils.reached_preemption_sync_point(calls)

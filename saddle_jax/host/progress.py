@@ -1,4 +1,4 @@
-"""Lines that tell people how far a long computation is."""
+"""Progress lines for long computations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 class Progress:
-    """One live line on a terminal; in a log one plain line a minute, and the first and the last."""
+    """One live line on a terminal. In a log, one plain line per minute, plus the first and the last."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class Progress:
         quiet: bool = False,
         stream: TextIO | None = None,
     ):
-        """Take the length of the work; with unit "" only the part that is done is shown, with no count and no speed."""
+        """Take the length of the work. With unit "", lines show the percentage done, but no count and no speed."""
         self._stream = stream or sys.stdout
         self._total, self._batch_size, self._unit = total_steps, batch_size, unit
         self._quiet, self._live = quiet, self._stream.isatty()
@@ -30,20 +30,20 @@ class Progress:
         self._first_step, self._began = start, time.monotonic()
         self._written: float | None = None
         self._shown_step: int | None = None
-        self.shows_steps = True  # False: of several runs in step, another shows how far they are
+        self.shows_steps = True  # False if several runs go in step and another one shows their progress
 
     def begin(self, step: int) -> None:
-        """Measure speed from here: `step` steps are done and everything is compiled."""
+        """Start measuring the speed here: `step` steps are done and everything is compiled."""
         self._first_step, self._began = step, time.monotonic()
 
     def images_per_second(self, step: int) -> float | None:
-        """Return the mean speed since `begin`, evaluations and saves included; None as long as nothing was done."""
+        """Return the mean speed since `begin`, including evaluations and saves. None before the first step."""
         if step == self._first_step:
             return None
         return (step - self._first_step) * self._batch_size / max(time.monotonic() - self._began, 1e-9)
 
     def update(self, step: int, text: str) -> None:
-        """Tell that `step` steps are done; `text` holds what is worth seeing."""
+        """Report that `step` steps are done; `text` adds details."""
         now = time.monotonic()
         due = self._live or self._written is None or step == self._total or now - self._written >= 60
         if self._quiet or not self.shows_steps or not due or step == self._shown_step:
@@ -55,7 +55,7 @@ class Progress:
             left = (self._total - step) * self._batch_size / rate
             speed = f"  {rate:,.0f} img/s" * bool(self._unit) + f"  ETA {duration(left)}"
         line = f"{time.strftime('%H:%M')}  {self._label}{count}{100 * step / self._total:.1f}%  {text}{speed}"
-        if self._live:  # a line that wraps could not be written over
+        if self._live:  # a line that wraps could not be overwritten
             line = f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}"
         self._stream.write(line if self._live else f"{line}\n")
         self._stream.flush()
@@ -68,7 +68,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return 42s, 3m10s or 2h05m."""
+    """Format seconds as 42s, 3m10s, or 2h05m."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds}s"

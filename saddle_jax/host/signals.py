@@ -1,4 +1,4 @@
-"""What the process is asked and what it uses: requests to stop, memory."""
+"""Requests to stop a run: SIGTERM and SIGINT."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from saddle_jax.host import processes
 
 
 class StopRequest:
-    """Note SIGTERM or SIGINT as a request for an orderly end; a second signal ends the process at once.
+    """Treat SIGTERM or SIGINT as a request to stop in an orderly way. A second signal ends the process at once.
 
-    Of several processes all stop at the same step, whichever was sent the signal. JAX has the handler of SIGTERM then,
-    which no second one ends; SIGINT is passed on to it once.
+    If there are several processes, all stop at the same step, whichever one got the signal. JAX then handles SIGTERM,
+    and a second SIGTERM does not end the process. The first SIGINT is passed on as SIGTERM.
     """
 
     def __init__(self):
-        self.signal_name = ""  # of the signal that came
+        self.signal_name = ""  # the signal that came, if any
         self._previous: dict[int, Any] = {}
         self._asked = 0
 
@@ -31,7 +31,7 @@ class StopRequest:
         return self
 
     def agreed(self) -> str:
-        """Return the name of the signal that came, or ""; every process has to ask after the same steps."""
+        """Return the name of the signal that came, or "". Every process must ask after the same steps."""
         self._asked += 1
         if processes.count() > 1 and processes.stop_agreed(self._asked):
             self.signal_name = "SIGTERM"

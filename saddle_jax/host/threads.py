@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def beside(act: Callable[[threading.Event], None], name: str) -> Iterator[None]:
-    """Run `act` in a thread of that name beside the block, at whose end the event is set and the thread awaited."""
+    """Run `act` in a thread beside the block. After the block, set the event and join the thread."""
     ended = threading.Event()
     thread = threading.Thread(target=act, args=(ended,), name=name, daemon=True)
     thread.start()

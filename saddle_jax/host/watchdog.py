@@ -1,9 +1,9 @@
-"""End a process that gets on no longer, so that whoever started it can start it again.
+"""A watchdog that ends a stalled process, so that whoever started it can start it again.
 
-A device that hangs, a collective that waits for a process that is gone, a file system that does not answer: all look
-the same, nothing happens. What makes progress calls `alive`; if nothing has for longer than the limit, the stacks of
-all threads are printed and the process ends with the exit code of one that was preempted. Seconds in which the process
-was stopped do not count; a thread that never lets go of Python's own lock stops the watch as well.
+A device that hangs, a collective that waits for a dead process, and a file system that does not answer all look the
+same: nothing happens. Code that makes progress calls `alive`. If nothing calls it for longer than the limit, the
+watchdog prints the stacks of all threads and ends the process with the exit code of a preempted run. Time in which the
+process was stopped does not count. A thread that never releases Python's global lock stops the watchdog as well.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from collections.abc import Iterator
 from saddle_jax.errors import Preempted
 from saddle_jax.host.threads import beside
 
-_COMPILING = 4  # times the limit, for what has to be compiled first
-_TELLING = 10  # seconds to print the stacks
+_COMPILING = 4  # times the limit, for work that has to compile first
+_TELLING = 10  # seconds that printing the stacks may take
 
 
 class _Signs:
-    """Of life, of this process."""
+    """This process's signs of life."""
 
-    idle = 0.0  # seconds without one
-    times = 1  # the limit, until the next
-    known: set[str] = set()  # what has been compiled
+    idle = 0.0  # seconds since the last sign
+    times = 1  # times the limit, until the next sign
+    known: set[str] = set()  # work that has been compiled
 
 
 _signs = _Signs()
 
 
 def alive(begins: str = "") -> None:
-    """Tell that the process gets on; what `begins` may take longer the first time, for it has to be compiled."""
+    """Report progress. `begins` names work that may take longer the first time, because it has to compile."""
     _signs.idle = 0.0
     _signs.times = _COMPILING if begins and begins not in _signs.known else 1
     _signs.known.add(begins)
@@ -43,7 +43,7 @@ def alive(begins: str = "") -> None:
 
 @contextlib.contextmanager
 def watch(limit: float) -> Iterator[None]:
-    """End the process if it is not `alive` for `limit` seconds; never if that is 0."""
+    """End the process if nothing calls `alive` for `limit` seconds. 0 turns the watchdog off."""
     if not limit:
         yield
         return
@@ -58,8 +58,8 @@ def _count(limit: float, ended: threading.Event) -> None:
     while not ended.wait(tick):
         _signs.idle += tick
         if _signs.idle > limit * _signs.times:
-            threading.Timer(_TELLING, os._exit, (Preempted.exit_code,)).start()  # the terminal may hang as well
-            stalled = f"no progress for {_signs.idle:,.0f} s (watchdog_secs is {limit:g}): all threads were at"
+            threading.Timer(_TELLING, os._exit, (Preempted.exit_code,)).start()  # the terminal may hang too
+            stalled = f"no progress for {_signs.idle:,.0f} s (watchdog_secs is {limit:g}). Stacks of all threads:"
             print(f"\n{stalled}", file=sys.stderr, flush=True)
             faulthandler.dump_traceback(all_threads=True)
             print("stopped; the same command continues from the last checkpoint", file=sys.stderr, flush=True)

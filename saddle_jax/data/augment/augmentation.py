@@ -1,8 +1,8 @@
-"""The augmentation of one view of the training images: what is drawn for every image, and what the draws do to pixels.
+"""The augmentation of one view of the training images: the draws for each image, and what they do to its pixels.
 
-Draws are whole numbers, a pure function of the slot. The crop's say what is cut; the policies' is the seed of the
-image's own generator. Policies run on the host, with Pillow, as they were published. Shapes: N or B images, H x W
-pixels, K channels, R numbers an image.
+Draws are integers, a pure function of the slot. A crop's draws say what is cut. A policy's draw is the seed of the
+image's own generator. Policies run on the host, in Pillow, as they were published. Shapes: N or B images, H x W pixels,
+K channels, R numbers per image.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from saddle_jax.data.augment import autoaugment, crop, randaugment, simclr
 from saddle_jax.experiment.catalogue.augmentations import IN_MEMORY_ONLY, ON_HOST
 
 _SEED_LIMIT = 2**31
-_USUAL_AREA = (0.08, 1.0)  # of an encoded image, that the crop covers
+_USUAL_AREA = (0.08, 1.0)  # fraction of an encoded image that the crop covers
 
 
 class Augmentation(NamedTuple):
     """How a view's images are augmented. All fields are fixed for a run."""
 
     name: str
-    image_shape: tuple[int, int, int]  # H, W, K of what the network sees
-    encoded: bool = False  # the images are encoded, and of any size
-    crop_padding: int = 0  # crop_flip and what builds on it: zero pixels on each side before the random crop
+    image_shape: tuple[int, int, int]  # H, W, K of the network's input
+    encoded: bool = False  # the images are encoded and have any size
+    crop_padding: int = 0  # crop_flip and policies built on it: zero pixels on each side before the random crop
     flip: bool = True  # mirror half of the images
-    color_jitter: float = 0.0  # encoded, but for simclr: brightness, contrast, saturation times 1 - this to 1 + this
+    color_jitter: float = 0.0  # encoded, not simclr: scales brightness, contrast, saturation by 1 ± this at most
     mean: tuple[int, ...] = ()  # level of each channel that randaugment fills with
 
     @property
@@ -40,7 +40,7 @@ class Augmentation(NamedTuple):
 
     @property
     def area(self) -> tuple[float, float]:
-        """Part of an encoded image that a crop covers, from and to."""
+        """Smallest and largest fraction of an encoded image that a crop covers."""
         return simclr.AREA if self.name == "simclr" else _USUAL_AREA
 
 
@@ -59,10 +59,10 @@ def make(data: ConfigDict, name: str, image_shape: tuple[int, ...], *, encoded: 
 
 
 def problem_of(augmentation: Augmentation) -> str:
-    """Return why images can't be augmented so, and the fix; or ""."""
+    """Return why this augmentation does not suit the images, and the fix; or ""."""
     name, channels = augmentation.name, augmentation.image_shape[2]
     if augmentation.on_host and channels != 3:
-        return f"{name} changes colours: found images of {channels} channels, expected 3. Fix: crop_flip"
+        return f"{name} changes colors: found images with {channels} channels, expected 3. Fix: crop_flip"
     if augmentation.encoded and name in IN_MEMORY_ONLY:
         return f"{name} is for images in memory, all of one size. Fix: random_resized_crop, randaugment or simclr"
     if not augmentation.encoded and name == "random_resized_crop":
@@ -71,7 +71,7 @@ def problem_of(augmentation: Augmentation) -> str:
 
 
 def draw(augmentation: Augmentation, generator: np.random.Generator, total: int) -> np.ndarray:
-    """Return the draws of `total` images, (N, R) int32: those of the crop, then, where there is a policy, its seed."""
+    """Return the draws of `total` images, (N, R) int32: those of the crop, then the policy's seed if there is one."""
     flip = augmentation.flip
     if augmentation.encoded:
         draws_NR = crop.draw_resized(generator, total, flip=flip)
@@ -84,7 +84,7 @@ def draw(augmentation: Augmentation, generator: np.random.Generator, total: int)
 
 
 def apply(augmentation: Augmentation, images_BHWK: Any, draws_BR: Any, xp: ModuleType = np) -> Any:
-    """Return images augmented by their draws: those in memory whole, encoded ones after their crop.
+    """Return images augmented by their draws: images in memory in full, encoded ones after their crop.
 
     Args:
       xp: `numpy`, or `jax.numpy` inside a jitted step, for an augmentation without a policy.

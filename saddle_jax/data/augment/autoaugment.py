@@ -6,7 +6,7 @@ from random import Random
 
 from PIL import Image, ImageEnhance, ImageOps
 
-# 25 pairs of (operation, probability, magnitude of 0 to 9).
+# 25 pairs of (operation, probability, magnitude from 0 to 9).
 PAIRS = (
     (("invert", 0.1, 7), ("contrast", 0.2, 6)),
     (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
@@ -35,13 +35,13 @@ PAIRS = (
     (("translate_y", 0.7, 9), ("autocontrast", 0.9, 1)),
 )
 _LARGEST = 9  # magnitude
-_FILL = (128, 128, 128)  # what moves bring in
-_MOVE = 150 / 331  # largest translation, in parts of the side
-_HOLE = 16  # pixels a side
+_FILL = (128, 128, 128)  # color of the pixels that moves bring in
+_MOVE = 150 / 331  # largest translation, as a fraction of the side
+_HOLE = 16  # pixels per side
 
 
 def change(image: Image.Image, random: Random) -> Image.Image:
-    """Return the image after a random pair of operations, with a hole around any of its pixels."""
+    """Return the image after a random pair of operations, with a hole centered on a random pixel."""
     for name, chance, magnitude in random.choice(PAIRS):
         if random.random() < chance:
             image = operate(image, name, magnitude / _LARGEST, random.choice((-1, 1)))
@@ -52,7 +52,7 @@ def change(image: Image.Image, random: Random) -> Image.Image:
 
 
 def operate(image: Image.Image, name: str, part: float, sign: int) -> Image.Image:
-    """Return a new image after an operation at a part of its largest magnitude; `sign` is its direction, if any."""
+    """Return a new image after an operation at `part` of its largest magnitude. `sign` is its direction, if any."""
     match name:
         case "invert":
             return ImageOps.invert(image)

@@ -1,4 +1,4 @@
-"""Random crops and mirrors: of images in memory by whole pixels, of encoded ones by random numbers.
+"""Random crops and mirroring: of images in memory by whole pixels, of encoded ones by random numbers.
 
 Shapes: N or B images of H x W pixels and K channels, uint8.
 """
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-ASPECT = (3 / 4, 4 / 3)  # of a resized crop, width over height
+ASPECT = (3 / 4, 4 / 3)  # width over height of a resized crop
 PADDED_COLUMNS = 3  # top and left corner inside the border, 1 to mirror
-# Columns of the random numbers by which encoded images, of whatever size, are cropped: ten attempts at (area, aspect),
-# where the crop lies, whether to mirror, brightness, contrast and saturation, and in which order these act. Each is
-# uniform in [0, DRAW_LIMIT).
+# Columns of the random numbers that crop encoded images of any size: ten attempts at (area, aspect), the position of
+# the crop, whether to mirror, brightness, contrast, and saturation, and the order of these three. Each is uniform in
+# [0, DRAW_LIMIT).
 ATTEMPTS, POSITION, MIRROR, JITTER, JITTER_ORDER = slice(0, 20), slice(20, 22), 22, slice(23, 26), 26
 RESIZED_COLUMNS = 27
 DRAW_LIMIT = 2**31
@@ -29,14 +29,14 @@ def draw_padded(generator: np.random.Generator, total: int, padding: int, *, fli
 
 
 def draw_resized(generator: np.random.Generator, total: int, *, flip: bool) -> np.ndarray:
-    """Return the draws of encoded images, (N, 27) int32: what they mean depends on each image's size."""
+    """Return the draws of encoded images, (N, 27) int32. Their meaning depends on each image's size."""
     draws_NR = generator.integers(0, DRAW_LIMIT, size=(total, RESIZED_COLUMNS), dtype=np.int32)
     draws_NR[:, MIRROR] *= flip
     return draws_NR
 
 
 def crop_and_flip(images_BHWK: Any, draws_Bx3: Any, padding: int, xp: ModuleType = np) -> Any:
-    """Return each image moved by its draw inside a border of `padding` zero pixels, and mirrored if drawn so.
+    """Return each image shifted by its draw inside a border of `padding` zero pixels, and mirrored if its draw says so.
 
     Args:
       xp: `numpy`, or `jax.numpy` inside a jitted step.

@@ -6,13 +6,13 @@ from random import Random
 
 from PIL import Image, ImageEnhance, ImageOps
 
-_ACTS = 2  # operations an image, drawn with replacement
-_CHANCE = 0.5  # that each of them acts
-_SPREAD = 0.05  # standard deviation of the magnitude around 1, the largest; above 1 it is cut off
-_SHEAR = 0.3  # largest
-_MOVE = 0.45  # largest translation, in parts of the side
-_ANGLE = 30  # degrees, largest
-_ADDED_BELOW = 128  # level
+_ACTS = 2  # operations per image, drawn with replacement
+_CHANCE = 0.5  # probability that each of them acts
+_SPREAD = 0.05  # standard deviation of the magnitude around 1, which is also its maximum
+_SHEAR = 0.3  # largest shear
+_MOVE = 0.45  # largest translation, as a fraction of the side
+_ANGLE = 30  # largest rotation, in degrees
+_ADDED_BELOW = 128  # solarize_add only changes levels below this
 _KERNELS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 _ENHANCED = {
@@ -27,10 +27,10 @@ NAMES = (*_ENHANCED, *_LEVELS, *_MOVES)
 
 
 def change(image: Image.Image, random: Random, fill: tuple[int, ...]) -> Image.Image:
-    """Return the image after two random operations, each of which acts or does not.
+    """Return the image after two random operations, each of which may or may not act.
 
     Args:
-      fill: level of each channel that moves bring in.
+      fill: level of each channel in the pixels that moves bring in.
     """
     for name in random.choices(NAMES, k=_ACTS):
         if random.random() < _CHANCE:
@@ -43,7 +43,7 @@ def change(image: Image.Image, random: Random, fill: tuple[int, ...]) -> Image.I
 
 
 def recolour(image: Image.Image, name: str, magnitude: float) -> Image.Image:
-    """Return the image after an operation on its levels, of a magnitude of 0 to 1."""
+    """Return the image after an operation on its levels, with a magnitude from 0 to 1."""
     match name:
         case "autocontrast":
             return ImageOps.autocontrast(image)
@@ -63,7 +63,7 @@ def recolour(image: Image.Image, name: str, magnitude: float) -> Image.Image:
 
 
 def move(image: Image.Image, name: str, signed: float, kernel: Image.Resampling, fill: tuple[int, ...]) -> Image.Image:
-    """Return the image after a move, of a magnitude of -1 to 1."""
+    """Return the image after a move, with a magnitude from -1 to 1."""
     if name == "rotate":
         return image.rotate(_ANGLE * signed, kernel, fillcolor=fill)
     numbers = {

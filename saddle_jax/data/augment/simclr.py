@@ -7,18 +7,21 @@ from random import Random
 
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter
 
-AREA = (0.2, 1.0)  # of the image, that the resized crop covers
-ASPECT = (3 / 4, 4 / 3)  # of the crop, width over height
-_ATTEMPTS = 10  # at a crop that fits
+AREA = (0.2, 1.0)  # fraction of the image that the resized crop covers
+ASPECT = (3 / 4, 4 / 3)  # width over height of the crop
+_ATTEMPTS = 10  # attempts to find a crop that fits
 _ENHANCED = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "colour": ImageEnhance.Color}
-_RANGES = {**dict.fromkeys(_ENHANCED, (0.6, 1.4)), "hue": (-0.1, 0.1)}  # factors; parts of the circle
+_RANGES = {
+    **dict.fromkeys(_ENHANCED, (0.6, 1.4)),
+    "hue": (-0.1, 0.1),
+}  # factors; for the hue, fractions of the color circle
 NAMES = tuple(_RANGES)
 _JITTER_CHANCE, _GREY_CHANCE, _BLUR_CHANCE = 0.8, 0.2, 0.5
-_SIGMA = (0.1, 2.0)  # pixels, of the blur
+_SIGMA = (0.1, 2.0)  # standard deviation of the blur, in pixels
 
 
 def crop(image: Image.Image, random: Random, *, flip: bool) -> Image.Image:
-    """Return a random part of the image at the image's own size, mirrored half of the time if `flip`."""
+    """Return a random part of the image, resized to the image's own size and mirrored half of the time if `flip`."""
     left, top, width, height = window(image.width, image.height, random)
     box = (left, top, left + width, top + height)
     image = image.crop(box).resize(image.size, Image.Resampling.BILINEAR)
@@ -26,7 +29,7 @@ def crop(image: Image.Image, random: Random, *, flip: bool) -> Image.Image:
 
 
 def window(width: int, height: int, random: Random) -> tuple[int, int, int, int]:
-    """Return torchvision's RandomResizedCrop of an image of width x height pixels: left, top, width, height."""
+    """Return torchvision's RandomResizedCrop window for a width x height image: left, top, width, height."""
     for _ in range(_ATTEMPTS):
         area = width * height * random.uniform(*AREA)
         ratio = math.exp(random.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
@@ -39,7 +42,7 @@ def window(width: int, height: int, random: Random) -> tuple[int, int, int, int]
 
 
 def change(image: Image.Image, random: Random) -> Image.Image:
-    """Return the image with other colours, without colour, blurred, each by chance."""
+    """Return the image after color jitter, conversion to gray, and blur, each by chance."""
     if random.random() < _JITTER_CHANCE:
         for name in random.sample(NAMES, len(NAMES)):
             image = jitter(image, name, random.uniform(*_RANGES[name]))
@@ -51,12 +54,12 @@ def change(image: Image.Image, random: Random) -> Image.Image:
 
 
 def jitter(image: Image.Image, name: str, number: float) -> Image.Image:
-    """Return the image with one of NAMES changed: by a factor, the hue by a part of the circle."""
+    """Return the image with one of NAMES changed: by a factor, or the hue by a fraction of the color circle."""
     return turned_hue(image, number) if name == "hue" else _ENHANCED[name](image).enhance(number)
 
 
 def turned_hue(image: Image.Image, part: float) -> Image.Image:
-    """Return the image with its hue turned by a part of the circle, in Pillow's 255 steps, as torchvision does."""
+    """Return the image with its hue turned by a fraction of the circle, in Pillow's 255 steps, as torchvision does."""
     hue, saturation, value = image.convert("HSV").split()
     turned = ImageChops.add_modulo(hue, Image.new("L", hue.size, int(255 * part) % 256))
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")

@@ -1,8 +1,10 @@
-"""Pixels out of encoded images with TensorFlow: torchvision's training and evaluation transforms on Pillow images.
+"""Decoding of encoded images with TensorFlow: torchvision's training and evaluation transforms of Pillow images.
 
-Of a JPEG only the part that is asked for is decoded. What is drawn comes as whole numbers with the slot, so that an
-image's pixels are a function of the file and the slot. Differs from the reference: one rounding after the resampling
-where Pillow rounds after each axis (a level of 255 at most). As there, the EXIF orientation is ignored.
+Only the needed part of a JPEG is decoded. The random draws come with the slot as integers, so an image's pixels depend
+only on the file and the slot. As in the reference, the EXIF orientation is ignored.
+
+Differs from the reference: there is one rounding after the resampling, where Pillow rounds after each axis (a
+difference of at most one level of 255).
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from saddle_jax.data.augment.crop import (
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.feeds import workers
 
-_NEIGHBOURS = 2  # pixels around a part of a JPEG from which the colours at its edge are interpolated
+_NEIGHBOURS = 2  # pixels around a part of a JPEG that the colors at its edge are interpolated from
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
 class _Window(NamedTuple):
-    """A part of an image, and how it lies on the result: result = part x scale + shift, in pixels; rows first."""
+    """A part of an image and its place on the result: result = part x scale + shift, in pixels, rows first."""
 
     corner: Any  # (2,) int32
     extent: Any  # (2,) int32
@@ -42,12 +44,12 @@ class _Window(NamedTuple):
 
 
 def make_loader(images: Encoded, augmented: Augmentation | None) -> Callable[[Any, Any, Any], Any]:
-    """Return (position, mask, draws_R) -> (S, S, 3) uint8; zeros where the mask is False, which reads nothing.
+    """Return (position, mask, draws_R) -> (S, S, 3) uint8. Where the mask is False, it returns zeros and reads nothing.
 
     It raises a subclass of `tf.errors.OpError` for an image that can't be read or decoded.
 
     Args:
-      augmented: what the draws do; None is the evaluation's resize and centre crop.
+      augmented: how the draws change the image. None applies the evaluation's resize and center crop.
     """
     read, decoding = _reader(images), images.decoding
     size = decoding.size
@@ -73,7 +75,7 @@ def make_loader(images: Encoded, augmented: Augmentation | None) -> Callable[[An
 
 
 def by_workers(view: Augmentation, images_BHWK: Any, draws_BR: Any) -> Any:
-    """Return, inside tf.data, the images as worker processes augment them."""
+    """Return the images as augmented by worker processes. Use this inside tf.data."""
 
     def ask(images_BHWK: np.ndarray, draws_BR: np.ndarray) -> np.ndarray:
         return workers.apply(view, images_BHWK, draws_BR)
@@ -86,7 +88,7 @@ def make_probe(images: Encoded, *, whole: bool) -> Callable[[Any], Any]:
     """Return a function of a position that raises `tf.errors.OpError` for an image that can't be decoded.
 
     Args:
-      whole: decode all of it; otherwise its first pixel, without which nothing of it can be decoded.
+      whole: decode the whole image. Otherwise decode only its first pixel; if that fails, no part can be decoded.
     """
     read = _reader(images)
 
@@ -110,7 +112,7 @@ def _signature() -> tuple[Any, Any, Any]:
 
 
 def _decode(content: Any, choose: Callable[[Any], tuple[Any, ...]]) -> tuple[Any, ...]:
-    """Return the pixels of a part of an image, and what `choose` returned after it.
+    """Return the pixels of a part of an image, followed by anything more that `choose` returned.
 
     Args:
       choose: (height, width) -> corner, extent, and anything more.
@@ -136,7 +138,7 @@ def _decode(content: Any, choose: Callable[[Any], tuple[Any, ...]]) -> tuple[Any
 
 
 def _cut(content: Any, size: int, choose: Callable[[Any], _Window]) -> Any:
-    """Return a part of an image at size x size pixels: triangle filter, widened where it shrinks, as in Pillow."""
+    """Return a part of an image at size x size pixels. The triangle filter widens when it shrinks, as in Pillow."""
     pixels, scale, shift = _decode(content, choose)
     resampled = tf.raw_ops.ScaleAndTranslate(
         images=pixels[None], size=(size, size), scale=scale, translation=shift, kernel_type="triangle", antialias=True
@@ -145,10 +147,10 @@ def _cut(content: Any, size: int, choose: Callable[[Any], _Window]) -> Any:
 
 
 def _random_crop(extent: Any, uniform_R: Any, size: int, part: tuple[float, float]) -> _Window:
-    """Return RandomResizedCrop's window: the first of ten attempts that fits, else the largest centred one.
+    """Return RandomResizedCrop's window: the first of ten attempts that fits, else the largest centered one.
 
     Args:
-      part: of the image that it covers, from and to.
+      part: smallest and largest fraction of the image that it covers.
     """
     height, width = extent[0], extent[1]
     area, aspect = tf.unstack(tf.reshape(uniform_R[ATTEMPTS], (-1, 2)), axis=1)
@@ -170,9 +172,9 @@ def _random_crop(extent: Any, uniform_R: Any, size: int, part: tuple[float, floa
 
 
 def _centre(extent: Any, size: int, resize: int) -> _Window:
-    """Return the window of Resize(resize) and CenterCrop(size), with the pixels that the filter reaches beyond it."""
+    """Return the window of Resize(resize) and CenterCrop(size), with the pixels beyond it that the filter reaches."""
     resized = resize * extent // tf.reduce_min(extent)
-    corner = tf.round(tf.cast(resized - size, tf.float32) / 2)  # of the crop, in the resized image
+    corner = tf.round(tf.cast(resized - size, tf.float32) / 2)  # corner of the crop in the resized image
     scale = tf.cast(resized, tf.float32) / tf.cast(extent, tf.float32)
     reach = tf.maximum(1 / scale, 1) + 1
     start = tf.maximum(tf.cast(tf.floor(corner / scale - reach), tf.int32), 0)
@@ -181,12 +183,12 @@ def _centre(extent: Any, size: int, resize: int) -> _Window:
 
 
 def jitter(pixels: Any, uniform_R: Any, strength: float) -> Any:
-    """Return the image with brightness, contrast and saturation changed, in the order drawn, to Pillow's roundings.
+    """Return the image with brightness, contrast, and saturation changed in the drawn order, with Pillow's rounding.
 
     Args:
       pixels: (H, W, 3) uint8.
-      uniform_R: random numbers in [0, 1), in `order`'s columns.
-      strength: each factor lies within 1 - strength and 1 + strength.
+      uniform_R: random numbers in [0, 1), in the columns that `augment.crop` defines.
+      strength: each factor lies between 1 - strength and 1 + strength.
     """
     factors = tf.cast(1 - strength + 2 * strength * uniform_R[JITTER], tf.float32)
     chosen = tf.gather(_ORDERS, tf.cast(uniform_R[JITTER_ORDER] * len(_ORDERS), tf.int32))
@@ -212,6 +214,6 @@ def jitter(pixels: Any, uniform_R: Any, strength: float) -> Any:
 
 
 def _grey(image: Any) -> Any:
-    """Return Pillow's luma of whole levels, (H, W, 1) float32."""
+    """Return Pillow's luma in whole levels, (H, W, 1) float32."""
     red, green, blue = tf.split(tf.cast(image, tf.int32), 3, axis=-1)
     return tf.cast(tf.bitwise.right_shift(19595 * red + 38470 * green + 7471 * blue + 0x8000, 16), tf.float32)

@@ -1,4 +1,4 @@
-"""Batches of images as they are, from memory or by the evaluation's transform of encoded ones."""
+"""Batches of unaugmented images. Encoded images go through the evaluation's transform."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from saddle_jax.data.order import Slots, evaluation_slots
 def evaluation_batches(
     images: np.ndarray | Encoded, labels_N: np.ndarray, batch_size: int, num_devices: int
 ) -> Iterator[Batch]:
-    """Yield all images once, in their order and as they are; the last batch is padded and masked."""
+    """Yield all images once, in order and unaugmented. The last batch is padded and masked."""
     return plain_batches(images, labels_N, evaluation_slots(len(labels_N), batch_size, num_devices))
 
 
 def plain_batches(
     images: np.ndarray | Encoded, labels_N: np.ndarray, slots: Iterable[Slots], *, train: bool = False
 ) -> Iterator[Batch]:
-    """Yield the batches that `slots` describe, as they are: encoded images by the evaluation's transform.
+    """Yield the batches that `slots` describe, unaugmented. Encoded images go through the evaluation's transform.
 
     Args:
-      train: these are training images: of encoded ones data.max_bad_fraction may be bad, their slots are masked.
+      train: these are training images. If they are encoded, data.max_bad_fraction of them may be bad; their slots are
+        masked.
     """
     if isinstance(images, Encoded):
         from saddle_jax.data.feeds import streaming

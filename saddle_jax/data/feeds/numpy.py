@@ -1,4 +1,4 @@
-"""Batches of images in memory, made in this process, one after the other."""
+"""Batches of images in memory, made in this process one after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that stay on the devices: only positions and draws travel, and a step cuts its batch out of them itself."""
+"""Images that stay on the devices. Only positions and draws travel, and each step cuts its batch out of the images."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def put(images_NHWK: np.ndarray, labels_N: np.ndarray) -> Resident:
 
 
 def batch(resident: Resident, slots: Slots, augmentation: Augmentation | None) -> Batch:
-    """Return, inside a jitted step, the batch that `slots` describe: the pixels that every other feed makes.
+    """Return the batch that `slots` describe, inside a jitted step. Its pixels equal those of every other feed.
 
     Args:
-      augmentation: one without a policy; None leaves images as they are.
+      augmentation: one without a policy. None leaves images as they are.
     """
     return make_batch(resident.images, resident.labels, slots, augmentation, jnp)

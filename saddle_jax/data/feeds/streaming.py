@@ -1,8 +1,9 @@
-"""Batches of encoded images through tf.data: read, decoded and augmented in parallel, in the order of their slots.
+"""Batches of encoded images through tf.data: read, decoded, and augmented in parallel, in the order of their slots.
 
-An image that can't be decoded is bad: it ends the run by its name, or, within the fraction that the config allows, its
-slot is masked. Whether a slot is masked depends on the file and the slot's own draws alone, so that a resumed run masks
-the same ones. What can't be read (a missing file, a network that fails) is never masked: one more try, then an error.
+An image that can't be decoded is bad. It ends the run with an error that names it, or, within the fraction that the
+config allows, its slot is masked. Masking depends only on the file and the slot's own draws, so a resumed run masks the
+same slots. An image that can't be read (a missing file, a network that fails) is never masked. It gets one more try,
+then an error.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from saddle_jax.data.order import Slots
 from saddle_jax.errors import DataError
 
 _SHOWN = 10
-_BAD = tf.errors.InvalidArgumentError  # what decoders raise; all other errors tell nothing about an image
+_BAD = tf.errors.InvalidArgumentError  # what decoders raise; other errors say nothing about an image
 
 
 def batches(
@@ -36,12 +37,12 @@ def batches(
     train: bool,
     augmented: Augmentation | None = None,
 ) -> Iterator[Batch]:
-    """Yield the batch of each slots, all of one length.
+    """Yield the batch for each of `slots`, which must all have one length.
 
     Args:
-      train: bad images up to the fraction of `images.decoding` are masked. Otherwise any bad image is an error: masked,
-        it would change what is measured.
-      augmented: how the draws change the images; None is the evaluation's transform.
+      train: mask bad images, up to the fraction in `images.decoding`. Otherwise any bad image is an error, because
+        masking it would change what is measured.
+      augmented: how the draws change the images. None is the evaluation's transform.
 
     Raises:
       DataError: images can't be read or decoded.
@@ -50,14 +51,17 @@ def batches(
 
 
 def reason_of(error: tf.errors.OpError) -> str:
-    """Return TensorFlow's message in one line, without the names of its nodes."""
+    """Return TensorFlow's message on one line, without the names of its nodes."""
     text = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*", "", error.message)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__  # the lines before it tell where in the graph
+    return lines[-1] if lines else type(error).__name__  # the lines before it say where in the graph
 
 
 def make_whole_check(images: Encoded) -> Callable[[int], str]:
-    """Return what tells why an image can't be decoded whole, or "" for one that can; OSError if it can't be read."""
+    """Return a check that says why an image can't be fully decoded, or "" if it can.
+
+    The check raises OSError if the image can't be read.
+    """
     probe = make_probe(images, whole=True)
 
     def look(position: int) -> str:
@@ -70,7 +74,7 @@ def make_whole_check(images: Encoded) -> Callable[[int], str]:
 
 
 def _failure(function: Callable[..., Any], *arguments: Any) -> str:
-    """Return why an image can't be decoded, or ""; errors of reading are raised."""
+    """Return why an image can't be decoded, or "" if it can. Errors of reading are raised."""
     try:
         function(*arguments)
     except _BAD as error:
@@ -79,7 +83,7 @@ def _failure(function: Callable[..., Any], *arguments: Any) -> str:
 
 
 class _Stream:
-    """Slots on their way through tf.data, which is started again where an image is found to be bad."""
+    """Slots on their way through tf.data, which restarts when an image turns out to be bad."""
 
     def __init__(
         self,
@@ -96,15 +100,15 @@ class _Stream:
         self._fraction = images.decoding.max_bad_fraction if train else 0.0
         self._allowed = images.may_be_bad if train else 0
         self._kind = "training image" if train else "evaluation image"
-        self._fix = "Fix: restore the file; --mode check --config.data.check_decode=True finds all that are bad" + (
+        self._fix = "Fix: restore the file; --mode check --config.data.check_decode=True finds all bad images" + (
             "; --config.data.max_bad_fraction=0.001 masks up to one in a thousand" if train else ""
         )
         self._bad: dict[int, str] = {}  # position -> reason
-        self._hopeless: set[int] = set()  # those of which nothing can be decoded: masked before they are read
+        self._hopeless: set[int] = set()  # images without a decodable part; masked before they are read
         self._lock = threading.Lock()
         self._waiting: collections.deque[Slots] = collections.deque()  # handed to tf.data, not yet delivered
         self._delivered = 0  # batches
-        self._attempt: object = None  # the feeding generator that is in charge
+        self._attempt: object = None  # the feeding generator in charge
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches."""
@@ -119,7 +123,7 @@ class _Stream:
                         labels = (self._labels_N[slots.ids_B] * slots.mask_B).astype(np.int32)
                         yield Batch(pixels, labels, slots.mask_B, slots.ids_B, slots.draws_BR)
                 except tf.errors.OpError as error:
-                    with self._lock:  # no longer than this: TensorFlow's threads may wait for it
+                    with self._lock:  # held only briefly, because TensorFlow's threads may wait for it
                         self._attempt = None
                     cause = error
                     try:
@@ -127,7 +131,7 @@ class _Stream:
                             continue
                     except tf.errors.OpError as again:
                         cause = again
-                    # It was the storage's fault: try once more.
+                    # The storage failed: try once more.
                     if failed_at == self._delivered:
                         raise DataError(
                             f"reading images failed: {reason_of(cause)}. Fix: restore the file or the storage; the "
@@ -139,7 +143,7 @@ class _Stream:
                 self._attempt = None
 
     def _dataset(self) -> tf.data.Dataset:
-        """Return the batches' pixels from the first one that waits."""
+        """Return a dataset of the batches' pixels, from the first waiting batch on."""
         attempt = self._attempt = object()
         first = self._waiting[0]
         batch, numbers = first.draws_BR.shape
@@ -171,14 +175,14 @@ class _Stream:
             return bool(self._waiting) or self._take()
 
     def _take(self) -> bool:
-        """Let the next slots wait; return whether there are any."""
+        """Append the next slots to the waiting ones. Return whether there were any."""
         slots = next(self._slots, None)
         if slots is not None:
             self._waiting.append(_masked(slots, np.isin(slots.ids_B, list(self._hopeless))))
         return slots is not None
 
     def _mask_bad(self) -> bool:
-        """Find the bad images of the first batch that waits and mask their slots; return whether there are any.
+        """Find the bad images of the first waiting batch and mask their slots. Return whether there were any.
 
         Raises:
           DataError: there are more than are allowed.
@@ -196,7 +200,7 @@ class _Stream:
         for position, reason in new.items():
             logging.warning("bad image, masked: %s: %s", self._images.name(position), reason)
         if new:
-            logging.warning("%d bad images so far; %d may be", len(self._bad), self._allowed)
+            logging.warning("%d bad images so far; %d are allowed", len(self._bad), self._allowed)
         gone = list(hopeless)
         self._waiting = collections.deque(_masked(one, np.isin(one.ids_B, gone)) for one in self._waiting)
         self._waiting[0] = _masked(self._waiting[0], np.isin(np.arange(len(slots.mask_B)), list(bad)))
@@ -207,12 +211,12 @@ class _Stream:
         lines = [f"  - {self._images.name(position)}: {reason}" for position, reason in shown]
         more = [f"  ... and {len(self._bad) - _SHOWN} more"] if len(self._bad) > _SHOWN else []
         count = f"{len(self._bad)} {self._kind}{'s' * (len(self._bad) > 1)} can't be decoded"
-        allowed = f", {self._allowed} may be (data.max_bad_fraction={self._fraction:g})" if self._fraction else ""
+        allowed = f", {self._allowed} allowed (data.max_bad_fraction={self._fraction:g})" if self._fraction else ""
         return "\n".join([f"{count}{allowed}", *lines, *more, self._fix])
 
 
 def _masked(slots: Slots, rows_B: np.ndarray) -> Slots:
-    """Return the slots with some of them masked, as padded ones are."""
+    """Return the slots with some of them masked, in the way that padded ones are."""
     if not rows_B.any():
         return slots
     mask_B = slots.mask_B & ~rows_B

@@ -1,4 +1,4 @@
-"""The same batches through tf.data: parallel, prefetched; of an array, or of images that are still encoded."""
+"""Training batches through tf.data, parallel and prefetched, from an array or from encoded images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from saddle_jax.data.order import Slots
 
 
 def as_tensor(images: Any) -> Any:
-    """Return an array as a tensor on the host, which several pipelines can read; anything else as it is."""
+    """Return an array as a tensor on the host, which several pipelines can share. Return encoded images as they are."""
     tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
     if isinstance(images, Encoded):
         return images
@@ -29,10 +29,11 @@ def as_tensor(images: Any) -> Any:
 def training_batches(
     images: Any, labels_N: np.ndarray, slots: Iterable[Slots], augmented: Augmentation
 ) -> Iterator[Batch]:
-    """Yield the batches that `slots`, all of one length, describe; of an array byte for byte those of `feeds.numpy`.
+    """Yield the batches that `slots` describe. For an array, they equal those of `feeds.numpy` byte for byte.
 
     Args:
-      images: an array, what `as_tensor` made of it, or encoded images.
+      images: an array, the result of `as_tensor`, or encoded images.
+      slots: all of one length.
 
     Raises:
       DataError: an encoded image can't be read or decoded.
@@ -68,13 +69,13 @@ def training_batches(
             ),
         )
         dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
-    # Outside the device's scope: several of these generators may take turns.
+    # This is outside the device scope, because several of these generators may take turns.
     for images_BHWK, *rest in dataset.as_numpy_iterator():
         yield Batch(images_BHWK.reshape(batch, height, width, channels), *rest)
 
 
 def _crop_and_flip(images_BHWK: Any, draws_Bx3: Any, padding: int) -> Any:
-    """Return what `crop.crop_and_flip` does, which TensorFlow can't index as NumPy does."""
+    """Do the same as `crop.crop_and_flip`. TensorFlow can't index like NumPy."""
     height, width = images_BHWK.shape[1:3]
     padded = tf.pad(images_BHWK, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     x = tf.range(width)

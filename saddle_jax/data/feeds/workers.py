@@ -1,8 +1,8 @@
-"""Batches of images in memory, augmented in worker processes: policies of Pillow need more than one core.
+"""Batches of images in memory, augmented in worker processes, because Pillow's policies need more than one core.
 
-A worker is this module, run as a program: it knows nothing of JAX, of the run or of what it was asked before. What it
-is asked travels through its standard input, what it answers through its standard output. So a worker ends when its
-input does, however the process that started it ends, and a script that trains needs no guard around its main part.
+A worker is this module, run as a program. It knows nothing of JAX, of the run, or of earlier requests. Requests come
+through its standard input, and answers leave through its standard output. So a worker ends when its input does, however
+its parent process ends, and a script that trains needs no `__main__` guard.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from saddle_jax.data.images import Batch, batch_of
 from saddle_jax.data.order import Slots
 from saddle_jax.errors import SaddleError
 
-_MOST = 16  # workers: about as many as this process can keep busy with images of 32 pixels
-_PART = 32  # images that a worker is asked for at once
-_AHEAD = 2  # parts a worker that are asked for before they are needed
+_MOST = 16  # workers; about as many as this process can keep busy with images of 32 pixels
+_PART = 32  # images per request
+_AHEAD = 2  # requests per worker that are made before they are needed
 
 
 def training_batches(
     images_NHWK: np.ndarray, labels_N: np.ndarray, slots: Iterable[Slots], view: Augmentation
 ) -> Iterator[Batch]:
-    """Yield the batches that `slots` describe; the next ones are made meanwhile.
+    """Yield the batches that `slots` describe, while the next ones are being made.
 
     Raises:
       SaddleError: a worker has ended.
@@ -63,7 +63,7 @@ def training_batches(
 
 
 def apply(view: Augmentation, images_BHWK: np.ndarray, draws_BR: np.ndarray) -> np.ndarray:
-    """Return what `augmentation.apply` does, from a worker.
+    """Do the same as `augmentation.apply`, in a worker.
 
     Raises:
       SaddleError: a worker has ended.
@@ -72,27 +72,29 @@ def apply(view: Augmentation, images_BHWK: np.ndarray, draws_BR: np.ndarray) -> 
 
 
 def _cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS lacks it
 
 
 class _Workers:
-    """Worker processes, started when they are needed, that whoever asks shares."""
+    """Worker processes, started on demand and shared by all callers."""
 
     def __init__(self, number: int):
         self.number = number
         self._threads = ThreadPoolExecutor(number, "augmentation")
-        self._idle: queue.LifoQueue[subprocess.Popen | None] = queue.LifoQueue()  # None is one that is not started yet
+        self._idle: queue.LifoQueue[subprocess.Popen | None] = (
+            queue.LifoQueue()
+        )  # None is a worker that is not started yet
         for _ in range(number):
             self._idle.put(None)
         self._started: list[subprocess.Popen] = []
 
     def ask(self, *question: Any) -> Future:
-        """Return the answer, once it is there."""
+        """Return a future for the answer."""
         return self._threads.submit(self.answer, *question)
 
     def answer(self, view: Augmentation, images_BHWK: np.ndarray, draws_BR: np.ndarray) -> np.ndarray:
-        """Return the answer of a worker that is idle, as soon as one is; one that ends is replaced."""
+        """Return the answer of the next idle worker. A worker that ends is replaced."""
         worker, idle = self._idle.get(), None
         try:
             worker = worker or self._start()
@@ -107,8 +109,8 @@ class _Workers:
         finally:
             self._idle.put(idle)
         raise SaddleError(
-            f"a process that augments images ended with code {worker.wait()}. Its own message, if it had one, is "
-            "above; none is a kill, as for want of memory. Fix: more memory, or, for images in memory, "
+            f"a process that augments images ended with code {worker.wait()}. If it had a message, that is "
+            "above; if not, it was killed, for example for lack of memory. Fix: more memory, or, for images in memory, "
             "--config.data.pipeline=numpy; the same command goes on"
         )
 
@@ -152,7 +154,7 @@ def _receive(pipe: io.BufferedIOBase, shape: list[int], dtype: type) -> np.ndarr
 
 
 def _serve(questions: io.BufferedIOBase, answers: io.BufferedIOBase) -> None:
-    """Answer until there is no question."""
+    """Answer requests until the input ends."""
     while line := questions.readline():
         fields, images_shape, draws_shape = json.loads(line)
         view = Augmentation(*(tuple(field) if isinstance(field, list) else field for field in fields))
@@ -167,8 +169,8 @@ def _serve(questions: io.BufferedIOBase, answers: io.BufferedIOBase) -> None:
 
 if __name__ == "__main__":
     for _number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(_number, signal.SIG_IGN)  # the run answers them, and may need its workers to do so
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody waits for the answer any more: end without a word
+        signal.signal(_number, signal.SIG_IGN)  # the run handles them, and may need its workers to do so
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # when nobody waits for the answer anymore, end silently
     _answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # keep what a library prints out of the answers
     _serve(sys.stdin.buffer, _answers)

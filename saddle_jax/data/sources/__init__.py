@@ -1,6 +1,7 @@
-"""From the name of a source to the images of an experiment.
+"""Loading of an experiment's images from the source that the config names.
 
-Small sets are in memory and are made long-tailed; large ones are as they are, and stay encoded until a batch asks.
+Small sets are in memory and are made long-tailed. Large sets are used as they are, and stay encoded until a batch asks
+for them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def load(config: ConfigDict) -> Splits:
     """Load the images that the config names and choose their long-tailed subset.
 
     Raises:
-      ConfigError: a user's own source gives something else than images and labels.
+      ConfigError: a user-defined source returns something other than images and labels.
       DataError: the set is missing, malformed, too small for the profile, or leaves a class empty.
     """
     data = config.data
@@ -40,7 +41,7 @@ def load(config: ConfigDict) -> Splits:
         positions = longtail.choose_subset(train.labels, counts_C, data.subset_seed)
     validation = source.validation
     if validation is not None and data.validation_fraction:
-        raise DataError("data.validation_fraction: the set has validation images of its own. Fix: 0")
+        raise DataError("data.validation_fraction: the set has its own validation images. Fix: set it to 0")
     if data.validation_fraction:
         kept, held_out = longtail.split_validation(
             train.labels[positions], num_classes, data.validation_fraction, data.validation_floor, data.subset_seed
@@ -49,8 +50,8 @@ def load(config: ConfigDict) -> Splits:
         positions = positions[kept]
         if not len(held_out):
             raise DataError(
-                f"data.validation_fraction={data.validation_fraction:g} holds out no image: no class has more than "
-                f"validation_floor={data.validation_floor} to give. Fix: a lower floor or a larger fraction"
+                f"data.validation_fraction={data.validation_fraction:g} holds out no images when every class keeps "
+                f"validation_floor={data.validation_floor}. Fix: a lower floor or a larger fraction"
             )
     subset = take(train, positions)
     stats = longtail.ClassStats(np.bincount(subset.labels, minlength=num_classes), source.names)
@@ -58,7 +59,7 @@ def load(config: ConfigDict) -> Splits:
     if empty.size == num_classes or (empty.size and not data.allow_empty_classes):
         shown = ", ".join(f"{c} ({source.names[c]})" for c in empty[:10])
         raise DataError(
-            f"{empty.size} of {num_classes} classes end with no training image: {shown}"
+            f"{empty.size} of {num_classes} classes end up with no training images: {shown}"
             f"{', ...' if empty.size > 10 else ''}. Fix: a lower data.ratio, or --config.data.allow_empty_classes=True"
         )
     split_hash = longtail.split_hash(positions, subset.labels)
@@ -67,7 +68,7 @@ def load(config: ConfigDict) -> Splits:
 
 
 def _require_sound(name: str, source: Any) -> None:
-    """Make sure that a user's own source gives what `base.Source` says."""
+    """Check that a user-defined source returns what `base.Source` describes."""
     if not isinstance(source, Source):
         raise ConfigError(
             f"data.source: {name} returns a {type(source).__name__}, expected a saddle_jax.data.sources.Source"

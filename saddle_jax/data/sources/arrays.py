@@ -1,4 +1,4 @@
-"""Images in an .npz of arrays."""
+"""Images from an .npz of arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load(fields: Any, data: ConfigDict) -> Source:
     """Return the images of the .npz that data.path names.
 
     Raises:
-      DataError: it is missing, unreadable or malformed; all problems are told.
+      DataError: the file is missing, unreadable, or malformed. It reports all problems.
     """
     del fields
     wanted = ", ".join(_ARRAY_KEYS)

@@ -1,4 +1,4 @@
-"""What all sources of images have in common.
+"""Types and helpers that all sources of images share.
 
 Shapes: N images, H x W pixels, K channels; images are uint8, labels int32.
 """
@@ -26,36 +26,36 @@ class Splits(NamedTuple):
     """A long-tailed experiment's images."""
 
     train: Images
-    validation: Images | None  # held out from the training images, or the set's own; None if there are none
+    validation: Images | None  # held out from the training images, or the set's own; None without any
     test: Images
     stats: longtail.ClassStats  # of `train`
-    split_hash: str  # names the choice of training images
-    content_hash: str  # names every label and every pixel of all splits; of encoded images their names, not pixels
-    class_map_C: np.ndarray | None = None  # original label of each class; None where they are the same
+    split_hash: str  # identifies the choice of training images
+    content_hash: str  # identifies all labels and pixels of all splits (for encoded images, names, not pixels)
+    class_map_C: np.ndarray | None = None  # original label of each class; None if unchanged
 
 
 class Source(NamedTuple):
-    """What a source has: all its images, before the long-tailed subset is chosen."""
+    """All the images of a source, before the long-tailed subset is chosen."""
 
     train: Images
     test: Images
-    names: tuple[str, ...]  # of the classes, in the order of their labels
-    validation: Images | None = None  # images of its own that choose the best epoch
-    class_map_C: np.ndarray | None = None  # original label of each class, where they were numbered anew
+    names: tuple[str, ...]  # of the classes, in label order
+    validation: Images | None = None  # the set's own images for choosing the best epoch
+    class_map_C: np.ndarray | None = None  # original label of each class, if renumbered
 
 
 def take(images: Images, positions: np.ndarray) -> Images:
-    """Return the images at some positions."""
+    """Return the images at these positions."""
     return Images(images.images[positions], images.labels[positions])
 
 
 def plain_images(images: np.ndarray, labels: np.ndarray) -> Images:
-    """Return images with a channel axis, which grey ones (N, H, W) may lack, and int32 labels."""
+    """Return images with a channel axis, which grayscale ones (N, H, W) may lack, and int32 labels."""
     return Images(images if images.ndim == 4 else images[..., None], labels.astype(np.int32))
 
 
 def decoding(data: ConfigDict) -> Decoding:
-    """Return how the encoded images of a config are decoded."""
+    """Return how the config's encoded images are decoded."""
     return Decoding(data.image_size, data.eval_resize, data.max_bad_fraction)
 
 
@@ -65,7 +65,7 @@ def by_size(
     test: tuple[Encoded, np.ndarray],
     names: tuple[str, ...],
 ) -> Source:
-    """Return a set with its classes numbered anew by falling size."""
+    """Return a set with its classes renumbered from largest to smallest."""
     class_map_C = class_map.by_size(train[1], len(names))
 
     def renumbered(part: tuple[Encoded, np.ndarray]) -> Images:

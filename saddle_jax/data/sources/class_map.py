@@ -1,6 +1,6 @@
-"""New class indices by falling size, and the published sizes of the large sets.
+"""Class indices in order of size, and the published class sizes of the large sets.
 
-The reference sorts the same way but not stably: where classes tie it may number them otherwise.
+The reference sorts the same way, but its sort is not stable. Where classes tie, it may number them differently.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SHOWN = 10
 
 
 def by_size(labels_N: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the original label of each new index: the largest class first, equal ones in their original order."""
+    """Return the original label of each new index: largest class first, ties in their original order."""
     return np.argsort(-np.bincount(labels_N, minlength=num_classes), kind="stable")
 
 
@@ -28,13 +28,13 @@ def renumber(labels_N: np.ndarray, class_map_C: np.ndarray) -> np.ndarray:
 
 
 def published_counts(name: str) -> np.ndarray | None:
-    """Return the training images of each original label in a published set; None for any other set."""
+    """Return the number of training images per original label of a published set, or None for any other set."""
     counts = json.loads((pathlib.Path(__file__).parent / "published_counts.json").read_bytes()).get(name)
     return None if counts is None else np.array(counts)
 
 
 def require_published(name: str, found: str, labels_N: np.ndarray) -> None:
-    """Make sure that training labels are those of the published set `name`; any other name is let pass.
+    """Check that training labels are those of the published set `name`. Any other name passes.
 
     Args:
       found: where the labels were read, for the message.
@@ -60,7 +60,7 @@ def require_published(name: str, found: str, labels_N: np.ndarray) -> None:
                 f"{expected_C.sum():,}; {differing.size:,} of {size:,} classes differ in size",
                 *lines,
                 *more,
-                "Fix: the official list; for a list of your own --config.data.name=NAME with any other name",
+                "Fix: use the official list, or --config.data.name=NAME with another name for your own list",
             ]
         )
     )

@@ -13,7 +13,7 @@ _DIGITS_TEST_PER_CLASS = 60
 
 
 def load(fields: Any, data: ConfigDict) -> Source:
-    """Return the digits; 60 images of each class, drawn by data.subset_seed, are the test set."""
+    """Return the digits. 60 images of each class, drawn by data.subset_seed, are the test set."""
     del fields
     from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""Image files that are named in lists."""
+"""Image files named in lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saddle_jax.data.sources.base import Source, by_size, decoding
 
 
 def load(fields: Any, data: ConfigDict) -> Source:
-    """Return the images of the lists that the config names, which stay files until a batch asks for them."""
+    """Return the images in the config's lists. They stay files until a batch asks for them."""
     del fields
     found = lists.load(data)
 

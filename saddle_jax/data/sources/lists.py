@@ -1,7 +1,7 @@
-"""Lists of image files, a `path label` a line, as ImageNet-LT and iNaturalist 2018 publish theirs.
+"""Lists of image files, one `path label` per line, as ImageNet-LT and iNaturalist 2018 publish them.
 
-The label is the last word of its line, so a path may hold blanks. Windows' line ends, blanks at the end of a line and
-empty lines are let pass. Everything that is wrong with any list is told at once, with line numbers.
+The label is the last word of its line, so a path may contain spaces. Windows line endings, trailing spaces, and empty
+lines are accepted. All problems of all lists are reported at once, with line numbers.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from saddle_jax.data.sources.class_map import published_counts, require_publishe
 from saddle_jax.errors import DataError
 
 SPLITS = ("train", "validation", "test")
-OFFICIAL = {  # by data.name; "" is none
+OFFICIAL = {  # by data.name; "" means no list
     "imagenet_lt": ("ImageNet_LT_train.txt", "ImageNet_LT_val.txt", "ImageNet_LT_test.txt"),
     "inat18": ("iNaturalist18_train.txt", "", "iNaturalist18_val.txt"),
 }
 _SHOWN = 10
 _MAX_LABEL = 1_000_000
-_LABEL_DIGITS = 20  # zeros in front included; Python refuses to read thousands
-_THREADS = 16  # folders that are listed at once: on a network most of the time is waiting
+_LABEL_DIGITS = 20  # including leading zeros; Python refuses to parse thousands of digits
+_THREADS = 16  # folders listed at once, because on a network most of the time is waiting
 
 
 class Listed(NamedTuple):
     """The images of one list."""
 
     source: pathlib.Path
-    paths: list[str]  # under the root, "/" between folders
+    paths: list[str]  # under the root, with "/" between folders
     labels_N: np.ndarray  # int64, as in the list
     lines_N: np.ndarray  # line numbers, from 1
 
@@ -52,7 +52,7 @@ class Lists(NamedTuple):
 
 
 class _Offenders:
-    """What is wrong, by kind; a kind shows the first few and its total."""
+    """Problems by kind. Each kind shows its first few and its total."""
 
     def __init__(self):
         self._kinds: dict[str, list[str]] = defaultdict(list)
@@ -73,10 +73,10 @@ class _Offenders:
 
 
 def load(data: ConfigDict) -> Lists:
-    """Read and check the lists that `data` (the config's data fields) names; no image is opened.
+    """Read and check the lists that `data` (the config's data fields) names. No image is opened.
 
     Raises:
-      DataError: a list is missing, or everything that is wrong with lines and files.
+      DataError: a list is missing, or lines or files have problems. It reports all of them.
     """
     root, files = _find(data)
     offenders = _Offenders()
@@ -101,7 +101,7 @@ def load(data: ConfigDict) -> Lists:
 
 
 def class_names(train: Listed, num_classes: int) -> tuple[str, ...]:
-    """Return each class's folder where every class has one folder of its own, else the labels as text."""
+    """Return each class's folder if every class has exactly one folder of its own, else the labels as text."""
     folders = dict(zip(train.labels_N.tolist(), (posixpath.dirname(path) for path in train.paths), strict=True))
     single = all(folders[k] == posixpath.dirname(p) for k, p in zip(train.labels_N.tolist(), train.paths, strict=True))
     names = {label: posixpath.basename(folder) for label, folder in folders.items()}
@@ -111,28 +111,28 @@ def class_names(train: Listed, num_classes: int) -> tuple[str, ...]:
 
 
 def _find(data: ConfigDict) -> tuple[str, dict[str, pathlib.Path]]:
-    """Return the root and each split's list, or say what was looked for where."""
+    """Return the root and each split's list, or raise an error that says what was expected where."""
     official = OFFICIAL.get(str(data.name), ("", "", ""))
     named = (str(data.train_list), str(data.validation_list), str(data.test_list))
     wanted = {split: own or usual for split, own, usual in zip(SPLITS, named, official, strict=True)}
     unnamed = [split for split in ("train", "test") if not wanted[split]]
     if unnamed:
         raise DataError(
-            f"data.source='image_list' has no {' and no '.join(unnamed)} list: {data.name!r} is none of "
+            f"data.source='image_list' has no {' and no '.join(unnamed)} list: data.name={data.name!r} is not one of "
             f"{', '.join(OFFICIAL)}, whose lists have official names. "
             f"Fix: {' '.join(f'--config.data.{split}_list=FILE' for split in unnamed)}"
         )
     looked_for = ", ".join(filter(None, wanted.values()))
     if not data.root:
         raise DataError(
-            f"data.root is not given: the folder that holds the lists ({looked_for}) and the images that they name. "
-            "Fix: --config.data.root=FOLDER; lists kept elsewhere: --config.data.train_list=FILE and so on. "
+            f"data.root is not given. It is the folder with the lists ({looked_for}) and the images that they name. "
+            "Fix: --config.data.root=FOLDER; for lists elsewhere, --config.data.train_list=FILE and so on. "
             "To try without data: --config FILE:smoke"
         )
     if "://" in data.root:
         raise DataError(
-            f"data.root: found {data.root!r}, expected a folder: image lists are read from folders. Fix: mount it as "
-            "one, or --config.data.source=tfds"
+            f"data.root: found {data.root!r}, expected a folder, which image lists need. Fix: mount it "
+            "as one, or use --config.data.source=tfds"
         )
     root = pathlib.Path(os.path.expanduser(str(data.root)))
     files = {split: root / os.path.expanduser(name) for split, name in wanted.items() if name}
@@ -148,7 +148,7 @@ def _find(data: ConfigDict) -> tuple[str, dict[str, pathlib.Path]]:
                 [
                     f"data.root: {root} lacks {len(missing)} of {len(files)} lists (it holds {holds})",
                     *(f"  - looked for {path}" for path in missing),
-                    "Fix: put them there, or name them: --config.data.train_list=FILE (validation_list, test_list; "
+                    "Fix: put them there, or give --config.data.train_list=FILE (also validation_list, test_list; "
                     "under data.root, or absolute). To try without data: --config FILE:smoke",
                 ]
             )
@@ -176,7 +176,7 @@ def _read(path: pathlib.Path, offenders: _Offenders) -> Listed:
             word.isascii() and word.isdecimal() and len(word) <= _LABEL_DIGITS and int(word) < _MAX_LABEL
         ):
             offenders.add(
-                "lines that are no `path label`",
+                "lines that are not `path label`",
                 path,
                 number,
                 f"{line[:200]!r}, expected a path and a label of 0 or more",
@@ -190,12 +190,12 @@ def _read(path: pathlib.Path, offenders: _Offenders) -> Listed:
         labels.append(int(word))
         numbers.append(number)
     if not paths and not offenders:
-        raise DataError(f"{path} holds no line `path label`")
+        raise DataError(f"{path} has no `path label` line")
     return Listed(path, paths, np.array(labels, np.int64), np.array(numbers, np.int64))
 
 
 def _find_repeated(lists: Sequence[Listed], offenders: _Offenders) -> None:
-    """Find images that come twice in a list, and those of one list that another has as well."""
+    """Find images that appear twice in one list, or in more than one list."""
     seen: dict[str, tuple[Listed, int]] = {}
     for listed in lists:
         for path, line in zip(listed.paths, listed.lines_N.tolist(), strict=True):
@@ -204,11 +204,11 @@ def _find_repeated(lists: Sequence[Listed], offenders: _Offenders) -> None:
                 offenders.add("images listed twice", listed, line, f"{path}, first in line {first[1]}")
             elif first[0] is not listed:
                 where = f"{first[0].source.name} line {first[1]}"
-                offenders.add("images in more than one list", listed, line, f"{path} is in {where} as well")
+                offenders.add("images in more than one list", listed, line, f"{path} is also in {where}")
 
 
 def _find_missing(root: str, lists: Sequence[Listed], offenders: _Offenders) -> None:
-    """Find listed images that are not there: a listing a folder, which is far quicker than a look for every file."""
+    """Find listed images that are missing. Listing each folder once is far quicker than checking every file."""
     folders = list({posixpath.dirname(path) for listed in lists for path in listed.paths})
 
     def names(folder: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Sets of tensorflow-datasets."""
+"""Sets from tensorflow-datasets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saddle_jax.experiment.catalogue import images_stay_encoded
 
 
 def load(fields: Any, data: ConfigDict) -> Source:
-    """Return the set that data.name names, in memory, or encoded where the augmentation asks for that."""
+    """Return the set that data.name names: in memory, or encoded if the augmentation asks for that."""
     del fields
     if images_stay_encoded(data.source, data.augmentation, data.eval_resize):
         return _load_records(data)

@@ -1,4 +1,4 @@
-"""Any image classification set of tensorflow-datasets, prepared beforehand; nothing is ever downloaded from here."""
+"""Image classification sets from tensorflow-datasets, prepared in advance. Nothing is ever downloaded from here."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Arrays = tuple[np.ndarray, np.ndarray]  # images (N, H, W, K) uint8, labels (N,)
 
 
 def load(data: ConfigDict) -> tuple[Arrays, Arrays, tuple[str, ...]]:
-    """Return the training split, the test split and the class names of the set that `data` names.
+    """Return the training split, the test split, and the class names of the set that `data` names.
 
     Raises:
-      DataError: as `open_set`, or a split does not exist.
+      DataError: see `open_set`, or a split does not exist.
     """
     tf, tfds, builder = open_set(data.name, data.root)
     train, test = (_read(tf, tfds, builder, split, data.image_size) for split in (data.train_split, data.test_split))
@@ -26,14 +26,15 @@ def load(data: ConfigDict) -> tuple[Arrays, Arrays, tuple[str, ...]]:
 
 
 def open_set(name: str, root: str, *, file_format: str = "") -> tuple[Any, Any, Any]:
-    """Return TensorFlow, tensorflow-datasets and the builder of a prepared set.
+    """Return TensorFlow, tensorflow-datasets, and the builder of a prepared set.
 
     Args:
-      file_format: what a set that is not prepared is to be prepared as; "" is tensorflow-datasets' own choice.
-      root: folder or bucket of the prepared sets; "" for tensorflow-datasets' own.
+      file_format: the format that the message suggests for a set that is not prepared; "" leaves it to
+        tensorflow-datasets.
+      root: folder or bucket of the prepared sets; "" for that of tensorflow-datasets.
 
     Raises:
-      DataError: TensorFlow is not installed; the set is unknown, not prepared, or no image classification set.
+      DataError: TensorFlow is not installed, or the set is unknown, not prepared, or not an image classification set.
     """
     try:
         import tensorflow as tf
@@ -49,25 +50,25 @@ def open_set(name: str, root: str, *, file_format: str = "") -> tuple[Any, Any, 
     except tfds.core.DatasetNotFoundError as error:
         hint = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
         raise DataError(f"data.name: tensorflow-datasets has no set {name!r}.{hint}") from error
-    except Exception as error:  # tfds has many: a version or a configuration that is not there, a missing package
+    except Exception as error:  # tfds raises many: an unknown version or configuration, a missing package
         raise DataError(f"data.name: tensorflow-datasets can't open {name!r}: {error}") from error
-    if not builder.is_prepared():  # asked to load it anyway, tfds would retry the download for minutes
+    if not builder.is_prepared():  # if asked to load it anyway, tfds would retry the download for minutes
         raise DataError(_how_to_prepare(builder, name, file_format))
     keys = builder.info.supervised_keys
     if not keys or len(keys) != 2 or not isinstance(builder.info.features[keys[1]], tfds.features.ClassLabel):
-        raise DataError(f"{name} is no image classification set: it has no pair of an image and a class label")
+        raise DataError(f"{name} is not an image classification set: it has no pair of an image and a class label")
     if not isinstance(builder.info.features[keys[0]], tfds.features.Image):
-        raise DataError(f"{name} is no image classification set: its input {keys[0]!r} is no image")
+        raise DataError(f"{name} is not an image classification set: its input {keys[0]!r} is not an image")
     return tf, tfds, builder
 
 
 def _read(tf: Any, tfds: Any, builder: Any, split: str, image_size: int) -> Arrays:
-    """Return a split in the set's official order where its examples carry an id, else in the order of its files."""
+    """Return a split in the set's official order if its examples have an id, else in the order of its files."""
     image_key, label_key = builder.info.supervised_keys
     height, width, _ = builder.info.features[image_key].shape
     if not image_size and (height is None or width is None):
         raise DataError(
-            f"{builder.info.name}: its images differ in size. Fix: --config.data.image_size=32 (pixels a side)"
+            f"{builder.info.name}: its images differ in size. Fix: --config.data.image_size=32 (pixels per side)"
         )
 
     def prepare(example: dict[str, Any]) -> dict[str, Any]:
@@ -85,15 +86,15 @@ def _read(tf: Any, tfds: Any, builder: Any, split: str, image_size: int) -> Arra
         raise DataError(f"{builder.info.name}: found split {split!r}, expected one of {known} ({error})") from error
     parts = list(tfds.as_numpy(dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(1000)))
     if not parts:
-        raise DataError(f"{builder.info.name}: split {split!r} holds no image")
+        raise DataError(f"{builder.info.name}: split {split!r} has no images")
     images, labels, ids = (np.concatenate([part[key] for part in parts]) for key in ("image", "label", "id"))
     official = np.argsort(ids, kind="stable")
     return images[official], labels[official]
 
 
 def _how_to_prepare(builder: Any, name: str, file_format: str) -> str:
-    """Return what to do about a set that has not been prepared, with the files to fetch where tfds names them."""
-    folder = pathlib.Path(builder.data_path)  # root/name/config/version, of which the root is wanted
+    """Return how to prepare a set, with the files to download if tfds names them."""
+    folder = pathlib.Path(builder.data_path)  # root/name/config/version; this finds the root
     while folder.name and folder.name != builder.name:
         folder = folder.parent
     folder = folder.parent
@@ -102,7 +103,7 @@ def _how_to_prepare(builder: Any, name: str, file_format: str) -> str:
     lines = [
         f"{name} is not prepared in {folder}.",
         f'  With internet, once: python -c "import tensorflow_datasets as tfds; {command}"',
-        f"  Without: put the official files into {folder / 'downloads' / 'manual'}, then the same command.",
+        f"  Without: put the official files into {folder / 'downloads' / 'manual'}, then run the same command.",
     ]
     lines += [f"    {url}" for url in getattr(builder, "url_infos", None) or {}]
     lines.append("  Prepared elsewhere: --config.data.root=FOLDER. To try without data: --config FILE:smoke")

@@ -1,6 +1,6 @@
-"""Sets of tensorflow-datasets whose images stay encoded: array_record alone, which can be read at any position.
+"""Sets from tensorflow-datasets whose images stay encoded. They must be array_record, which allows random access.
 
-The file format knows no columns, so labels and names are found by reading a split once; they are then kept in the
+The file format has no columns. So each split is read once to find its labels and names, which are then kept in the
 user's cache folder.
 """
 
@@ -22,7 +22,7 @@ from saddle_jax.data.sources.tfds_arrays import open_set
 from saddle_jax.errors import DataError
 from saddle_jax.host.files import write_atomically
 
-_OFFICIAL = {"inat18": "i_naturalist2018"}  # our name of a set: tensorflow-datasets' name
+_OFFICIAL = {"inat18": "i_naturalist2018"}  # our name of a set -> its name in tensorflow-datasets
 _NAME_KEYS = ("file_name", "id")
 _READ_AT_ONCE = 256
 
@@ -31,7 +31,7 @@ class Records(Encoded):
     """Records of a split."""
 
     def __init__(self, split: _Split, records_N: np.ndarray, names_N: np.ndarray, decoding: Decoding):
-        """Take the records `records_N`, whose images are called `names_N` (bytes)."""
+        """Take the records `records_N`, whose images have the names `names_N` (bytes)."""
         super().__init__(decoding)
         self._split, self._records_N, self._names_N = split, records_N, names_N
 
@@ -63,13 +63,13 @@ class Records(Encoded):
 
 
 class _Split(NamedTuple):
-    """An opened split."""
+    """A split that is open."""
 
     title: str
-    source: Any  # serialized examples, by their number
+    source: Any  # serialized examples, by number
     image_key: str
     label_key: str
-    name_key: str  # "" where its examples have no name
+    name_key: str  # "" if its examples have no names
 
 
 class RecordSet(NamedTuple):
@@ -82,10 +82,10 @@ class RecordSet(NamedTuple):
 
 
 def load(data: ConfigDict, decoding: Decoding) -> RecordSet:
-    """Open the set that `data` (the config's data fields) names and read its labels.
+    """Open the set that `data` (the config's data fields) names, and read its labels.
 
     Raises:
-      DataError: it is no prepared image classification set, not in array_record, or not the published one.
+      DataError: it is not a prepared image classification set, not in array_record, or not the published one.
     """
     name = _OFFICIAL.get(str(data.name), str(data.name))
     tf, tfds, builder = open_set(name, data.root, file_format="array_record")
@@ -100,21 +100,21 @@ def load(data: ConfigDict, decoding: Decoding) -> RecordSet:
         if strange.size:
             raise DataError(
                 f"{opened.title}: {strange.size:,} of {len(labels_N):,} examples have no label, such as record "
-                f"{strange[0]}. Fix: another split"
+                f"{strange[0]}. Fix: use another split"
             )
-        order = np.argsort(names_N, kind="stable")  # however the shards were dealt
+        order = np.argsort(names_N, kind="stable")  # the same order for any sharding
         return Records(opened, order, names_N[order], decoding), labels_N[order]
 
     train, test = read(data.train_split), read(data.test_split)
     official = {theirs: ours for ours, theirs in _OFFICIAL.items()}.get(builder.name, builder.name)
-    if data.train_split == "train":  # a part of it has other counts, as it should
+    if data.train_split == "train":  # a slice of it rightly has other counts
         require_published(official, f"{builder.info.full_name} {data.train_split}", train[1])
     validation = read(data.validation_split) if data.validation_split else None
     return RecordSet(train, validation, test, label_names)
 
 
 def _in_array_record(tfds: Any, builder: Any) -> Any:
-    """Return a builder that reads array_record, which a set can have beside another format."""
+    """Return a builder that reads array_record, which a set can have in addition to another format."""
     wanted = tfds.core.file_adapters.FileFormat.ARRAY_RECORD
     if builder.info.file_format == wanted:
         return builder
@@ -124,8 +124,8 @@ def _in_array_record(tfds: Any, builder: Any) -> Any:
         stored.info.set_file_format(wanted, override=True, override_if_initialized=True)
         return stored
     raise DataError(
-        f"{folder} is in {builder.info.file_format.value}, which can't be read at any position; array_record can. "
-        f"Fix, once: python -m saddle_jax.data.sources.to_array_record {folder}"
+        f"{folder} is in {builder.info.file_format.value}, which has no random access; array_record has. "
+        f"Fix (once): python -m saddle_jax.data.sources.to_array_record {folder}"
     )
 
 
@@ -140,7 +140,7 @@ def _open(tfds: Any, builder: Any, split: str, image_key: str, label_key: str) -
 
 
 def _index(tf: Any, builder: Any, split: _Split, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and names (bytes) of all records, from the cache or by reading the split."""
+    """Return the labels and names (bytes) of all records, from the cache or by reading the split."""
     shards = [(info.name, info.num_bytes, info.shard_lengths) for info in builder.info.splits.values()]
     key = hashlib.sha256(repr((str(builder.data_path), name, shards)).encode()).hexdigest()[:16]
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "saddle_jax"
@@ -158,7 +158,7 @@ def _index(tf: Any, builder: Any, split: _Split, name: str) -> tuple[np.ndarray,
         folder.mkdir(parents=True, exist_ok=True)
         _save(path, labels_N, names_N)
     except OSError as error:
-        print(f"note   the labels can't be kept for the next time ({error})", flush=True)
+        print(f"note   the labels can't be cached for the next time ({error})", flush=True)
     return labels_N, names_N
 
 
@@ -169,7 +169,7 @@ def _save(path: pathlib.Path, labels_N: np.ndarray, names_N: np.ndarray) -> None
 
 
 def _read_index(tf: Any, split: _Split) -> tuple[np.ndarray, np.ndarray]:
-    """Read every record and keep its label and its name."""
+    """Read every record and return the labels and names."""
     features = {split.label_key: tf.io.FixedLenFeature((), tf.int64)}
     if split.name_key:
         features[split.name_key] = tf.io.FixedLenFeature((), tf.string)
@@ -185,6 +185,6 @@ def _read_index(tf: Any, split: _Split) -> tuple[np.ndarray, np.ndarray]:
         numbers = tf.data.Dataset.range(len(split.source)).batch(_READ_AT_ONCE)
         parts = list(numbers.map(parse, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator())
     if not parts:
-        raise DataError(f"{split.title} holds no example")
+        raise DataError(f"{split.title} has no examples")
     labels_N, names_N = (np.concatenate(part) for part in zip(*parts, strict=True))
     return labels_N, names_N.astype(np.bytes_)

@@ -1,9 +1,9 @@
-"""Give a set of tensorflow-datasets that was prepared as tfrecord the same records as array_record beside it.
+"""Convert a set of tensorflow-datasets from tfrecord to array_record, and keep both formats.
 
     python -m saddle_jax.data.sources.to_array_record ~/tensorflow_datasets/imagenet_lt/1.0.0
 
-The folder needs room for as many bytes again; the tfrecord files may be deleted afterwards. Started again it goes on
-where it was interrupted. (`tfds convert_format` does the same, but needs Apache Beam.)
+The folder needs room for as many bytes again. The tfrecord files may be deleted afterwards. If it is interrupted, run
+it again, and it continues. (`tfds convert_format` does the same, but needs Apache Beam.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OLD, _NEW = ".tfrecord-", ".array_record-"
 
 
 def convert(folder: pathlib.Path) -> None:
-    """Write every shard anew, then say in dataset_info.json that both formats are there.
+    """Write every shard as array_record, then record in dataset_info.json that both formats exist.
 
     Raises:
       DataError: the folder holds no set in tfrecord.
@@ -34,12 +34,14 @@ def convert(folder: pathlib.Path) -> None:
         info = json.loads(info_path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{folder} is no prepared set: {error}. Fix: the folder of a version, .../NAME/1.0.0"
+            f"{folder} is not a prepared set: {error}. Fix: give the folder of a version, .../NAME/1.0.0"
         ) from error
     shards = sorted(path for path in folder.iterdir() if _OLD in path.name)
     expected = sum(len(split["shardLengths"]) for split in info["splits"])
     if info.get("fileFormat", "tfrecord") != "tfrecord" or len(shards) != expected:
-        raise DataError(f"{folder}: found {len(shards)} of {expected} tfrecord files. Fix: a set prepared as tfrecord")
+        raise DataError(
+            f"{folder}: found {len(shards)} of {expected} tfrecord files. Fix: use a set prepared as tfrecord"
+        )
     formats = tfds.core.file_adapters
     adapter: Any = formats.ADAPTER_FOR_FORMAT[formats.FileFormat.ARRAY_RECORD]
     for number, shard in enumerate(shards, 1):
