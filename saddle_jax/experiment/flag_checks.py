@@ -14,7 +14,7 @@ FLAGS = flags.FLAGS
 
 
 class Processes(NamedTuple):
-    """The flags that describe the processes that take part; None if the environment tells."""
+    """The flags that describe the processes that take part; None if the environment says."""
 
     coordinator: str | None
     num_processes: int | None

@@ -44,10 +44,10 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
                              nothing else is written
          report              read the runs that --runs names (globs in quotes) and write report.html, report.md,
                              table.csv and table.tex into --workdir, by default report/
-         import              make a run of a PyTorch checkpoint, --torch_file; --class_map FILE tells which output is
+         import              make a run of a PyTorch checkpoint, --torch_file; --class_map FILE says which output is
                              which class
 
-  --distributed              train as one of several processes (docs/pods.md); if the environment does not tell
+  --distributed              train as one of several processes (docs/pods.md); if the environment does not say
                              who takes part: --coordinator HOST:PORT --num_processes N --process_id I
 
   --help TOPIC               a field (data.ratio), a group of fields (spectra), a choice (optim.name, loss), or one of

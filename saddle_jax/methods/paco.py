@@ -31,7 +31,7 @@ _EMPTY = -1  # label of a row that enters no contrast set: padding, or an image 
 
 
 class State(NamedTuple):
-    """The method's state, beside the query's parameters. It is the same on every device."""
+    """The method's state, in addition to the query's parameters. It is the same on every device."""
 
     key_params: Any  # backbone and projector of the key encoder
     keys_KD: jax.Array  # the queue: keys of earlier steps

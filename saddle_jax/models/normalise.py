@@ -165,7 +165,7 @@ def _forward_by_onednn(settings: Settings, x, rows_B, count, scale_K, bias_K, re
 
 
 def _backward_by_onednn(settings: Settings, cotangent, saved: Saved):
-    # Without a rectifier the kernel does not read y. That there is one tells it of the residual.
+    # Without a rectifier the kernel does not read y. Passing any array only says that there was a residual.
     y = (saved.x if saved.y is None else saved.y) if settings.adds else None
     return kernels.library().norm_backward(
         cotangent, saved.x, y, saved.rows_B, saved.scale_K, saved.bias_K, saved.mean_K, saved.variance_K,

@@ -99,7 +99,7 @@ def cc_sam(
     A class that the batch lacks, or whose gradient is 0, is not perturbed. The reported norm is (Σ_c |h_c|²)^½ over the
     classes in the batch.
 
-    Beside the incoming gradient, the link asks for one pass and for the forward pass of the gradients h_c. With a
+    Besides the incoming gradient, the link asks for one pass and for the forward pass of the gradients h_c. With a
     flat_ratio of 1, only the forward pass of the incoming gradient is needed, and a compiled step drops the rest. The
     backbone is not perturbed, so all its forward passes are the same. The head runs forward and backward C times in
     both, and three sets of C heads are held in memory, according to XLA's analysis: 59 MB with 512 features and 100
@@ -118,7 +118,7 @@ def cc_sam(
       flat_ratio: weight of the gradient of the perturbed classes.
       aux_like: see `make_link`; the aux is that of class_grad_fn.
 
-    `update` requires the keyword `class_grad_fn`, a `ClassGradFn`, beside `params` and `grad_fn`.
+    `update` requires the keyword `class_grad_fn`, a `ClassGradFn`, in addition to `params` and `grad_fn`.
     """
     fewer_C = np.maximum(np.asarray(counts_C) - 1, 1)
 

@@ -46,7 +46,7 @@ class LinkState(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """The inputs of a link's function, beside gradient and parameters."""
+    """The inputs of a link's function, in addition to the gradient and the parameters."""
 
     count: jax.Array
     key: Any  # typed key of this step, or () for a link that does not draw
@@ -64,7 +64,7 @@ class Step(NamedTuple):
 
 
 class LinkContext(NamedTuple):
-    """The values that a link of the catalogue is made from, beside its own fields."""
+    """The values that a link of the catalogue is made from, in addition to its own fields."""
 
     schedule: Callable[[str], Callable[[jax.typing.ArrayLike], jax.Array]]  # name of one of its fields -> the schedule
     step_of: Callable[[str], int]  # name of one of its fields, a position -> the step

@@ -50,7 +50,7 @@ def sse_sam(
 
     Args:
       rho_head: length of the head's perturbation, or a schedule of the link's counter.
-      rho_tail: length of the tail's perturbation, likewise.
+      rho_tail: length of the tail's perturbation, or a schedule of the link's counter.
       switch_step: first step of the second stage.
       is_tail_C: which classes are the tail.
       eps: added to the gradients' lengths.

@@ -122,7 +122,7 @@ def resume(folder: pathlib.Path) -> tuple[Checkpoint | None, list[str]]:
         if not path.is_dir():
             notes.append(f"{path}, the best checkpoint so far, is gone; training does not need it")
         elif damage := manifest.damage(path):
-            notes.append(f"{_set_aside(folder, found.best.step, damage)}; it was the best so far, training goes on")
+            notes.append(f"{_set_aside(folder, found.best.step, damage)}; it was the best so far; training continues")
     return found, notes
 
 

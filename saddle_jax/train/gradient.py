@@ -16,7 +16,7 @@ Loss = Callable[[Variables, Any, Any], LossOutput]  # (variables, inputs, random
 
 
 class Pass(NamedTuple):
-    """The results of a forward and backward pass beside the gradient. They are equal on all devices."""
+    """The results of a forward and backward pass, apart from the gradient. They are equal on all devices."""
 
     loss: jax.Array  # of the whole batch: what is minimized, even if the pass is for another loss
     model_state: Any

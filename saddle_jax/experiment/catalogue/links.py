@@ -166,7 +166,7 @@ LINKS = {
         fields={
             **_radius(0.2),
             "gamma": number(3.0, "exponent of a class's weight (1 - its part of the images)^gamma", at_least=0),
-            "sharpness_weight": number(0.5, "lambda, the weight of the sharpness beside the loss", at_least=0),
+            "sharpness_weight": number(0.5, "lambda, the weight of the sharpness relative to the loss", at_least=0),
         },
         paper="Li et al., Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed Classification, ICML 2025",
     ),

@@ -27,13 +27,15 @@ DATA = {
     ),
     "validation_list": text(
         "",
-        "image_list: likewise, for the images that choose the best epoch; '' is that of data.name, or none",
+        "image_list: the same for images that choose the best epoch; '' is that of data.name, or none",
         may_change=True,
     ),
-    "test_list": text("", "image_list: likewise, for the test images", may_change=True),
+    "test_list": text("", "image_list: the same for the test images", may_change=True),
     "train_split": text("train", "tfds: training images, as any split expression, e.g. train[:80%]"),
-    "test_split": text("test", "tfds: test images, likewise"),
-    "validation_split": text("", "encoded tfds: images that choose the best epoch, likewise; '' is none"),
+    "test_split": text("test", "tfds: test images, as any split expression"),
+    "validation_split": text(
+        "", "encoded tfds: images that choose the best epoch, as any split expression; '' is none"
+    ),
     "image_size": number(
         0,
         "tfds, image_list: side of the images that the network sees, in pixels",
