@@ -1,4 +1,4 @@
-"""Print where the headers of XLA and oneDNN and oneDNN's library are, for CMake: a list separated by semicolons."""
+"""Print the paths of XLA's headers, oneDNN's headers, and oneDNN's library for CMake, separated by semicolons."""
 
 import importlib.metadata
 import importlib.util

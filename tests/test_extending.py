@@ -94,7 +94,7 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         ("loss.name", "total", "expected one floating-point number per example, shape (2,)"),
         ("loss.name", "nothing", "is a Link, expected a saddle_jax.experiment.catalogue.Loss"),
         ("loss.name", "totl", "Did you mean total?"),
-        ("optim.name", "nothing", "makes a int, expected an optax.GradientTransformationExtraArgs"),
-        ("optim.name", "sam", "another name for the entry"),
+        ("optim.name", "nothing", "returned int, expected an optax.GradientTransformationExtraArgs"),
+        ("optim.name", "sam", "rename the entry"),
     ):
         assert words in run(folder, *start, f"--config.{field}=my_package.wrong:{name}", expected=2)

@@ -265,7 +265,7 @@ def test_check_tells_of_tolerated_bad_images_but_of_no_others(decode, photos, tm
         ({"data__pipeline": "resident"}, "decoded batch by batch. Fix: --config.data.pipeline=tfdata"),
         ({"data__pipeline": "numpy"}, "decoded batch by batch"),
         ({"steps_at_once": 3}, "steps_at_once=3 needs images that stay on the devices"),
-        ({"data__profile": "exp"}, "keep the imbalance that they have"),
+        ({"data__profile": "exp"}, "keep their own imbalance"),
         ({"data__augmentation": "crop_flip"}, "needs --config.data.augmentation=random_resized_crop"),
         ({"data__augmentation": "autoaugment"}, "which is for images of one size"),
         ({"data__augmentation": "simclr"}, "data.color_jitter has no effect"),

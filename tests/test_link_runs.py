@@ -201,11 +201,11 @@ def test_the_tail_is_that_of_the_counts_or_of_the_evaluation(link):
         (
             (40, 20, 9, 4, 2),
             2,
-            "found 2, which leaves no class that has images to the tail; the smallest has 2 training",
+            "found 2, which leaves no class with images in the tail; the smallest class has 2 training",
         ),
-        ((40, 20, 9, 4, 0), 1, "leaves no class that has images to the tail; the smallest has 4"),
-        ((40, 20, 9, 4, 2), 41, "found 41, with which every class is tail"),
-        ((2, 4, 9, 20, 40), 0, "found 0, the tail by rank, but classes are not in the order of their sizes"),
+        ((40, 20, 9, 4, 0), 1, "leaves no class with images in the tail; the smallest class has 4"),
+        ((40, 20, 9, 4, 2), 41, "found 41, which puts every class in the tail"),
+        ((2, 4, 9, 20, 40), 0, "found 0, which is the tail by rank, but the classes are not ordered by size"),
         ((40,), 0, "found 0, which"),
     ],
 )

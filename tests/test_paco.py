@@ -282,10 +282,10 @@ def test_prediction_is_the_class_head_without_the_prior(x64):
         ({"model__head": "normed"}, "Fix: --config.model.head=linear"),
         ({"micro_batches": 2}, "Fix: --config.micro_batches=1"),
         ({"paco__queue_size": 65}, "Fix: --config.paco.queue_size=96"),
-        ({"paco__key_augmentation": "random_resized_crop"}, "for images that stay encoded, these are in memory"),
+        ({"paco__key_augmentation": "random_resized_crop"}, "for images that stay encoded, but these are in memory"),
         (
             {"data__source": "image_list", "data__augmentation": "randaugment"},
-            "paco.key_augmentation='crop_flip' is for images in memory, these stay encoded",
+            "paco.key_augmentation='crop_flip' is for images in memory, but these stay encoded",
         ),
     ],
 )

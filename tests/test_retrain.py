@@ -293,7 +293,7 @@ def test_another_network_is_refused(changes, word, first, tmp_path):
     with pytest.raises(CheckpointError, match="start_from: .*12 belongs to another network:") as told:
         origin.adopt(origin.find(config, tmp_path), state)
     assert word in str(told.value)
-    assert f"Fix: the model and the number of classes of {first / 'config.json'}" in str(told.value)
+    assert f"Fix: use the model and the number of classes of {first / 'config.json'}" in str(told.value)
 
 
 def test_a_missing_run_is_told_before_data_are_read(tmp_path, monkeypatch):
@@ -308,7 +308,7 @@ def test_each_of_several_seeds_starts_from_the_run_of_its_seed(first, tmp_path):
         shutil.copytree(first, tmp_path / f"seeds/seed-{seed}")
     found = origin.find(second_config(tmp_path / "seeds", seed=5), tmp_path / "second")
     assert found.run == tmp_path / "seeds/seed-5"
-    with pytest.raises(ConfigError, match="has seed-4, seed-5, expected seed-6. Fix: one of them for all seeds"):
+    with pytest.raises(ConfigError, match="has seed-4, seed-5, expected seed-6. Fix: use one of them for all seeds"):
         origin.find(second_config(tmp_path / "seeds", seed=6), tmp_path / "second")
 
 

@@ -1,7 +1,7 @@
-"""Convolutions and batch normalisation for JAX on CPUs: oneDNN and hand-written C++ behind `jax.ffi`.
+"""Convolutions and batch normalization for JAX on CPUs: oneDNN and hand-written C++ behind `jax.ffi`.
 
 `conv` can be used anywhere in JAX code; its derivatives of any order, batching and fallbacks are built in.
-`norm_forward` and `norm_backward` are bare CPU kernels, for a caller who has the formulas for everything else.
+`norm_forward` and `norm_backward` are bare CPU kernels, for callers who have the formulas for everything else.
 """
 
 from saddle_kernels.conv import conv

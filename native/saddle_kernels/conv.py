@@ -1,7 +1,7 @@
 """Convolutions of NHWC images with HWIO kernels.
 
 A convolution, its gradient in the input and its gradient in the kernel are three bilinear operations, and each is the
-transpose of another. One JAX primitive holds all three, so derivatives of every order are made of the same kernels.
+transpose of another. One JAX primitive holds all three, so derivatives of every order use the same kernels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from saddle_kernels.library import has_bfloat16, load
 
 
 class Kind(enum.IntEnum):
-    """Which of the three operations; the numbers are those of conv.cc."""
+    """The three operations, with the numbers of conv.cc."""
 
     FORWARD = 0  # (input, kernel) -> output
     INPUT_GRADIENT = 1  # (output's gradient, kernel) -> input's gradient
@@ -74,7 +74,7 @@ def conv(
 
 
 class _Geometry(NamedTuple):
-    """What does not change from call to call."""
+    """The static settings of a convolution."""
 
     stride: int
     padding: int
@@ -97,7 +97,7 @@ def _lax_forward(x: jax.Array, k: jax.Array, geometry: _Geometry) -> jax.Array:
 def _result(a, b, *, kind: Kind, shape: Sequence[int], geometry: _Geometry) -> ShapedArray:
     del b, geometry
     dtype = _dtype(kind, a)
-    if _varying(a):  # inside `jax.shard_map`: so is the result
+    if _varying(a):  # inside `jax.shard_map`: so does the result
         return a.update(shape=shape, dtype=dtype, weak_type=False)
     return ShapedArray(shape, dtype)
 
@@ -108,7 +108,7 @@ def _dtype(kind: Kind, first) -> jnp.dtype:
 
 
 def _varying(aval) -> frozenset[str]:
-    """Return over which axes of a `jax.shard_map` an array differs from device to device."""
+    """Return the axes of a `jax.shard_map` over which an array differs from device to device."""
     return getattr(getattr(aval, "manual_axis_type", None), "varying", frozenset())
 
 
@@ -174,7 +174,7 @@ ad.defbilinear(_conv_p, _transpose_first, _transpose_second)
 
 
 def _batch(operands, axes, *, kind: Kind, shape: Sequence[int], geometry: _Geometry) -> tuple[jax.Array, int]:
-    """Put the images of all into one batch where they share a kernel; else compute one after the other."""
+    """Put all images into one batch if they share a kernel; otherwise compute one convolution after the other."""
     size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
     a, b = (x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True))
     if axes[1] is None and kind != Kind.KERNEL_GRADIENT:

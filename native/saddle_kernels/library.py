@@ -1,4 +1,4 @@
-"""Load the compiled kernels and tell XLA of them."""
+"""Load the compiled kernels and register them with XLA."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load() -> ctypes.CDLL:
       ImportError: oneDNN, OpenMP or the kernels are missing, or made for another jaxlib.
     """
     try:
-        ctypes.CDLL(str(_onednn()))  # its name is then known to the next one, wherever pip has put it
+        ctypes.CDLL(str(_onednn()))  # the next library then finds it, wherever pip has put it
         library = ctypes.CDLL(str(pathlib.Path(__file__).with_name("libsaddle_kernels.so")))
         for target, symbol in _HANDLERS.items():
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
@@ -51,6 +51,6 @@ def _onednn() -> pathlib.Path:
         if file.name == "libdnnl.so.3" and (path := pathlib.Path(str(file.locate()))).exists():
             return path
     raise ImportError(
-        f"found no libdnnl.so.3 of {_ONEDNN}: pip puts it beside Python's own libraries, and with --target nowhere. "
+        f"found no libdnnl.so.3 of {_ONEDNN}: pip puts it beside Python's own libraries, or nowhere with --target. "
         f"Fix: pip install --force-reinstall {_ONEDNN}==2023.2.0, in a virtual environment"
     )

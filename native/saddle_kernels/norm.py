@@ -1,4 +1,4 @@
-"""Batch normalisation, a residual and a rectifier in one CPU kernel each way. No derivatives, no other platforms."""
+"""Batch normalization, a residual, and a rectifier in one CPU kernel each way. No derivatives, no other platforms."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def norm_forward(
     epsilon: float,
     rectify: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return normalised images, and the mean and the biased variance of every channel.
+    """Return normalized images, and the mean and biased variance of every channel.
 
-    The images become `(x - mean) / sqrt(variance + epsilon) * scale + bias + residual`; max(0, ...) of it if `rectify`.
-    Without an unmasked image they become `bias + residual`, and mean and variance are 0.
+    The images become `(x - mean) / sqrt(variance + epsilon) * scale + bias + residual`, or max(0, ...) of it if
+    `rectify`. Without an unmasked image they become `bias + residual`, and mean and variance are 0.
 
     Args:
       x_BHWK: (batch, height, width, channels), float32 or bfloat16; all else is float32.
@@ -54,8 +54,8 @@ def norm_backward(
     """Return the cotangents of x, scale, bias and residual, through mean and variance as well.
 
     Args:
-      cotangent_BHWK: of the normalised images.
-      y_BHWK: what `norm_forward` returned for images with a residual; None if there was none.
+      cotangent_BHWK: that of the normalized images.
+      y_BHWK: the images that `norm_forward` returned, if it added a residual; otherwise None.
       mean_K: as `norm_forward` returned it; likewise `variance_K`.
     """
     load()

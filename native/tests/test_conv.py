@@ -1,4 +1,4 @@
-"""Convolutions are those of XLA in float64, with derivatives of every order, under every transformation."""
+"""Convolutions equal XLA's in float64, with derivatives of every order, under every transformation."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 from saddle_kernels import conv
 
-# batch, height, width, channels, filters, kernel, stride, padding, groups: what ResNets of all kinds are made of
+# batch, height, width, channels, filters, kernel, stride, padding, groups: the convolutions of all kinds of ResNets
 SHAPES = {
     "3x3": (6, 9, 8, 5, 7, 3, 1, 1, 1),
     "3x3 wide": (33, 16, 16, 16, 32, 3, 1, 1, 1),
@@ -36,7 +36,7 @@ def by_xla(x, k, *, stride, padding, groups):
 
 
 def case(name, dtype="float32"):
-    """Return images and kernel, and the two convolutions."""
+    """Return the images and the kernel, and the two convolutions to compare."""
     batch, height, width, channels, filters, kernel, stride, padding, groups = SHAPES[name]
     draw = np.random.default_rng(0)
     x = draw.standard_normal((batch, height, width, channels)).astype(np.float32)

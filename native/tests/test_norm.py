@@ -1,4 +1,4 @@
-"""Batch normalisation and its gradients are those of the written-out formula in float64."""
+"""Batch normalization and its gradients equal those of the written-out formula in float64."""
 
 import functools
 
@@ -14,7 +14,7 @@ SHAPES = {"small": (6, 4, 4, 3), "lanes": (9, 16, 16, 16), "wide": (40, 8, 8, 70
 
 
 def formula(x, mask, scale, bias, residual, rectify):
-    """Return what the kernel computes, for JAX to differentiate."""
+    """Compute what the kernel computes, in a form that JAX can differentiate."""
     rows = mask[:, None, None, None]
     count = mask.sum() * x.shape[1] * x.shape[2]
     mean = (x * rows).sum((0, 1, 2)) / count
@@ -25,7 +25,7 @@ def formula(x, mask, scale, bias, residual, rectify):
 
 
 def arrays(name, dtype, *, adds):
-    """Return x, mask, scale, bias, residual and a cotangent; channels have means far from 0."""
+    """Return x, mask, scale, bias, residual, and a cotangent. The channels have means far from 0."""
     draw = np.random.default_rng(0)
     shape = SHAPES[name]
     x = draw.standard_normal(shape) * draw.uniform(0.5, 2, shape[3]) + draw.uniform(-5, 5, shape[3])

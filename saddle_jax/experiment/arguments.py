@@ -9,14 +9,14 @@ from saddle_jax.errors import ConfigError, did_you_mean
 
 
 class Options(NamedTuple):
-    """What an experiment file was asked for after the colon."""
+    """The options given to an experiment file after the colon."""
 
     method: str | None
     ratio: float | None
     profile: str | None
     epochs: int | None
     smoke: bool
-    chosen: dict[str, str]  # of the experiment's own choices, those that were made
+    chosen: dict[str, str]  # the experiment's own choices that were made
 
 
 def parse_argument(
@@ -25,10 +25,10 @@ def parse_argument(
     """Read comma-separated options in any order: a method, `smoke`, `ratio=`, `profile=`, `epochs=`, and `choices`.
 
     Args:
-      argument: what stood after the colon of --config.
-      methods: their names.
+      argument: the text after the colon of --config.
+      methods: names of the methods.
       choices: the experiment's own options, each with the values that it can have.
-      shown: the methods in a message; "" names all.
+      shown: how a message lists the methods; "" names all.
 
     Raises:
       ConfigError: every option that can't be read.

@@ -1,6 +1,6 @@
-"""Every problem that a config alone shows, told at once, before JAX, TensorFlow or any data is touched.
+"""Find every problem that a config alone shows, at once, before JAX, TensorFlow, or any data is touched.
 
-A check reads the values of fields by name. Where one of those is wrong by itself, only this is told.
+A check reads the values of fields by name. If one of those is wrong by itself, only that is reported.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def problems_of(config: ConfigDict, base: ConfigDict | None = None) -> list[str]
     """Return every problem that the config shows, each with what was found, what was expected and the fix.
 
     Args:
-      base: the config that a user's own changes were made to, by default that of all defaults. A field that has no
-        effect is refused where its value differs from that of `base`.
+      base: the config that the user's changes were made to; by default, the one with all defaults. A field that has no
+        effect is refused if its value differs from that of `base`.
     """
     values = flatten(config)
     entries, problems = catalogue.chosen(values)
@@ -55,7 +55,7 @@ class _WrongByItself(Exception):
 
 
 class _SoundValues(Mapping[str, Any]):
-    """Values by field; reading one that is wrong, or not there, raises."""
+    """Values by field. Reading one that is wrong or missing raises."""
 
     def __init__(self, values: Values, wrong: set[str]):
         self._values, self._wrong = values, wrong
@@ -76,7 +76,7 @@ class _SoundValues(Mapping[str, Any]):
 
 
 def _wrong_values(values: Values, fields: Mapping[str, Field]) -> Iterator[tuple[str, Iterator[str]]]:
-    """Yield every field whose value is wrong by itself, with its problems."""
+    """Yield every field whose value is wrong by itself, and its problems."""
     for name in values.keys() - fields.keys():
         yield name, iter([f"there is no such field.{did_you_mean(name, fields)}"])
     for name, field in fields.items():
@@ -109,7 +109,7 @@ def _required(choice: str, field: str, value: Any, reason: str, values: Values) 
 
 
 def _without_effect(values: Values, reference: Values, entries: Mapping[str, catalogue.Entry]) -> Iterator[str]:
-    """Yield the fields of entries that were not chosen, where they were set."""
+    """Yield a problem for each field that was set although its entry was not chosen."""
     read = {field for entry in entries.values() for field in entry.reads}
     for choice in entries:
         others = catalogue.other_groups(choice, values[choice])
@@ -175,7 +175,7 @@ def _profile(values: Values) -> Iterator[str]:
 
 
 def _schedules(fields: Mapping[str, Field]) -> Iterator[Callable[[Values], Iterator[str]]]:
-    """Yield a check of the order of the knots for every schedule that may act."""
+    """Yield a check of the order of the knots for every schedule."""
 
     def check(name: str, values: Values) -> Iterator[str]:
         group, _, own = name.rpartition(".")
@@ -202,7 +202,7 @@ def _drw_start(values: Values) -> Iterator[str]:
 def _channels(values: Values) -> Iterator[str]:
     mean, std = values["data.mean"], values["data.std"]
     if len(mean) != len(std):
-        yield f"data.mean and data.std: found {len(mean)} and {len(std)} channels"
+        yield f"data.mean and data.std: found {len(mean)} and {len(std)} channels, expected equally many"
 
 
 _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (

@@ -38,22 +38,24 @@ MODES = {  # each with its module in saddle_jax/modes/
 }
 
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
-flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help tells the defaults.")
-flags.DEFINE_string("checkpoint", None, "latest, best or a step; eval: both latest and best if not given.")
+flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help gives the defaults.")
+flags.DEFINE_string("checkpoint", None, "latest, best, or a step; eval: by default, both latest and best.")
 flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wrote.")
-flags.DEFINE_string("class_map", None, "import: file that tells which of its outputs is which class.")
+flags.DEFINE_string("class_map", None, "import: file that says which output is which class.")
 flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
 flags.DEFINE_list("runs", [], "report: run directories to read; globs in quotes.")
 flags.DEFINE_bool("distributed", False, "train: this is one of several processes.")
-flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the environment does not tell.")
-flags.DEFINE_integer("num_processes", None, "How many processes take part, likewise.", lower_bound=1)
-flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, likewise.", lower_bound=0)
-flags.DEFINE_bool("import_code", False, "Import the code from outside of saddle_jax that a stored run names.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if the environment does not say.")
+flags.DEFINE_integer("num_processes", None, "Number of processes, if the environment does not say.", lower_bound=1)
+flags.DEFINE_integer(
+    "process_id", None, "This process's number, from 0, if the environment does not say.", lower_bound=0
+)
+flags.DEFINE_bool("import_code", False, "Import the code outside saddle_jax that a stored run names.")
 _PLAIN_FLAGS = copy.deepcopy(FLAGS)
 
 
 class Command(NamedTuple):
-    """What the user asked for."""
+    """The command that the user gave."""
 
     mode: str
     workdir: str
@@ -82,7 +84,7 @@ def parse(argv: list[str]) -> Command:
     plain_problems = {a: problem for a in plain if (problem := _plain_problem(a))}
     FLAGS([argv[0], *(a for a in plain if a not in plain_problems)])
     if FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.WARNING)  # orbax tells of every file at the level below
+        logging.set_verbosity(logging.WARNING)  # at the level below, orbax reports every file
     problems = list(plain_problems.values())
 
     stored = pathlib.Path(FLAGS.workdir or "", "config.json").expanduser()
@@ -102,7 +104,7 @@ def parse(argv: list[str]) -> Command:
     seeds = sorted(map(str, pathlib.Path(FLAGS.workdir or "").expanduser().glob("seed-*")))
     if FLAGS.workdir and not named and not stored.is_file() and seeds and FLAGS.mode != "report":
         problems.append(
-            f"--workdir: {FLAGS.workdir} holds runs of several seeds. Fix: one of them, e.g. --workdir {seeds[0]}; or "
+            f"--workdir: {FLAGS.workdir} holds runs of several seeds. Fix: name one, e.g. --workdir {seeds[0]}; or "
             "--config FILE --config.num_seeds=N to train them"
         )
     problems += flag_checks.problems(config, [*named, *overrides], config_named=bool(named))
@@ -169,11 +171,11 @@ def _with_own_fields(base: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     for override in overrides:
         name, value = _field_of(override), override.partition("=")[2]
         if name in catalogue.ENTRIES and catalogue.is_dotted(value) and name in config_lib.flatten(named):
-            with contextlib.suppress(ConfigError):  # the checks tell what is wrong with it
+            with contextlib.suppress(ConfigError):  # the checks report what is wrong with it
                 catalogue.find(name, value)
                 named.update_from_flattened_dict({name: value})
     config_lib.add_own_fields(named)
-    for choice in catalogue.ENTRIES:  # an override chooses; until then it is what it was
+    for choice in catalogue.ENTRIES:  # keep the base's choice; an override changes it later
         if choice in config_lib.flatten(base):
             named.update_from_flattened_dict({choice: config_lib.flatten(base)[choice]})
     return named
@@ -190,7 +192,7 @@ def _overridden(program: str, overrides: Sequence[str], base: ConfigDict) -> Con
     named = {catalogue.group_of(name) for name in catalogue.dotted_names(config_lib.flatten(config)).values()}
     with config.unlocked():
         for group in [group for group in config if group not in default_config() and group not in named]:
-            if isinstance(config[group], ConfigDict):  # the fields of an entry of the user's own that is not chosen
+            if isinstance(config[group], ConfigDict):  # fields of a user's own entry that is not chosen
                 del config[group]
     return config
 

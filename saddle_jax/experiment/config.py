@@ -1,4 +1,4 @@
-"""A config as data: its fields by name, its JSON, its fingerprint, how it differs from another. Needs no JAX."""
+"""A config as data: its fields by name, its JSON, its fingerprint, and its differences from another. Needs no JAX."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from saddle_jax.experiment.fields import knots
 
 
 def rescale_to_percent(config: ml_collections.ConfigDict) -> None:
-    """Write every position that `config` gives in epochs as a part of the run, so that its length can change.
+    """Rewrite every position that `config` gives in epochs as a percentage, so that the run's length can change.
 
-    Does nothing to a run whose length is given in steps: only its data tell how long an epoch of it is.
+    Does nothing if the run's length is given in steps: then only the data tell how long an epoch is.
     """
     total, unit = parse_duration(config.duration)
     if unit != "epochs":
@@ -55,7 +55,7 @@ def add_own_fields(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
     """Give `config` the fields of the user's own entries that it names, and return it.
 
     Raises:
-      ConfigError: such an entry can't be had.
+      ConfigError: such an entry can't be imported.
     """
     values = flatten(config)
     own = {name: field.default for name, field in schema.fields_of(values).items() if name not in values}
@@ -71,13 +71,13 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def from_json(text: str | bytes, *, trusted: bool = True) -> ml_collections.ConfigDict:
-    """Return the config that `to_json` wrote; a field that it lacks has its default.
+    """Return the config that `to_json` wrote. A field that it lacks gets its default.
 
     Args:
-      trusted: a user's own entries that it names may be imported.
+      trusted: whether the user's own entries that it names may be imported.
 
     Raises:
-      ConfigError: the text is no JSON, has fields that this version does not know, or names code that is not trusted.
+      ConfigError: the text is not JSON, has fields that this version does not know, or names code that is not trusted.
     """
     try:
         stored = flatten(json.loads(text))
@@ -87,7 +87,7 @@ def from_json(text: str | bytes, *, trusted: bool = True) -> ml_collections.Conf
     if own and not trusted:
         named = ", ".join(f"{field}={name}" for field, name in own.items())
         raise ConfigError(
-            f"the run's config.json names code from outside of saddle_jax ({named}), and importing it runs it. "
+            f"the run's config.json names code from outside saddle_jax ({named}), and importing it runs it. "
             "Fix: --import_code if you trust it, or --config FILE"
         )
     config = schema.default_config(stored)
@@ -100,14 +100,14 @@ def from_json(text: str | bytes, *, trusted: bool = True) -> ml_collections.Conf
 
 
 def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
-    """Return {field: (old, new)} for every field that a resumed run may not change and that has changed."""
+    """Return {field: (old, new)} for every field that has changed although a resumed run may not change it."""
     before, after = flatten(old), flatten(new)
     fixed = schema.fixed_fields(before) | schema.fixed_fields(after)
     return {name: (before.get(name), after.get(name)) for name in sorted(fixed) if before.get(name) != after.get(name)}
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> str:
-    """Return eight hex digits that are equal for runs that differ in the seed only."""
+    """Return eight hex digits that are equal for runs that differ only in the seed."""
     flat = flatten(config)
     fields = {name: flat[name] for name in schema.fixed_fields(flat) if name != "seed"}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]

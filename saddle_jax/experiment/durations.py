@@ -1,4 +1,4 @@
-"""Lengths of a run and positions in it: "200 epochs", "3000 steps", "80%"."""
+"""Lengths of runs and positions in them: "200 epochs", "3000 steps", "80%"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Duration(NamedTuple):
     unit: str
 
     def steps(self, steps_per_epoch: int, total_steps: int | None = None) -> int:
-        """Return the nearest whole number of steps; a part of the run needs `total_steps`."""
+        """Return the nearest whole number of steps. A percentage needs `total_steps`."""
         if self.unit == "steps":
             return round(self.amount)
         if self.unit == "epochs":
@@ -30,7 +30,7 @@ def parse_duration(value: Any) -> Duration:
     """Read "200 epochs", "3000 steps", "80%", or a bare number of epochs.
 
     Raises:
-      ValueError: it is none of them.
+      ValueError: it is none of these.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
         return Duration(float(value), "epochs")

@@ -1,4 +1,4 @@
-"""A field of an experiment: its default, what it means, which values it takes, whether a resumed run may change it.
+"""The fields of an experiment: default, meaning, allowed values, and whether a resumed run may change them.
 
 Fields are made by the functions below, one for each kind of value. Nothing here needs JAX.
 """
@@ -23,7 +23,7 @@ def _no_problems(_: Any) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A field. `problems` yields what is wrong with a value of the right type, without the field's name."""
+    """A field. `problems` yields what is wrong with a value of the right type, without naming the field."""
 
     default: Any
     help: str  # what it is, with its unit
@@ -59,7 +59,7 @@ def number(
 
     Args:
       unit: follows the bounds in messages.
-      zero: what 0 stands for, where 0 is allowed beside the bounds, such as "for half of what is free".
+      zero: what 0 stands for, if 0 is allowed in addition to the bounds, such as "for half of what is free".
     """
     bounds = [
         "" if at_least is None else f"{at_least:g} or more",
@@ -117,7 +117,7 @@ def choice(
     """Return a field for one of a few words; a mapping says what each of them means.
 
     Args:
-      kind: the words are entries of the catalogue of this kind; a dotted name, "package.module:name", is one, too.
+      kind: the words are entries of the catalogue of this kind; dotted names, "package.module:name", are allowed, too.
     """
 
     def problems(value: str) -> Iterator[str]:
@@ -143,8 +143,8 @@ def length(default: str, help: str, *, may_change: bool = False, never: bool = F
     """Return a field for a length of time: "5 epochs", "3000 steps", "10%".
 
     Args:
-      never: "" is allowed.
-      whole: it is the length of the whole run, of which no percentage makes sense.
+      never: "" is allowed, and means never.
+      whole: it is the length of the whole run, so that a percentage makes no sense.
     """
 
     def problems(value: str) -> Iterator[str]:
@@ -186,7 +186,7 @@ def schedule(default: float | Knots, help: str, *, of: str) -> Field:
 
 def interpolation(default: str = "constant") -> Field:
     """Return the field that says how a schedule goes from knot to knot."""
-    return choice(default, "how the value goes from one knot to the next, one value an epoch", INTERPOLATIONS)
+    return choice(default, "how the value goes from one knot to the next, one value per epoch", INTERPOLATIONS)
 
 
 INTERPOLATIONS = ("constant", "linear", "cosine")
@@ -230,12 +230,12 @@ def order_problems(positions: Sequence[Duration], total: Duration, starts: str) 
     if any(later <= earlier for earlier, later in zip(known, known[1:], strict=False)):
         yield f"positions must rise, found {', '.join(map(_shown, positions))}"
     for one, part in zip(positions, fractions, strict=True):
-        if part is not None and part > 1:  # a knot at the very end is what an interpolation ends at
+        if part is not None and part > 1:  # an interpolation may end with a knot at the very end
             yield f"{_shown(one)} is past the end ({_shown(total)}). Fix: use percentages or lower the knot"
 
 
 def fraction(position: Duration, total: Duration) -> float | None:
-    """Return a position as a part of the run, or None where only the data set can tell."""
+    """Return a position as a part of the run, or None if only the data set can tell."""
     if position.amount == 0:
         return 0.0
     if position.unit == "%":
@@ -244,7 +244,7 @@ def fraction(position: Duration, total: Duration) -> float | None:
 
 
 def is_numbers(value: tuple) -> bool:
-    """Return whether a tuple has finite numbers and nothing else, and at least one."""
+    """Return whether a tuple has at least one element and only finite numbers."""
     return bool(value) and all(map(_is_number, value))
 
 

@@ -1,4 +1,4 @@
-"""Which flags go together, told before anything heavy is imported."""
+"""Check which flags go together, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLAGS = flags.FLAGS
 
 
 class Processes(NamedTuple):
-    """What the user said of the processes that take part, a flag each; None where the environment tells."""
+    """The flags that describe the processes that take part; None if the environment says."""
 
     coordinator: str | None
     num_processes: int | None
@@ -61,7 +61,7 @@ def _process_problems(config: ConfigDict, config_named: bool) -> Iterator[str]:
         yield f"--{given[0]} belongs to --distributed. Fix: --distributed, or leave it out"
     if given and len(given) < len(Processes._fields):
         missing = [name for name in Processes._fields if name not in given]
-        yield f"--{given[0]} alone does not tell who takes part. Fix: also --{' and --'.join(missing)}"
+        yield f"--{given[0]} alone does not say who takes part. Fix: also --{' and --'.join(missing)}"
     if len(given) == len(Processes._fields) and FLAGS.process_id >= FLAGS.num_processes:
         yield f"--process_id: found {FLAGS.process_id}, expected 0 to {FLAGS.num_processes - 1} (--num_processes - 1)"
     if FLAGS.coordinator is not None and not re.fullmatch(r".+:\d+", FLAGS.coordinator):

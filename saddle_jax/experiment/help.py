@@ -1,4 +1,4 @@
-"""What `--help` prints: the command as a whole, or one topic, a field, a group of fields or a choice by name."""
+"""The text of `--help`: the whole command, or one topic: a field, a group of fields, or a choice by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TITLES = {
     "data.source": "sources",
 }
 
-OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware minimisation
+OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware minimization
 
   python main.py --config configs/cifar10_lt.py:ldam_drw_sam,ratio=100 --workdir runs/ldam
   python main.py --config configs/digits_lt.py --config.seed=1 --config.sam.rho=0.2
@@ -44,10 +44,10 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
                              nothing else is written
          report              read the runs that --runs names (globs in quotes) and write report.html, report.md,
                              table.csv and table.tex into --workdir, by default report/
-         import              make a run of a PyTorch checkpoint, --torch_file; --class_map FILE tells which output is
+         import              make a run of a PyTorch checkpoint, --torch_file; --class_map FILE says which output is
                              which class
 
-  --distributed              train as one of several processes (docs/pods.md); where the environment does not tell
+  --distributed              train as one of several processes (docs/pods.md); if the environment does not say
                              who takes part: --coordinator HOST:PORT --num_processes N --process_id I
 
   --help TOPIC               a field (data.ratio), a group of fields (spectra), a choice (optim.name, loss), or one of
@@ -62,7 +62,7 @@ exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint, or a disk that refu
 
 
 def topics(argv: Sequence[str]) -> list[str] | None:
-    """Return the topics that the command line asks help for, none for help as a whole, or None if it asks for none."""
+    """Return the topics that the command line asks help for, [] for the whole help, or None if it asks for no help."""
     if not any(argument.partition("=")[0] in _FLAGS for argument in argv[1:]):
         return None
     with_equals = [argument.partition("=")[2] for argument in argv[1:] if argument.startswith("--help=")]

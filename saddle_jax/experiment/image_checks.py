@@ -1,4 +1,4 @@
-"""Problems of the fields that say how images come in: whole in memory, or encoded."""
+"""Checks of the fields that say how images come in: as arrays in memory, or encoded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _on_the_host(values: Values) -> Iterator[str]:
 
 def _steps_at_once(values: Values) -> Iterator[str]:
     steps = values["steps_at_once"]
-    if needs_host(values) and not _encoded(values):  # told by itself
+    if needs_host(values) and not _encoded(values):  # `_on_the_host` reports this
         return
     if steps > 1 and _encoded(values):
         yield (
@@ -55,7 +55,7 @@ def _augmentation(values: Values) -> Iterator[str]:
 def _unused_image_fields(values: Values) -> Iterator[str]:
     source, encoded, views = values["data.source"], _encoded(values), view_augmentations(values)
     mismatched = IN_MEMORY_ONLY if encoded else ENCODED_ONLY
-    if values["data.augmentation"] in mismatched:  # told by itself
+    if values["data.augmentation"] in mismatched:  # another check reports this
         return
     unused = []
     if not encoded:
@@ -84,18 +84,18 @@ def _image_sizes(values: Values) -> Iterator[str]:
     if not _encoded(values) or values["data.augmentation"] in IN_MEMORY_ONLY:
         return
     if values["data.image_size"] < 1:
-        yield "data.image_size: found 0, but images of any size have to become one. Fix: --config.data.image_size=224"
+        yield "data.image_size: found 0, but all images must be brought to one size. Fix: --config.data.image_size=224"
     elif values["data.eval_resize"] < values["data.image_size"]:
         yield (
             f"data.eval_resize: found {values['data.eval_resize']}, expected at least data.image_size="
-            f"{values['data.image_size']}, which is cut out of it. Fix: --config.data.eval_resize=256 for 224"
+            f"{values['data.image_size']}, the size of the crop. Fix: --config.data.eval_resize=256 for 224"
         )
 
 
 def _encoded_profile(values: Values) -> Iterator[str]:
     if _encoded(values) and values["data.profile"] != "as_is":
         yield (
-            f"data.profile={values['data.profile']!r}: such sets keep the imbalance that they have, and data.ratio has "
+            f"data.profile={values['data.profile']!r}: encoded sets keep their own imbalance, and data.ratio has "
             "no effect. Fix: --config.data.profile=as_is"
         )
 

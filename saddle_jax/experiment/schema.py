@@ -1,4 +1,4 @@
-"""All fields of an experiment: those that are always there, and those of the catalogue's entries."""
+"""All fields of an experiment: those that every config has, and those of the catalogue's entries."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def fields_of(values: Mapping[str, Any] | None = None) -> dict[str, Field]:
     """Return every field by its full name, such as "data.ratio".
 
     Args:
-      values: of a config; the fields of a user's own entries that it names are there, too.
+      values: those of a config. The fields of a user's own entries that it names are included.
 
     Raises:
-      ConfigError: a user's own entry can't be had, or has the name of a group that there is already.
+      ConfigError: a user's own entry can't be imported, or has the name of an existing group.
     """
     fields = {_full(group, name): field for group, members in GROUPS.items() for name, field in members.items()}
     for entries in ENTRIES.values():
@@ -48,15 +48,15 @@ def fields_of(values: Mapping[str, Any] | None = None) -> dict[str, Field]:
         own = {_full(group, field_name): field for field_name, field in entry.fields.items()}
         if taken := [field for field in fields if field == group or field.startswith(f"{group}.")]:
             raise ConfigError(
-                f"{choice_field}: the fields of {name} would be config.{group}.…, which there is already ({taken[0]}). "
-                "Fix: another name for the entry"
+                f"{choice_field}: the fields of {name} would be config.{group}.…, which exists already ({taken[0]}). "
+                "Fix: rename the entry"
             )
         fields |= own
     return fields
 
 
 def default_config(values: Mapping[str, Any] | None = None) -> ConfigDict:
-    """Return the default of every field. `values` and errors are those of `fields_of`."""
+    """Return the defaults of all fields. `values` and errors are those of `fields_of`."""
     return ConfigDict(nested({name: field.default for name, field in fields_of(values).items()}))
 
 
@@ -70,9 +70,9 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fixed_fields(values: Mapping[str, Any]) -> set[str]:
-    """Return the fields that a resumed run may not change, among those of a config: what is trained depends on them.
+    """Return the fields of a config that a resumed run may not change, since training depends on them.
 
-    Fields that are not known, such as those of a user's own entry that was not imported, are among them.
+    They include unknown fields, such as those of a user's own entry that was not imported.
     """
     known = fields_of() | {name: own for name, own in _own_fields(values).items() if name in values}
     return {name for name in values if name not in known or not known[name].may_change}

@@ -1,7 +1,7 @@
-"""What is minimised, behind one small contract.
+"""The contract of a method, which defines what is minimized.
 
-`train/` calls the functions of a `Method` and knows none by name. A method's own state (a queue, a momentum encoder;
-the plain one has none) is checkpointed with everything else.
+`train/` calls the functions of a `Method` and knows no method by name. A method's own state, such as a queue or a
+momentum encoder, is saved in every checkpoint. The plain method has none.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from ml_collections import ConfigDict
 from saddle_jax.data.images import Batch
 from saddle_jax.losses import weighted_sums
 
-ASCENT, DESCENT = "ascent", "descent"  # what a pass is for: SAM's perturbation, or the step (plain SGD's only one)
+ASCENT, DESCENT = "ascent", "descent"  # purpose of a pass: SAM's perturbation, or the step (plain SGD's only pass)
 
 
 class Stream(NamedTuple):
-    """A sequence of training images; its views show the same images in the same slots, each augmented anew."""
+    """A sequence of training images. Its views show the same images in the same slots, each augmented independently."""
 
-    class_share_C: np.ndarray | None  # None: each image once an epoch; else drawn with replacement
-    augmentations: tuple[str, ...]  # one a view
+    class_share_C: np.ndarray | None  # None: each image once per epoch; else drawn with replacement
+    augmentations: tuple[str, ...]  # one per view
 
 
 class Variables(NamedTuple):
-    """What a method's loss depends on."""
+    """The variables that a method's loss depends on."""
 
     params: Any
     model_state: Any  # opaque: see `models.base.Network`
@@ -36,57 +36,57 @@ class Variables(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What else it depends on."""
+    """The other values that a method's loss depends on."""
 
     step: jax.Array  # (), int32: steps taken before this one
     pass_name: str  # ASCENT | DESCENT
     class_weights_C: jax.Array
     extra_weights_C: jax.Array | None = None  # multiplies the numerator only, so that groups' gradients add up
-    # Random key of the network's own draws (dropout), another on each device and for each micro-batch, the same in all
-    # passes of a step; None: networks that draw nothing do without. The rest of the context is the same on all devices.
+    # Random key for the network's own draws (dropout). It differs between devices and between micro-batches, and is the
+    # same in all passes of a step. Networks that draw nothing need none. All other fields are the same on all devices.
     key: jax.Array | None = None
 
 
 class LossOutput(NamedTuple):
-    """One device's part of the batch's loss, Σ w·l / Σ w with both sums over all devices."""
+    """One device's part of the batch's loss, which is Σ w·l / Σ w with both sums over all devices."""
 
     numerator: jax.Array  # Σ w·l
     denominator: jax.Array  # Σ w; must not depend on the parameters
     model_state: Any  # after this pass
-    images: jax.Array  # how many there are; 0 on a device with padding only
-    metrics: dict[str, jax.Array]  # this device's sums over its images
-    # Σ w·l of what is minimised, where the pass is for another loss or for some classes' part
+    images: jax.Array  # number of images; 0 on a device that has only padding
+    metrics: dict[str, jax.Array]  # sums over this device's images
+    # Σ w·l of what is minimized, if the pass computes another loss or only some classes' part of it
     objective: jax.Array | None = None
 
 
 class Method(NamedTuple):
-    """A tuple of pure functions, and the images that they want."""
+    """The pure functions that define a method, and the image streams that they need."""
 
     streams: tuple[Stream, ...]
     init: Callable[[jax.Array], Variables]  # random key -> variables
-    # (variables, views of all streams in order, step, key=None) -> inputs of the passes: once a step, without a
-    # gradient. The key is as in `Context`, another than the passes'. With micro-batches the leading axis of every leaf
-    # is that of the device's images.
+    # (variables, views of all streams in order, step, key=None) -> inputs of the passes. Called once per step; no
+    # gradient passes through it. The key is like `Context.key`, but a different one. With micro-batches, the leading
+    # axis of every leaf must be that of the device's images.
     prepare: Callable[..., Any]
-    loss: Callable[[Variables, Any, Context], LossOutput]  # of the inputs; the method's state is the same in all passes
-    after_update: Callable[[Variables, Any], Any]  # (with the new parameters, inputs) -> method state; once a step
-    # (params, model_state, batch, train=False, key=None) -> logits; train: the network's mode, key: what it draws with
+    loss: Callable[[Variables, Any, Context], LossOutput]  # takes the inputs; all passes see the same method state
+    after_update: Callable[[Variables, Any], Any]  # (with new parameters, inputs) -> method state; once per step
+    # (params, model_state, batch, train=False, key=None) -> logits; train: the network's mode, key: for its draws
     predict: Callable[..., jax.Array]
-    # parameters -> a tree of bools over them: what the optimizer changes; None: all of them
+    # parameters -> a tree of bools: which of them the optimizer changes; None: all of them
     trained: Callable[[Any], Any] | None = None
-    # likewise: which are the classifier's, for CC-SAM; None: it can't be used with this method
+    # parameters -> a tree of bools: which of them are the classifier's, for CC-SAM; None: CC-SAM can't be used
     is_classifier: Callable[[Any], Any] | None = None
 
 
 def sums_of(losses_B: jax.Array, batch: Batch, context: Context) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Return numerator, denominator and objective of a loss that is one of an image and its label; see `LossOutput`."""
+    """Return numerator, denominator, and objective (see `LossOutput`) of a loss with one value per image."""
     of_batch = losses_B, batch.labels, batch.mask, context.class_weights_C
     numerator, denominator = weighted_sums(*of_batch, context.extra_weights_C)
     return numerator, denominator, None if context.extra_weights_C is None else weighted_sums(*of_batch)[0]
 
 
 def make_normalise(data: ConfigDict) -> Callable[[jax.Array], jax.Array]:
-    """Return the function from uint8 pixels to what networks see: (x / 255 - mean) / std."""
+    """Return the function that maps uint8 pixels to network inputs, (x / 255 - mean) / std."""
     mean, std = np.array(data.mean), np.array(data.std)
 
     def normalise(images_BHWK: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""From the config's name of a method to the method."""
+"""Make the method that a config names."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def make_method(
     """Return the method that the config names, for steps mapped over `axis_name`; `image_shape` is (H, W, K).
 
     Raises:
-      ConfigError: a user's own entry makes something else.
+      ConfigError: a user's own entry returns something other than a Method.
     """
     method = find("method", config.method).maker()(config, stats, image_shape, axis_name, schedules)
     if not isinstance(method, Method):
         raise ConfigError(
-            f"method: {config.method} makes a {type(method).__name__}, expected a saddle_jax.methods.base.Method"
+            f"method: {config.method} returned {type(method).__name__}, expected a saddle_jax.methods.base.Method"
         )
     return method

@@ -1,13 +1,14 @@
-"""GLMC, and GLMC + SAM: two mixed images of every pair, two classifiers, one contrastive term (Du et al., CVPR 2023).
+"""GLMC, with or without SAM: two mixed images per pair, two classifiers, one contrastive term (Du et al., CVPR 2023).
 
-A pair is an image of a uniform stream and one of a re-sampled stream, each seen twice. MixUp mixes the first views,
-CutMix the second, both with the batch's one λ. Of the two mixed images, over a run of E epochs:
+A pair is an image from a uniform stream and one from a re-sampled stream, each in two views. MixUp mixes the first
+views and CutMix the second views; a batch has one λ for both. In a run of E epochs, the loss of the two mixed images is
 
     loss = a · balance + (1 - a) · rebalance + κ · contrast,  a = 1 - (epoch / E)²
 
-balance is the plain classifier's cross-entropy of both, rebalance the balanced classifier's with class-weighted labels,
-contrast the negative cosine between one's prediction and the other's projection. SAM perturbs along the loss without
-contrast and descends with it (Rangwani et al., NeurIPS 2022, in their code). The balanced classifier predicts.
+`balance` is the plain classifier's cross-entropy on both images, and `rebalance` is the balanced classifier's, with
+class-weighted labels. `contrast` is the negative cosine between the prediction of one image and the projection of the
+other. SAM perturbs along the loss without the contrast and descends with it, as in the code of Rangwani et al.
+(NeurIPS 2022). The balanced classifier makes the predictions.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from saddle_jax.models import heads, networks
 from saddle_jax.models.base import beside, functions_of
 from saddle_jax.schedules import Schedules
 
-_MIXING = 1  # folded into the run's key; what is left initialises the network
+_MIXING = 1  # folded into the run's key for the mixtures; the key itself initializes the network
 
 
 class Mixture(NamedTuple):
-    """How all pairs of a batch are mixed."""
+    """The values by which all pairs of a batch are mixed."""
 
-    lam: jax.Array  # (): λ, the part of the uniform stream
-    box: jax.Array  # (4,) int32: CutMix pastes rows h1 to h2, columns w1 to w2, as h1, w1, h2, w2
+    lam: jax.Array  # (): λ, the share of the uniform stream
+    box: jax.Array  # (4,) int32: h1, w1, h2, w2; CutMix pastes rows h1 to h2 and columns w1 to w2
 
 
 class Inputs(NamedTuple):
@@ -42,22 +43,22 @@ class Inputs(NamedTuple):
 
     mixup_BHWK: jax.Array
     cutmix_BHWK: jax.Array
-    mixup_targets_BC: jax.Array  # soft labels, with sum 1
+    mixup_targets_BC: jax.Array  # soft labels that sum to 1
     cutmix_targets_BC: jax.Array
-    mask_B: jax.Array  # bool: the pair is whole
+    mask_B: jax.Array  # bool: no image of the pair is masked
 
 
 class Outputs(NamedTuple):
-    """What the network says of one image each."""
+    """The network's outputs, one row per image."""
 
     plain_BC: jax.Array  # logits
     balanced_BC: jax.Array  # logits
     projected_BP: jax.Array
-    predicted_BP: jax.Array  # of the other mixed image's projection
+    predicted_BP: jax.Array  # predicts the other mixed image's projection
 
 
 class Terms(NamedTuple):
-    """The terms of the loss, one value a pair."""
+    """The terms of the loss, one value per pair."""
 
     balance: jax.Array
     rebalance: jax.Array
@@ -65,14 +66,14 @@ class Terms(NamedTuple):
 
 
 class Heads(nn.Module):
-    """The heads beside the network's own classifier."""
+    """The heads that GLMC adds to the network's own classifier."""
 
     linear_balanced: nn.Module
     projector: nn.Module
     predictor: nn.Module
 
     def __call__(self, features_BD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return the balanced classifier's logits, the projection, and the prediction of the other's."""
+        """Return the balanced classifier's logits, the projection, and the prediction of the other projection."""
         projected_BP = self.projector(features_BD)
         return self.linear_balanced(features_BD), projected_BP, self.predictor(projected_BP)
 
@@ -84,12 +85,12 @@ def make(
     axis_name: str | None,
     schedules: Schedules,
 ) -> Method:
-    """Return the method. Its state is a random key, of which and of the step every batch's mixture is a function.
+    """Return the method. Its state is a random key, which together with the step determines each batch's mixture.
 
     Args:
       image_shape: (height, width, channels).
-      axis_name: axis of the devices that the steps will be mapped over; None for none.
-      schedules: for the length of an epoch and of the run.
+      axis_name: axis of the devices that the steps will be mapped over, or None.
+      schedules: give the length of an epoch and of the run.
     """
     glmc = config.glmc
     height, width, _ = image_shape
@@ -113,7 +114,7 @@ def make(
     def prepare(
         variables: Variables, views: tuple[Batch, ...], step: jax.Array, key: jax.Array | None = None
     ) -> Inputs:
-        del key  # the mixture's own is in the method's state
+        del key  # the key for mixtures is in the method's state
         of_step = jax.random.fold_in(jax.random.wrap_key_data(variables.method_state), step)
         mixture = draw_mixture(of_step, height, width, glmc.beta)
         views = tuple(view._replace(images=normalise(view.images)) for view in views)
@@ -129,7 +130,7 @@ def make(
     def loss(variables: Variables, inputs: Inputs, context: Context) -> LossOutput:
         params, mask_B = variables.params, inputs.mask_B
         of_mixup, of_cutmix = (None, None) if context.key is None else jax.random.split(context.key)
-        # One after the other: each is normalised by itself and moves the running statistics.
+        # Two separate passes, so that each normalizes by its own statistics and moves the running ones.
         start, mixup_BHWK, cutmix_BHWK = variables.model_state, inputs.mixup_BHWK, inputs.cutmix_BHWK
         mixup, model_state = forward(params, start, mixup_BHWK, mask_B, train=True, key=of_mixup)
         cutmix, model_state = forward(params, model_state, cutmix_BHWK, mask_B, train=True, key=of_cutmix)
@@ -168,25 +169,25 @@ def make(
 
 
 def resampling_share(stats: ClassStats, power: float) -> np.ndarray:
-    """Return the share of each class in the re-sampled stream, where an image is drawn in proportion to n^(-power)."""
+    """Return each class's share of the re-sampled stream, which draws images in proportion to n^(-power)."""
     share_C = np.where(stats.counts_C > 0, stats.safe_counts_C ** (1.0 - power), 0.0)
     return share_C / share_C.sum()
 
 
 def label_weights(stats: ClassStats, power: float) -> np.ndarray:
-    """Return class weights in proportion to n^(-power), with sum C."""
+    """Return class weights that are proportional to n^(-power) and sum to C."""
     weights_C = np.where(stats.counts_C > 0, stats.safe_counts_C**-power, 0.0)
     return weights_C / weights_C.sum() * stats.num_classes
 
 
 def balance_weight(step: jax.Array, schedules: Schedules) -> jax.Array:
-    """Return a = 1 - (epoch / E)²: 1 in the first epoch, towards 0 in the last; epochs count from 0."""
+    """Return a = 1 - (epoch / E)², with epochs counted from 0: it falls from 1 in the first epoch toward 0."""
     epoch_start = step // schedules.steps_per_epoch * schedules.steps_per_epoch
     return 1 - jnp.square(epoch_start / schedules.total_steps)
 
 
 def draw_mixture(key: jax.Array, height: int, width: int, beta: float) -> Mixture:
-    """Return λ from Beta(beta, beta), and a box of 1 - λ of the area around any pixel, cut off at the borders."""
+    """Draw λ from Beta(beta, beta), and a box of 1 - λ of the area around a random pixel, clipped at the borders."""
     lam_key, row_key, column_key = jax.random.split(key, 3)
     lam = jax.random.beta(lam_key, beta, beta)
     corners = []
@@ -202,9 +203,9 @@ def mix(views: tuple[Batch, ...], mixture: Mixture, num_classes: int, *, area_co
     """Return the mixed images and their soft labels.
 
     Args:
-      views: two of the uniform stream, two of the re-sampled one, with normalised images.
-      area_corrected: give CutMix's soft labels the box's true part of the image, which borders and rounding change.
-        As published they have λ.
+      views: two of the uniform stream, then two of the re-sampled one, with normalized images.
+      area_corrected: compute CutMix's soft labels from the box's true share of the image, which clipping and rounding
+        change. The published method uses λ.
     """
     uniform_1, uniform_2, resampled_1, resampled_2 = views
     lam, (h1, w1, h2, w2) = mixture.lam.astype(uniform_1.images.dtype), mixture.box
@@ -228,7 +229,7 @@ def mix(views: tuple[Batch, ...], mixture: Mixture, num_classes: int, *, area_co
 
 
 def loss_terms(mixup: Outputs, cutmix: Outputs, inputs: Inputs, label_weights_C: np.ndarray) -> Terms:
-    """Return the terms of each pair, both mixed images added up."""
+    """Return the terms of each pair, summed over its two mixed images."""
     mixup_BC, cutmix_BC = inputs.mixup_targets_BC, inputs.cutmix_targets_BC
     weights_C = label_weights_C.astype(mixup_BC.dtype)
     return Terms(
@@ -244,6 +245,6 @@ def _soft_cross_entropy(logits_BC: jax.Array, targets_BC: jax.Array) -> jax.Arra
 
 
 def _cosine(predicted_BP: jax.Array, projected_BP: jax.Array) -> jax.Array:
-    """Return cosines; the projection is a target, and gets no gradient."""
+    """Return cosines. The projection is a target and gets no gradient."""
     target_BP = heads.unit(jax.lax.stop_gradient(projected_BP), axis=1)
     return jnp.sum(heads.unit(predicted_BP, axis=1) * target_BP, axis=1)

@@ -1,10 +1,10 @@
-"""PaCo: classes and images in one contrast, with keys of a momentum encoder (Cui et al., ICCV 2021); plain or with SAM.
+"""PaCo, with or without SAM: classes and images in one contrast, with a momentum encoder (Cui et al., ICCV 2021).
 
-No code of PaCo with SAM is public. Here both passes of a step see the same keys and the same queue, only the query's
-parameters are perturbed, and once a step the key encoder follows them and the keys are enqueued.
+No code of PaCo with SAM is public. Here both passes of a step see the same keys and the same queue, and SAM perturbs
+only the query's parameters. Once per step the key encoder follows the query, and the keys are enqueued.
 
-Shapes: B images of a device, N of all devices, A rows of the contrast set (N queries, N keys, the queue), K rows of the
-queue, D dimensions of a projection, C classes.
+Shapes: B images of a device, N images of all devices, A rows of the contrast set (N queries, N keys, the queue), K rows
+of the queue, D dimensions of a projection, C classes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from saddle_jax.models.base import beside, functions_of
 from saddle_jax.models.batchnorm import BatchNorm
 from saddle_jax.schedules import Schedules
 
-_EMPTY = -1  # label of a row that is in no contrast set: of padding, or of an image that could not be decoded
+_EMPTY = -1  # label of a row that enters no contrast set: padding, or an image that could not be decoded
 
 
 class State(NamedTuple):
-    """What the method keeps beside the query's parameters; the same on every device."""
+    """The method's state, in addition to the query's parameters. It is the same on every device."""
 
     key_params: Any  # backbone and projector of the key encoder
     keys_KD: jax.Array  # the queue: keys of earlier steps
@@ -41,15 +41,15 @@ class State(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What both passes of a step read."""
+    """The inputs of both passes of a step."""
 
     query: Batch  # the device's own images
-    keys_ND: jax.Array  # of all devices' images, in the order that they would have on one device
+    keys_ND: jax.Array  # of all devices' images, in the order they would have on one device
     labels_N: jax.Array  # int32
 
 
 class Parts(NamedTuple):
-    """The addends of each query's loss."""
+    """The two parts of each query's loss, which add up to it."""
 
     class_loss_B: jax.Array
     contrast_B: jax.Array
@@ -64,17 +64,18 @@ def contrast(
     own_B: jax.Array,
     paco: ConfigDict,
 ) -> Parts:
-    """Return PaCo's loss of each query: its own class and all rows with its label against all classes and all rows.
+    """Return PaCo's loss of each query, which contrasts its class and its label's rows with all classes and rows.
 
-    With D = Σ e^logit over the classes + gamma Σ e^similarity over the rows but its own, it is the mean of
-    log D - logit, weighted beta, of its class, and log D - similarity, each weighted alpha, of rows with its label.
+    Let D = Σ e^logit over the classes + gamma Σ e^similarity over all rows but the query's own. The loss is a weighted
+    mean of log D - logit for the query's class, with weight beta, and of log D - similarity for each other row with the
+    query's label, with weight alpha.
 
     Args:
-      logits_BC: with the log of the prior.
-      rows_AD: of length 1, as queries are.
-      labels_A: rows with a negative one count nothing.
-      own_B: which row is the query itself.
-      paco: the weights and the temperature of the similarities.
+      logits_BC: with the log of the prior added.
+      rows_AD: vectors of length 1, as the queries are.
+      labels_A: rows with a negative label do not count.
+      own_B: index of the row that is the query itself.
+      paco: gives alpha, beta, gamma, and the temperature of the similarities.
     """
     alpha, beta, gamma = float(paco.alpha), float(paco.beta), float(paco.gamma)
     present_A = labels_A >= 0
@@ -86,7 +87,7 @@ def contrast(
     largest_B1 = jax.lax.stop_gradient(largest_B)[:, None]
     exponent_BA = jnp.where(others_BA, similarity_BA - largest_B1, -jnp.inf)
     total_B = jnp.exp(logits_BC - largest_B1).sum(1) + gamma * jnp.exp(exponent_BA).sum(1)
-    log_total_B = largest_B1[:, 0] + jnp.log(total_B + 1e-12)  # as published: a query's own row may be far the largest
+    log_total_B = largest_B1[:, 0] + jnp.log(total_B + 1e-12)  # as published: the own row may dwarf all others
 
     own_class_B = jnp.take_along_axis(logits_BC, labels_B[:, None], axis=1)[:, 0]
     count_B = jnp.sum(positive_BA, axis=1, dtype=logits_BC.dtype)
@@ -99,9 +100,9 @@ def contrast(
 
 
 def start_of_queue(key: jax.Array, paco: ConfigDict, num_classes: int) -> tuple[jax.Array, jax.Array]:
-    """Return random keys and labels.
+    """Return the random keys and labels that the queue starts with.
 
-    Differs from the reference: it scales columns to length 1, not keys; queue_init="published" does as it does.
+    Differs from the reference: it scales the columns to length 1, not the keys. queue_init="published" does the same.
     """
     of_keys, of_labels = jax.random.split(key)
     keys_KD = jax.random.normal(of_keys, (paco.queue_size, paco.dim), jnp.result_type(float))
@@ -110,7 +111,7 @@ def start_of_queue(key: jax.Array, paco: ConfigDict, num_classes: int) -> tuple[
 
 
 def enqueue(state: State, keys_ND: jax.Array, labels_N: jax.Array) -> State:
-    """Return the state with the oldest keys replaced; N divides K."""
+    """Return the state with the oldest keys replaced. N must divide K."""
     return state._replace(
         keys_KD=jax.lax.dynamic_update_slice_in_dim(state.keys_KD, keys_ND, state.pointer, axis=0),
         labels_K=jax.lax.dynamic_update_slice_in_dim(state.labels_K, labels_N, state.pointer, axis=0),
@@ -119,21 +120,21 @@ def enqueue(state: State, keys_ND: jax.Array, labels_N: jax.Array) -> State:
 
 
 class Projector(nn.Module):
-    """Features to what similarities are taken of: linear, BatchNorm, rectifier, linear."""
+    """Maps features to the vectors that are compared: linear, BatchNorm, rectifier, linear."""
 
     norm: Callable[..., BatchNorm]
     output: nn.Module
 
     @nn.compact
     def __call__(self, features_BF: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
-        """Return projections (B, D), not of length 1."""
+        """Return projections (B, D), not scaled to length 1."""
         x = heads.Linear(features_BF.shape[-1], heads.pytorch_uniform, name="hidden")(features_BF)
         x = self.norm(name="bn")(x, mask_B, train, rectify=True)
         return self.output(x)
 
 
 class Heads(nn.Module):
-    """The class head, in the place of the network's own classifier, and the projector."""
+    """The class head, which replaces the network's own classifier, and the projector."""
 
     linear: nn.Module
     projector: nn.Module
@@ -152,7 +153,7 @@ class Heads(nn.Module):
 
 
 class ModelState(NamedTuple):
-    """What is not trained, of the network and of the projector."""
+    """The untrained state of the network and of the heads."""
 
     network: Any
     heads: Any
@@ -205,7 +206,7 @@ def make(
         before: ModelState = variables.model_state
 
         def encode(images: jax.Array, mask_B: jax.Array) -> jax.Array:
-            # In training mode: by statistics of these images. Running ones of the key encoder would serve nothing.
+            # In training mode, to normalize by these images' statistics. The key encoder has no running ones.
             features_BF, _ = features(state.key_params, before.network, images, mask_B, True, draws)
             projections_BD, _ = own_heads.apply(
                 state.key_params, before.heads, features_BF, mask_B, True, method="project"
@@ -270,15 +271,15 @@ def make(
 
 
 def of_key_encoder(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of the network's parameters that the key encoder has too: all but the class head."""
+    """Return the parameters that the key encoder also has: all but the class head's."""
     return {name: tree for name, tree in params.items() if name != "linear"}
 
 
 def shuffled(encode: Callable, batch: Batch, order_N: jax.Array, axis_name: str | None) -> jax.Array:
-    """Return the keys of all devices' images, encoded among others than the query's, so that BatchNorm tells nothing.
+    """Return the keys of all devices' images, encoded in shuffled batches, so that BatchNorm leaks no information.
 
     Args:
-      encode: (images, mask) of a device -> keys.
+      encode: (images, mask) of one device -> keys.
       order_N: a permutation, the same on all devices.
     """
     everything = devices.gather_rows((batch.images, batch.mask), axis_name)

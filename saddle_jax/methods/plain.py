@@ -27,8 +27,8 @@ def make(
 
     Args:
       image_shape: (height, width, channels).
-      axis_name: axis of the devices that the steps will be mapped over; None for none.
-      schedules: not needed here.
+      axis_name: axis of the devices that the steps will be mapped over, or None.
+      schedules: not used.
     """
     del schedules
     network = networks.make_network(config, stats.num_classes, axis_name)

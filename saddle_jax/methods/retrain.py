@@ -1,14 +1,14 @@
-"""CC-SAM's second stage: the backbone of an earlier run is frozen, its classifier is trained further.
+"""CC-SAM's second stage: freeze the backbone of an earlier run and train its classifier further.
 
-Zhou et al., "Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed Recognition", CVPR 2023. Batches are
-drawn class by class alike. Of an image of class c with features f, in epoch t = 0, 1, ... of E:
+Zhou et al., "Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed Recognition", CVPR 2023. All
+classes are drawn equally often. In epoch t = 0, 1, ... of E, the loss of an image of class c with features f is
 
     loss = a · w_c · l(f + noise · w_c · g / |g_c|) + (1 - a) · l(f),  a = min((t + 1) / E, limit)
 
-l is the loss of the classifier on features, g its derivative with respect to f, |g_c| the length of those of all of the
-batch's images of class c together, and w_c = log(n_max / n_c + 0.01) / 2 is near 0 for the largest class. With a limit
-of 0 this is re-training of a classifier on class-balanced draws (cRT; Kang et al., ICLR 2020, begin with a new one).
-Shapes: B images, D features, C classes.
+Here l is the classifier's loss as a function of the features, and g is its derivative with respect to f. |g_c| is the
+length of all these derivatives together for the batch's images of class c. w_c = log(n_max / n_c + 0.01) / 2 is near 0
+for the largest class. With a limit of 0, this is classifier re-training on class-balanced draws (cRT; Kang et al., ICLR
+2020, who start from a new classifier). Shapes: B images, D features, C classes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from saddle_jax.schedules import Schedules
 def make(
     config: ConfigDict, stats: ClassStats, image_shape: tuple[int, ...], axis_name: str | None, schedules: Schedules
 ) -> Method:
-    """Return the method; see `methods.base.Method`. Its network is that of the plain method.
+    """Return the method; see `methods.base.Method`. It has the plain method's network.
 
-    BatchNorm is in training mode, as in the authors' code: the batch's statistics normalise, running ones move.
+    BatchNorm is in training mode, as in the authors' code: it normalizes by the batch and moves the running statistics.
     """
     network = networks.make_network(config, stats.num_classes, axis_name)
     loss_fn = make_loss(config, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
@@ -77,12 +77,12 @@ def make(
 
 
 def flat_weights(stats: ClassStats) -> np.ndarray:
-    """Return log(n_max / n + 0.01) / 2, which weighs a class's noise and its loss under noise."""
+    """Return log(n_max / n + 0.01) / 2, the weight of a class's noise and of its loss under noise."""
     return np.log(stats.counts_C.max() / stats.safe_counts_C + 0.01) / 2
 
 
 def flat_ratio(step: jax.Array, schedules: Schedules, limit: float) -> jax.Array:
-    """Return how much the loss under noise counts: 1 / E in the first of E epochs, 1 in the last, at most `limit`."""
+    """Return the weight of the loss under noise: 1 / E in the first of E epochs, 1 in the last, at most `limit`."""
     epoch_end = (step // schedules.steps_per_epoch + 1) * schedules.steps_per_epoch
     return jnp.minimum(epoch_end.astype(jnp.result_type(float)) / schedules.total_steps, limit)
 
@@ -97,10 +97,10 @@ def class_directions(
 ) -> jax.Array:
     """Return each image's part of the unit vector along which its class's loss rises, over all devices' images.
 
-    Nothing differentiates through it. Masked rows, and classes whose gradient is 0, have 0.
+    No gradient passes through it. Masked rows and classes whose gradient is 0 get 0.
 
     Args:
-      losses: features -> one loss an image.
+      losses: features -> one loss per image.
     """
 
     def total(features_BD: jax.Array) -> jax.Array:

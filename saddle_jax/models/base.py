@@ -1,6 +1,6 @@
-"""What a network is to the rest of saddle_jax: four pure functions. And how a Flax module becomes one.
+"""The contract of a network, four pure functions, and the way to make one from a Flax module.
 
-This file is the only one that initialises and applies Flax modules. Shapes: B images, D features, C classes.
+This file is the only one that initializes and applies Flax modules. Shapes: B images, D features, C classes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _CLASSIFIER = "linear"  # name of the classifier's parameters, beside those of a
 
 
 class Features(Protocol):
-    """Return the features (B, D) of normalised images, and the state after it has seen them.
+    """Return the features (B, D) of normalized images, and the updated state.
 
     `mask_B` says which rows are images; padding must not change the state or the other rows' features. With `train`,
-    BatchNorm normalises by the batch and dropout drops by `key`: the same key draws the same. A network that draws
-    nothing needs no key. Without `train` nothing is drawn and the state that is returned is of no use.
+    BatchNorm normalizes by the batch, and dropout draws with `key`: equal keys give equal draws. A network that draws
+    nothing needs no key. Without `train`, nothing is drawn, and callers ignore the returned state.
     """
 
     def __call__(
@@ -44,10 +44,10 @@ class Features(Protocol):
 class Network(NamedTuple):
     """The contract that every network fulfils.
 
-    `params` is what is trained. Methods put the parameters of their own modules beside it, so every function ignores
+    `params` holds what is trained. Methods put the parameters of their own modules beside it, so every function ignores
     entries that it does not know; `features` does without the classifier's.
 
-    `model_state` is all else that the network keeps, a tree of arrays: BatchNorm's running statistics, or nothing, {}.
+    `model_state` is a tree of arrays with all else that the network keeps: BatchNorm's running statistics, or {}.
     Nobody outside `models/` looks into it. Training averages its floating-point leaves over the devices; any others
     must be the same on every device.
     """
@@ -55,7 +55,7 @@ class Network(NamedTuple):
     init: Callable[[jax.Array, tuple[int, ...]], tuple[Params, Any]]  # (random key, (H, W, K)) -> params, model_state
     features: Features
     classify: Callable[[Params, jax.Array], jax.Array]  # (params, features_BD) -> logits_BC
-    is_classifier: Callable[[Params], Params]  # params -> a tree of bools over them: which are the classifier's
+    is_classifier: Callable[[Params], Params]  # params -> a tree of bools: which are the classifier's
 
     def logits(
         self,
@@ -78,17 +78,17 @@ class Network(NamedTuple):
         return traverse_util.unflatten_dict(kept)
 
     def blank_features(self, params: Params, model_state: Any, image_shape: tuple[int, ...]) -> jax.Array:
-        """Return zeros (1, D), which the modules behind the features can be initialised with."""
+        """Return zeros (1, D), to initialize modules that take the features."""
         images, mask = _blank(image_shape)
         shape, _ = jax.eval_shape(lambda: self.features(params, model_state, images, mask, train=False))
         return jnp.zeros(shape.shape, shape.dtype)
 
 
 class Functions(NamedTuple):
-    """A Flax module as pure functions of its parameters and its state, the latter as in `Network`."""
+    """A Flax module as pure functions of its parameters and its state, as in `Network`."""
 
     init: Callable[..., tuple[Params, Any]]  # (random key, *inputs) -> params, model_state
-    # (params, model_state, *inputs, key=None, method=None) -> output, model_state; method: another than __call__
+    # (params, model_state, *inputs, key=None, method=None) -> output, model_state; method: replaces __call__
     apply: Callable[..., tuple[Any, Any]]
 
 
@@ -116,12 +116,12 @@ def from_flax(
     call: Callable[[Any, jax.Array, jax.Array, bool], jax.Array] | None = None,
     rng_names: Sequence[str] = ("dropout",),
 ) -> Network:
-    """Return the network of a Flax module from images to features (B, D), and of one from features to logits.
+    """Return the network of two Flax modules: one from images to features (B, D), and one from features to logits.
 
         network = from_flax(MyTransformer(depth=12), nn.Dense(num_classes))
 
     The backbone's `__call__` takes the images first. Of the arguments `train` or `training`, `deterministic` (the
-    opposite of train) and `mask_B`, it is given those that it has. For any other signature, say how it is called:
+    opposite of train) and `mask_B`, it gets those that it has. For any other signature, pass `call`:
 
         from_flax(backbone, head, call=lambda module, images_BHWK, mask_B, train: module(images_BHWK, mode=train))
 
@@ -136,7 +136,7 @@ def from_flax(
 
     Raises:
       ValueError: the backbone has an argument of another name and `call` is not given. From `init`: features are not
-        (B, D), the head keeps a state, or both modules have parameters of one name.
+        (B, D), the head keeps a state, or both modules have parameters of the same name.
     """
     call = call or _call_by_names(backbone)
     body, top = functions_of(backbone, rng_names), functions_of(_Head(head))
@@ -153,7 +153,7 @@ def from_flax(
         if head_state:
             raise ValueError(
                 f"{type(head).__name__}: the head keeps {', '.join(head_state)}, expected parameters only. "
-                "Fix: what has a state belongs to the backbone"
+                "Fix: move modules with a state into the backbone"
             )
         return beside(params, head_params), model_state
 
@@ -179,18 +179,18 @@ def beside(params: Params, own: Params) -> Params:
     """Return a network's parameters and those of further modules in one dict.
 
     Raises:
-      ValueError: both have parameters of one name.
+      ValueError: both have parameters of the same name.
     """
     if shared := params.keys() & own.keys():
         raise ValueError(
-            f"the network has parameters named {', '.join(sorted(shared))}, which are names of modules beside it. "
-            "Fix: other names for the network's own modules"
+            f"the network has parameters named {', '.join(sorted(shared))}, and so have the modules beside it. "
+            "Fix: rename the network's own modules"
         )
     return {**params, **own}
 
 
 class _Head(nn.Module):
-    """Gives the head's parameters their name, which their initial values depend on."""
+    """Gives the head's parameters their name, on which their initial values depend."""
 
     linear: nn.Module
 
@@ -205,14 +205,14 @@ def _blank(image_shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
 
 
 def _call_by_names(backbone: nn.Module) -> Callable[[Any, jax.Array, jax.Array, bool], jax.Array]:
-    """Return how to call a backbone, by the names of its arguments."""
+    """Return a function that calls a backbone, by the names of its arguments."""
     known = ("mask_B", "train", "training", "deterministic")
     arguments = list(inspect.signature(type(backbone).__call__).parameters.values())[2:]  # after self and images
     unknown = [one.name for one in arguments if one.default is inspect.Parameter.empty and one.name not in known]
     if unknown:
         raise ValueError(
             f"{type(backbone).__name__}.__call__: found the argument {', '.join(unknown)}, expected some of "
-            f"{', '.join(known)} after the images. Fix: from_flax(..., call=...) says how it is called"
+            f"{', '.join(known)} after the images. Fix: pass from_flax(..., call=...)"
         )
     names = {one.name for one in arguments}
 

@@ -1,8 +1,8 @@
-"""Batch normalisation with a mask, PyTorch's running variance and a choice of whose statistics normalise.
+"""Batch normalization with a mask, PyTorch's running variance, and a choice of whose statistics normalize.
 
-Differs from flax.linen.BatchNorm: padded rows enter no statistics, and the running variance is the unbiased one.
-Running statistics are the device's own here; the training step averages them over the devices, all layers at once, so
-that a state called replicated is equal on all of them.
+Differs from flax.linen.BatchNorm: padded rows do not enter the statistics, and the running variance is unbiased.
+The running statistics computed here are each device's own. The training step averages those of all layers over the
+devices at once, so that the replicated state really is equal on all of them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from saddle_jax.models.normalise import affine, normalise
 
 
 class BatchNorm(nn.Module):
-    """Normalise every channel over the rows that are not masked."""
+    """Normalizes every channel over the rows that are not masked."""
 
     axis_name: str | None  # axis of the devices, for synchronized; None outside a mapped function
-    synchronized: bool = False  # normalise by the statistics of all devices' rows instead of the device's own
+    synchronized: bool = False  # normalize by the statistics of all devices' rows instead of the device's own
     momentum: float = 0.1  # weight of the new batch in the running statistics
     epsilon: float = 1e-5
-    onednn: bool = False  # use the compiled kernels in training mode, where there are some for the arrays
+    onednn: bool = False  # use the compiled kernels in training mode, where they support the arrays
 
     @nn.compact
     def __call__(
@@ -32,7 +32,7 @@ class BatchNorm(nn.Module):
         residual: jax.Array | None = None,
         rectify: bool = False,
     ) -> jax.Array:
-        """Return the normalised activations plus the residual, or max(0, ...) of them, in the dtype of the input.
+        """Return the normalized activations plus the residual, or max(0, ...) of them, in the dtype of the input.
 
         Statistics are float32 or wider.
         """

@@ -1,4 +1,4 @@
-"""From features to logits: a linear head, and the cosine head of LDAM. Shapes: B rows, D features, C classes."""
+"""Heads that map features to logits: a linear one, and LDAM's cosine head. Shapes: B rows, D features, C classes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from flax.typing import Initializer
 
 # PyTorch's kaiming_normal_: standard deviation sqrt(2 / fan_in), not truncated.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# What PyTorch's Linear starts from: U(-1, 1) / sqrt(fan_in).
+# Initial weights of PyTorch's Linear: U(-1, 1) / sqrt(fan_in).
 pytorch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Linear(nn.Module):
-    """Logits w·x + b; weights start as the reference's CIFAR networks' do, unless told otherwise."""
+    """Logits w·x + b. By default, the weights are initialized as in the reference's CIFAR networks."""
 
     num_classes: int
     kernel_init: Initializer = kaiming_normal
@@ -43,10 +43,10 @@ class Normed(nn.Module):
 
 
 def unit(x: jax.Array, axis: int) -> jax.Array:
-    """Return vectors of length 1; one that is shorter than 1e-12 has no direction and gives 0, with gradient 0.
+    """Scale vectors to length 1. One shorter than 1e-12 has no direction and becomes 0, with gradient 0.
 
-    Differs from the reference: it divides such a vector by 1e-12, and so multiplies its gradient by 10^12. A narrow
-    network does meet images whose features are all 0, and that step ends the run.
+    Differs from the reference: it divides such a vector by 1e-12, which multiplies the gradient by 10^12. Narrow
+    networks do produce features that are all 0, and such a step would end the run.
     """
     square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
     has_direction = square > 1e-24

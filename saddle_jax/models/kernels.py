@@ -1,6 +1,6 @@
-"""Which kernels compute a network's layers: XLA's own, or on CPUs those of the package in `native/`.
+"""The choice of kernels for a network's layers: XLA's own, or on CPUs those of the package in `native/`.
 
-`saddle_kernels` is optional. Where it is not installed, on other devices than CPUs and for float64, XLA computes.
+`saddle_kernels` is optional. Without it, on devices other than CPUs, and in float64, XLA computes everything.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ PACKAGE = "saddle_kernels"
 
 
 def uses_onednn(choice: str) -> bool:
-    """Return whether `model.kernels`, one of auto, lax and onednn, means oneDNN here.
+    """Return whether `model.kernels` (auto, lax, or onednn) selects oneDNN here.
 
     Raises:
-      ConfigError: it does, and the package is missing or can't be loaded.
+      ConfigError: it does, but the package is missing or can't be loaded.
     """
     if choice == "lax" or (choice == "auto" and importlib.util.find_spec(PACKAGE) is None):
         return False
@@ -38,17 +38,17 @@ def uses_onednn(choice: str) -> bool:
 
 @functools.cache
 def library() -> ModuleType:
-    """Return the package of kernels."""
+    """Import and return the package of kernels."""
     return importlib.import_module(PACKAGE)
 
 
 def suit(images: jax.Array, weights: jax.Array) -> bool:
-    """Return whether the kernels take arrays of these dtypes."""
+    """Return whether the kernels support arrays of these dtypes."""
     return images.dtype in (jnp.float32, jnp.bfloat16) and weights.dtype == jnp.float32
 
 
 def on_cpus(kernel: Callable, reference: Callable) -> Callable:
-    """Return a function that is `kernel` on CPUs and `reference` on other devices and for derivatives."""
+    """Return a function that runs `kernel` on CPUs, and `reference` on other devices and for derivatives."""
 
     @jax.custom_jvp
     def function(*arguments: Any) -> Any:
@@ -62,18 +62,18 @@ def on_cpus(kernel: Callable, reference: Callable) -> Callable:
 
 
 def conv_fields(*, onednn: bool) -> dict[str, Any]:
-    """Return the fields of `flax.linen.Conv` that make it compute with these kernels."""
+    """Return the fields of `flax.linen.Conv` that make it use these kernels."""
     return {"conv_general_dilated": _convolve, "promote_dtype": _promote} if onednn else {}
 
 
 def _promote(images: jax.Array, kernel: jax.Array, bias: None, *, dtype: Any) -> tuple[jax.Array, jax.Array, None]:
-    """Cast as flax does, but leave a float32 kernel as it is: its gradient is not rounded to bfloat16 then."""
+    """Cast as Flax does, but leave a float32 kernel as it is, so that its gradient is not rounded to bfloat16."""
     cast = promote_dtype(images, kernel, dtype=dtype)
     return cast[0], kernel if kernel.dtype == jnp.float32 else cast[1], bias
 
 
 def _convolve(images_BHWK: jax.Array, kernel_HWIO: jax.Array, strides, padding, **fields: Any) -> jax.Array:
-    """Take what `jax.lax.conv_general_dilated` takes, as flax gives it. XLA computes what oneDNN is not made for."""
+    """Compute what Flax asks `jax.lax.conv_general_dilated` for. XLA does what our oneDNN kernels do not support."""
     sides = {side for pair in padding for side in pair}
     dilations = {*fields["lhs_dilation"], *fields["rhs_dilation"]}
     if isinstance(padding, str) or len(sides) > 1 or len(set(strides)) > 1 or dilations != {1}:

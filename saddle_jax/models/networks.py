@@ -1,4 +1,4 @@
-"""From the config's model fields to the network that they describe."""
+"""Make the network that a config's model fields describe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from saddle_jax.models.batchnorm import BatchNorm
 
 
 def make_norm(model: ConfigDict, axis_name: str | None) -> Callable[..., BatchNorm]:
-    """Return the constructor of BatchNorm, for steps mapped over `axis_name`."""
+    """Return the constructor of BatchNorm for steps mapped over `axis_name`."""
     return functools.partial(
         BatchNorm,
         axis_name=axis_name,
@@ -29,7 +29,7 @@ def make_norm(model: ConfigDict, axis_name: str | None) -> Callable[..., BatchNo
 
 
 def make_backbone(model: ConfigDict, axis_name: str | None) -> nn.Module:
-    """Return a network (images_BHWK, mask_B, train) -> features_BD, for steps mapped over `axis_name`."""
+    """Return a network (images_BHWK, mask_B, train) -> features_BD for steps mapped over `axis_name`."""
     common = {
         "width": model.width,
         "dtype": jnp.bfloat16 if model.dtype == "bfloat16" else None,
@@ -43,7 +43,7 @@ def make_backbone(model: ConfigDict, axis_name: str | None) -> nn.Module:
 
 
 def make_linear(model: ConfigDict, num_classes: int) -> nn.Module:
-    """Return the linear head that belongs to a backbone: its weights start as the reference's do."""
+    """Return the linear head for a backbone, with weights initialized as in the reference."""
     is_large = model.name in resnet.ARCHITECTURES
     return heads.Linear(num_classes, heads.pytorch_uniform if is_large else heads.kaiming_normal)
 
@@ -52,20 +52,20 @@ def make_network(config: ConfigDict, num_classes: int, axis_name: str | None) ->
     """Return the network that the config names, for steps mapped over `axis_name`.
 
     Raises:
-      ConfigError: a user's own entry makes something else.
+      ConfigError: a user's own entry returns something other than a Network.
     """
     name = config.model.name
     made = find("model.name", name).maker()(config.get(group_of(name)), config.model, num_classes, axis_name)
     if not isinstance(made, Network):
         raise ConfigError(
-            f"model.name: {name} makes a {type(made).__name__}, expected a saddle_jax.models.base.Network, such as "
+            f"model.name: {name} returned {type(made).__name__}, expected a saddle_jax.models.base.Network such as "
             "`from_flax` returns"
         )
     return made
 
 
 def make_resnet(fields: Any, model: ConfigDict, num_classes: int, axis_name: str | None) -> Network:
-    """Return the ResNet that `model` describes; it has no fields of its own."""
+    """Return the ResNet that `model` describes. ResNets have no fields of their own."""
     del fields
     head = heads.Normed(num_classes) if model.head == "normed" else make_linear(model, num_classes)
     return from_flax(make_backbone(model, axis_name), head)

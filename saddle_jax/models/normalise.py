@@ -1,9 +1,8 @@
-"""Normalise a batch, add a residual, rectify: one operation with a derivative of its own.
+"""Normalize a batch, add a residual, and rectify, as one operation with its own derivative.
 
-The derivative is the closed form, which reads the images less often than the one that JAX would derive. Sums go over
-each image first and over the images afterwards: XLA computes such sums on all of a CPU's cores, and one sum over
-everything on few of them. Reverse mode and forward over reverse work; forward mode by itself does not. Shapes: B
-images, K channels.
+The derivative is in closed form and reads the images less often than the one that JAX would derive. Sums run over each
+image first and then over the images: XLA computes these on all of a CPU's cores, but a single sum over everything on
+only a few. Reverse mode and forward-over-reverse mode work; plain forward mode does not. Shapes: B images, K channels.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from saddle_jax.models.activation import relu
 
 
 class Settings(NamedTuple):
-    """What is known before any image is."""
+    """The static settings, known before any image."""
 
     epsilon: float
     rectify: bool
     adds: bool  # there is a residual
-    axis_name: str | None  # of the devices whose images share their statistics
+    axis_name: str | None  # axis of the devices that share their statistics
     onednn: bool
 
 
 class Saved(NamedTuple):
-    """What the backward pass needs of the forward pass."""
+    """The values that the backward pass needs from the forward pass."""
 
     x: jax.Array
-    y: jax.Array | None  # where a rectifier may have hidden its sign
+    y: jax.Array | None  # the result, with a rectifier: its sign is needed
     rows_B: jax.Array
     count: jax.Array
     scale_K: jax.Array
@@ -60,15 +59,15 @@ def normalise(
 
     Args:
       x: (B, ..., K), of any floating dtype; the result has the same.
-      mask_B: images that are False enter no statistics.
+      mask_B: images whose mask is False do not enter the statistics.
       residual: like x; None adds nothing.
       rectify: return max(0, ...) of it.
-      axis_name: of the devices whose images share their statistics; None: this device's have their own.
+      axis_name: axis of the devices that share their statistics; None: each device has its own.
       onednn: use the kernels of the package `saddle_kernels` where the arrays suit them.
 
     Returns:
-      The result; the mean, (K,); the biased variance, (K,); and how many values of each channel there are, (). No
-      derivative passes through the last three. Without an image that counts, the first is bias + residual.
+      The result; the mean, (K,); the biased variance, (K,); and the number of values in each channel, (). No
+      derivative passes through the last three. If no image counts, the result is bias + residual.
     """
     wide = jnp.promote_types(x.dtype, jnp.float32)
     rows_B = mask_B.astype(wide)
@@ -135,7 +134,7 @@ def _backward_by_xla(settings: Settings, cotangent, saved: Saved):
     wide, centred = cotangent.astype(saved.rows_B.dtype), saved.x.astype(saved.rows_B.dtype) - saved.mean_K
     inverse_K = _inverse_deviation(saved.variance_K, saved.count, settings)
     sums = _sum(wide), _sum(wide * centred)
-    # The loss is summed over devices: a statistic that they share gathers what all of them ask of it.
+    # The loss is summed over devices, so the cotangent of a shared statistic is the sum of all of theirs.
     of_mean_K, of_deviation_K = devices.sum_over(sums, settings.axis_name)
     number = jnp.maximum(saved.count, 1)
     of_statistics = (of_mean_K + jnp.square(inverse_K) * of_deviation_K * centred) / number
@@ -144,15 +143,15 @@ def _backward_by_xla(settings: Settings, cotangent, saved: Saved):
 
 
 def _inverse_deviation(variance_K: jax.Array, count: jax.Array, settings: Settings) -> jax.Array:
-    """Return 1 / sqrt(variance + epsilon); 0 without an image.
+    """Return 1 / sqrt(variance + epsilon), or 0 without an image.
 
-    Without one the variance is 0: divided by its root, padding would grow to infinity from layer to layer.
+    Without an image the variance is 0. Divided by its root, padding would grow to infinity from layer to layer.
     """
     return jnp.where(count > 0, jax.lax.rsqrt(jnp.where(count > 0, variance_K, 1) + settings.epsilon), 0)
 
 
 def _sum(x: jax.Array, rows_B: jax.Array | None = None) -> jax.Array:
-    """Return the sum (K,) over the images (B, ..., K) that count; in two steps, for the sake of CPUs."""
+    """Return the sum (K,) over the images (B, ..., K) that count, in two steps, which is faster on CPUs."""
     sums_BK = x.sum(tuple(range(1, x.ndim - 1)))
     sums_BK = sums_BK if rows_B is None else sums_BK * rows_B[:, None]
     return jax.lax.optimization_barrier(sums_BK).sum(0)
@@ -166,7 +165,7 @@ def _forward_by_onednn(settings: Settings, x, rows_B, count, scale_K, bias_K, re
 
 
 def _backward_by_onednn(settings: Settings, cotangent, saved: Saved):
-    # Without a rectifier the kernel needs no result, only to know that there was a residual.
+    # Without a rectifier the kernel does not read y. Passing any array only says that there was a residual.
     y = (saved.x if saved.y is None else saved.y) if settings.adds else None
     return kernels.library().norm_backward(
         cotangent, saved.x, y, saved.rows_B, saved.scale_K, saved.bias_K, saved.mean_K, saved.variance_K,

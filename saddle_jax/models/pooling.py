@@ -1,7 +1,7 @@
-"""The pooling of the ImageNet stem, by selections.
+"""Max pooling for the ImageNet stem, by slices and selections.
 
-The gradient of a windowed reduction is a select-and-scatter: on GPUs it adds in no fixed order what falls on one pixel,
-and XLA refuses to compile it under --xla_gpu_deterministic_ops. Slices and selections have neither fault.
+The gradient of a windowed reduction is a select-and-scatter. On GPUs it adds the values that fall on one pixel in no
+fixed order, and XLA refuses to compile it under --xla_gpu_deterministic_ops. Slices and selections have neither fault.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 def max_pool(x_BHWK: jax.Array) -> jax.Array:
     """Return the largest of each 3x3 window, stride 2, padding 1; NaN stays NaN.
 
-    The gradient goes to the first of equals, row by row, as in PyTorch: after a rectifier most ties are zeros.
+    The gradient goes to the first of equal values, row by row, as in PyTorch. After a rectifier, most ties are zeros.
     """
     return _halve(_halve(x_BHWK, axis=2), axis=1)
 

@@ -1,8 +1,8 @@
 """ResNets and ResNeXts for large images: 7x7 stem, max-pool, four stages of 64 to 512 filters (He et al., 2016).
 
-Equal to torchvision's, whose stride is in the 3x3 convolution of a bottleneck ("v1.5") and whose names ours follow;
-ResNet-10 is the long-tail literature's, one basic block a stage. The CIFAR ResNet-34 is another kind for small images:
-3x3 stem, no max-pool, 21 million parameters. Images of any size from 1 pixel on will do.
+The networks equal torchvision's and follow its names; a bottleneck has its stride in the 3x3 convolution ("v1.5").
+ResNet-10 comes from the long-tail literature and has one basic block per stage. The CIFAR ResNet-34 is a variant for
+small images: 3x3 stem, no max-pool, 21 million parameters. Images may have any size from 1 pixel up.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Architecture(NamedTuple):
-    """What tells the networks apart."""
+    """The settings in which the networks differ."""
 
     blocks: tuple[int, int, int, int]  # in each stage
     bottleneck: bool
     groups: int = 1  # of the 3x3 convolution; bottlenecks only
-    group_width: int = 64  # its filters in each group of the first stage; bottlenecks only
+    group_width: int = 64  # filters of each of its groups in the first stage; bottlenecks only
     small_images: bool = False  # 3x3 stem that keeps the image's size, no max-pool
 
 
@@ -42,18 +42,18 @@ ARCHITECTURES = {
 
 
 class ResNet(nn.Module):
-    """Images to features."""
+    """A backbone from images to features."""
 
     architecture: Architecture
-    width: float  # factor on all filters, a ResNeXt's in each group
-    dtype: jnp.dtype | None  # of the layers' arithmetic; None is that of the images
-    remat: bool  # compute blocks again in the backward pass instead of keeping what is inside them
+    width: float  # factor on all filters; for a ResNeXt, on those of each group
+    dtype: jnp.dtype | None  # of the layers' arithmetic; None: that of the images
+    remat: bool  # recompute blocks in the backward pass instead of keeping their inner values
     conv: Callable[..., nn.Conv]
     norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
-        """Return features (B, D) for normalised images; masked rows enter no statistics."""
+        """Return features (B, D) for normalized images. Masked rows do not enter the statistics."""
         x = images_BHWK if self.dtype is None else images_BHWK.astype(self.dtype)
         size, stride = (3, 1) if self.architecture.small_images else (7, 2)
         x = _conv(self.conv, self._scaled(64), size, stride, self.dtype, "conv1")(x)
@@ -102,9 +102,9 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution, perhaps in groups, between two of 1x1, beside a shortcut."""
+    """A 3x3 convolution, possibly grouped, between two 1x1 convolutions, beside a shortcut."""
 
-    filters: int  # that leave it
+    filters: int  # of its output
     inner: int  # of the 3x3 convolution
     groups: int
     stride: int

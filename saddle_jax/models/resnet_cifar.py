@@ -1,8 +1,8 @@
 """ResNets for small images: 3x3 stem, three stages of 16, 32, 64 filters, parameter-free shortcuts (He et al., 2016).
 
-ResNet-32 at width 1 has 0.46 million parameters: the narrow network of the paper. What GLMC's authors call ResNet-32
-has four times the filters and 7.4 million: here it is the wide one. Names follow the reference's, so that its
-checkpoints map to ours name by name.
+ResNet-32 at width 1 is the narrow network of the paper, with 0.46 million parameters. The network that GLMC's authors
+call ResNet-32 has four times the filters and 7.4 million parameters; here it is the wide one. Names follow the
+reference's, so that its checkpoints map to ours name by name.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from saddle_jax.models.batchnorm import BatchNorm
 
 
 class Architecture(NamedTuple):
-    """What tells the networks apart."""
+    """The settings in which the networks differ."""
 
     blocks: int  # in each of the three stages
-    filters: int = 16  # of the first stage; each later one has twice those before it
+    filters: int = 16  # of the first stage; each later stage has twice as many as the one before
 
 
 ARCHITECTURES = {
@@ -37,18 +37,18 @@ ARCHITECTURES = {
 
 
 class ResNet(nn.Module):
-    """Images to features."""
+    """A backbone from images to features."""
 
     architecture: Architecture
     width: float  # factor on all filters
-    dtype: jnp.dtype | None  # of the layers' arithmetic; None is that of the images
-    remat: bool  # compute blocks again in the backward pass instead of keeping what is inside them
+    dtype: jnp.dtype | None  # of the layers' arithmetic; None: that of the images
+    remat: bool  # recompute blocks in the backward pass instead of keeping their inner values
     conv: Callable[..., nn.Conv]
     norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, images_BHWK: jax.Array, mask_B: jax.Array, train: bool) -> jax.Array:
-        """Return features (B, D) for normalised images; masked rows enter no statistics."""
+        """Return features (B, D) for normalized images. Masked rows do not enter the statistics."""
         x = images_BHWK if self.dtype is None else images_BHWK.astype(self.dtype)
         filters = [max(1, round(self.width * self.architecture.filters * 2**stage)) for stage in range(3)]
         x = _conv(self.conv, filters[0], 1, self.dtype, "conv1")(x)

@@ -1,9 +1,9 @@
-"""CC-SAM: SAM with a radius of its own for every class, as a link of an optax chain that perturbs the classifier.
+"""CC-SAM: SAM with a separate radius for every class, as a link of an optax chain that perturbs the classifier.
 
 Zhou et al., "Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed Recognition", CVPR 2023. Shapes: C
-classes. A gradient of the network for every class would cost C backward passes, and through `grad_fn` there is no way
-around them. But the classes differ in the head only, and a derivative of a sum over classes meets the backbone once.
-So the link asks for one more function, a `ClassGradFn`; `class_gradients` makes it from any loss of class weights.
+classes. One gradient of the network per class would cost C backward passes, and `grad_fn` offers no way around them.
+But the classes differ in the head only, and the derivative of a sum over classes passes through the backbone once. So
+the link asks for one more function, a `ClassGradFn`. `class_gradients` makes it from any loss that takes class weights.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from ml_collections import ConfigDict
 from saddle_jax.optim.link import FORWARD, Ask, LinkContext, Step, make_link, value_at
 from saddle_jax.optim.sam import stable_norm
 
-Shift = tuple[jax.Array, ...]  # one array for each leaf of the head, in the order of the tree
+Shift = tuple[jax.Array, ...]  # one array for each leaf of the head, in tree order
 Move = Callable[[optax.Params, Shift], optax.Params]
-IsHead = Callable[[optax.Params], Any]  # parameters -> a tree of bools over them: which are perturbed
+IsHead = Callable[[optax.Params], Any]  # parameters -> a tree of bools: which are perturbed
 
 
 class ClassGradFn(Protocol):
-    """Return gradients of Σ_c L_c(move(params, shift_c)), L_c the part of class c in the batch's loss."""
+    """Return gradients of Σ_c L_c(move(params, shift_c)), where L_c is the part of class c in the batch's loss."""
 
     def __call__(
         self, params: optax.Params, move: Move, shifts_C: Shift
     ) -> tuple[tuple[optax.Updates, Shift], jax.Array, Any]:
-        """Return ((gradient, gradient with respect to shifts_C), shares_C, aux), aux as `class_gradients` has it.
+        """Return ((gradient, gradient with respect to shifts_C), shares_C, aux), with aux as in `class_gradients`.
 
         L_c has the whole batch's denominator; shares_C are the classes' parts of it, 0 for a class not in the batch.
-        Gradients may be a device's own part, to be summed by `shared`; shares and aux are the whole batch's.
+        Gradients may be one device's part, which `shared` sums; shares and aux are the whole batch's.
         """
         ...
 
 
 def class_gradients(loss_fn: Callable[..., tuple[jax.Array, Any]], shares_C: jax.Array) -> ClassGradFn:
-    """Return the function for a batch: the backbone's forward and backward pass are computed once, the head's C times.
+    """Return the function for one batch. It runs the backbone forward and backward once, and the head C times.
 
     Args:
-      loss_fn: (params, class_weights_C) -> (loss, aux), where aux depends neither on the weights nor on the head.
-      shares_C: the classes' parts of the loss's denominator; without weights, of the images.
+      loss_fn: (params, class_weights_C) -> (loss, aux), where aux depends on neither the weights nor the head.
+      shares_C: the classes' parts of the loss's denominator, or without weights, of the images.
 
-    Its aux is (Σ_c L_c, the aux of loss_fn).
+    The function's aux is (Σ_c L_c, the aux of loss_fn).
     """
 
     def gradients(params: optax.Params, move: Move, shifts_C: Shift) -> Any:
@@ -55,7 +55,7 @@ def class_gradients(loss_fn: Callable[..., tuple[jax.Array, Any]], shares_C: jax
                 return loss_fn(move(params, shift), class_weights_C)
 
             one_hot_CC = jnp.eye(len(shares_C), dtype=jnp.result_type(float))
-            # What does not depend on the class stays outside the map, in the derivative too.
+            # Whatever does not depend on the class is computed once, outside the map, and so is its derivative.
             losses_C, aux = jax.vmap(of_class, out_axes=(0, None))(shifts_C, one_hot_CC)
             return losses_C.sum(), aux
 
@@ -66,7 +66,7 @@ def class_gradients(loss_fn: Callable[..., tuple[jax.Array, Any]], shares_C: jax
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Return the link with the values of its fields in a config.
+    """Make the link from the values of its fields in a config.
 
     Raises:
       ValueError: the context does not say which parameters are the classifier's.
@@ -92,30 +92,33 @@ def cc_sam(
 ) -> optax.GradientTransformationExtraArgs:
     """Return CC-SAM: (1 - flat_ratio) · g(w) + flat_ratio · Σ_c g_c(w + e_c), e_c = √k · ρ_c · h_c / |h_c|.
 
-    ρ_c = rho · (|w| / (2 |h_c|))^½ · k^(-¼) · (n_c - 1)^(-¼), where h_c is the gradient of the class's own mean loss by
-    the head, w and k the head's parameters and their number, n_c the class's training images. The radius grows as a
-    class's gradient falls: the authors' rho is 1e-6, with flat_ratio 0.3 (CIFAR-10) and 0.5 (CIFAR-100).
-    A class that the batch lacks, or whose gradient is 0, is not perturbed. The reported norm is (Σ_c |h_c|²)^½, over
-    the classes in the batch.
+    ρ_c = rho · (|w| / (2 |h_c|))^½ · k^(-¼) · (n_c - 1)^(-¼). Here h_c is the gradient of the class's own mean loss
+    with respect to the head, w are the head's parameters, k is their number, and n_c is the class's number of training
+    images. The radius grows as a class's gradient falls. The authors use a rho of 1e-6, with flat_ratio 0.3 (CIFAR-10)
+    and 0.5 (CIFAR-100).
+    A class that the batch lacks, or whose gradient is 0, is not perturbed. The reported norm is (Σ_c |h_c|²)^½ over the
+    classes in the batch.
 
-    Asks for a pass and the forward pass of the gradients h_c, beside the incoming gradient; if flat_ratio is 1 only
-    that one's forward pass is needed, and a compiled step drops the rest. The backbone is where it was, so that its
-    forward passes are all the same. The head is computed C times forwards and backwards in both, and three
-    sets of C heads are held, as XLA's memory analysis counts: 59 MB with 512 features and 100 classes, about 25 GB with
-    ImageNet-LT's 2,048 and 1,000. iNaturalist, of 1.6 TB, is refused.
+    Besides the incoming gradient, the link asks for one pass and for the forward pass of the gradients h_c. With a
+    flat_ratio of 1, only the forward pass of the incoming gradient is needed, and a compiled step drops the rest. The
+    backbone is not perturbed, so all its forward passes are the same. The head runs forward and backward C times in
+    both, and three sets of C heads are held in memory, according to XLA's analysis: 59 MB with 512 features and 100
+    classes, and about 25 GB with ImageNet-LT's 2,048 features and 1,000 classes. iNaturalist would need 1.6 TB and is
+    refused.
 
-    Differs from the authors' code: |w| and |h_c| are of the whole head, there of its kernel and its bias each; a class
-    of one image has n_c - 1 = 1, there an infinite radius; classes are those of the loss's weights, there those of the
-    first of two mixed images; class weights of the loss act. Their second stage is `method=retrain`.
+    Differs from the authors' code: |w| and |h_c| are those of the whole head (theirs are separate for kernel and bias);
+    a class of one image has n_c - 1 = 1 (theirs has an infinite radius); classes are those of the loss's weights
+    (theirs are those of the first of two mixed images); the loss's class weights take effect. Their second stage is
+    `method=retrain`.
 
     Args:
       rho: factor of all radii, or a schedule of the link's counter.
-      counts_C: training images of each class.
-      is_head: which parameters are perturbed, the classifier's.
-      flat_ratio: how much of the gradient is that of the perturbed classes.
-      aux_like: see `make_link`; what class_grad_fn returned.
+      counts_C: number of training images of each class.
+      is_head: marks the parameters to perturb, which are the classifier's.
+      flat_ratio: weight of the gradient of the perturbed classes.
+      aux_like: see `make_link`; the aux is that of class_grad_fn.
 
-    `update` requires the keyword `class_grad_fn`, a `ClassGradFn`, beside `params` and `grad_fn`.
+    `update` requires the keyword `class_grad_fn`, a `ClassGradFn`, in addition to `params` and `grad_fn`.
     """
     fewer_C = np.maximum(np.asarray(counts_C) - 1, 1)
 

@@ -1,4 +1,4 @@
-"""From config to the optax chain that a run trains with; it reads as the algorithm."""
+"""Build the optax chain that a run trains with from its config."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from saddle_jax.longtail import ClassStats, rank_groups
 from saddle_jax.optim.link import LinkContext, only, shared
 from saddle_jax.schedules import Schedules, field_schedule
 
-MOST_MEMORY = 64.0  # GiB that CC-SAM's copies of the classifier may need on the devices there are
-_FIX = "Fix: a number of training images between the smallest and the largest class, or 0 for eval.rank_bounds' tail"
+MOST_MEMORY = 64.0  # GiB that CC-SAM's copies of the classifier may take up on existing devices
+_FIX = "Fix: a number between the sizes of the smallest and the largest class, or 0 for the tail of eval.rank_bounds"
 
 
 def make_optimizer(
@@ -31,12 +31,12 @@ def make_optimizer(
     trained: Callable[[optax.Params], Any] | None = None,
     is_classifier: Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Return SGD with momentum, behind the link that the config names.
+    """Return SGD with momentum, preceded by the link that the config names.
 
-    Gradients come in as each device's own part of the batch's gradient, from the caller and from grad_fn alike.
-    `shared` sums them for the link, and every device has the same perturbation; summed only after it, each its own
-    (m-sharpness). Of the parameters only those that `trained` marks are seen and changed; None marks all. CC-SAM
-    perturbs those that `is_classifier` marks.
+    Gradients come in as each device's own part of the batch's gradient, both from the caller and from grad_fn. `shared`
+    sums them before the link, so that every device has the same perturbation. If they are summed only after the link,
+    each device has its own (m-sharpness). The chain sees and changes only the parameters that `trained` marks; None
+    marks all. CC-SAM perturbs those that `is_classifier` marks.
     """
     of_link = {"aux_like": aux_like, "is_classifier": is_classifier}
     chain = _make_chain(config, schedules, stats, of_link, axis_name)
@@ -69,10 +69,10 @@ def make_link(
     is_classifier: Callable[[optax.Params], Any] | None = None,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Return the link that `config.optim.name` names; `axis_name` is for one of each device's own gradient.
+    """Return the link that `config.optim.name` names. Pass `axis_name` if it is to see each device's own gradient.
 
     Raises:
-      ConfigError: a user's own entry makes something else.
+      ConfigError: a user's own entry returns something other than a link.
     """
     fields = fields_of(config)
     context = LinkContext(
@@ -88,31 +88,31 @@ def make_link(
     made = find("optim.name", config.optim.name).maker()(fields, context)
     if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
         raise ConfigError(
-            f"optim.name: {config.optim.name} makes a {type(made).__name__}, expected an "
-            "optax.GradientTransformationExtraArgs, such as `saddle_jax.optim.link.make_link` returns"
+            f"optim.name: {config.optim.name} returned {type(made).__name__}, expected an "
+            "optax.GradientTransformationExtraArgs such as `saddle_jax.optim.link.make_link` returns"
         )
     return made
 
 
 def fields_of(config: ConfigDict) -> ConfigDict:
-    """Return the own fields of the config's link."""
+    """Return the fields that belong to the config's link."""
     fields = config.get(group_of(config.optim.name))
     return fields if isinstance(fields, ConfigDict) else ConfigDict()
 
 
 def tail_C(counts_C: np.ndarray, below: int, rank_bounds: tuple[int, ...]) -> np.ndarray:
-    """Return which classes are the tail: those of fewer images than `below`, or, with 0, the evaluation's by rank."""
+    """Return which classes are the tail: those with fewer images than `below`, or with 0, the evaluation's tail."""
     if below:
         return counts_C < below
     return np.isin(np.arange(len(counts_C)), rank_groups(len(counts_C), rank_bounds)[-1].classes)
 
 
 def problems_of(config: ConfigDict, stats: ClassStats) -> Iterator[str]:
-    """Yield why the config's link can't work on such classes."""
+    """Yield the reasons why the config's link can't work with these classes."""
     name, counts_C, fields = config.optim.name, stats.counts_C, fields_of(config)
     if name == "cc_sam" and (gib := _least_memory(stats.num_classes)) > MOST_MEMORY:
         yield (
-            f"optim.name='cc_sam' holds three copies of the classifier for each of {stats.num_classes:,} classes, more "
+            f"optim.name='cc_sam' needs three copies of the classifier for each of {stats.num_classes:,} classes, more "
             f"than {gib:,.0f} GiB. Fix: another optim.name"
         )
     if "tail_below" not in fields:
@@ -122,21 +122,21 @@ def problems_of(config: ConfigDict, stats: ClassStats) -> Iterator[str]:
     is_tail_C = tail_C(counts_C, below, config.eval.rank_bounds) & of_images
     if not below and np.any(np.diff(counts_C) > 0):
         yield (
-            f"{field}: found 0, the tail by rank, but classes are not in the order of their sizes. Fix: "
+            f"{field}: found 0, which is the tail by rank, but the classes are not ordered by size. Fix: "
             f"--config.{field}=20, or another number of training images"
         )
     elif not is_tail_C.any():
-        smallest = f"; the smallest has {counts_C[of_images].min()} training images" if below else ""
-        yield f"{field}: found {below}, which leaves no class that has images to the tail{smallest}. {_FIX}"
+        smallest = f"; the smallest class has {counts_C[of_images].min()} training images" if below else ""
+        yield f"{field}: found {below}, which leaves no class with images in the tail{smallest}. {_FIX}"
     elif is_tail_C.sum() == of_images.sum():
-        yield f"{field}: found {below}, with which every class is tail: that is plain SAM. {_FIX}"
+        yield f"{field}: found {below}, which puts every class in the tail: that is plain SAM. {_FIX}"
 
 
 def _least_memory(num_classes: int) -> float:
-    """Return how many GiB CC-SAM's classifiers need at least: of 512 features, which the large networks exceed."""
+    """Return the least GiB that CC-SAM's classifiers need, with 512 features; large networks have more."""
     return 3 * num_classes * (num_classes * 512) * 4 / 2**30
 
 
 def sum_over_devices(axis_name: str | None) -> optax.GradientTransformation:
-    """Return the link that adds up the devices' parts of a gradient."""
+    """Return the link that sums the devices' parts of a gradient."""
     return optax.stateless(lambda updates, _: devices.sum_over(updates, axis_name))

@@ -1,6 +1,6 @@
 """CNC-PGD: gradient descent perturbed by a step of SGD.
 
-A link of an optax chain; `saddle_jax.optim.link` shows how it is used.
+This is a link of an optax chain; `saddle_jax.optim.link` shows how to use it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from saddle_jax.optim.sam import stable_norm
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Return the link with the values of its fields in a config."""
+    """Make the link from the values of its fields in a config."""
     return cnc_pgd(context.schedule("step"), context.lr, fields.threshold or None, aux_like=context.aux_like)
 
 
@@ -30,15 +30,15 @@ def cnc_pgd(
 ) -> optax.GradientTransformationExtraArgs:
     """Return CNC-PGD, whose perturbation is a step of SGD: v = w - r · g(w), w' = v - lr · g(v), r = ratio · lr.
 
-    Daneshmand et al., "Escaping Saddles with Stochastic Gradients", ICML 2018, algorithm 1. The gradient returned is
-    ratio · g(w) + g(w - ratio · lr · g(w)), so that both steps stay in the parameters. Two evaluations.
-    Differs from the algorithm: one minibatch gives both gradients (there v comes from one random example and g(v) from
-    all images); steps between two perturbations and the stopping rule are left out.
+    Daneshmand et al., "Escaping Saddles with Stochastic Gradients", ICML 2018, algorithm 1. The link returns
+    ratio · g(w) + g(w - ratio · lr · g(w)), so that the parameters keep both steps. It makes two evaluations.
+    Differs from the algorithm: one minibatch gives both gradients (the algorithm takes v from one random example and
+    g(v) from all images); the steps between two perturbations and the stopping rule are left out.
 
     Args:
       ratio: size of the perturbing step over the learning rate (the algorithm's r over its η), or a schedule of it.
       learning_rate: of the chain, or its schedule.
-      threshold: the perturbing step is made only where the gradient's length is at most this; None: always.
+      threshold: take the perturbing step only where the gradient's length is at most this; None: always.
       aux_like: see `make_link`.
     """
 

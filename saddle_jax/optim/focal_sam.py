@@ -1,6 +1,6 @@
-"""Focal-SAM: SAM in which the sharpness of large classes counts less.
+"""Focal-SAM: SAM that gives the sharpness of large classes less weight.
 
-A link of an optax chain; `saddle_jax.optim.link` shows how it is used.
+This is a link of an optax chain; `saddle_jax.optim.link` shows how to use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from saddle_jax.optim.sam import perturbation
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Return the link with the values of its fields in a config."""
+    """Make the link from the values of its fields in a config."""
     return focal_sam(
         context.schedule("rho"),
         fields.gamma,
@@ -37,18 +37,18 @@ def focal_sam(
     eps: float = 1e-12,
     aux_like: Any = (),
 ) -> optax.GradientTransformationExtraArgs:
-    """Return Focal-SAM, which counts a class's sharpness with (1 - π)^gamma: g(w) + λ (g'(w + e) - g'(w)).
+    """Return Focal-SAM, which weights a class's sharpness by (1 - π)^gamma: g(w) + λ (g'(w + e) - g'(w)).
 
     Li et al., "Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed Classification", ICML 2025: the loss is
-    L + λ (L'(w + e) - L'(w)) with L' = Σ_c (1 - π_c)^gamma L_c, L_c the part of class c in L, and e = rho · g' / |g'|.
-    Three evaluations: g, g'(w), g'(w + e). λ = 0 is SGD; gamma = 0 and λ = 1 is SAM.
-    Differs from the authors' code: class weights of the loss act, and the loss is their weighted mean, not Σ/B.
+    L + λ (L'(w + e) - L'(w)) with L' = Σ_c (1 - π_c)^gamma L_c, where L_c is the part of class c in L, and
+    e = rho · g' / |g'|. It makes three evaluations: g, g'(w), g'(w + e). λ = 0 is SGD; gamma = 0 and λ = 1 is SAM.
+    Differs from the authors' code: the loss's class weights take effect, and the loss is the weighted mean, not Σ/B.
 
     Args:
       rho: length of the perturbation, or a schedule of the link's counter.
-      gamma: at least 0; the larger, the less the large classes' sharpness counts.
+      gamma: at least 0; the larger it is, the less the sharpness of large classes counts.
       lam: weight of the sharpness, λ, or a schedule of it.
-      priors_C: parts of the training images.
+      priors_C: each class's part of the training images.
       eps: added to the gradient's length.
       aux_like: see `make_link`.
     """
@@ -59,7 +59,7 @@ def focal_sam(
         here, _ = ask.grad_fn(params, focal_C)
         shift, norm = perturbation(here, params, value_at(rho, ask.count), eps=eps)
         there, aux = ask.grad_fn(optax.apply_updates(params, shift), focal_C)
-        # In this order λ = 1 with g' = g leaves nothing but g'(w + e), to the bit.
+        # In this order, λ = 1 with g' = g gives g'(w + e) to the bit.
         mixed = jax.tree.map(lambda g, a, b: ((g - weight * a) + weight * b).astype(g.dtype), grads, here, there)
         return Step(mixed, norm, 3, aux)
 

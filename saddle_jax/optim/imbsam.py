@@ -1,6 +1,6 @@
 """ImbSAM: SAM on the tail's part of the loss.
 
-A link of an optax chain; `saddle_jax.optim.link` shows how it is used.
+This is a link of an optax chain; `saddle_jax.optim.link` shows how to use it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from saddle_jax.optim.trees import add, subtract, weights_of
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Return the link with the values of its fields in a config."""
+    """Make the link from the values of its fields in a config."""
     return imbsam(context.schedule("rho"), context.tail_C(fields.tail_below), aux_like=context.aux_like)
 
 
 def imbsam(
     rho: optax.ScalarOrSchedule, is_tail_C: np.ndarray, *, eps: float = 1e-12, aux_like: Any = ()
 ) -> optax.GradientTransformationExtraArgs:
-    """Return ImbSAM, SAM of the tail classes alone: g_H(w) + g_T(w + e), e = rho · g_T / |g_T|.
+    """Return ImbSAM, which perturbs for the tail classes only: g_H(w) + g_T(w + e), e = rho · g_T / |g_T|.
 
     Zhou et al., "ImbSAM: A Closer Look at Sharpness-Aware Minimization in Class-Imbalanced Recognition", ICCV 2023.
-    Three evaluations: g, g_T(w), g_T(w + e). Without a tail class it is SGD, with nothing else SAM.
-    Differs from the authors' code: class weights of the loss act, and the loss is their weighted mean, not Σ/B; the
-    tail's loss is not doubled, which one commit of theirs does (94a22ba) and another one (7949cbc) does not.
+    It makes three evaluations: g, g_T(w), g_T(w + e). Without tail classes it is SGD; with no others it is SAM.
+    Differs from the authors' code: the loss's class weights take effect, and the loss is the weighted mean, not Σ/B;
+    the tail's loss is not doubled. One commit of theirs doubles it (94a22ba), and another one (7949cbc) does not.
 
     Args:
       rho: length of the perturbation, or a schedule of the link's counter.

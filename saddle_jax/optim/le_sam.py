@@ -1,6 +1,6 @@
 """LE-SAM: perturbations that raise the loss by equal amounts.
 
-A link of an optax chain; `saddle_jax.optim.link` shows how it is used.
+This is a link of an optax chain; `saddle_jax.optim.link` shows how to use it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from saddle_jax.optim.sam import perturbation, stable_norm
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Return the link with the values of its fields in a config."""
+    """Make the link from the values of its fields in a config."""
     return le_sam(context.schedule("rise"), fields.rho_max or np.inf, aux_like=context.aux_like)
 
 
@@ -31,14 +31,14 @@ def le_sam(
     """Return Loss-Equated SAM: SAM with rho = min(sigma / (|g| + eps), rho_max).
 
     Wang et al., "Fix the Loss, Not the Radius", ICML 2026, arXiv:2605.10183: to first order the loss rises by `sigma`
-    at every step, which the authors' code (github.com/smithgun2005/LE-SAM-ICML2026) warms up linearly over 10 epochs,
-    keeps, and anneals to 0 by a cosine over the last fifth (0.35 on CIFAR-100, where it has a rho_max of 999). Not
-    made for long tails; with other losses |g|, and so rho, is another. Two evaluations.
-    Differs from the authors' code: eps is added to |g|, not inside its root; its part of the largest losses and its
-    subtracted multiple of g(w), both off by default, are left out.
+    at every step. The authors' code (github.com/smithgun2005/LE-SAM-ICML2026) warms sigma up linearly over 10 epochs,
+    keeps it, and anneals it to 0 by a cosine over the last fifth (0.35 on CIFAR-100, with a rho_max of 999). The method
+    was not made for long tails. Another loss has another |g|, and so another rho. It makes two evaluations.
+    Differs from the authors' code: eps is added to |g|, not inside its root; the code's selection of the largest losses
+    and its subtraction of a multiple of g(w), both off by default, are left out.
 
     Args:
-      sigma: rise of the loss that a perturbation is to make, or a schedule of the link's counter.
+      sigma: rise of the loss that a perturbation should cause, or a schedule of the link's counter.
       rho_max: the longest perturbation, or a schedule of it; inf for none.
       eps: added to the gradient's length.
       aux_like: see `make_link`.

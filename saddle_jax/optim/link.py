@@ -1,4 +1,4 @@
-"""What SAM and its relatives have in common: a link of an optax chain that may ask for further gradients of the batch.
+"""The common part of SAM and its relatives: a link of an optax chain that may ask for more gradients of the batch.
 
     tx = optax.chain(sam(0.1), optax.add_decayed_weights(2e-4), optax.trace(0.9), optax.scale_by_learning_rate(0.1))
     updates, state = tx.update(grads, state, params, grad_fn=grad_fn)
@@ -19,34 +19,34 @@ import optax
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 
-# Work is counted in gradient evaluations, forward and backward passes of the whole batch, as they are asked for. A
-# compiled step may merge those that are the same: ImbSAM's g(w) and g_T(w) share a forward pass.
+# Work is counted in gradient evaluations as they are asked for; one is a forward and a backward pass of the whole
+# batch. A compiled step may merge passes that are the same: ImbSAM's g(w) and g_T(w) share a forward pass.
 FORWARD = 1 / 3  # of an evaluation; a backward pass costs about two forward ones
 
 
 class GradFn(Protocol):
-    """Return gradient and auxiliary output at given parameters, for the batch of the step."""
+    """Return the gradient and auxiliary output at given parameters, for the step's batch."""
 
     def __call__(self, params: optax.Params, class_weights_C: jax.Array | None = None) -> tuple[optax.Updates, Any]:
         """Return (gradient, aux); `class_weights_C` multiplies the loss's numerator, not its denominator.
 
-        So g(ones) = g, the gradients of disjoint groups add up to g, and a group that the batch lacks gives zeros.
+        So g(ones) = g, the gradients of disjoint groups add up to g, and a group absent from the batch gives zeros.
         """
         ...
 
 
 class LinkState(NamedTuple):
-    """A link's own counter, what it saw last, and the key that it draws with."""
+    """A link's own counter, its latest values, and its random key."""
 
-    count: jax.Array  # (), int32: steps taken, which its schedules are functions of
-    ascent_norm: jax.Array  # (): length of the gradient that it perturbed along (ASAM: of |w| · g); 0 without one
-    evaluations: jax.Array  # (), float32: passes over the whole batch this step asked for, the incoming one included
-    aux: Any  # what grad_fn returned beside the last gradient; () if the link keeps none, or asks for none
-    key: Any  # raw key of a link that draws, constant: drawn with (key, count); () of one that does not
+    count: jax.Array  # (), int32: steps taken; its schedules are functions of this
+    ascent_norm: jax.Array  # (): length of the gradient that it perturbed along (ASAM: of |w| · g), or 0
+    evaluations: jax.Array  # (), float32: passes over the whole batch in this step, with the incoming gradient's
+    aux: Any  # what grad_fn returned with the last gradient; () if the link keeps none or asks for none
+    key: Any  # constant raw key of a link that draws, used with `count`; () for a link that does not
 
 
 class Ask(NamedTuple):
-    """What a link's function has beside gradient and parameters."""
+    """The inputs of a link's function, in addition to the gradient and the parameters."""
 
     count: jax.Array
     key: Any  # typed key of this step, or () for a link that does not draw
@@ -55,7 +55,7 @@ class Ask(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a link's function returns."""
+    """The result of a link's function."""
 
     updates: optax.Updates
     ascent_norm: jax.typing.ArrayLike
@@ -64,16 +64,16 @@ class Step(NamedTuple):
 
 
 class LinkContext(NamedTuple):
-    """What a link of the catalogue is made from, beside its own fields."""
+    """The values that a link of the catalogue is made from, in addition to its own fields."""
 
-    schedule: Callable[[str], Callable[[jax.typing.ArrayLike], jax.Array]]  # name of a field of its own -> its schedule
-    step_of: Callable[[str], int]  # name of a field of its own, a position -> the step
+    schedule: Callable[[str], Callable[[jax.typing.ArrayLike], jax.Array]]  # name of one of its fields -> the schedule
+    step_of: Callable[[str], int]  # name of one of its fields, a position -> the step
     lr: Callable[[jax.typing.ArrayLike], jax.Array]  # step -> learning rate
     stats: ClassStats
-    tail_C: Callable[[int], np.ndarray]  # the tail: classes of fewer images than this, or with 0 the evaluation's
+    tail_C: Callable[[int], np.ndarray]  # classes with fewer images than this, or with 0, the evaluation's tail
     aux_like: Any  # pass it on to `make_link`
-    is_classifier: Callable[[optax.Params], Any] | None  # params -> a tree of bools: which are the classifier's
-    axis_name: str | None  # where gradients are each device's own, the axis of the devices; see `shared`
+    is_classifier: Callable[[optax.Params], Any] | None  # params -> tree of bools: which are the classifier's
+    axis_name: str | None  # axis of the devices, if gradients are each device's own; see `shared`
 
 
 def make_link(
@@ -87,9 +87,9 @@ def make_link(
 
     Args:
       take: (incoming gradient, parameters, Ask) -> Step.
-      name: in messages.
-      aux_like: a tree with the structure, shapes and dtypes of grad_fn's aux, to keep it in the state; () drops it.
-      seed: of a link that draws; see `with_key`.
+      name: for messages.
+      aux_like: a tree with the structure, shapes, and dtypes of grad_fn's aux, to keep it in the state; () drops it.
+      seed: for a link that draws; see `with_key`.
     """
     keep_aux = bool(jax.tree.leaves(aux_like))
 
@@ -127,11 +127,11 @@ def make_link(
 
 
 def shared(link: optax.GradientTransformationExtraArgs, axis_name: str | None) -> optax.GradientTransformationExtraArgs:
-    """Return the link as it is for the whole batch, where each device has its own part of every gradient.
+    """Return a link that sees the whole batch's gradients, where each device has only its own part of them.
 
-    The incoming gradient and those that the link asks for are summed over devices before it sees them. So its
-    perturbation and all that it draws are the same on every device, it may mix gradients of several places, and
-    nothing is summed after it. Without an axis, the link itself.
+    The incoming gradient and those that the link asks for are summed over devices before the link sees them. So its
+    perturbation and its draws are the same on every device, it may mix gradients of several places, and nothing needs
+    to be summed after it. Without an axis, return the link itself.
     """
     if axis_name is None:
         return link
@@ -162,13 +162,13 @@ def shared(link: optax.GradientTransformationExtraArgs, axis_name: str | None) -
 def only(
     trained: Callable[[optax.Params], Any], inner: optax.GradientTransformationExtraArgs
 ) -> optax.GradientTransformationExtraArgs:
-    """Return a chain that sees and changes some of the parameters; the others' updates are 0.
+    """Return a chain that sees and changes only some of the parameters; the others' updates are 0.
 
-    They have no state in it, take no part in a norm, and neither noise nor weight decay reaches them.
+    The other parameters have no state in the chain, enter no norm, and get neither noise nor weight decay.
 
     Args:
-      trained: parameters -> a tree of bools over them.
-      inner: a chain, with a link that asks for `grad_fn` or without.
+      trained: parameters -> a tree of bools: which of them the chain changes.
+      inner: a chain, with or without a link that asks for `grad_fn`.
     """
 
     def own(mask: Any, tree: Any) -> Any:
@@ -186,7 +186,7 @@ def only(
         class_grad_fn: Callable | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        del class_grad_fn  # moves parameters of the whole tree
+        del class_grad_fn  # it moves parameters of the whole tree
         mask = trained(params)
 
         def own_grad_fn(part: optax.Params, class_weights_C: jax.Array | None = None) -> tuple[optax.Updates, Any]:
@@ -200,7 +200,7 @@ def only(
 
 
 def value_at(schedule: optax.ScalarOrSchedule, count: jax.Array) -> jax.typing.ArrayLike:
-    """Return a number, or a schedule's value at a link's counter."""
+    """Return a number as it is, or a schedule's value at a link's counter."""
     return schedule(count) if callable(schedule) else schedule
 
 
@@ -209,12 +209,12 @@ def _is_state(node: Any) -> bool:
 
 
 def find_link_state(opt_state: optax.OptState) -> LinkState | None:
-    """Return the state of the chain's link, or None where the chain has none."""
+    """Return the state of the chain's link, or None if the chain has none."""
     return next(filter(_is_state, jax.tree.leaves(opt_state, is_leaf=_is_state)), None)
 
 
 def with_key(opt_state: optax.OptState, key: jax.Array) -> optax.OptState:
-    """Return the state with the links' key set, such as to one of several seeds at once; where none draws, the same."""
+    """Return the state with the key of each link that draws set to `key`, so that several seeds draw differently."""
 
     def put(node: Any) -> Any:
         draws = _is_state(node) and bool(jax.tree.leaves(node.key))

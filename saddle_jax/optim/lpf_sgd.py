@@ -1,6 +1,6 @@
 """LPF-SGD: low-pass filtered SGD.
 
-A link of an optax chain; `saddle_jax.optim.link` shows how it is used.
+This is a link of an optax chain; `saddle_jax.optim.link` shows how to use it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from saddle_jax.optim.noise import filter_noise
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Return the link with the values of its fields in a config."""
+    """Make the link from the values of its fields in a config."""
     return lpf_sgd(context.schedule("noise"), fields.samples, aux_like=context.aux_like)
 
 
@@ -28,24 +28,24 @@ def lpf_sgd(
     seed: jax.typing.ArrayLike = 0,
     aux_like: Any = (),
 ) -> optax.GradientTransformationExtraArgs:
-    """Return low-pass filter SGD: the mean of g(w + z_m) over `samples` Gaussians z_m of a scale of the weights' own.
+    """Return low-pass filtered SGD: the mean of g(w + z_m) over `samples` Gaussians z_m that scale with the weights.
 
     Bisla, Wang and Choromanska, "Low-Pass Filtering SGD for Recovering Flat Optima in the Deep Learning Optimization
     Landscape", AISTATS 2022, algorithm 1. Deviations are gamma · |filter|, as in the authors' code (their paper writes
-    gamma · diag(|filter|) for the covariance): a filter is what makes one output of a kernel (Flax: its last axis), and
-    a vector, such as a bias, is one filter as a whole. Their settings: one sample and gamma 0.0002 to 0.002; or eight
-    and gamma_0 · (1 + α (1 - cos(πt/T)) / 2) with gamma_0 = 0.0005 and α = 15 to 35.
-    Differs from the authors' code: every sample sees the whole batch, there a part of 1 / samples of it each, so that
-    an update costs `samples` evaluations and not one.
+    gamma · diag(|filter|) for the covariance). A filter is the part of a kernel that makes one output (Flax: one index
+    of the last axis); a vector, such as a bias, is one filter as a whole. Their settings are one sample with gamma
+    0.0002 to 0.002, or eight samples with gamma_0 · (1 + α (1 - cos(πt/T)) / 2), gamma_0 = 0.0005, and α = 15 to 35.
+    Differs from the authors' code: every sample sees the whole batch, not a part of 1 / samples of it, so an update
+    costs `samples` evaluations instead of one.
 
-    The gradient at w is not used: a compiled step drops its backward pass and keeps the forward pass of the metrics.
-    The paper makes no pass at w: of a training step's policies for BatchNorm, `second` is the paper's.
+    The gradient at w is not used. A compiled step drops its backward pass and keeps the forward pass for the metrics.
+    The paper makes no pass at w, so of a training step's policies for BatchNorm, `second` matches the paper.
 
     Args:
       gamma: deviation of the noise over the filters' length, or a schedule of it.
-      samples: gradients that are averaged.
-      seed: of the noise, which is a function of it and the link's counter.
-      aux_like: see `make_link`; of the last sample.
+      samples: number of gradients that are averaged.
+      seed: for the noise, which is a function of it and the link's counter.
+      aux_like: see `make_link`; the aux is that of the last sample.
     """
 
     def take(grads: optax.Updates, params: optax.Params, ask: Ask) -> Step:

@@ -1,4 +1,4 @@
-"""Random draws over all parameters together."""
+"""Random draws over all parameters at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saddle_jax.optim.sam import stable_norm
 
 
 def uniform_in_ball(key: jax.Array, like: Any, radius: jax.typing.ArrayLike) -> Any:
-    """Return a tree that is a uniform draw from the ball of that radius, over all leaves together.
+    """Draw a tree uniformly from the ball of that radius, over all leaves together.
 
     A Gaussian vector has a uniform direction; the length of a uniform draw in n dimensions is radius · U^(1/n).
     """
@@ -25,7 +25,7 @@ def uniform_in_ball(key: jax.Array, like: Any, radius: jax.typing.ArrayLike) -> 
 
 
 def filter_noise(key: jax.Array, params: optax.Params, gamma: jax.typing.ArrayLike) -> optax.Updates:
-    """Return independent Gaussians of deviation gamma · |filter|; see `lpf_sgd`."""
+    """Return independent Gaussians with deviation gamma · |filter|; see `lpf_sgd`."""
 
     def scaled(w: jax.Array, z: jax.Array) -> jax.Array:
         axes = tuple(range(w.ndim - 1)) if w.ndim > 1 else None

@@ -1,6 +1,6 @@
 """PGD: perturbed gradient descent.
 
-A link of an optax chain; `saddle_jax.optim.link` shows how it is used.
+This is a link of an optax chain; `saddle_jax.optim.link` shows how to use it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from saddle_jax.optim.sam import stable_norm
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Return the link with the values of its fields in a config."""
+    """Make the link from the values of its fields in a config."""
     return pgd(context.schedule("noise"), fields.threshold or None)
 
 
 def pgd(
     radius: optax.ScalarOrSchedule, threshold: float | None = None, *, seed: jax.typing.ArrayLike = 0
 ) -> optax.GradientTransformationExtraArgs:
-    """Return perturbed gradient descent: w' = w - lr · (g(w) + z), z uniform in the ball of that radius.
+    """Return perturbed gradient descent: w' = w - lr · (g(w) + z), with z uniform in the ball of that radius.
 
-    Jin et al., "How to Escape Saddle Points Efficiently", ICML 2017, algorithm 1: w becomes w + ξ, ξ uniform in a ball,
-    wherever the gradient is small, and gradient steps go on from there. With ξ = -lr · z that is this iteration, cut
-    after the noise there and before the gradient here. In this form (their JACM 2021 paper, algorithms 1 and 2, with a
-    Gaussian of the same size) the noise decays with the learning rate, and it costs no second gradient.
-    Differs from the algorithm of 2017: the ball is that of lr · radius; steps between two perturbations and a stopping
-    rule, which need the loss of all images, are left out; the gradient is a minibatch's.
+    In Jin et al., "How to Escape Saddle Points Efficiently", ICML 2017, algorithm 1, w becomes w + ξ, with ξ uniform in
+    a ball, wherever the gradient is small, and gradient steps continue from there. With ξ = -lr · z that is the same
+    sequence, but their iteration begins with the noise and this one with the gradient. In this form (their JACM 2021
+    paper, algorithms 1 and 2, with a Gaussian of the same size), the noise decays with the learning rate and costs no
+    second gradient.
+    Differs from the algorithm of 2017: the ball has radius lr · radius; the steps between two perturbations and the
+    stopping rule, which need the loss of all images, are left out; the gradient is a minibatch's.
 
     Args:
       radius: of the ball over all parameters together, in units of the gradient's length; or a schedule of it.
-      threshold: noise is added only where the gradient's length is at most this; None adds it at every step.
-      seed: of the noise, which is a function of it and the link's counter.
+      threshold: add noise only where the gradient's length is at most this; None adds it at every step.
+      seed: for the noise, which is a function of it and the link's counter.
     """
 
     def take(grads: optax.Updates, params: optax.Params, ask: Ask) -> Step:

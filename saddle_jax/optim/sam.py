@@ -1,10 +1,10 @@
-"""Sharpness-aware minimisation as a link of an optax chain (Foret et al., ICLR 2021; ASAM: Kwon et al., ICML 2021).
+"""Sharpness-aware minimization as a link of an optax chain (Foret et al., ICLR 2021; ASAM: Kwon et al., ICML 2021).
 
     tx = optax.chain(sam(0.1), optax.add_decayed_weights(2e-4), optax.trace(0.9), optax.scale_by_learning_rate(0.1))
     updates, state = tx.update(grads, state, params, grad_fn=grad_fn)
 
-The link turns the gradient at w into the gradient at w + e, e = rho · g / |g|, which it asks `grad_fn` for; all that
-follows it is plain optax. A chain without the link is the base optimizer, with no second pass.
+The link replaces the gradient at w with the gradient at w + e, e = rho · g / |g|, which it asks `grad_fn` for. All that
+follows it is plain optax. A chain without the link is the base optimizer and makes no second pass.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from saddle_jax.optim.link import Ask, LinkContext, Step, make_link, value_at
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Return the link with the values of its fields in a config."""
+    """Make the link from the values of its fields in a config."""
     del fields
     return sam(context.schedule("rho"), axis_name=context.axis_name, aux_like=context.aux_like)
 
 
 def make_adaptive(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Return ASAM with the values of its fields in a config."""
+    """Make ASAM from the values of its fields in a config."""
     return sam(
         context.schedule("rho"),
         adaptive=True,
@@ -46,16 +46,16 @@ def sam(
     aux_like: Any = (),
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Return the link.
+    """Return the link of SAM or ASAM.
 
     Args:
       rho: length of the perturbation, or a schedule of the link's own counter, which nothing resets.
-      adaptive: ASAM, see `perturbation`.
+      adaptive: use ASAM; see `perturbation`.
       adaptive_eta: see `perturbation`.
       eps: added to the gradient's length, as in the reference.
-      aux_like: a tree with the structure, shapes and dtypes of grad_fn's aux, to keep it in the state; () drops it.
-      axis_name: where the incoming gradients are each device's own, the axis of the devices, so that the reported
-        ascent norm is their mean and the state stays equal on all of them. The perturbation is not averaged.
+      aux_like: a tree with the structure, shapes, and dtypes of grad_fn's aux, to keep it in the state; () drops it.
+      axis_name: axis of the devices, if the incoming gradients are each device's own. The reported ascent norm is then
+        the mean over the devices, so that the state stays equal on all of them. The perturbation is not averaged.
 
     `update` requires `params` and the keyword `grad_fn`, a `GradFn`.
     """
@@ -82,8 +82,8 @@ def perturbation(
 
     ASAM: e = rho · T²g / |T g| with T = |w| + eta (Kwon et al., eq. 9). A zero gradient gives a zero perturbation. The
     length is computed relative to the largest entry, so that it neither overflows nor underflows.
-    Differs from the reference: its ASAM has no eta. Differs from the authors' code of ASAM: that scales by the size of
-    parameters with `weight` in their name alone, biases are perturbed as SAM does; here all are, as published.
+    Differs from the reference: its ASAM has no eta. Differs from the authors' code of ASAM: it scales only
+    parameters with `weight` in their name and perturbs biases as SAM does; here all are scaled, as published.
     """
     if not adaptive:
         factor, norm = _radius_over_norm(rho, grads, eps)

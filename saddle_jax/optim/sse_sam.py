@@ -1,6 +1,6 @@
-"""SSE-SAM: SAM in two stages, head and tail and then the tail alone.
+"""SSE-SAM: SAM in two stages, first for head and tail, then for the tail alone.
 
-A link of an optax chain; `saddle_jax.optim.link` shows how it is used.
+This is a link of an optax chain; `saddle_jax.optim.link` shows how to use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from saddle_jax.optim.trees import add, only_if, subtract, weights_of
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Return the link with the values of its fields in a config."""
+    """Make the link from the values of its fields in a config."""
     rho, head_factor = context.schedule("rho"), float(fields.head_factor)
     return sse_sam(
         lambda step: head_factor * rho(step),
@@ -38,22 +38,23 @@ def sse_sam(
     eps: float = 1e-12,
     aux_like: Any = (),
 ) -> optax.GradientTransformationExtraArgs:
-    """Return SSE-SAM: g_H(w + e_H) + g_T(w + e_T), each along its own gradient with its own radius; later ImbSAM.
+    """Return SSE-SAM: g_H(w + e_H) + g_T(w + e_T), each along its own gradient with its own radius, then ImbSAM.
 
-    Lyu et al., "SSE-SAM: Balancing Head and Tail Classes Gradually through Stage-Wise SAM", AAAI 2025: from
-    `switch_step` on the head's radius is 0. Four evaluations before (g, g_T(w), and both at their own places), three
-    after, when the head's pass is not needed: on CPUs, and with several seeds at once, it is made in vain. The reported
-    norm is that of the whole gradient before, and of the tail's after.
-    Differs from the authors' code: class weights of the loss act, and the loss is their weighted mean, not Σ/B; there
-    four passes in training mode move BatchNorm's running statistics, here two at most, the first and the last.
+    Lyu et al., "SSE-SAM: Balancing Head and Tail Classes Gradually through Stage-Wise SAM", AAAI 2025. From
+    `switch_step` on, the head's radius is 0. The first stage makes four evaluations (g, g_T(w), and both groups' at
+    perturbed weights). The second makes three, since it needs no pass for the head; on CPUs and with several seeds at
+    once, that pass is made anyway. The reported norm is the whole gradient's in the first stage and the tail's in the
+    second.
+    Differs from the authors' code: the loss's class weights take effect, and the loss is the weighted mean, not Σ/B;
+    their four passes in training mode all move BatchNorm's running statistics, here at most the first and the last do.
 
     Args:
       rho_head: length of the head's perturbation, or a schedule of the link's counter.
-      rho_tail: likewise of the tail's.
+      rho_tail: length of the tail's perturbation, or a schedule of the link's counter.
       switch_step: first step of the second stage.
       is_tail_C: which classes are the tail.
       eps: added to the gradients' lengths.
-      aux_like: see `make_link`; of the tail's pass.
+      aux_like: see `make_link`; the aux is that of the tail's pass.
     """
     tail_C = weights_of(is_tail_C)
 

@@ -1,4 +1,4 @@
-"""Arithmetic on gradients, and the weights of groups of classes."""
+"""Arithmetic on gradients, and weights for groups of classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import optax
 def only_if(
     condition: jax.Array, pass_: Callable[[], optax.Updates], otherwise: optax.Updates
 ) -> tuple[optax.Updates, jax.typing.ArrayLike]:
-    """Return the pass's gradient if the condition holds, else the other one; and the number of passes, 1 or 0."""
+    """Return the pass's gradient if the condition holds, else `otherwise`; and the number of passes, 1 or 0."""
     passes = condition.astype(jnp.float32)
     # On CPUs gradients of convolution kernels are 40 times slower inside a branch.
     if jax.default_backend() == "cpu":
@@ -23,7 +23,7 @@ def only_if(
 
 
 def weights_of(is_member_C: np.ndarray) -> jax.Array:
-    """Return 1 for the classes of the group and 0 for the others."""
+    """Return weights of 1 for the group's classes and 0 for the others."""
     return jnp.asarray(np.asarray(is_member_C, bool), jnp.result_type(float))
 
 

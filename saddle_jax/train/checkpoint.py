@@ -1,4 +1,4 @@
-"""Checkpoints: orbax writes the arrays, a manifest makes a checkpoint one, a rename publishes it.
+"""Checkpoints: orbax writes the arrays, a manifest completes a checkpoint, and a rename publishes it.
 
     checkpoints/<step>/state/         orbax, the whole TrainState
     checkpoints/<step>/meta.json      format version, step, best step so far
@@ -6,8 +6,8 @@
     checkpoints/quarantine/<step>-<n> damaged ones, set aside and never deleted
 
 Orbax restores damaged bytes silently, so files are compared with the manifest before anything is read. The newest two
-are kept, so that there is one to fall back on when the newest is damaged, and the best as of each of them: two to four
-times the size of a state on disk, and one more while a save is under way.
+checkpoints are kept, so that there is one to fall back on if the newest is damaged. The best one as of each of them is
+kept, too. That takes two to four times the size of a state on disk, and one more while a save is under way.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Best(NamedTuple):
 
     step: int
     accuracy: float  # percent
-    split: str  # that chose it
+    split: str  # the split that chose it
 
 
 class Checkpoint(NamedTuple):
@@ -49,10 +49,10 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mean: dict[str, Any]) -> Checkpoint:
-    """Write the state and publish it atomically; delete those that are no longer kept.
+    """Write the state and publish it atomically; delete checkpoints that are no longer kept.
 
     Raises:
-      CheckpointError: the disk refused; what was there before is untouched.
+      CheckpointError: the disk refused the write. Earlier checkpoints are untouched.
     """
     step, state = int(state.step), jax.tree.map(np.asarray, state)
     final, temporary = folder / str(step), folder / f".tmp-{step}"
@@ -83,24 +83,25 @@ def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mea
             _delete(folder / str(other))
     except CheckpointError:
         raise
-    except Exception as error:  # tensorstore reports a full disk as one of many kinds
+    except Exception as error:  # tensorstore reports a full disk with any of many types
         raise refusal(final, sum(leaf.nbytes for leaf in jax.tree.leaves(state)), error) from error
     return Checkpoint(step, final, best, running_mean)
 
 
 def available(folder: pathlib.Path) -> list[int]:
-    """Return the steps that have a checkpoint, sound or not, in order."""
+    """Return the steps that have a checkpoint, sound or not, in rising order."""
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted(int(path.name) for path in found if path.name.isdecimal() and path.is_dir())
 
 
 def resume(folder: pathlib.Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest sound checkpoint, None where there is none at all; and what the user has to be told.
+    """Return the newest sound checkpoint, or None if there are no checkpoints, and notes for the user.
 
-    Damaged ones that are newer, and a damaged best one, are moved to quarantine/: for the process that trains alone.
+    Damaged checkpoints that are newer, and a damaged best one, are moved to quarantine/. So only the process that
+    trains may call this.
 
     Raises:
-      CheckpointError: there are checkpoints, and all are damaged; nothing is moved.
+      CheckpointError: there are checkpoints, but all are damaged. Nothing is moved.
     """
     damaged: dict[int, str] = {}
     steps = available(folder)
@@ -112,7 +113,7 @@ def resume(folder: pathlib.Path) -> tuple[Checkpoint | None, list[str]]:
         if not steps:
             return None, []
         lines = [f"  {folder / str(step)}: {damage}" for step, damage in damaged.items()]
-        fix = "Fix: put one back from a copy, or train anew in another --workdir"
+        fix = "Fix: restore one from a copy, or start over in another --workdir"
         raise CheckpointError("\n".join(["every checkpoint of this run is damaged:", *lines, fix]))
     found = _read(folder / str(step))
     notes = [f"{_set_aside(folder, bad, damage)}; going on from step {step:,}" for bad, damage in damaged.items()]
@@ -121,15 +122,15 @@ def resume(folder: pathlib.Path) -> tuple[Checkpoint | None, list[str]]:
         if not path.is_dir():
             notes.append(f"{path}, the best checkpoint so far, is gone; training does not need it")
         elif damage := manifest.damage(path):
-            notes.append(f"{_set_aside(folder, found.best.step, damage)}; it was the best so far, training goes on")
+            notes.append(f"{_set_aside(folder, found.best.step, damage)}; it was the best so far; training continues")
     return found, notes
 
 
 def find(folder: pathlib.Path, which: str = "latest", *, by_flag: bool = True) -> Checkpoint:
-    """Return the checkpoint that `which` names, latest, best or a step; move nothing and put no other in its place.
+    """Return the checkpoint that `which` names (latest, best, or a step). Move nothing and substitute no other.
 
     Args:
-      by_flag: the user chose it with --checkpoint, and can choose another.
+      by_flag: the user chose it with --checkpoint and can choose another.
 
     Raises:
       CheckpointError: there is none, or it differs from its manifest.
@@ -151,16 +152,16 @@ def find(folder: pathlib.Path, which: str = "latest", *, by_flag: bool = True) -
 
 
 def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
-    """Read a checkpoint, onto the host, into the structure, shapes and dtypes of `like`.
+    """Read a checkpoint onto the host, with the structure, shapes, and dtypes of `like`.
 
     Raises:
-      CheckpointError: it holds another network's or optimizer's state; the message lists what differs.
+      CheckpointError: it holds another network's or optimizer's state; the message lists the differences.
     """
     return _arrange(_load(checkpoint), like, f"{checkpoint.path} belongs to another model, optimizer or precision:")
 
 
 def restore_weights(checkpoint: Checkpoint, like: TrainState) -> TrainState:
-    """Read parameters and model state alone, onto the host; the rest is that of `like`. Raises as `restore`."""
+    """Read only parameters and model state onto the host; the rest is that of `like`. Raises as does `restore`."""
     parts = {"params": like.params, "model_state": like.model_state}
     found = {name: leaf for name, leaf in _load(checkpoint).items() if name.partition(".")[0] in parts}
     return like._replace(**_arrange(found, parts, f"{checkpoint.path} belongs to another network:"))
@@ -177,7 +178,7 @@ def _load(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _arrange(found: dict[str, Any], like: Any, problem: str) -> Any:
-    """Return the leaves found as the tree that they are to be like; what differs is told under the problem."""
+    """Return the leaves found as a tree like `like`; if they differ, raise `problem` with the differences."""
     expected = _leaves(like)
     differing = [
         f"  {name}: found {_shown(found.get(name))}, expected {_shown(expected.get(name))}"
@@ -190,11 +191,11 @@ def _arrange(found: dict[str, Any], like: Any, problem: str) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: found[_name(path)], like)
 
 
-# Of several processes one alone reads and writes (processes.on_first): orbax must not wait for the others.
+# Only one of several processes reads and writes (processes.on_first), so orbax must not wait for the others.
 
 
 def _write(path: pathlib.Path, tree: Any) -> None:
-    """Write a tree of host arrays, by orbax's older interface: the save of v1 0.12.8 asks all processes in any case."""
+    """Write a tree of host arrays with orbax's older interface, since v1's save (0.12.8) always asks all processes."""
     import orbax.checkpoint as ocp
 
     alone = ocp.options.MultiprocessingOptions(**_alone())
@@ -204,7 +205,7 @@ def _write(path: pathlib.Path, tree: Any) -> None:
 
 
 def _reading() -> Any:
-    """Return the context in which this process reads by itself."""
+    """Return the context in which this process reads alone."""
     from orbax.checkpoint import v1 as ocp
 
     context = ocp.Context()
@@ -222,7 +223,7 @@ def _open(path: pathlib.Path, by_flag: bool = True) -> Checkpoint:
     if not path.is_dir():
         aside = sorted(map(str, (path.parent / _QUARANTINE).glob(f"{path.name}-*")))
         why = f": it was damaged and is now {aside[-1]}" if aside else ""
-        raise CheckpointError(f"{path}: found no checkpoint there{why}. Fix: another --checkpoint")
+        raise CheckpointError(f"{path}: found no checkpoint there{why}. Fix: choose another --checkpoint")
     if damage := manifest.damage(path):
         others = [str(step) for step in available(path.parent) if str(step) != path.name]
         named = f", or --checkpoint {' or '.join(others)}" if others and by_flag else ""
@@ -245,7 +246,7 @@ def _read(path: pathlib.Path) -> Checkpoint:
 
 
 def _set_aside(folder: pathlib.Path, step: int, damage: str) -> str:
-    """Move a damaged checkpoint to quarantine; return what was done."""
+    """Move a damaged checkpoint to quarantine, and return a note about it."""
     damaged, quarantine = folder / str(step), folder / _QUARANTINE
     with writing(quarantine):
         quarantine.mkdir(exist_ok=True)
@@ -256,20 +257,20 @@ def _set_aside(folder: pathlib.Path, step: int, damage: str) -> str:
 
 
 def _superfluous(folder: pathlib.Path) -> list[int]:
-    """Return the steps of all checkpoints but the newest two and the best as of each of these."""
+    """Return the steps of all checkpoints except the newest two and the best as of each of these."""
     steps = available(folder)
     kept = set(steps[-2:])
     for step in steps[-2:]:
         try:
             best = _read(folder / str(step)).best
-        except (OSError, ValueError, TypeError, KeyError, CheckpointError):  # damage is told where it is opened
+        except (OSError, ValueError, TypeError, KeyError, CheckpointError):  # damage is reported when it is opened
             continue
         kept.add(best.step if best else step)
     return [step for step in steps if step not in kept]
 
 
 def _delete(path: pathlib.Path) -> None:
-    """Delete a checkpoint so that a part of one is never taken for one."""
+    """Delete a checkpoint in a way that never leaves a part of it under its name."""
     going = path.with_name(f".tmp-old-{path.name}")
     path.rename(going)
     fault_point("save:deleting")
@@ -285,5 +286,5 @@ def _shown(leaf: Any) -> str:
 
 
 def _name(path: tuple) -> str:
-    """Return "params.conv1.kernel" for a leaf, whether its containers have fields, keys or positions."""
+    """Return a leaf's name, "params.conv1.kernel", whether its containers have fields, keys, or positions."""
     return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)

@@ -1,4 +1,4 @@
-"""Several runs that take their steps together, to the training loop one run."""
+"""Several runs that take their steps together and look like one run to the training loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Cohort:
     """Runs at the same step that differ in nothing but seeds and images.
 
     Their state is one tree of arrays with a leading axis for the runs, and so are the metrics of a step. A run whose
-    loss or update stops being finite ends; the others go on.
+    loss or update stops being finite ends; the others continue.
     """
 
     def __init__(self, runs: Sequence[Run]):
@@ -41,7 +41,7 @@ class Cohort:
         return stack([run.take_state() for run in self._runs])
 
     def begin(self, step: int, seconds: float) -> None:
-        """Measure every run's speed from `step` on; the first one tells that `seconds` have passed."""
+        """Measure every run's speed from `step` on; the first run reports that `seconds` have passed."""
         for run in self._runs[1:]:
             run.progress.begin(step)
         self._runs[0].begin(step, seconds)
@@ -59,14 +59,14 @@ class Cohort:
                 self._end(run, error)
 
     def observe(self, state: TrainState, stop: StopRequest) -> bool:
-        """Let every run's observer look; return whether all are done, and no signal cut one short."""
+        """Let every run's observer look; return whether all finished, with none cut short by a signal."""
         done = True
         for run, one in self._each(state):
             done &= run.observe(one, stop)
         return done
 
     def evaluate(self, state: TrainState, step: int) -> bool:
-        """Evaluate every run; return whether one is better than ever.
+        """Evaluate every run; return whether any of them is better than ever.
 
         Raises:
           NonFiniteError: no run is left.
@@ -80,25 +80,25 @@ class Cohort:
         return improved
 
     def save(self, state: TrainState, step: int) -> None:
-        """Save every run, so that after an interruption all go on from the same step."""
+        """Save every run, so that after an interruption all continue from the same step."""
         for run, one in self._each(state):
             run.save(one, step)
 
     def _each(self, tree: Any) -> Iterator[tuple[Run, Any]]:
-        """Yield the runs that go on, each with its own part of a tree."""
+        """Yield the runs that have not ended, each with its own part of a tree."""
         for run, part in zip(self._runs, unstack(tree, len(self._runs)), strict=True):
             if run.error is None:
                 yield run, part
 
     def _end(self, run: Run, error: NonFiniteError) -> None:
-        """Tell that a run has ended before its time; raise its error if it was the last."""
+        """Report that a run has ended early; raise its error if it was the last."""
         run.progress.say(f"error  {error}")
         if all(run.error for run in self._runs):
             raise error
         self._show_one()
 
     def _show_one(self) -> None:
-        """Let the first run that goes on show how far all are."""
+        """Let the first run that has not ended show the progress of all."""
         going_on = [run for run in self._runs if run.error is None]
         for run in self._runs:
             run.progress.shows_steps = run is going_on[0]

@@ -26,15 +26,15 @@ _PACKAGES = (
     *("jax", "jaxlib", "saddle_kernels", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu"),
     "tensorflow-cpu",
 )
-IMPORTED = "imported.json"  # of a run that was not trained here: where its weights come from
+IMPORTED = "imported.json"  # in a run that was not trained here: where its weights come from
 
 
 def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) -> None:
-    """Make sure that a directory holds this run or none; write nothing.
+    """Check that a directory holds this run or none; write nothing.
 
     Raises:
       ConfigError: it holds a run of another config (the message lists every differing field), runs of several seeds, or
-        an imported run, which has no optimizer state to go on from.
+        an imported run, which has no optimizer state to continue from.
       DataError: the run was trained on other images.
     """
     if (workdir / IMPORTED).is_file():
@@ -59,7 +59,7 @@ def open_run(
     command: list[str],
     weights_from: dict[str, Any] | None = None,
 ) -> list[str]:
-    """Write a run's records into its directory, after `require_same_run`; return warnings.
+    """Write a run's records into its directory and return warnings. Call `require_same_run` first.
 
     run.json lists every start with its versions and devices, the step of the first checkpoint, and the run that the
     first weights come from, if they are another run's.
@@ -85,7 +85,7 @@ def open_run(
 def _changed_code(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     old = before.get("own_code", {})
     return [
-        f"{field}: {code['file']} has changed since this run's last start; it goes on with the code as it is now"
+        f"{field}: {code['file']} has changed since this run's last start; it continues with the code as it is now"
         for field, code in now["own_code"].items()
         if old.get(field, {}).get("sha256") != code["sha256"]
     ]
@@ -99,27 +99,27 @@ def _machines(start: dict[str, Any]) -> str:
 
 
 def different_config(workdir: pathlib.Path, differing: dict[str, tuple[Any, Any]], fix: str) -> list[str]:
-    """Return the problem and a line for each field that differs."""
+    """Return the problem, followed by a line for each field that differs."""
     lines = [f"{field}: the run has {old!r}, this command {new!r}" for field, (old, new) in differing.items()]
     return [f"{workdir} holds a run with another config. Fix: {fix}", *lines]
 
 
 def record_first_save(workdir: pathlib.Path, step: int) -> None:
-    """Note in run.json the step of the first checkpoint, unless there is one already."""
+    """Record the step of the first checkpoint in run.json, unless one is recorded already."""
     write_atomically(workdir / _RECORD, json.dumps({"first_checkpoint": step, **_run_record(workdir)}, indent=1))
 
 
 def require_never_saved(workdir: pathlib.Path) -> None:
-    """Make sure that a run without a checkpoint has never saved one.
+    """Check that a run without a checkpoint has never saved one.
 
     Raises:
-      CheckpointError: it has saved some. Starting again would write over its other files.
+      CheckpointError: it has saved some. Starting again would overwrite its other files.
     """
     first = _run_record(workdir).get("first_checkpoint")
     if first is not None or (workdir / "results.json").is_file():
         raise CheckpointError(
             f"{workdir / 'checkpoints'}: found no checkpoint, but this run has saved some. "
-            "Fix: put them back from a copy, or train anew in another --workdir"
+            "Fix: restore them from a copy, or start over in another --workdir"
         )
 
 
@@ -132,7 +132,7 @@ def _run_record(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def differing_images(workdir: pathlib.Path, splits: Splits) -> dict[str, tuple[Any, Any]]:
-    """Return {name: (recorded, found)} of each difference between `splits` and the run's own images.
+    """Return {name: (recorded, found)} for each difference between `splits` and the run's own images.
 
     Raises:
       DataError: the run's record of its images can't be read.
@@ -158,7 +158,7 @@ def _recorded(path: pathlib.Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} can't be read ({error}): whether the images are the run's own is unknown") from error
+        raise DataError(f"{path} can't be read ({error}), so the run's images can't be compared") from error
 
 
 def _require_same_images(workdir: pathlib.Path, splits: Splits) -> None:
@@ -172,7 +172,7 @@ def _require_same_images(workdir: pathlib.Path, splits: Splits) -> None:
 
 
 def provenance(config: ConfigDict, splits: Splits, command: list[str]) -> dict[str, Any]:
-    """Return everything that is needed to repeat the run."""
+    """Return everything needed to repeat the run."""
     return {
         "command": command,
         "saddle_jax": __version__,
@@ -191,13 +191,13 @@ def provenance(config: ConfigDict, splits: Splits, command: list[str]) -> dict[s
 
 
 def own_code(config: ConfigDict) -> dict[str, dict[str, str | None]]:
-    """Return the code from outside of saddle_jax that a config names, by the field that names it."""
+    """Return the code outside saddle_jax that a config names, by the field that names it."""
     named = catalogue.dotted_names(config_lib.flatten(config))
     return {field: catalogue.code_of(name) for field, name in named.items()}
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that numbers depend on."""
+    """Return the versions of the packages that results depend on."""
     return {name: version for name in _PACKAGES if (version := _version(name))}
 
 

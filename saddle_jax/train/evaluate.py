@@ -1,4 +1,4 @@
-"""How good a network is: what it predicts of every image, once; accuracy overall, of a class and of a group."""
+"""Evaluation of a network: its prediction for every image, and its accuracy overall, per class, and per group."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from saddle_jax.train.steps import EvalOutput
 
 
 class Evaluation(NamedTuple):
-    """What was predicted of every image, in the order of the images."""
+    """The predictions for all images, in the order of the images."""
 
     labels_N: np.ndarray  # int32
     predictions_N: np.ndarray  # int32
@@ -33,18 +33,18 @@ class Evaluation(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """Percent of all images."""
+        """The accuracy over all images, in percent."""
         return 100 * float(np.mean(self.labels_N == self.predictions_N))
 
     def class_accuracy_C(self, num_classes: int) -> np.ndarray:
-        """Return percent of each class's images; NaN for a class without any."""
+        """Return the accuracy of each class in percent; NaN for a class without images."""
         totals_C = np.bincount(self.labels_N, minlength=num_classes)
         correct_C = np.bincount(self.labels_N[self.labels_N == self.predictions_N], minlength=num_classes)
         return 100 * np.divide(correct_C, totals_C, out=np.full(num_classes, np.nan), where=totals_C > 0)
 
 
 class Evaluator:
-    """Evaluates states on one set of images, which stays on the devices where the pipeline is resident."""
+    """Evaluates states on one set of images, which stays on the devices if the pipeline is resident."""
 
     def __init__(self, config: ConfigDict, program: Program, images: Images, stats: longtail.ClassStats, pipeline: str):
         self._images, self._stats, self._rank_bounds = images, stats, config.eval.rank_bounds
@@ -61,7 +61,7 @@ class Evaluator:
           NonFiniteError: a logit is NaN or infinite.
         """
         total = len(self._images.labels)
-        # Each process fills in what its devices saw; the others' images stay 0.
+        # Each process fills in the images that its devices saw; the others stay 0.
         seen = EvalOutput(np.zeros(total, np.int32), np.zeros(total, bool), np.zeros(total, bool))
         for slots, output in self._outputs(devices.replicate(params), devices.replicate(model_state)):
             ids = slots.ids_B[slots.mask_B]
@@ -75,7 +75,7 @@ class Evaluator:
         return Evaluation(self._images.labels, predictions_N, in_top_N)
 
     def _outputs(self, params: Any, model_state: Any) -> Iterator[tuple[Slots, EvalOutput]]:
-        """Yield each batch's output when the next batch is queued, so that the device does not wait for the host."""
+        """Yield each batch's output once the next batch is queued, so that the device does not wait for the host."""
         before: tuple[Slots, EvalOutput] | None = None
         for slots, inputs in self._inputs():
             inputs = devices.put(devices.split(inputs))
@@ -87,7 +87,7 @@ class Evaluator:
             yield before
 
     def _inputs(self) -> Iterator[tuple[Slots, Any]]:
-        """Yield every batch's slots, this process's rows of them, with what the step takes."""
+        """Yield this process's rows of every batch's slots, and the step's inputs."""
         everyones = evaluation_slots(len(self._images.labels), self._batch_size, devices.num_devices())
         slots = [devices.own_rows(one) for one in everyones]
         return zip(
@@ -95,7 +95,7 @@ class Evaluator:
         )
 
     def report(self, state: TrainState, workdir: pathlib.Path | None, split: str) -> dict[str, Any]:
-        """Return what is reported of a state; write it into the run's directory if one is given."""
+        """Return the report on a state, and write it into the run's directory if one is given."""
         evaluation = self.evaluate(state.params, state.model_state)
         report = summary(evaluation, self._stats, self._rank_bounds)
         if workdir is not None:
@@ -104,7 +104,7 @@ class Evaluator:
 
 
 def summary(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tuple[int, ...]) -> dict[str, Any]:
-    """Return what is reported, in percent; None where a class or a group has no test image."""
+    """Return the report on an evaluation, in percent; None for a class or a group without a test image."""
     class_accuracy_C = evaluation.class_accuracy_C(stats.num_classes)
     present_C = ~np.isnan(class_accuracy_C)
 

@@ -1,4 +1,4 @@
-"""The images of training steps: by the pipeline that the config names, for one run or for several together."""
+"""Feed training steps with images through the config's pipeline, for one run or for several together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from saddle_jax.train.program import Program, over_runs, over_runs_with_own_data
 from saddle_jax.train.state import TrainState
 from saddle_jax.train.steps import StepMetrics
 
-_RESIDENT_SHARE = 0.25  # of a device's memory that images may take
+_RESIDENT_SHARE = 0.25  # share of a device's memory that images may take
 
 
 class Segment(NamedTuple):
@@ -60,15 +60,15 @@ class Feed:
         self._several_steps = program.mapped(step, *wraps, scan_steps)
 
     def advance(self, state: TrainState, segment: Segment) -> tuple[TrainState, StepMetrics]:
-        """Queue a segment's steps; metrics have axes for steps and runs where there are several."""
+        """Queue a segment's steps. Metrics have axes for steps and for runs if there are several of them."""
         steps = self._one_step if segment.stop - segment.start == 1 else self._several_steps
         return devices.settle(steps(state, self._data, segment.inputs))
 
     def segments(self, start: int, total: int, is_event: Callable[[int], bool]) -> Iterator[Segment]:
-        """Yield the steps from `start` to `total` in segments; every event is the last step of one.
+        """Yield the steps from `start` to `total` in segments. Every event is the last step of a segment.
 
-        A segment has the greatest length, or one step where that would reach beyond an event: two functions are
-        compiled.
+        A segment has the full length, or one step if the full length would reach beyond an event. So only two
+        functions are compiled.
         """
         images = {id(split): self._host_images(split) for split in self._splits}  # one copy for all runs that read it
         batches = [
@@ -85,11 +85,11 @@ class Feed:
             step = stop
 
     def lower(self, state: TrainState, segment: Segment) -> jax.stages.Lowered:
-        """Return the function of a single step before its compilation."""
+        """Return the function of a single step, lowered but not compiled."""
         return self._one_step.lower(state, self._data, segment.inputs)
 
     def _host_images(self, split: Splits) -> Any:
-        """Return the training images as the pipeline takes them."""
+        """Return the training images in the form that the pipeline takes."""
         if self.pipeline != "tfdata":
             return split.train.images
         from saddle_jax.data.feeds import tfdata
@@ -120,8 +120,8 @@ class Feed:
 def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
     """Return the pipeline that the config names.
 
-    auto stands for tfdata if images are encoded, for workers if a view is augmented with Pillow, for resident if images
-    fit into the devices' memory or several steps are to be taken at once, and otherwise for tfdata, or numpy without
+    auto means tfdata if images are encoded, workers if a view is augmented with Pillow, and resident if the images fit
+    into the devices' memory or several steps are to be taken at once. Otherwise it means tfdata, or numpy without
     TensorFlow.
     """
     if config.data.pipeline != "auto":
@@ -137,9 +137,9 @@ def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
 
 
 def steps_at_once(config: ConfigDict, steps_per_epoch: int) -> int:
-    """Return how many steps a device takes without coming back to the host: by default an epoch's, on a CPU one.
+    """Return how many steps a device takes without returning to the host: by default one epoch, but one step on a CPU.
 
-    There the gradient of a convolution's kernel is some thirty times slower inside a scan.
+    On CPUs the gradient of a convolution kernel is some thirty times slower inside a scan.
     """
     return int(config.steps_at_once) or (1 if jax.default_backend() == "cpu" else steps_per_epoch)
 

@@ -1,4 +1,4 @@
-"""The gradient of one device's part of a batch: at once, or in micro-batches that need less memory."""
+"""The gradient of one device's part of a batch, computed at once or in micro-batches that need less memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Loss = Callable[[Variables, Any, Any], LossOutput]  # (variables, inputs, random
 
 
 class Pass(NamedTuple):
-    """What a forward and backward pass leaves beside the gradient; equal on all devices."""
+    """The results of a forward and backward pass, apart from the gradient. They are equal on all devices."""
 
-    loss: jax.Array  # of the whole batch: what is minimised, also where the pass is for another one
+    loss: jax.Array  # of the whole batch: what is minimized, even if the pass is for another loss
     model_state: Any
     metrics: dict[str, jax.Array]  # means over the whole batch
 
 
 def pass_like(method: Method) -> Pass:
-    """Return the shapes of what a pass leaves, for SAM to keep a slot for."""
+    """Return the shapes of a pass's results, for which SAM keeps a slot."""
     variables = jax.eval_shape(method.init, jax.random.key(0))
     loss = jax.ShapeDtypeStruct((), jnp.result_type(float))
     return Pass(loss, variables.model_state, {})
@@ -33,9 +33,9 @@ def pass_like(method: Method) -> Pass:
 def make_gradient(
     method: Method, inputs: Any, axis_name: str | None, micro_batches: int = 1
 ) -> Callable[[Variables, Context], tuple[Any, Pass]]:
-    """Return (variables, context) -> this device's part of the batch's gradient, and the pass.
+    """Return a function (variables, context) -> this device's part of the batch's gradient, and the pass.
 
-    Each device differentiates its own numerator over the denominator of all: gradients add up to the batch's.
+    Each device differentiates its own numerator over all devices' denominator, so the gradients sum to the batch's.
     """
 
     def total(denominator: jax.Array) -> jax.Array:
@@ -57,7 +57,7 @@ def make_gradient(
 def make_class_gradient(
     method: Method, inputs: Any, start: Variables, context: Context, axis_name: str | None
 ) -> ClassGradFn:
-    """Return the function that CC-SAM asks for; gradients are this device's part, shares and pass are the batch's."""
+    """Return the function that CC-SAM asks for. Gradients are this device's part; shares and pass are the batch's."""
 
     def total(denominators: jax.Array) -> jax.Array:
         return devices.sum_over(jax.lax.stop_gradient(denominators), axis_name)
@@ -83,10 +83,10 @@ def make_class_gradient(
 
 
 def _over_devices(part: Pass, images: jax.Array, axis_name: str | None) -> Pass:
-    """Return the whole batch's pass from one device's part; its metrics are sums over so many images.
+    """Return the whole batch's pass from one device's part, whose metrics are sums over `images` images.
 
-    The model's state, such as running statistics, becomes the mean over the devices that have an image; what of it is
-    no floating-point number is the same on all of them.
+    Floating-point leaves of the model's state, such as running statistics, become the mean over the devices that have
+    an image. All other leaves are the same on all devices.
     """
     has_images = (images > 0).astype(part.loss.dtype)
     leaves, structure = jax.tree.flatten(part.model_state)
@@ -106,7 +106,7 @@ def _is_floating(x: jax.Array) -> bool:
 def _differentiate(
     loss: Loss, variables: Variables, inputs: Any, key: Any, total: Callable[[jax.Array], jax.Array]
 ) -> tuple[Any, Pass, jax.Array]:
-    """Return gradient, pass and number of a device's images alone: its part of the loss, and sums for metrics."""
+    """Return one device's gradient, pass, and image count. The pass has its part of the loss and sums as metrics."""
 
     def of_pass(params: Any) -> tuple[jax.Array, tuple[jax.Array, LossOutput]]:
         output = loss(variables._replace(params=params), inputs, key)
@@ -123,13 +123,13 @@ def _accumulate(
 ) -> tuple[Any, Pass, jax.Array]:
     """Return what `_differentiate` does, one micro-batch after the other, each over the whole batch's denominator.
 
-    The sum is the gradient of the batch, which is what SAM perturbs along. BatchNorm normalises each micro-batch by
-    itself, and its running statistics move with each. Each has a random key of its own.
+    The sum is the gradient of the batch, along which SAM perturbs. BatchNorm normalizes each micro-batch by itself and
+    moves its running statistics with each. Each micro-batch has its own random key.
     """
-    # Dealt in turn, so that the padding at a batch's end is spread over all.
+    # Images are dealt out in turn, to spread the padding at a batch's end over all micro-batches.
     parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), inputs)
     keyed_parts = parts, None if key is None else jax.random.split(key, micro_batches)
-    unroll = jax.default_backend() == "cpu"  # where gradients of convolution kernels are slow inside a loop
+    unroll = jax.default_backend() == "cpu"  # gradients of convolution kernels are slow in a loop there
 
     def denominator(_: None, part: Any) -> tuple[None, jax.Array]:  # the compiler drops all but the sum of weights
         return None, loss(variables, *part).denominator

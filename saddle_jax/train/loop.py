@@ -45,7 +45,7 @@ def train(
     Raises:
       ConfigError, DataError: the directory holds another run.
       WorkdirInUse: another process trains there.
-      Preempted: SIGTERM or SIGINT came; the state is saved.
+      Preempted: SIGTERM or SIGINT arrived; the state is saved.
       NonFiniteError: loss or update stopped being finite; the last good checkpoint is kept.
     """
     member = Member(config, workdir, splits, observer)
@@ -60,7 +60,7 @@ def train(
 def take_steps(run: Run | Cohort, program: Program, stop: StopRequest) -> None:
     """Take the steps from `run.start` to the last one.
 
-    A segment is one step, or several that the devices take without coming back to the host. It ends at every event: a
+    A segment is one step, or several that the devices take without returning to the host. It ends at every event: a
     step after which the run is evaluated, saved or observed. The host queues a segment while the devices compute the
     one before it, and logs metrics later. At an event it first logs all of them, which raises NonFiniteError after a
     step that was not finite.
@@ -69,7 +69,7 @@ def take_steps(run: Run | Cohort, program: Program, stop: StopRequest) -> None:
       Preempted, NonFiniteError: see `train`.
     """
     when, state = run.timetable, run.take_state()
-    # The observer may look at the first weights, or go on with what was cut short at this step.
+    # The observer may look at the first weights, or finish a look that was cut short at this step.
     if when.observes(run.start) and not run.observe(state, stop):
         raise _stopped_before_a_step(stop)
     if run.start == when.total:

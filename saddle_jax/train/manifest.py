@@ -1,4 +1,4 @@
-"""A folder's manifest: size and sha256 of every file in it, by which damage is found before anything is read."""
+"""A folder's manifest: size and sha256 of every file in it, to detect damage before anything is read."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _MANIFEST = "MANIFEST.json"
 
 
 def write(folder: pathlib.Path) -> None:
-    """Write MANIFEST.json over all files that are in `folder` now, which a power cut does not change any more."""
+    """Write MANIFEST.json over all files now in `folder`, after syncing them so that a power cut can't change them."""
     for path in sorted(folder.rglob("*")):
         sync(path)
     write_atomically(folder / _MANIFEST, json.dumps(_digests(folder), indent=1))
 
 
 def damage(folder: pathlib.Path) -> str:
-    """Return what is not as the manifest says; "" if all is.
+    """Return how a folder differs from its manifest, or "" if it does not.
 
     Raises:
-      FileNotFoundError: a file went away meanwhile, as in a folder that is being deleted.
+      FileNotFoundError: a file disappeared meanwhile, as in a folder that is being deleted.
     """
     try:
         expected = dict(json.loads((folder / _MANIFEST).read_bytes()))
@@ -35,7 +35,7 @@ def damage(folder: pathlib.Path) -> str:
     if names and not (folder / _MANIFEST).is_file():
         raise FileNotFoundError(folder)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"not as in its manifest: {', '.join(names[:5])}{more}" if names else ""
+    return f"it differs from its manifest in {', '.join(names[:5])}{more}" if names else ""
 
 
 def _digests(folder: pathlib.Path) -> dict[str, list]:

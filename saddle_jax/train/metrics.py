@@ -1,4 +1,4 @@
-"""The numbers of a run that trains: records in metrics.jsonl, TensorBoard events through clu, and means over steps."""
+"""The metrics of a training run: records in metrics.jsonl, TensorBoard events through clu, and means over steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from saddle_jax.host.files import write_atomically, writing
 
 
 class MetricWriter:
-    """Append scalars to metrics.jsonl and, where TensorFlow is installed, to TensorBoard; without a workdir nowhere."""
+    """Appends scalars to metrics.jsonl and, if TensorFlow is installed, to TensorBoard; without a workdir, nowhere."""
 
     def __init__(self, workdir: pathlib.Path | None, *, tensorboard: bool, resumed_step: int):
         self._file = self._clu = None
@@ -50,7 +50,7 @@ class MetricWriter:
 
 
 class RunningMean:
-    """Means of scalars over the steps since the last record; saved, so that a resumed run logs the same."""
+    """Means of scalars over the steps since the last record. They are saved, so that a resumed run logs the same."""
 
     def __init__(self, count: int = 0, sums: Mapping[str, float] | None = None):
         self._count, self._sums = count, dict(sums or {})
@@ -61,24 +61,24 @@ class RunningMean:
         self._sums = {name: self._sums.get(name, 0.0) + float(value) for name, value in scalars.items()}
 
     def take(self) -> dict[str, float]:
-        """Return the means and start again from no step."""
+        """Return the means and start over."""
         means = {name: total / self._count for name, total in self._sums.items()}
         self._count, self._sums = 0, {}
         return means
 
     def state(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
+        """Return the arguments with which the constructor makes this object again."""
         return {"count": self._count, "sums": self._sums}
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the records of metrics.jsonl without a torn last line."""
+    """Return the records of metrics.jsonl, without a torn last line."""
     path = workdir / "metrics.jsonl"
     return [record for line in _lines(path) if (record := _parse(line)) is not None]
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
-    """Remove records later than `step` and a torn last line: a resumed run writes them again."""
+    """Remove records later than `step` and a torn last line, which a resumed run writes again."""
     if not path.exists():
         return
     kept = [line for line in _lines(path) if (r := _parse(line)) is not None and r["step"] <= step]
@@ -101,7 +101,7 @@ def _make_clu_writer(logdir: pathlib.Path):
     try:
         import tensorflow as tf
         from clu import metric_writers
-    except ImportError as error:  # clu's writers need TensorFlow; metrics.jsonl carries on without
+    except ImportError as error:  # clu's writers need TensorFlow; metrics.jsonl does not
         logging.info("no TensorBoard events: %s", error)
         return None
     tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory

@@ -1,4 +1,4 @@
-"""The weights that a run starts from: random ones, or those of another run that `config.start_from` names."""
+"""The weights that a run starts from: random ones, or those of the run that `config.start_from` names."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Origin(NamedTuple):
 
 
 def find(config: ConfigDict, workdir: pathlib.Path) -> Origin | None:
-    """Return the origin of the run in `workdir`; None for random weights, or if it has a checkpoint of its own.
+    """Return the origin of the run in `workdir`, or None if it has random weights or a checkpoint of its own.
 
     Raises:
-      ConfigError: `start_from` names no run, or runs of several seeds without this one.
+      ConfigError: `start_from` names no run, or runs of several seeds that lack this one.
       CheckpointError: that run has no checkpoint, or its newest is damaged.
     """
     if not config.start_from or checkpoint.available(workdir / "checkpoints"):
@@ -48,7 +48,7 @@ def _run_of(folder: pathlib.Path, seed: int) -> pathlib.Path:
     others = sorted(path.parent.name for path in folder.glob("seed-*/config.json"))
     if others:
         raise ConfigError(
-            f"start_from: {folder} has {', '.join(others)}, expected seed-{seed}. Fix: one of them for all seeds, "
+            f"start_from: {folder} has {', '.join(others)}, expected seed-{seed}. Fix: use one of them for all seeds, "
             f"--config.start_from={folder / others[0]}"
         )
     raise ConfigError(f"start_from: {folder} holds no run. Fix: --config.start_from=DIRECTORY of a run that has saved")
@@ -63,7 +63,7 @@ def adopt(origin: Origin, state: TrainState) -> TrainState:
     try:
         return checkpoint.restore_weights(origin.checkpoint, state)
     except CheckpointError as error:
-        fix = f"Fix: the model and the number of classes of {origin.run / 'config.json'}"
+        fix = f"Fix: use the model and the number of classes of {origin.run / 'config.json'}"
         raise CheckpointError(f"start_from: {error}\n{fix}") from error
 
 

@@ -1,4 +1,4 @@
-"""Metrics of steps that are queued on the devices, read when that holds nobody up."""
+"""The metrics of queued steps, read at a time when reading does not hold up the devices."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from saddle_jax.train.feed import Segment
 from saddle_jax.train.state import unstack
 from saddle_jax.train.steps import StepMetrics
 
-_MOST_STEPS = 1000  # that go unread
+_MOST_STEPS = 1000  # steps that may go unread
 
 
 class PendingMetrics:
     """Segments whose metrics have not been read.
 
-    Reading makes the host wait for the devices. It is done once in a logging interval and before an event; otherwise
-    the host only keeps from running ahead by more than one segment.
+    Reading makes the host wait for the devices. It happens once per logging interval and before each event. Otherwise
+    the host only makes sure that it is not more than one segment ahead.
     """
 
     def __init__(self, log: Callable[[int, StepMetrics, int], None], log_every: int):
-        """Begin with no segment.
+        """Begin without a segment.
 
         Args:
           log: takes a step's number, its metrics on the host, and how many steps have been taken by then.

@@ -31,23 +31,23 @@ from saddle_jax.train.steps import EvalOutput, StepMetrics, init_state, make_eva
 
 # The per-device training step of a feed: (state, data, inputs) -> state, metrics.
 # data: the images that stay on the devices, a `Resident`, or () where images come with every batch.
-# inputs: a tuple, one for each view, of slots to be filled from the data, or of batches.
+# inputs: a tuple with an entry for each view: slots to be filled from the data, or a batch.
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, StepMetrics]]
 Wrap = Callable[[Step], Step]
 
 
 def over_runs(step: Step) -> Step:
-    """Return the step of several runs with the same data; state, inputs and metrics have a leading axis for them."""
+    """Return the step of several runs on the same data. State, inputs, and metrics have a leading axis for runs."""
     return jax.vmap(step, in_axes=(0, None, 0))
 
 
 def over_runs_with_own_data(step: Step) -> Step:
-    """Return the step of several runs, each with data of its own; the data have a leading axis for the runs, too."""
+    """Return the step of several runs, each with its own data. The data also have a leading axis for the runs."""
     return jax.vmap(step, in_axes=(0, 0, 0))
 
 
 def scan_steps(step: Step) -> Step:
-    """Return several steps as one function; inputs and metrics have a leading axis for them, before that of runs."""
+    """Return several steps as one function. Inputs and metrics have a leading axis for steps, before that for runs."""
 
     def steps(state: TrainState, data: Any, inputs: Any) -> tuple[TrainState, StepMetrics]:
         return jax.lax.scan(lambda state, inputs: step(state, data, inputs), state, inputs)
@@ -59,12 +59,12 @@ class Program(NamedTuple):
     """A config's compiled functions. Runs that differ in nothing but seeds and images can share one."""
 
     schedules: Schedules
-    streams: tuple[Stream, ...]  # of images that a step takes
+    streams: tuple[Stream, ...]  # of the images that a step takes
     views: tuple[Augmentation, ...]  # of all streams in order: how each is augmented
     init: Callable[[int], TrainState]  # seed -> state
     step_of_batches: Step  # its inputs are batches
     step_of_slots: Step  # its inputs are slots, to be filled from images on the devices
-    # (step, *wraps) -> the step in these wraps, the first one innermost, mapped over the devices; donates the state.
+    # (step, *wraps) -> the step in these wraps, the first one innermost, mapped over the devices; it donates the state.
     # The same step and wraps give the same function, which is compiled once.
     mapped: Callable[..., Any]
     # resident -> the mapped function (params, model_state, data, inputs) -> output
@@ -159,7 +159,7 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
     elif config.batch_size // parts % config.micro_batches:
         problems.append(
             f"micro_batches: a device's {config.batch_size // parts} images of a step can't be cut into "
-            f"{config.micro_batches} equal parts. Fix: a divisor of {config.batch_size // parts}"
+            f"{config.micro_batches} equal parts. Fix: choose a divisor of {config.batch_size // parts}"
         )
     if len(config.data.mean) != channels:
         problems.append(f"data.mean and data.std: found {len(config.data.mean)} channels, the images have {channels}")

@@ -1,4 +1,4 @@
-"""One run in its directory: where it starts, and how it is logged, evaluated, saved and observed."""
+"""One run in its directory: where it starts, and how it is logged, evaluated, saved, and observed."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Member(NamedTuple):
     workdir: pathlib.Path
     splits: Splits
     observer: Observer | None = None
-    label: str = ""  # before every line about this run
+    label: str = ""  # prefix of every line about this run
 
 
 @contextlib.contextmanager
 def open_runs(members: Sequence[Member], program: Program, command: list[str], *, quiet: bool) -> Iterator[list[Run]]:
-    """Lock the directories of runs, watch over stalls, and yield the runs where they start or go on.
+    """Lock the runs' directories, watch for stalls, and yield the runs, ready to start or to resume.
 
     Raises:
       ConfigError, DataError, WorkdirInUse: see `loop.train`.
@@ -64,7 +64,7 @@ def open_runs(members: Sequence[Member], program: Program, command: list[str], *
 
 
 class Run:
-    """A run: its state at its start, its best evaluation, and what is written on the way."""
+    """A run: its state at the start, its best evaluation, and all that it writes on the way."""
 
     def __init__(self, member: Member, program: Program, command: list[str], *, quiet: bool):
         self.config, self.workdir, self.splits = member.config, member.workdir, member.splits
@@ -79,7 +79,7 @@ class Run:
         notes = self._resume()
         notes += processes.on_first(functools.partial(self._open, command))
         self._saved_step = self.start
-        self.error: NonFiniteError | None = None  # ended the run before its time
+        self.error: NonFiniteError | None = None  # the error that ended the run early
         self.evaluators: dict[str, evaluate.Evaluator] = {}  # by split
         self.writer: MetricWriter
         total = self.timetable.total
@@ -88,20 +88,20 @@ class Run:
         self.progress.say(f"start  resuming at step {self.start:,}" if self.start else "start  from the first step")
 
     def _resume(self) -> list[str]:
-        """Take the state of the newest sound checkpoint, or another run's weights where the config names one.
+        """Take the state of the newest sound checkpoint, or another run's weights if the config names one.
 
         Returns:
           Notes for the user.
         """
         found, notes = processes.on_first(self._read)
-        self._state = processes.of_first(self._state)  # random weights, too: another processor may draw other bits
+        self._state = processes.of_first(self._state)  # also random weights: another processor may draw other bits
         if found is not None:
             self.start, self._mean = found["step"], RunningMean(**found["running_mean"])
             self._best = checkpoint.Best(**found["best"]) if found["best"] else None
         return notes
 
     def _read(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """Read the state, in the first process; return the rest of the checkpoint, as JSON can hold it, and notes."""
+        """Read the state in the first process; return the rest of the checkpoint, as JSON values, and notes."""
         found, notes = checkpoint.resume(self.checkpoints)
         if found is not None:
             self._state = checkpoint.restore(found, self._state)
@@ -155,12 +155,12 @@ class Run:
         return state
 
     def begin(self, step: int, seconds: float) -> None:
-        """Measure speed from `step` on, and tell that the first steps took `seconds`, compilation included."""
+        """Measure speed from `step` on, and report that the first steps took `seconds`, including compilation."""
         self.progress.begin(step)
         self.progress.say(f"ready  first steps after {duration(seconds)}")
 
     def observe(self, state: TrainState, stop: StopRequest) -> bool:
-        """Let the observer look; return whether it is done, and no signal cut it short."""
+        """Let the observer look; return whether it finished, and was not cut short by a signal."""
         if self._observer is None:
             return True
         try:
@@ -220,7 +220,7 @@ class Run:
 
     def save(self, state: TrainState, step: int) -> None:
         """Save the state after `step` steps."""
-        processes.on_first(functools.partial(self._write, state, step))  # none may end while the first one writes
+        processes.on_first(functools.partial(self._write, state, step))  # no other process may end meanwhile
         self._saved_step = step
         watchdog.alive()
 
@@ -235,12 +235,12 @@ class Run:
         whose = f"{self._label}: " if self._label else ""
         self.error = NonFiniteError(
             f"{whose}step {step:,}: {problem}. Last good checkpoint: {saved}. "
-            "Fix: a lower learning rate or rho in a new --workdir; precision=highest rules out rounding"
+            "Fix: lower the learning rate or rho in a new --workdir; precision=highest rules out rounding"
         )
         return self.error
 
     def finish(self) -> dict[str, Any]:
-        """Write and return the test reports of the last and of the best step, and which split chose the best."""
+        """Write and return the test reports of the last and of the best step, with the split that chose the best."""
         results = processes.on_first(self._write_results)
         for name, one in results.items():
             self.progress.say(f"{name} (step {one['step']:,}{one['chosen_by']}): {evaluate.one_line(one)}")
@@ -262,4 +262,4 @@ class Run:
         try:
             return dict(json.loads(path.read_bytes()))
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} can't be read ({error}). Fix: --mode eval writes it anew") from error
+            raise DataError(f"{path} can't be read ({error}). Fix: --mode eval writes it again") from error

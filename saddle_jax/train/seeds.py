@@ -41,19 +41,19 @@ def train(
     stop: StopRequest | None = None,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
-    """Train `config.num_seeds` runs, two or more, from `config.seed` on; return and write the summary over them.
+    """Train `config.num_seeds` runs (two or more) from `config.seed` on; write and return the summary over them.
 
     Raises:
-      ConfigError: the directory holds a run of one seed, or one of its seeds another config's run.
+      ConfigError: the directory holds a run of one seed, or a seed's directory holds another config's run.
       NonFiniteError: some seeds ended early. All others have finished, and the summary is over those.
-      The errors of `loop.train`.
+      Any error of `loop.train`.
     """
     processes.on_first(functools.partial(_require_several, workdir, config.num_seeds))
     members = [
         Member(config_of_seed, folder, splits, observer, folder.name)
         for config_of_seed, folder in runs_of(config, workdir)
     ]
-    for member in members:  # all of them before the first is trained
+    for member in members:  # check all of them before the first one trains
         processes.on_first(functools.partial(require_same_run, member.workdir, member.config, splits))
     errors: list[str] = []
     with contextlib.ExitStack() as stack:
@@ -82,16 +82,16 @@ def train_at_once(
 
     Raises:
       NonFiniteError: some runs stopped being finite. All others have finished.
-      The errors of `loop.train`.
+      Any error of `loop.train`.
     """
     with (
         contextlib.nullcontext(stop) if stop else StopRequest() as stop,
         open_runs(members, program, command, quiet=quiet) as runs,
     ):
-        # An interruption may have come between two runs' saves: those at the same step go together.
+        # After an interruption between two saves, runs may be at different steps. Those at one step go together.
         for start in sorted({run.start for run in runs}):
             group = [run for run in runs if run.start == start]
-            with contextlib.suppress(NonFiniteError):  # every run keeps its own
+            with contextlib.suppress(NonFiniteError):  # every run keeps its own error
                 loop.take_steps(Cohort(group) if len(group) > 1 else group[0], program, stop)
         reports = [run.finish() for run in runs if run.error is None]
         errors = [str(run.error) for run in runs if run.error]
@@ -103,7 +103,7 @@ def train_at_once(
 def _require_several(workdir: pathlib.Path, num_seeds: int) -> None:
     if (workdir / "config.json").is_file():
         raise ConfigError(
-            f"--workdir: {workdir} holds a run of one seed, num_seeds is {num_seeds}. Fix: another --workdir"
+            f"--workdir: {workdir} holds a run of one seed, but num_seeds is {num_seeds}. Fix: another --workdir"
         )
 
 
@@ -119,7 +119,7 @@ def seeds_of(config: ConfigDict) -> range:
 
 
 def member_config(config: ConfigDict, seed: int) -> ConfigDict:
-    """Return the config of one seed's run, the same as if it was trained alone."""
+    """Return the config of one seed's run, the same as if it were trained alone."""
     member = config.copy_and_resolve_references()
     member.update(seed=seed, num_seeds=1, seeds_at_once=0)
     return member
@@ -133,7 +133,7 @@ def runs_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict,
 
 
 def seeds_at_once(num_seeds: int, asked: int = 0) -> int:
-    """Return how many runs share a step: as many as asked, or all, or one on CPUs, where several take longer."""
+    """Return how many runs share a step: as many as asked, else all, but one on CPUs, where sharing takes longer."""
     return min(asked or (1 if jax.default_backend() == "cpu" else num_seeds), num_seeds)
 
 
@@ -143,9 +143,9 @@ def groups(members: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 def summarise(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
-    """Return mean, standard deviation and values of every accuracy, in percent, at the last and at the best step.
+    """Return the mean, standard deviation, and values of every accuracy, in percent, at the last and at the best step.
 
-    They are over the runs that have finished; the others are named.
+    They cover the runs that have finished; the others are named.
     """
     finished = [workdir for workdir in workdirs if (workdir / "results.json").is_file()]
 

@@ -1,4 +1,4 @@
-"""All that a run continues from."""
+"""The state that a run continues from."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ from saddle_jax.host.signals import StopRequest
 
 
 class TrainState(NamedTuple):
-    """The same on every device; saved whole, restored whole."""
+    """The state of training. It is the same on every device, and is saved and restored as a whole."""
 
     step: jax.Array  # (), int32: steps taken
     params: Any
     model_state: Any  # opaque: see `models.base.Network`
     opt_state: Any
     method_state: Any
-    key: (
-        jax.Array
-    )  # uint32, raw random key of the network's draws, of which and of the step they are a function; constant
-    finite: jax.Array  # (), bool: every step so far was; once it is False nothing changes any more
+    key: jax.Array  # uint32, constant: raw random key; the network's draws are a function of it and the step
+    finite: jax.Array  # (), bool: whether every step so far was finite; once False, nothing changes any more
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Return trees of host arrays as one tree with a leading axis for them; a single tree as it is."""
+    """Return trees of host arrays as one tree with a leading axis for them. A single tree is returned as it is."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees) if len(trees) > 1 else trees[0]
 
 
 def unstack(tree: Any, number: int) -> list[Any]:
-    """Return the `number` trees that `stack` was given, on the host; a single tree as it is."""
+    """Return the `number` trees that `stack` was given, on the host. A single tree is returned as it is."""
     if number == 1:
         return [tree]
     host = jax.device_get(tree)
@@ -40,8 +38,8 @@ def unstack(tree: Any, number: int) -> list[Any]:
 
 
 class Observer(NamedTuple):
-    """A look at a run at some of its steps; the run does not depend on it."""
+    """Looks at a run at some of its steps. The run does not depend on it."""
 
     steps: frozenset[int]
-    # (state, workdir, stop, quiet) -> what to say; raises Preempted where a signal cut it short
+    # (state, workdir, stop, quiet) -> a line to print; raises Preempted if a signal cut it short
     look: Callable[[TrainState, pathlib.Path, StopRequest, bool], str]

@@ -18,7 +18,7 @@ from saddle_jax.train.gradient import Pass, make_class_gradient, make_gradient
 from saddle_jax.train.state import TrainState
 
 TOP = 5
-# Folded into a run's key: far from the small numbers by which methods take theirs from it.
+# Folded into a run's key. They are far from the small numbers that methods fold into it for their own keys.
 _LINK, _NETWORK = 0x6C696E6B, 0x6E657477
 
 
@@ -26,17 +26,17 @@ class StepMetrics(NamedTuple):
     """Scalars of one step."""
 
     loss: jax.Array  # at w
-    perturbed_loss: jax.Array  # at the last place that a link asked for, SAM's w + e; without one the loss again
-    ascent_norm: jax.Array  # of the gradient that the link perturbed along; 0 without one
-    gradient_evaluations: jax.Array  # passes over the batch, forwards and backwards
+    perturbed_loss: jax.Array  # at the last place that a link asked for, SAM's w + e; without a link, `loss`
+    ascent_norm: jax.Array  # length of the gradient that the link perturbed along; 0 without one
+    gradient_evaluations: jax.Array  # forward and backward passes over the batch
     update_norm: jax.Array
-    finite: jax.Array  # bool: losses and update are, and were at every step before; if not, nothing was changed
-    method: dict[str, jax.Array]  # what the method measures, at w
+    finite: jax.Array  # bool: losses and update are, and were in every step before; if not, nothing was changed
+    method: dict[str, jax.Array]  # the method's own metrics, at w
     schedules: dict[str, jax.Array]  # values at this step
 
 
 class EvalOutput(NamedTuple):
-    """One value an image of the batch."""
+    """The outputs for a batch, with one value per image."""
 
     predictions: jax.Array
     in_top: jax.Array  # bool: the label is among the TOP largest logits
@@ -68,20 +68,20 @@ def make_train_step(
     axis_name: str | None = None,
     logged: Mapping[str, Schedule] | None = None,
 ) -> Callable[[TrainState, tuple[Batch, ...]], tuple[TrainState, StepMetrics]]:
-    """Return the per-device training step, of a batch for every view of the method's streams.
+    """Return the per-device training step, which takes a batch for every view of the method's streams.
 
     Args:
       class_weights: step -> (C,).
-      first_pass: what the gradient at w is for: ASCENT where the chain's link does nothing but perturb along it.
-      batch_stats_policy: which passes of a step move the model's state, which is BatchNorm's running statistics.
-        first: that at w; second: the last one that the chain's link asks for, SAM's at w + e; both: one after the
+      first_pass: what the gradient at w is for: ASCENT if the chain's link does nothing but perturb along it.
+      batch_stats_policy: which passes of a step move the model's state, such as BatchNorm's running statistics.
+        first: the one at w; second: the last one that the chain's link asks for, SAM's at w + e; both: one after the
         other, as in the reference; frozen: none.
-      micro_batches: into how many a device's part of the batch is cut, to need less memory.
+      micro_batches: number of parts that a device's part of the batch is cut into, to need less memory.
       axis_name: axis that the step is mapped over; None for one device without a map.
       logged: schedules whose values are among the metrics.
 
-    The host may look at the metrics many steps later: from the first step on that is not finite, the state stays as it
-    was before it, with `finite` False.
+    The host may read the metrics many steps later. So once a step is not finite, the state stays as it was before that
+    step, with `finite` False.
     """
 
     def step(state: TrainState, views: tuple[Batch, ...]) -> tuple[TrainState, StepMetrics]:
@@ -129,7 +129,7 @@ def make_train_step(
 
 
 def make_eval_step(method: Method) -> Callable[[Any, Any, Batch], EvalOutput]:
-    """Return the per-device evaluation step: (params, model_state, batch) -> one value an image."""
+    """Return the per-device evaluation step: (params, model_state, batch) -> one value per image."""
 
     def step(params: Any, model_state: Any, batch: Batch) -> EvalOutput:
         logits_BC = method.predict(params, model_state, batch)

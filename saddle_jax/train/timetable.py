@@ -1,4 +1,4 @@
-"""The steps at which something happens to a run beside its training."""
+"""The steps at which a run does something other than train."""
 
 from __future__ import annotations
 

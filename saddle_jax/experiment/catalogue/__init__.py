@@ -1,8 +1,8 @@
-"""What can be chosen by name: losses, links, methods, networks, sources. Needs no JAX.
+"""The catalogue of all that a config chooses by name: losses, links, methods, networks, sources. Needs no JAX.
 
-An entry owns its fields, what it asks of others, its paper and the function that makes it; everything else that depends
-on the choice (the config, checks, help, the tables in docs/) is derived from it. A name with a colon,
-"package.module:entry", is a user's own entry, which this module imports.
+An entry owns its fields, its requirements on other fields, its paper, and the function that makes it. Everything else
+that depends on the choice (the config, checks, help, the tables in docs/) is derived from the entry. A name with a
+colon, "package.module:entry", is a user's own entry, which this module imports.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
     "view_augmentations",
 ]
 
-# The field that chooses -> the entries it can choose; a user's own join them when they are found.
+# The field that chooses -> the entries it can choose. A user's own entries join them once they are imported.
 ENTRIES: dict[str, dict[str, Any]] = {
     Method.choice: METHODS,
     Loss.choice: LOSSES,
@@ -52,10 +52,10 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def find(choice: str, name: str) -> Any:
-    """Return the entry that the field `choice` names with `name`.
+    """Return the entry that `name` stands for in the field `choice`.
 
     Raises:
-      ConfigError: there is none, a user's own can't be imported, or it is not an entry of this kind.
+      ConfigError: there is no such entry, a user's own can't be imported, or it is not an entry of this kind.
     """
     entries = ENTRIES[choice]
     if name in entries:
@@ -74,17 +74,17 @@ def is_dotted(name: Any) -> bool:
 
 
 def dotted_names(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the choices among the values of all fields that name a user's own entry, as {field: name}."""
+    """Return {field: name} for the choices that name a user's own entry, among the values of all fields."""
     return {choice: values[choice] for choice in ENTRIES if is_dotted(values.get(choice))}
 
 
 def group_of(name: str) -> str:
-    """Return the group of an entry's own fields in a config: its name, or what a dotted name has after the colon."""
+    """Return the group of an entry's own fields in a config: its name, or a dotted name's part after the colon."""
     return name.rpartition(":")[2]
 
 
 def code_of(name: str) -> dict[str, str | None]:
-    """Return what tells which code a dotted name, which has been imported, stands for: module, file, hash, version."""
+    """Return the name, file, hash, and version that identify the code of a dotted name, which has been imported."""
     module = sys.modules[name.partition(":")[0]]
     file = getattr(module, "__file__", None)
     package = module.__name__.partition(".")[0]
@@ -103,7 +103,7 @@ def other_groups(choice: str, name: str) -> dict[str, str]:
 
 
 def chosen(values: Values) -> tuple[dict[str, Entry], list[str]]:
-    """Return the entry that each choosing field names, by field, and the problems of those that can't be had."""
+    """Return the entry that each choosing field names, by field, and the problems of those that can't be found."""
     entries, problems = {}, []
     for choice in ENTRIES:
         try:

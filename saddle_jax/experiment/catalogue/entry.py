@@ -1,6 +1,6 @@
-"""An entry of the catalogue: what an experiment may name, with all that belongs to it. Needs no JAX.
+"""The entries of the catalogue: all that an experiment can name, and what belongs to it. Needs no JAX.
 
-A user's own entry is one of these, too, in a module outside of this package; `docs/extending.md` shows how.
+A user's own entry is one of these, too, in a module outside this package; `docs/extending.md` shows how.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ Values = Mapping[str, Any]  # "group.field" -> value
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What an experiment names: how it is made, the fields that it owns, what it asks of the others.
+    """Something that an experiment names: how it is made, the fields that it owns, what it requires of the others.
 
     Args:
-      summary: what it is, in a sentence without a full stop.
+      summary: what it is, in a sentence without a period.
       make: the function that makes it, or "package.module:function", which is imported when it is needed.
-      fields: its own, by name; in a config they are `config.<name of the entry>.<field>`.
+      fields: its own fields, by name; in a config they are `config.<name of the entry>.<field>`.
       paper: where it was published.
       settings: values of any fields that a recipe sets together with it, by full name.
-      requires: the only value that it leaves a field, and why.
-      problems: functions that yield what does not fit together, from the values of all fields; one that reads a field
-        whose value is wrong by itself is left out.
-      reads: fields of other entries that act with this one, by full name.
+      requires: the only value that it allows for a field, and why, by full name.
+      problems: functions that yield what does not fit together, given the values of all fields. A function that reads a
+        field whose value is wrong by itself is skipped.
+      reads: fields of other entries that take effect with this one, by full name.
     """
 
     summary: str
@@ -43,7 +43,7 @@ class Entry:
     choice: ClassVar[str]  # the field that names an entry of this kind
 
     def maker(self) -> Callable[..., Any]:
-        """Return the function that makes it, imported if need be."""
+        """Return the function that makes it; import it if necessary."""
         if not isinstance(self.make, str):
             return self.make
         module, _, function = self.make.partition(":")
@@ -68,8 +68,8 @@ class Link(Entry):
     See `saddle_jax.optim.link` for the context, and for `make_link`, which does what links have in common.
 
     Args:
-      size: which of its fields, a schedule, is the size of its perturbation.
-      ascends: the gradient at w serves as a direction only, so that a method may have another loss for it.
+      size: name of the field that is the size of its perturbation, a schedule.
+      ascends: whether the gradient at w serves only as a direction, so that a method may use another loss for it.
     """
 
     size: str = ""
@@ -103,7 +103,7 @@ class Source(Entry):
     """A source of images. make(fields, data) -> saddle_jax.data.sources.Source; `data` is config.data.
 
     Args:
-      encoded: its images stay encoded until a batch asks for them; None: where the augmentation needs that.
+      encoded: whether its images stay encoded until a batch asks for them; None: if the augmentation needs that.
     """
 
     encoded: bool | None = False

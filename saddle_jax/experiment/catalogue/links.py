@@ -1,7 +1,7 @@
-"""The links that an experiment can name: SAM and its relatives. Each is a file of its name in `saddle_jax.optim`.
+"""The links that an experiment can name: SAM and its relatives. Their code is in `saddle_jax.optim`.
 
-Defaults are the authors' settings for CIFAR-10-LT where there are any; PGD's and CNC-PGD's were never published and are
-ours. ASAM's are for balanced CIFAR-10, LE-SAM's for balanced CIFAR-100. We tuned none of them.
+Defaults are the authors' settings for CIFAR-10-LT if there are any. PGD's and CNC-PGD's settings were never published;
+the defaults are ours. ASAM's are for balanced CIFAR-10, LE-SAM's for balanced CIFAR-100. We tuned none of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from saddle_jax.experiment.fields import Field, Knots, choice, fraction, interpo
 
 
 def _size(name: str, default: float | Knots, help: str, shape: str = "constant") -> dict[str, Field]:
-    """Return the field of a link's size, and that of how it changes between its knots."""
+    """Return the field of a link's size, and the field of how the size changes between knots."""
     return {name: schedule(default, help, of=name), f"{name}_interpolation": interpolation(shape)}
 
 
@@ -29,7 +29,7 @@ _PERTURBATION = choice(
 )
 _TAIL = number(
     0,
-    "the tail is the classes of fewer training images than this",
+    "classes with fewer training images than this are the tail",
     at_least=1,
     unit="images",
     zero="for the tail of eval.rank_bounds",
@@ -40,7 +40,7 @@ def _cc_sam_problems(values: Values) -> Iterator[str]:
     if values["method"] != "plain":
         yield (
             f"optim.name='cc_sam' does not go with method={values['method']!r}: it splits the loss by the class "
-            "of each image, and this loss is not one of single images. Fix: another optim.name"
+            "of each image, but this method's loss is not one of single images. Fix: another optim.name"
         )
 
 
@@ -58,7 +58,7 @@ _SADDLES = "How to Escape Saddle Points Efficiently"
 
 LINKS = {
     "sgd": Link(
-        "plain SGD with momentum: no link, one gradient a step", make="", reads=("sam.rho", "sam.rho_interpolation")
+        "plain SGD with momentum: no link, one gradient per step", make="", reads=("sam.rho", "sam.rho_interpolation")
     ),
     "pgd": Link(
         "perturbed gradient descent: noise on the gradient, drawn from a ball",
@@ -76,7 +76,7 @@ LINKS = {
         paper=f"Jin et al., {_SADDLES}, ICML 2017",
     ),
     "cnc_pgd": Link(
-        "gradient descent whose perturbation is a step of SGD itself (correlated negative curvature)",
+        "gradient descent whose perturbation is itself a step of SGD (correlated negative curvature)",
         "saddle_jax.optim.cnc_pgd:make",
         size="step",
         fields={
@@ -85,7 +85,7 @@ LINKS = {
                 0.0,
                 "the perturbing step is taken only where the gradient is at most this long",
                 more_than=0,
-                zero="for a perturbing step always",
+                zero="to take it always",
             ),
         },
         paper="Daneshmand et al., Escaping Saddles with Stochastic Gradients, ICML 2018",
@@ -106,7 +106,7 @@ LINKS = {
         paper="Bisla et al., Low-Pass Filtering SGD for Recovering Flat Optima, AISTATS 2022",
     ),
     "sam": Link(
-        "sharpness-aware minimisation: the gradient at the worst point within a radius, to first order",
+        "sharpness-aware minimization: the gradient at the worst point within a radius, to first order",
         "saddle_jax.optim.sam:make",
         size="rho",
         ascends=True,
@@ -133,7 +133,7 @@ LINKS = {
         paper="Zhou et al., ImbSAM: A Closer Look at Sharpness-Aware Minimization, ICCV 2023",
     ),
     "cc_sam": Link(
-        "class-conditional SAM: a radius of its own for each class, in the classifier's parameters",
+        "class-conditional SAM: a separate radius for each class, in the classifier's parameters",
         "saddle_jax.optim.cc_sam:make",
         size="rho",
         fields={
@@ -141,13 +141,13 @@ LINKS = {
             "flat_ratio": number(0.3, "part of the gradient taken at the perturbed classifiers", at_least=0, at_most=1),
         },
         paper="Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed Recognition, CVPR 2023",
-        # All passes see the backbone where it was: its statistics are to move once.
+        # All passes see the same backbone, so its statistics should move only once.
         settings={"optim.batch_stats": "first"},
         requires={"micro_batches": (1, "it needs the gradients of all classes of the batch at once")},
         problems=(_cc_sam_problems,),
     ),
     "sse_sam": Link(
-        "SAM in two stages: first head and tail are perturbed, each along its own gradient, then the tail alone",
+        "SAM in two stages: first for head and tail, each along its own gradient, then for the tail alone",
         "saddle_jax.optim.sse_sam:make",
         size="rho",
         fields={
@@ -160,27 +160,27 @@ LINKS = {
         problems=(_sse_sam_problems,),
     ),
     "focal_sam": Link(
-        "SAM in which the sharpness of a class counts less the more images it has",
+        "SAM that gives the sharpness of a class less weight the more images the class has",
         "saddle_jax.optim.focal_sam:make",
         size="rho",
         fields={
             **_radius(0.2),
-            "gamma": number(3.0, "exponent of (1 - the class's part of the images), its weight", at_least=0),
-            "sharpness_weight": number(0.5, "weight of the sharpness beside the loss, lambda", at_least=0),
+            "gamma": number(3.0, "exponent of a class's weight (1 - its part of the images)^gamma", at_least=0),
+            "sharpness_weight": number(0.5, "lambda, the weight of the sharpness relative to the loss", at_least=0),
         },
         paper="Li et al., Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed Classification, ICML 2025",
     ),
     "le_sam": Link(
-        "loss-equated SAM: each perturbation is as long as makes the loss rise by the same amount",
+        "loss-equated SAM: each perturbation is long enough to raise the loss by the same amount",
         "saddle_jax.optim.le_sam:make",
         size="rise",
         ascends=True,
         fields={
-            # The authors warm up linearly; the cosine is that of the end.
+            # The authors warm up linearly; their cosine is the one at the end.
             **_size(
                 "rise",
                 ((0, 0.0), ("5%", 0.35), ("80%", 0.35), ("100%", 0.0)),
-                "by how much the perturbation is to raise the loss, to first order",
+                "how much the perturbation should raise the loss, to first order",
                 "cosine",
             ),
             "rho_max": number(1.0, "the longest perturbation", more_than=0, zero="for any length"),

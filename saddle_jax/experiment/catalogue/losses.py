@@ -5,22 +5,20 @@ from __future__ import annotations
 from saddle_jax.experiment.catalogue.entry import Loss
 from saddle_jax.experiment.fields import number
 
-_GAMMA = number(
-    0.3, "exponent of (n_max / n)^gamma, by which the logits of a class of n images are divided", at_least=0
-)
+_GAMMA = number(0.3, "exponent of (n_max / n)^gamma, which divides the logits of a class of n images", at_least=0)
 _TAU = number(1.0, "factor on log(prior), which is added to the logits")
 _KINI = "Kini et al., Label-Imbalanced and Group-Sensitive Classification under Overparameterization, NeurIPS 2021"
 
 LOSSES = {
     "ce": Loss("cross-entropy", "saddle_jax.losses:make_cross_entropy"),
     "focal": Loss(
-        "cross-entropy in which examples count less the better they are classified",
+        "cross-entropy that gives examples less weight the better they are classified",
         "saddle_jax.losses:make_focal",
-        fields={"gamma": number(1.0, "exponent of (1 - p), p the probability of the label", at_least=0)},
+        fields={"gamma": number(1.0, "exponent of (1 - p), where p is the probability of the label", at_least=0)},
         paper="Lin et al., Focal Loss for Dense Object Detection, ICCV 2017",
     ),
     "ldam": Loss(
-        "cross-entropy of cosines with a margin for each class, the larger the rarer the class",
+        "cross-entropy of cosines with a margin for each class, larger for rarer classes",
         "saddle_jax.losses:make_ldam",
         fields={"max_margin": number(0.5, "margin of the rarest class, in units of the cosine", at_least=0)},
         paper="Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss, NeurIPS 2019",

@@ -1,4 +1,4 @@
-"""The methods that an experiment can name: what is minimised. Each is the file of its name in `saddle_jax.methods`."""
+"""The methods that an experiment can name: what is minimized. Each is in `saddle_jax.methods`, under its name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saddle_jax.experiment.fields import choice, flag, number
 def _retrain_problems(values: Values) -> Iterator[str]:
     if not values["start_from"]:
         yield (
-            "method='retrain' trains the classifier of a network that has been trained, and start_from names none. "
+            "method='retrain' trains the classifier of a network that is already trained, but start_from names none. "
             "Fix: --config.start_from=DIRECTORY of that run"
         )
 
@@ -22,8 +22,8 @@ def _queue_problems(values: Values) -> Iterator[str]:
     queue, batch = values["paco.queue_size"], values["batch_size"]
     if queue % batch:
         yield (
-            f"paco.queue_size: {queue} is no multiple of batch_size={batch}; each batch replaces as many of the "
-            f"queue's keys. Fix: --config.paco.queue_size={-(-queue // batch) * batch}"
+            f"paco.queue_size: found {queue}, expected a multiple of batch_size={batch}, since each batch replaces as "
+            f"many keys. Fix: --config.paco.queue_size={-(-queue // batch) * batch}"
         )
 
 
@@ -50,22 +50,22 @@ def _perturbation_problems(values: Values) -> Iterator[str]:
 METHODS = {
     "plain": Method("one network, one loss, one view of each image", "saddle_jax.methods.plain:make"),
     "glmc": Method(
-        "GLMC: two mixed views of each image, a second classifier for re-weighted classes, a contrastive term",
+        "GLMC: two mixed views of each image, a second classifier for re-weighted classes, and a contrastive term",
         "saddle_jax.methods.glmc:make",
         fields={
             "resample_power": number(
                 0.0,
-                "r: the second stream draws an image of a class of n in proportion to n^-r",
+                "r: the second stream draws an image in proportion to n^-r, where n is the size of its class",
                 at_least=0,
             ),
             "label_weight_power": number(
-                1.0, "l: labels of the second classifier are weighted in proportion to n^-l", at_least=0
+                1.0, "l: the second classifier's labels are weighted in proportion to n^-l", at_least=0
             ),
-            "contrast": number(4.0, "factor on the contrastive term, kappa", at_least=0),
-            "projection_dim": number(128, "how many numbers the contrastive term compares", at_least=1),
-            "beta": number(1.0, "b: the part that a batch mixes in is drawn from Beta(b, b)", more_than=0),
-            "contrast_in_ascent": flag(False, "SAM also perturbs along the contrastive term"),
-            "area_corrected": flag(False, "labels of CutMix follow the area that was pasted, not the drawn part"),
+            "contrast": number(4.0, "kappa, the factor on the contrastive term", at_least=0),
+            "projection_dim": number(128, "dimensions of the vectors that the contrastive term compares", at_least=1),
+            "beta": number(1.0, "b: the share of the first stream in a mixture is drawn from Beta(b, b)", more_than=0),
+            "contrast_in_ascent": flag(False, "let SAM also perturb along the contrastive term"),
+            "area_corrected": flag(False, "let CutMix's labels follow the pasted area, not the drawn share"),
         },
         paper="Du et al., Global and Local Mixture Consistency Cumulative Learning, CVPR 2023",
         requires={
@@ -83,7 +83,7 @@ METHODS = {
             "beta": number(1.0, "weight of the query's class among its positives", more_than=0),
             "gamma": number(1.0, "weight of all other images in the denominator", at_least=0),
             "temperature": number(
-                0.2, "divides similarities of images, which are cosines; not the logits of classes", more_than=0
+                0.2, "divides the similarities of images, which are cosines, but not the logits of classes", more_than=0
             ),
             "queue_size": number(
                 8192,
@@ -91,17 +91,19 @@ METHODS = {
                 at_least=1,
                 unit="keys",
             ),
-            "dim": number(128, "how many numbers stand for an image in the comparison", at_least=1),
+            "dim": number(128, "dimensions of the vectors that are compared", at_least=1),
             "momentum": number(
                 0.999,
                 "part of the key encoder that a step keeps; the rest is the query's",
                 at_least=0,
                 at_most=1,
             ),
-            "key_augmentation": choice("simclr", "as data.augmentation, which is the query's", AUGMENTATIONS),
+            "key_augmentation": choice(
+                "simclr", "augmentation of the keys; data.augmentation is the query's", AUGMENTATIONS
+            ),
             "queue_init": choice(
                 "normalized",
-                "which directions of the first queue, which is random, have length 1",
+                "which vectors of the initial random queue have length 1",
                 {"normalized": "each key", "published": "each column of the queue, as in the authors' code"},
             ),
         },
@@ -115,7 +117,7 @@ METHODS = {
         problems=(_queue_problems, _key_problems, _perturbation_problems),
     ),
     "retrain": Method(
-        "CC-SAM's second stage: the network of start_from, of which only the classifier is trained",
+        "CC-SAM's second stage: train only the classifier of the network of start_from",
         "saddle_jax.methods.retrain:make",
         fields={
             "feature_noise": number(
@@ -125,8 +127,8 @@ METHODS = {
             ),
             "flat_limit": number(
                 1.0,
-                "highest part of the loss that is taken at perturbed features, weighted by class; it rises from 0 to 1 "
-                "over the run, and 0 is re-training on class-balanced draws alone",
+                "upper limit on the share of the loss at perturbed features, which is weighted by class; the share "
+                "rises from 0 to 1 over the run, and a limit of 0 is re-training on class-balanced draws alone",
                 at_least=0,
                 at_most=1,
             ),

@@ -15,21 +15,27 @@ from saddle_jax.experiment.fields import (
 
 DATA = {
     "source": choice("digits", "where images come from", ENTRIES["data.source"], kind="data.source"),
-    "name": text("", "tfds: the set, e.g. cifar10 or cifar10:3.0.2; image_list: imagenet_lt, inat18, or your own"),
-    "path": text("", "arrays: the .npz", may_change=True),
+    "name": text("", "tfds: the data set, e.g. cifar10 or cifar10:3.0.2; image_list: imagenet_lt, inat18, or your own"),
+    "path": text("", "arrays: the .npz file", may_change=True),
     "root": text(
-        "", "image_list: folder of lists and images; tfds: of prepared sets, '' is its own default", may_change=True
+        "", "image_list: folder of lists and images; tfds: folder of prepared sets, '' is its default", may_change=True
     ),
     "train_list": text(
-        "", "image_list: lines of `path label`, under data.root or absolute; '' is that of data.name", may_change=True
+        "",
+        "image_list: file of `path label` lines, with paths under data.root or absolute; '' is that of data.name",
+        may_change=True,
     ),
     "validation_list": text(
-        "", "image_list: likewise; it chooses the best epoch; '' is that of data.name, or none", may_change=True
+        "",
+        "image_list: the same for images that choose the best epoch; '' is that of data.name, or none",
+        may_change=True,
     ),
-    "test_list": text("", "image_list: likewise", may_change=True),
-    "train_split": text("train", "tfds: any split expression, e.g. train[:80%]"),
-    "test_split": text("test", "tfds: likewise"),
-    "validation_split": text("", "encoded tfds: likewise; it chooses the best epoch; '' is none"),
+    "test_list": text("", "image_list: the same for the test images", may_change=True),
+    "train_split": text("train", "tfds: training images, as any split expression, e.g. train[:80%]"),
+    "test_split": text("test", "tfds: test images, as any split expression"),
+    "validation_split": text(
+        "", "encoded tfds: images that choose the best epoch, as any split expression; '' is none"
+    ),
     "image_size": number(
         0,
         "tfds, image_list: side of the images that the network sees, in pixels",
@@ -49,9 +55,11 @@ DATA = {
     "ratio": number(
         100.0, "largest class over smallest, n_max / n_min; papers call it imbalance factor or rho", at_least=1
     ),
-    "largest_class": number(0, "n_max", at_least=1, unit="images", zero="for the most that the set allows"),
+    "largest_class": number(
+        0, "images of the largest class, n_max", at_least=1, unit="images", zero="for the most that the set allows"
+    ),
     "subset_seed": random_seed("seed of the long-tailed subset, and of the digits' test images"),
-    "allow_empty_classes": flag(False, "accept classes that end with no training image"),
+    "allow_empty_classes": flag(False, "accept classes that end up with no training image"),
     "validation_fraction": number(
         0.0, "part of every class's training images that is held out for validation", at_least=0, at_most=0.5
     ),
@@ -62,17 +70,17 @@ DATA = {
         "instance",
         "how often a class is drawn",
         {
-            "instance": "each image once an epoch",
+            "instance": "each image once per epoch",
             "balanced": "all classes equally often",
             "effective": "in proportion to n times the effective-number weight",
         },
     ),
     "pipeline": choice(
         "auto",
-        "what hands batches to the steps",
+        "how batches reach the training steps",
         {
-            "auto": "workers for a policy; else resident where all images fit into a quarter of a device's memory; "
-            "else tfdata, or numpy without TensorFlow",
+            "auto": "tfdata for encoded images; else workers for a policy; else resident if all images fit into a "
+            "quarter of a device's memory; else tfdata, or numpy without TensorFlow",
             "resident": "images stay on the devices",
             "tfdata": "tf.data",
             "workers": "processes that augment with Pillow",
@@ -80,19 +88,19 @@ DATA = {
         },
         may_change=True,
     ),
-    "augmentation": choice("crop_flip", "what happens to training images", AUGMENTATIONS),
+    "augmentation": choice("crop_flip", "how training images are augmented", AUGMENTATIONS),
     "color_jitter": number(
         0.0,
-        "encoded images, except with simclr: brightness, contrast, saturation are multiplied by 1 - this to 1 + this",
+        "encoded images, except with simclr: brightness, contrast, and saturation are scaled by 1 - this to 1 + this",
         at_least=0,
         at_most=1,
     ),
     "eval_resize": number(
-        0, "encoded images: length of the shorter side in evaluation, before the centre crop", at_least=0, unit="pixels"
+        0, "encoded images: length of the shorter side in evaluation, before the center crop", at_least=0, unit="pixels"
     ),
     "max_bad_fraction": number(
         0.0,
-        "part of the training images that may be undecodable, which are masked; 0 stops at the first",
+        "part of the training images that may be undecodable; those are masked. 0 stops the run at the first one",
         at_least=0,
         less_than=1,
         may_change=True,
@@ -100,24 +108,24 @@ DATA = {
     "check_decode": flag(
         False, "--mode check decodes every image of an image_list or of array_record files", may_change=True
     ),
-    "drop_last": flag(False, "leave out the last batch of an epoch where it is incomplete"),
+    "drop_last": flag(False, "leave out the last batch of an epoch if it is incomplete"),
     "crop_padding": number(
         4,
-        "sets in memory, except with simclr: zeros on each side before the random crop; 0 is no crop",
+        "sets in memory, except with simclr: zeros on each side before the random crop; 0 means no crop",
         at_least=0,
         unit="pixels",
     ),
     "flip": flag(True, "mirror half of the training images left to right"),
     "mean": items(
         (0.5,),
-        "subtracted from each channel inside the step, in units of 255",
-        expected="one number a channel, e.g. (0.5,) or (0.49, 0.48, 0.45)",
+        "mean of each channel, subtracted inside the step, in units of 255",
+        expected="one number per channel, e.g. (0.5,) or (0.49, 0.48, 0.45)",
         is_sound=is_numbers,
     ),
     "std": items(
         (0.5,),
-        "each channel is divided by it inside the step, in units of 255",
-        expected="one number above 0 a channel, e.g. (0.5,) or (0.25, 0.24, 0.26)",
+        "standard deviation of each channel, divided by inside the step, in units of 255",
+        expected="one number above 0 per channel, e.g. (0.5,) or (0.25, 0.24, 0.26)",
         is_sound=lambda value: is_numbers(value) and min(value) > 0,
     ),
 }

@@ -13,16 +13,16 @@ from saddle_jax.experiment.fields import (
 )
 
 RUN = {
-    "name": text("experiment", "first part of the name of the default workdir", may_change=True),
+    "name": text("experiment", "first part of the default workdir's name", may_change=True),
     "seed": random_seed("seed of all that is random except the subset: weights, order, augmentation, re-sampling"),
     "start_from": text(
         "",
-        "a run's directory, or that of several seeds' runs, whose weights this run starts from: parameters and running "
-        "statistics of the newest checkpoint, nothing of the optimizer; '' starts from random weights",
+        "directory of a run, or of several seeds' runs, whose weights this run starts from: the parameters and running "
+        "statistics of the newest checkpoint, without the optimizer's state; '' starts from random weights",
     ),
     "num_seeds": number(
         1,
-        "runs with seeds from `seed` on; several have a directory seed-<n>/ each in the workdir",
+        "number of runs, with seeds from `seed` on; each of several has a directory seed-<n>/ in the workdir",
         at_least=1,
         less_than=2**16,
         may_change=True,
@@ -30,13 +30,13 @@ RUN = {
     "seeds_at_once": number(0, "runs that share a step", at_least=1, zero="for all, and on CPUs 1", may_change=True),
     "batch_size": number(128, "images in a step, over all devices together", at_least=1),
     "micro_batches": number(
-        1, "how many parts a device's images of a step are cut into, one after the other, to save memory", at_least=1
+        1, "parts that a device's images of a step are cut into and computed in turn, to save memory", at_least=1
     ),
     "duration": length("200 epochs", "length of training", whole=True),
-    "method": choice("plain", "what is minimised", ENTRIES["method"], kind="method"),
+    "method": choice("plain", "what is minimized", ENTRIES["method"], kind="method"),
     "steps_at_once": number(
         0,
-        "steps that a device takes without coming back to the host, where images stay on the devices",
+        "steps that a device takes without returning to the host, if images stay on the devices",
         at_least=1,
         zero="for an epoch, and on CPUs 1",
         may_change=True,
@@ -45,14 +45,14 @@ RUN = {
     "log_every": length("50 steps", "how often metrics are written", may_change=True),
     "watchdog_secs": number(
         900,
-        "seconds without progress after which the process ends with code 75, four times as many while code is compiled",
+        "seconds without progress after which the process ends with code 75; while compiling, four times as many",
         at_least=1,
         zero="for never",
         may_change=True,
     ),
-    "precision": choice("default", "of float32 products on accelerators", ("default", "high", "highest")),
+    "precision": choice("default", "precision of float32 products on accelerators", ("default", "high", "highest")),
     "compilation_cache": text(
         "", "folder that keeps compiled code for later processes on this machine; '' keeps none", may_change=True
     ),
-    "tensorboard": flag(True, "write TensorBoard events, where TensorFlow is installed", may_change=True),
+    "tensorboard": flag(True, "write TensorBoard events, if TensorFlow is installed", may_change=True),
 }

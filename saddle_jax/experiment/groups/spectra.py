@@ -15,18 +15,22 @@ from saddle_jax.experiment.fields import (
 
 SPECTRA = {
     "every": length("", "measure spectra this often during training", never=True),
-    "at": positions("measure spectra at these positions, too, e.g. (10, 50, '80%'); a bare number counts epochs"),
+    "at": positions("also measure spectra at these positions, e.g. (10, 50, '80%'); a bare number counts epochs"),
     "classes": text(
         "auto",
-        "comma-separated: class indices or names, head mid tail many medium few, whole (the training set), each (every "
-        "class); auto is every class, or ten evenly spaced in size of more than ten",
+        "comma-separated: class indices or names, groups (head mid tail many medium few), whole (the training set), or "
+        "each (every class); auto is every class, or of more than ten classes, ten evenly spaced in size",
         expected="auto, each, whole, or classes and groups such as 0,7,tail",
         required=True,
     ),
     "loss": choice(
-        "ce", "the loss whose Hessian is measured; training: that of loss.name", ("training", *ENTRIES["loss.name"])
+        "ce",
+        "the loss whose Hessian is measured; training means that of loss.name",
+        ("training", *ENTRIES["loss.name"]),
     ),
-    "class_weights": choice("none", "weights of the classes in it", {"none": "", "training": "those of the step"}),
+    "class_weights": choice(
+        "none", "weights of the classes in that loss", {"none": "", "training": "those of the step"}
+    ),
     "logit_scale": number(
         0.0,
         "factor on a normed head's cosines; 1 is the reference's analysis",
@@ -35,45 +39,45 @@ SPECTRA = {
     ),
     "batch_norm": choice(
         "eval",
-        "BatchNorm's statistics",
+        "statistics that BatchNorm uses",
         {"eval": "the running ones", "train": "those of each chunk, on each device"},
     ),
-    "dtype": choice("float32", "arithmetic, with products at highest precision", ("float32", "float64")),
-    "steps": number(100, "Lanczos steps of each probe; one finds a single eigenvalue", at_least=2),
-    "probes": number(10, "random start vectors; 2 or more give the density a spread", at_least=1),
-    "seed": random_seed("draws the probes"),
+    "dtype": choice("float32", "arithmetic, with products at the highest precision", ("float32", "float64")),
+    "steps": number(100, "Lanczos steps per probe; a single step would find one eigenvalue", at_least=2),
+    "probes": number(10, "random start vectors; with 2 or more, the density has a spread", at_least=1),
+    "seed": random_seed("seed of the probes"),
     "basis": choice(
-        "auto", "where Lanczos keeps its vectors, steps x parameters numbers", ("auto", "device", "host", "none")
+        "auto", "where Lanczos keeps its vectors (steps x parameters numbers)", ("auto", "device", "host", "none")
     ),
-    "linearize": choice("auto", "keep each chunk's linearisation between products", ("auto", "always", "never")),
+    "linearize": choice("auto", "keep each chunk's linearization between products", ("auto", "always", "never")),
     "memory_gib": number(
-        0.0, "memory of a device for basis and linearisation, in GiB", more_than=0, zero="for half of what is free"
+        0.0, "memory of a device for the basis and linearizations, in GiB", more_than=0, zero="for half of what is free"
     ),
     "chunk_size": number(
         0,
         "images that a product takes at once, over all devices",
         at_least=1,
         unit="images",
-        zero="for 8 a device on CPUs",
+        zero="for 8 per device on CPUs",
     ),
     "probes_at_once": number(
-        0, "vectors that a product takes at once", at_least=1, zero="for 1 on CPUs, and what fits on other devices"
+        0, "vectors that a product takes at once", at_least=1, zero="for 1 on CPUs, and as many as fit on other devices"
     ),
     "density_variance": number(
         1e-5, "variance of the Gaussian at each Ritz value, times max(1, largest - smallest)", more_than=0
     ),
     "eigenvectors": flag(False, "keep the eigenvectors of the largest and the smallest eigenvalue"),
     "escape_batches": number(
-        32, "minibatches for measuring what SAM does along the most negative direction; 0 is none", at_least=0
+        32, "minibatches for measuring what SAM does along the most negative direction; 0 skips that", at_least=0
     ),
     "escape_batch_size": number(16, "images in each of them, drawn from the class", at_least=1, unit="images"),
     "rho": number(
         0.0,
-        "SAM's radius there",
+        "SAM's radius in that measurement",
         more_than=0,
         zero="for sam.rho at this step with sgd and sam, and none with another link",
     ),
     "slice_radius": number(
-        0.0, "how far the loss is followed along it, as a length in the parameters", more_than=0, zero="for twice rho"
+        0.0, "how far the loss is followed along that direction, as a length", more_than=0, zero="for twice rho"
     ),
 }

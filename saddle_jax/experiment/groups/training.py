@@ -1,4 +1,4 @@
-"""Fields of what is minimised, and how, and of evaluation: `config.loss`, `config.optim`, `config.eval`."""
+"""Fields of the loss, the optimizer, and evaluation: `config.loss`, `config.optim`, `config.eval`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOSS = {
     "name": choice("ce", "the loss of an example", ENTRIES["loss.name"], kind="loss.name"),
     "class_weights": choice(
         "none",
-        "weights of the classes in the mean",
+        "weights of the classes in the mean loss",
         {"none": "", "reweight": "by effective number, from the start", "drw": "by effective number, from drw_start"},
     ),
     "drw_start": position("80%", "position from which deferred re-weighting acts"),
@@ -29,10 +29,13 @@ LOSS = {
 
 OPTIM = {
     "name": choice(
-        "sgd", "the link that gradients pass before weight decay and momentum", ENTRIES["optim.name"], kind="optim.name"
+        "sgd",
+        "the link that gradients pass through before weight decay and momentum",
+        ENTRIES["optim.name"],
+        kind="optim.name",
     ),
-    "momentum": number(0.9, "of SGD", at_least=0, less_than=1),
-    "weight_decay": number(2e-4, "on all parameters, as in the reference", at_least=0),
+    "momentum": number(0.9, "momentum of SGD", at_least=0, less_than=1),
+    "weight_decay": number(2e-4, "weight decay of all parameters, as in the reference", at_least=0),
     "lr": schedule(0.1, "learning rate", of="learning rate"),
     "lr_interpolation": interpolation(),
     "batch_stats": choice(
@@ -49,10 +52,10 @@ OPTIM = {
 
 EVAL = {
     "every": length("5 epochs", "how often the state is evaluated", may_change=True),
-    "batch_size": number(500, "images at once, over all devices together", at_least=1, may_change=True),
+    "batch_size": number(500, "images in a batch, over all devices together", at_least=1, may_change=True),
     "rank_bounds": items(
         (),
-        "by rank of size, head is classes [0, a), mid [a, b), tail [b, C); () is 30 % and 70 % of C",
+        "a and b: by rank of size, head is classes [0, a), mid [a, b), tail [b, C); () means 30% and 70% of C",
         expected="() or two rising class ranks such as (3, 7)",
         is_sound=lambda value: (
             len(value) in (0, 2)
