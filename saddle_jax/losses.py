@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax.errors import ConfigError
-from saddle_jax.experiment.catalogue import find, group_of, is_dotted
+from saddle_jax.experiment.catalogue import group_of, is_dotted, make, own_code
 from saddle_jax.longtail import ClassStats
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]  # (logits_BC, labels_B) -> losses_B
@@ -31,7 +31,7 @@ def make_loss(config: ConfigDict, stats: ClassStats, scale: float = 1.0, name: s
       ConfigError: a user-defined loss does not return one number per example.
     """
     name = name or config.loss.name
-    loss = find("loss.name", name).maker()(config.get(group_of(name)), stats, scale)
+    loss = make("loss.name", name, config.get(group_of(name)), stats, scale)
     if is_dotted(name):
         _require_one_value_an_example(name, loss, stats.num_classes)
     return loss
@@ -39,14 +39,14 @@ def make_loss(config: ConfigDict, stats: ClassStats, scale: float = 1.0, name: s
 
 def _require_one_value_an_example(name: str, loss: Loss, num_classes: int) -> None:
     logits_BC, labels_B = jax.ShapeDtypeStruct((2, num_classes), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
-    try:
+    with own_code("loss.name", name):
         found = jax.eval_shape(loss, logits_BC, labels_B)
-    except Exception as error:  # a user-defined function may raise anything
-        raise ConfigError(f"loss.name: {name} fails on logits (2, {num_classes}) and labels (2,): {error}") from error
     if getattr(found, "shape", None) != (2,) or not jnp.issubdtype(found.dtype, jnp.floating):
+        shown = f"{found.dtype} of shape {found.shape}" if hasattr(found, "shape") else type(found).__name__
         raise ConfigError(
-            f"loss.name: {name} returns {found} for logits (2, {num_classes}) and labels (2,), expected one "
-            "floating-point number per example, shape (2,)"
+            f"loss.name: {name} returns {shown} for logits (2, {num_classes}) and labels (2,), expected one "
+            "floating-point number per example, shape (2,). Fix: return one loss for each example; the mean is taken "
+            "for you"
         )
 
 

@@ -88,7 +88,7 @@ def from_json(text: str | bytes, *, trusted: bool = True) -> ml_collections.Conf
         named = ", ".join(f"{field}={name}" for field, name in own.items())
         raise ConfigError(
             f"the run's config.json names code from outside saddle_jax ({named}), and importing it runs it. "
-            "Fix: --import_code if you trust it, or --config FILE"
+            "Fix: add --import_code if you trust it, or repeat the command that trained the run"
         )
     config = schema.default_config(stored)
     known = flatten(config)

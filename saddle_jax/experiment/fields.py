@@ -40,7 +40,15 @@ class Field:
         fits = isinstance(value, (int, float) if kind is float else kind)
         if fits and not (isinstance(value, bool) and kind is not bool):
             return None
-        return f"found {value!r}, expected {kind.__name__} such as {self.default!r}"
+        return f"found {value!r}, expected {described_type(self.default)}"
+
+
+_TYPES = {int: "a whole number", float: "a number", bool: "True or False", str: "text", tuple: "a tuple"}
+
+
+def described_type(example: Any) -> str:
+    """Return "a whole number such as 3", or the like, for a value that is like the example."""
+    return f"{_TYPES.get(type(example), type(example).__name__)} such as {example!r}"
 
 
 def number(

@@ -82,6 +82,8 @@ def text(asked: Sequence[str], shipped: Sequence[str]) -> str:
 
 
 def _topic(topic: str) -> Iterator[str]:
+    if catalogue.is_dotted(topic):
+        topic = _imported(topic)
     fields = schema.fields_of()
     choice = next((c for c in ENTRIES if topic in (c, c.partition(".")[0], TITLES[c])), None)
     name = topic.rpartition(".")[2] if ":" not in topic else topic
@@ -103,8 +105,21 @@ def _topic(topic: str) -> Iterator[str]:
         raise ConfigError(f"--help: there is no topic {topic!r}.{did_you_mean(topic, known)}")
 
 
+def _imported(topic: str) -> str:
+    """Import a user's own entry, of whichever kind it is, and return its name."""
+    problems = []
+    name = topic[topic.rfind("=") + 1 :]
+    for choice in ENTRIES:
+        try:
+            catalogue.find(choice, name)
+            return name
+        except ConfigError as error:
+            problems = error.problems
+    raise ConfigError(problems)
+
+
 def _is_of(topic: str, choice: str) -> bool:
-    prefix = topic.rpartition(".")[0]
+    prefix = "" if catalogue.is_dotted(topic) else topic.rpartition(".")[0]
     return prefix in ("", choice, choice.partition(".")[0])
 
 

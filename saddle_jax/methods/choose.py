@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from saddle_jax.errors import ConfigError
-from saddle_jax.experiment.catalogue import find
+from saddle_jax.experiment.catalogue import make
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import Method
 from saddle_jax.schedules import Schedules
@@ -23,7 +23,7 @@ def make_method(
     Raises:
       ConfigError: a user's own entry returns something other than a Method.
     """
-    method = find("method", config.method).maker()(config, stats, image_shape, axis_name, schedules)
+    method = make("method", config.method, config, stats, image_shape, axis_name, schedules)
     if not isinstance(method, Method):
         raise ConfigError(
             f"method: {config.method} returned {type(method).__name__}, expected a saddle_jax.methods.base.Method"

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from saddle_jax.errors import ConfigError
-from saddle_jax.experiment.catalogue import find, group_of
+from saddle_jax.experiment.catalogue import group_of, is_dotted, make, own_code
 from saddle_jax.models import heads, kernels, resnet, resnet_cifar
 from saddle_jax.models.base import Network, from_flax
 from saddle_jax.models.batchnorm import BatchNorm
@@ -55,13 +56,20 @@ def make_network(config: ConfigDict, num_classes: int, axis_name: str | None) ->
       ConfigError: a user's own entry returns something other than a Network.
     """
     name = config.model.name
-    made = find("model.name", name).maker()(config.get(group_of(name)), config.model, num_classes, axis_name)
+    made = make("model.name", name, config.get(group_of(name)), config.model, num_classes, axis_name)
     if not isinstance(made, Network):
         raise ConfigError(
             f"model.name: {name} returned {type(made).__name__}, expected a saddle_jax.models.base.Network such as "
             "`from_flax` returns"
         )
-    return made
+    if not is_dotted(name):
+        return made
+
+    def init(key: jax.Array, image_shape: tuple[int, ...]) -> Any:
+        with own_code("model.name", name):
+            return made.init(key, image_shape)
+
+    return made._replace(init=init)
 
 
 def make_resnet(fields: Any, model: ConfigDict, num_classes: int, axis_name: str | None) -> Network:

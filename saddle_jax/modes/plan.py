@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from saddle_jax import __version__
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
-from saddle_jax.experiment.catalogue import find
+from saddle_jax.experiment.catalogue import find, group_of, is_dotted
 from saddle_jax.experiment.fields import knots
 from saddle_jax.host import devices
 from saddle_jax.models import kernels
@@ -37,17 +37,22 @@ def describe(config: ConfigDict, splits: sources.Splits, program: Program, workd
     )
     drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
     parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: program.init(0)).params))
-    by_onednn = jax.default_backend() == "cpu" and kernels.uses_onednn(config.model.kernels)
-    layers = "; layers by onednn" if by_onednn else ""
-    print(
-        f"model  {config.model.name}, width {config.model.width:g}, {config.model.head} head: {parameters:,} "
-        f"parameters{layers}"
-    )
+    print(f"model  {_network_of(config)}: {parameters:,} parameters")
     print(
         f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "
         f"method {config.method}, loss {config.loss.name}{drw}; {_link_of(config, splits)}",
         flush=True,
     )
+
+
+def _network_of(config: ConfigDict) -> str:
+    """Return the network and what it depends on: of the user's own, its own fields."""
+    name = config.model.name
+    if is_dotted(name):
+        return ", ".join([name, *(f"{field} {value}" for field, value in (config.get(group_of(name)) or {}).items())])
+    by_onednn = jax.default_backend() == "cpu" and kernels.uses_onednn(config.model.kernels)
+    layers = ", layers by onednn" if by_onednn else ""
+    return f"{name}, width {config.model.width:g}, {config.model.head} head{layers}"
 
 
 def _link_of(config: ConfigDict, splits: sources.Splits) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from saddle_jax.errors import ConfigError
-from saddle_jax.experiment.catalogue import find, group_of
+from saddle_jax.experiment.catalogue import group_of, is_dotted, make, own_code
 from saddle_jax.experiment.durations import parse_duration
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats, rank_groups
@@ -85,13 +87,36 @@ def make_link(
         is_classifier=is_classifier,
         axis_name=axis_name,
     )
-    made = find("optim.name", config.optim.name).maker()(fields, context)
+    made = make("optim.name", config.optim.name, fields, context)
     if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
         raise ConfigError(
             f"optim.name: {config.optim.name} returned {type(made).__name__}, expected an "
             "optax.GradientTransformationExtraArgs such as `saddle_jax.optim.link.make_link` returns"
         )
+    if is_dotted(config.optim.name):
+        with own_code("optim.name", config.optim.name):
+            _try(made, aux_like)
     return made
+
+
+def _try(link: optax.GradientTransformationExtraArgs, aux_like: Any) -> None:
+    """Take one step of a user's own link, without computing it, so that its errors are told before a run begins."""
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux_like)
+
+    def grad_fn(params: Any, class_weights_C: Any = None) -> tuple[Any, Any]:
+        del class_weights_C
+        return params, aux
+
+    def step() -> tuple[Any, Any, Any]:
+        state = link.init(params)
+        updates, new = link.update(params, state, params, grad_fn=grad_fn, class_grad_fn=None, aux=aux)
+        return updates, state, new
+
+    updates, state, new = jax.eval_shape(step)
+    for what, found, expected in (("gradient", updates, params), ("state", new, state)):
+        if jax.tree.structure(found) != jax.tree.structure(expected):
+            raise TypeError(f"the {what} that it returns differs in structure from the one that it was given")
 
 
 def fields_of(config: ConfigDict) -> ConfigDict:

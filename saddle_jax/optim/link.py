@@ -52,6 +52,7 @@ class Ask(NamedTuple):
     key: Any  # typed key of this step, or () for a link that does not draw
     grad_fn: GradFn
     class_grad_fn: Callable | None
+    aux: Any = ()  # what the pass at w left: return it in a step that makes no other pass
 
 
 class Step(NamedTuple):
@@ -106,6 +107,7 @@ def make_link(
         *,
         grad_fn: GradFn,
         class_grad_fn: Callable | None = None,
+        aux: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, LinkState]:
         del extra
@@ -114,7 +116,7 @@ def make_link(
                 f"{name} needs the parameters: found params=None, expected tx.update(grads, state, params)"
             )
         key = () if seed is None else jax.random.fold_in(jax.random.wrap_key_data(state.key), state.count)
-        step = take(updates, params, Ask(state.count, key, grad_fn, class_grad_fn))
+        step = take(updates, params, Ask(state.count, key, grad_fn, class_grad_fn, aux_like if aux is None else aux))
         return step.updates, LinkState(
             count=optax.safe_increment(state.count),
             ascent_norm=jnp.asarray(step.ascent_norm, state.ascent_norm.dtype),

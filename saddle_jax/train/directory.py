@@ -98,10 +98,10 @@ def _machines(start: dict[str, Any]) -> str:
     return f"{len(devices)} devices ({', '.join(sorted(set(devices)))}){of}"
 
 
-def different_config(workdir: pathlib.Path, differing: dict[str, tuple[Any, Any]], fix: str) -> list[str]:
+def different_config(workdir: pathlib.Path, differing: dict[str, tuple[Any, Any]], fix: str) -> str:
     """Return the problem, followed by a line for each field that differs."""
-    lines = [f"{field}: the run has {old!r}, this command {new!r}" for field, (old, new) in differing.items()]
-    return [f"{workdir} holds a run with another config. Fix: {fix}", *lines]
+    lines = [f"      {field}: the run has {old!r}, this command {new!r}" for field, (old, new) in differing.items()]
+    return "\n".join([f"{workdir} holds a run with another config. Fix: {fix}", *lines])
 
 
 def record_first_save(workdir: pathlib.Path, step: int) -> None:

@@ -16,7 +16,7 @@ from saddle_jax import longtail
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.sources.base import Images, Source, Splits, take
 from saddle_jax.errors import ConfigError, DataError
-from saddle_jax.experiment.catalogue import find, group_of, is_dotted
+from saddle_jax.experiment.catalogue import group_of, is_dotted, make
 
 __all__ = ["Images", "Source", "Splits", "load"]
 
@@ -29,7 +29,7 @@ def load(config: ConfigDict) -> Splits:
       DataError: the set is missing, malformed, too small for the profile, or leaves a class empty.
     """
     data = config.data
-    source = find("data.source", data.source).maker()(config.get(group_of(data.source)), data)
+    source = make("data.source", data.source, config.get(group_of(data.source)), data)
     if is_dotted(data.source):
         _require_sound(data.source, source)
     train, num_classes = source.train, len(source.names)

@@ -7,14 +7,17 @@ colon, "package.module:entry", is a user's own entry, which this module imports.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
 import os
 import pathlib
+import pkgutil
 import re
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from saddle_jax.errors import ConfigError, did_you_mean
@@ -60,12 +63,41 @@ def find(choice: str, name: str) -> Any:
     entries = ENTRIES[choice]
     if name in entries:
         return entries[name]
+    if ":" not in name and "." in name:
+        raise ConfigError(f"{choice}: found {name!r}, expected package.module:name, with a colon before the name")
     if ":" not in name:
         raise ConfigError(
             f"{choice}: found {name!r}, expected one of {', '.join(entries)}.{did_you_mean(name, entries)}"
         )
     entries[name] = _import(choice, name)
     return entries[name]
+
+
+def make(choice: str, name: str, *arguments: Any) -> Any:
+    """Return what the entry makes of the arguments.
+
+    Raises:
+      ConfigError: a user's own entry fails.
+    """
+    with own_code(choice, name):
+        return find(choice, name).maker()(*arguments)
+
+
+@contextlib.contextmanager
+def own_code(choice: str, name: str) -> Iterator[None]:
+    """Tell an error of a user's own code as one problem that names the entry."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        if not is_dotted(name):
+            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"{choice}: {name} fails: {type(error).__name__}: {error} ({where.filename}, line {where.lineno}). "
+            "Fix: the code; docs/extending.md shows what it is given and what it returns"
+        ) from error
 
 
 def is_dotted(name: Any) -> bool:
@@ -113,6 +145,11 @@ def chosen(values: Values) -> tuple[dict[str, Entry], list[str]]:
     return entries, problems
 
 
+def _modules_of(package: str) -> list[str]:
+    path = getattr(sys.modules[package], "__path__", [])
+    return [f"{package}.{module.name}" for module in pkgutil.iter_modules(path)]
+
+
 def _import(choice: str, name: str) -> Entry:
     kind = _KINDS[choice]
     example = f"such as --config.{choice}=my_package.my_module:my_{kind.__name__.lower()}"
@@ -124,9 +161,11 @@ def _import(choice: str, name: str) -> Entry:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the user's own module raises
+        fix = f"run the command in the folder that holds {module_name.partition('.')[0]}, or install it"
+        if module_name.partition(".")[0] in sys.modules:  # the package is there, the module isn't
+            fix = f"the name of a module in it.{did_you_mean(module_name, _modules_of(module_name.partition('.')[0]))}"
         raise ConfigError(
-            f"{choice}: {module_name} can't be imported: {type(error).__name__}: {error}. Fix: run the command in the "
-            "folder that holds it, or install it"
+            f"{choice}: {module_name} can't be imported: {type(error).__name__}: {error}. Fix: {fix}"
         ) from error
     if not hasattr(module, attribute):
         hint = did_you_mean(attribute, [n for n in dir(module) if not n.startswith("_")])
