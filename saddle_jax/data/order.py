@@ -28,7 +28,7 @@ class Slots(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Order:
-    """How a run goes through its training images; all fields are fixed for the run."""
+    """The order in which a run goes through its training images. All fields are fixed for the run."""
 
     seed: int
     labels_N: np.ndarray

@@ -23,7 +23,7 @@ _USUAL_AREA = (0.08, 1.0)  # fraction of an encoded image that the crop covers
 
 
 class Augmentation(NamedTuple):
-    """How a view's images are augmented. All fields are fixed for a run."""
+    """The settings of a view's augmentation. All fields are fixed for a run."""
 
     name: str
     image_shape: tuple[int, int, int]  # H, W, K of the network's input

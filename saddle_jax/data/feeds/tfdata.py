@@ -1,4 +1,4 @@
-"""Training batches through tf.data, parallel and prefetched, from an array or from encoded images."""
+"""Training batches through tf.data, parallel and prefetched: from an array or from encoded images."""
 
 from __future__ import annotations
 
