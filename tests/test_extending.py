@@ -59,8 +59,11 @@ def test_an_entry_from_outside_trains_and_resumes(number, outside):
     config = json.loads((workdir / "config.json").read_text())
     group = name["name"].rpartition(":")[2]
     assert group in config
+    if number == 1:
+        assert "accuracy" in run(outside, "--mode=eval", f"--workdir={workdir}", "--import_code")
     if number:
         return
+    assert "factor on the log of the prior" in run(outside, f"--help={name['name']}")
     # Somebody else's run: its code is named, and imported with a flag only.
     refused = run(outside, "--mode=eval", f"--workdir={workdir}", expected=2)
     assert "names code from outside" in refused and "my_package.losses:balanced" in refused
@@ -86,7 +89,10 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         assert part in found
     (folder / "my_package/wrong.py").write_text(
         "from saddle_jax.experiment.catalogue import Link, Loss\n"
+        "from saddle_jax.optim.link import make_link\n"
         "total = Loss('one number', lambda fields, stats, scale: lambda logits, labels: logits.sum())\n"
+        "fails = Loss('fails', lambda fields, stats, scale: lambda logits, labels: logits * fields.missing)\n"
+        "tuples = Link('tuples', lambda fields, context: make_link(lambda g, p, a: (g, 1.0), name='x'))\n"
         "nothing = Link('no link', lambda fields, context: 3)\n"
         "sam = Link('a taken name', lambda fields, context: 3, fields=nothing.fields)\n"
     )
@@ -95,6 +101,8 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         ("loss.name", "nothing", "is a Link, expected a saddle_jax.experiment.catalogue.Loss"),
         ("loss.name", "totl", "Did you mean total?"),
         ("optim.name", "nothing", "returned int, expected an optax.GradientTransformationExtraArgs"),
+        ("loss.name", "fails", "my_package.wrong:fails fails: AttributeError"),
+        ("optim.name", "tuples", "my_package.wrong:tuples fails: AttributeError"),
         ("optim.name", "sam", "rename the entry"),
     ):
         assert words in run(folder, *start, f"--config.{field}=my_package.wrong:{name}", expected=2)

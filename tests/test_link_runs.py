@@ -186,12 +186,11 @@ def test_without_a_radius_a_link_is_sgd(link, small_network, x64):
 
 @pytest.mark.parametrize("link", ["imbsam", "sse_sam"])
 def test_the_tail_is_that_of_the_counts_or_of_the_evaluation(link):
+    assert chain.tail_C(COUNTS, 0, ()).tolist() == [False, False, False, False, True]  # 70 % of five classes
+    assert chain.tail_C(COUNTS, 0, (1, 2)).tolist() == [False, False, True, True, True]
+    assert chain.tail_C(COUNTS, 9, (1, 2)).tolist() == [False, False, False, True, True]
     config = config_of(link, "ce")
-    assert chain.tail_C(config, COUNTS).tolist() == [False, False, False, False, True]  # 70 % of five classes
-    config.eval.rank_bounds = (1, 2)
-    assert chain.tail_C(config, COUNTS).tolist() == [False, False, True, True, True]
     config[link].tail_below = 9
-    assert chain.tail_C(config, COUNTS).tolist() == [False, False, False, True, True]
     assert not list(chain.problems_of(config, STATS))
 
 

@@ -16,7 +16,7 @@ from saddle_jax.optim.cnc_pgd import cnc_pgd
 from saddle_jax.optim.focal_sam import focal_sam
 from saddle_jax.optim.imbsam import imbsam
 from saddle_jax.optim.le_sam import le_sam
-from saddle_jax.optim.link import FORWARD, find_link_state, shared, with_key
+from saddle_jax.optim.link import FORWARD, Step, find_link_state, make_link, shared, with_key
 from saddle_jax.optim.lpf_sgd import lpf_sgd
 from saddle_jax.optim.noise import filter_noise, uniform_in_ball
 from saddle_jax.optim.pgd import pgd
@@ -448,3 +448,15 @@ def test_gradients_and_parameters_are_required(name):
         link.update(start(), link.init(start()), None, grad_fn=Batch().grad_fn)
     with pytest.raises(TypeError, match="grad_fn"):
         link.update(start(), link.init(start()), start())
+
+
+def test_a_step_without_a_pass_keeps_what_the_first_one_left():
+    def take(grads, params, ask):
+        del params
+        return Step(grads, 0, 1, ask.aux)
+
+    link = make_link(take, name="idle", aux_like=jnp.zeros(2))
+    params = {"w": jnp.ones(3)}
+    state = link.init(params)
+    _, state = link.update(params, state, params, grad_fn=None, aux=jnp.array([3.0, 4.0]))
+    np.testing.assert_array_equal(state.aux, [3, 4])
