@@ -54,7 +54,7 @@ def test_all_problems_at_once_without_leaving_a_file(tmp_path):
     assert result.returncode == 2
     assert "6 problems" in result.stderr
     for part in (
-        "no such field. Did you mean batch_size", "found 'abc', expected float", "train|eval|spectra|check",
+        "no such field. Did you mean batch_size", "found 'abc', expected a number", "train|eval|spectra|check",
         "Did you mean: workdir", "Did you mean digits or image_list?", "'stray': expected a flag",
     ):  # fmt: skip
         assert part in result.stderr
@@ -220,7 +220,7 @@ def test_checks_of_the_config(changes, message):
         ("def get_config():\n c = default.get_config(); del c['seed']; return c", "seed: missing"),
         (
             "def get_config():\n c = default.get_config()\n with c.ignore_type(): c.seed = 'abc'\n return c",
-            "seed: found 'abc', expected int",
+            "seed: found 'abc', expected a whole number",
         ),
         ("def get_config(): 1 / 0", "can't be loaded: division by zero"),
     ],
