@@ -135,11 +135,14 @@ def test_pmap_equals_shard_map_bit_for_bit():
 def test_a_step_that_is_not_finite_changes_nothing_but_marks_the_state():
     _, step, state = build(config_of("ce"), None)
     broken = state._replace(params=jax.tree.map(lambda x: x * np.inf, state.params))
-    after, metrics = jax.jit(step)(broken, batches(1)[0])
+    step = jax.jit(step)
+    after, metrics = step(broken, batches(1)[0])
+    assert not metrics.finite and not after.finite
+    jax.tree.map(np.testing.assert_array_equal, after._replace(finite=broken.finite), broken)
+    marked = state._replace(finite=after.finite)  # even where it could go on
+    again, metrics = step(marked, batches(1)[0])
     assert not metrics.finite
-    assert after.step == ~broken.step
-    for a, b in zip(jax.tree.leaves(after[1:]), jax.tree.leaves(broken[1:]), strict=True):
-        np.testing.assert_array_equal(a, b)
+    jax.tree.map(np.testing.assert_array_equal, again, marked)
 
 
 def test_rho_zero_trains_as_sgd_bit_for_bit():

@@ -36,9 +36,10 @@ def waves(key, shape, dtype=jnp.float32):
 
 
 class Transformer(nn.Module):
-    """Patches of 4 x 4 pixels, two blocks, the mean over the patches."""
+    """Patches of 4 x 4 pixels, blocks of attention and two layers, the mean over the patches."""
 
     dropout: float
+    blocks: int
     width: int = 4
 
     @nn.compact
@@ -50,16 +51,24 @@ class Transformer(nn.Module):
         rows_BHPWPK = images_BHWK.reshape(len(images_BHWK), images_BHWK.shape[1] // 4, 4, -1, 4, images_BHWK.shape[3])
         x_BTD = dense()(rows_BHPWPK.swapaxes(2, 3).reshape(len(images_BHWK), -1, 16 * images_BHWK.shape[3]))
         x_BTD += self.param("position", nn.initializers.normal(0.02), x_BTD.shape[1:], dtype)
-        for _ in range(2):
+        for _ in range(self.blocks):
             x_BTD += nn.MultiHeadDotProductAttention(1, **fields)(norm()(x_BTD))
             y_BTD = nn.gelu(dense()(norm()(x_BTD)))
             x_BTD += dense()(nn.Dropout(self.dropout)(y_BTD, deterministic=deterministic))
         return x_BTD.mean(1)
 
 
-def transformer(model, num_classes, axis_name, dropout=0.5):
+def transformer(model, num_classes, axis_name, dropout=0.5, blocks=1):
     del model, axis_name
-    return from_flax(Transformer(dropout), heads.Linear(num_classes, waves))
+    return from_flax(Transformer(dropout, blocks), heads.Linear(num_classes, waves))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """What is shown here is shown by slow code, too."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
@@ -172,7 +181,7 @@ def test_one_device_equals_eight_with_every_method(name, named, x64):
 
 
 def test_a_run_resumes_to_the_bit_is_measured_and_retrained(named, tmp_path):
-    named(transformer)
+    named(functools.partial(transformer, blocks=2))
     config = small_config("ce", optim__name="sam", duration="8 steps", eval__every="8 steps")
     config.spectra.update(steps=3, probes=1, escape_batches=1)
     splits = sources.load(config.data)
