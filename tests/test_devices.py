@@ -31,7 +31,7 @@ def set_size(config, value):
     config[config.optim.name][link.size] = (value,)
 
 
-def config_of(loss="ldam", link="sam", rho=None, batch_stats="both"):
+def config_of(loss="ldam", link="sam", rho=None, batch_stats="both", perturbation="shared"):
     config = default.get_config()
     config.batch_size = 32
     config.data.mean, config.data.std = (0.5,) * 3, (0.5,) * 3
@@ -41,7 +41,7 @@ def config_of(loss="ldam", link="sam", rho=None, batch_stats="both"):
     config.loss.name, config.loss.class_weights = loss, "reweight"
     config.duration = "4 epochs"
     config.optim.name = link
-    config.optim.batch_stats = batch_stats
+    config.optim.batch_stats, config.sam.perturbation = batch_stats, perturbation
     if rho is not None:
         set_size(config, rho)
     return config
