@@ -28,7 +28,8 @@ IMAGES = RANDOM.integers(0, 256, (len(LABELS), 8, 8, 3), np.uint8)
 def set_size(config, value):
     """Set the size of the config's link, whatever its name."""
     link = catalogue.find("optim.name", config.optim.name)
-    config[config.optim.name][link.size] = (value,)
+    if link.size:
+        config[config.optim.name][link.size] = (value,)
 
 
 def config_of(loss="ldam", link="sam", rho=None, batch_stats="both", perturbation="shared"):

@@ -321,7 +321,7 @@ def test_auto_is_resident_where_the_images_fit(monkeypatch):
 
 def test_what_only_the_host_augments_comes_from_workers():
     config = cifar10_lt.get_config("smoke")
-    splits = sources.load(config.data)
+    splits = sources.load(config)
     config.data.augmentation = "autoaugment"
     assert pipeline_of(config, [splits]) == "workers"
     assert not problems_of(config, default.get_config())
