@@ -224,7 +224,7 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
         "",
         *(["**Of a smoke test: shrunken runs on another data set.**", ""] if options.smoke else []),
         'This page compares the published accuracy of each method with ours. Where the row "ours" is empty, we have',
-        "not run the method yet. Figures are test accuracy in percent, overall and for the paper's head, mid, tail.",
+        "not run the method yet. Figures are test accuracy in percent, overall and for the paper's groups of classes.",
         *(["", f"[Measured results on digits]({ANCHOR}) are at the end of the page."] if kept else []),
         "",
         '- Rows named "paper" hold published figures. With ResNet-32 at ratio 100, they come from the slides of',

@@ -27,11 +27,12 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
   python main.py --mode spectra --workdir runs/ldam --config.spectra.classes=0,7,8,9
   python main.py --mode report --runs 'runs/*'
 
-  --config FILE[:ARGUMENTS]  the experiment; by default configs/digits_lt.py, or the config of the run in --workdir.
-                             Arguments, in any order: LOSS or LOSS_LINK, ratio=, profile=, epochs=, smoke
+  --config FILE[:RECIPE]     the experiment; by default configs/digits_lt.py, or the config of the run in --workdir.
+                             The recipe's parts, in any order: LOSS or LOSS_LINK, ratio=, profile=, epochs=, smoke
   --config.FIELD=VALUE       set one field; --help FIELD explains it
-  --config.num_seeds=N       train N runs, each in a seed-<n>/ of the workdir, and print mean and sd
-  --config.start_from=RUN    begin with the weights of another run of the same network
+  --config.num_seeds=N       train N runs, each in a seed-<n>/ of the workdir, and print mean ± standard
+                             deviation
+  --config.start_from=RUN    begin with the weights of another run that has the same network
   --workdir DIR              the run's directory; by default runs/<name>-<fingerprint>-s<seed>.
                              The same command continues an unfinished run
   --import_code              import the user's own code that the run in --workdir names
@@ -44,8 +45,8 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
                              nothing else is written
          report              read the runs that --runs names (globs in quotes) and write report.html, report.md,
                              table.csv and table.tex into --workdir, by default report/
-         import              make a run of a PyTorch checkpoint, --torch_file; --class_map FILE says which output is
-                             which class
+         import              make a run from the PyTorch checkpoint that --torch_file names; --class_map FILE says
+                             which output is which class
 
   --distributed              train as one of several processes (docs/pods.md); if the environment does not say
                              who takes part: --coordinator HOST:PORT --num_processes N --process_id I
@@ -56,7 +57,7 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
 """
 
 _END = """
-exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint, or a disk that refuses; 5 non-finite loss;
+exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint, or a disk that cannot be written; 5 non-finite loss;
             6 workdir in use; 75 preempted or stalled, resumable; 70 internal
 """
 

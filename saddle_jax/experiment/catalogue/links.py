@@ -80,7 +80,7 @@ LINKS = {
         "saddle_jax.optim.cnc_pgd:make",
         size="step",
         fields={
-            **_size("step", 1.0, "length of the perturbing step over the learning rate"),
+            **_size("step", 1.0, "size of the perturbing step, as a multiple of the learning rate"),
             "threshold": number(
                 0.0,
                 "the perturbing step is taken only where the gradient is at most this long",
@@ -98,7 +98,7 @@ LINKS = {
             **_size(
                 "noise",
                 ((0, 5e-4), ("100%", 2e-3)),
-                "standard deviation of the noise on a filter, over the filter's length",
+                "standard deviation of the noise on a filter, as a multiple of the filter's length",
                 "cosine",
             ),
             "samples": number(1, "gradients that a step averages, each of the whole batch", at_least=1),
@@ -119,7 +119,7 @@ LINKS = {
         size="rho",
         ascends=True,
         fields={
-            **_radius(0.5),
+            **_size("rho", 0.5, "length of the perturbation, in units of each weight's size"),
             "eta": number(0.01, "added to the size of each weight", at_least=0),
             "perturbation": _PERTURBATION,
         },
@@ -138,7 +138,12 @@ LINKS = {
         size="rho",
         fields={
             **_size("rho", 1e-6, "factor on the radii of all classes"),
-            "flat_ratio": number(0.3, "part of the gradient taken at the perturbed classifiers", at_least=0, at_most=1),
+            "flat_ratio": number(
+                0.3,
+                "share of the step that is taken from the gradient at the perturbed classifiers",
+                at_least=0,
+                at_most=1,
+            ),
         },
         paper="Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed Recognition, CVPR 2023",
         # All passes see the same backbone, so its statistics should move only once.
@@ -153,7 +158,7 @@ LINKS = {
         fields={
             **_radius(0.1),
             "tail_below": _TAIL,
-            "head_factor": number(0.5, "radius of the head over that of the tail", at_least=0),
+            "head_factor": number(0.5, "radius of the head, as a multiple of rho, the radius of the tail", at_least=0),
             "switch_at": position("70%", "position from which the head is no longer perturbed"),
         },
         paper="SSE-SAM: Balancing Head and Tail Classes Gradually through Stage-Wise SAM, AAAI 2025",
@@ -165,7 +170,9 @@ LINKS = {
         size="rho",
         fields={
             **_radius(0.2),
-            "gamma": number(3.0, "exponent of a class's weight (1 - its part of the images)^gamma", at_least=0),
+            "gamma": number(
+                3.0, "exponent of a class's weight (1 - its share of the training images)^gamma", at_least=0
+            ),
             "sharpness_weight": number(0.5, "lambda, the weight of the sharpness relative to the loss", at_least=0),
         },
         paper="Li et al., Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed Classification, ICML 2025",

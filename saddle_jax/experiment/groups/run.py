@@ -27,13 +27,19 @@ RUN = {
         less_than=2**16,
         may_change=True,
     ),
-    "seeds_at_once": number(0, "runs that share a step", at_least=1, zero="for all, and on CPUs 1", may_change=True),
+    "seeds_at_once": number(
+        0,
+        "runs of several seeds that train together in the same steps",
+        at_least=1,
+        zero="for all, and on CPUs 1",
+        may_change=True,
+    ),
     "batch_size": number(128, "images in a step, over all devices together", at_least=1),
     "micro_batches": number(
         1, "parts that a device's images of a step are cut into and computed in turn, to save memory", at_least=1
     ),
     "duration": length("200 epochs", "length of training", whole=True),
-    "method": choice("plain", "what is minimized", ENTRIES["method"], kind="method"),
+    "method": choice("plain", "how the loss that is minimized is built", ENTRIES["method"], kind="method"),
     "steps_at_once": number(
         0,
         "steps that a device takes without returning to the host, if images stay on the devices",

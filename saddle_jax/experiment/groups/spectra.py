@@ -29,7 +29,7 @@ SPECTRA = {
         ("training", *ENTRIES["loss.name"]),
     ),
     "class_weights": choice(
-        "none", "weights of the classes in that loss", {"none": "", "training": "those of the step"}
+        "none", "weights of the classes in the loss", {"none": "", "training": "those of training at this step"}
     ),
     "logit_scale": number(
         0.0,
@@ -40,22 +40,28 @@ SPECTRA = {
     "batch_norm": choice(
         "eval",
         "statistics that BatchNorm uses",
-        {"eval": "the running ones", "train": "those of each chunk, on each device"},
+        {"eval": "the running ones", "train": "those of each chunk (see chunk_size), on each device"},
     ),
-    "dtype": choice("float32", "arithmetic, with products at the highest precision", ("float32", "float64")),
+    "dtype": choice(
+        "float32", "type of the numbers; products are computed at the highest precision", ("float32", "float64")
+    ),
     "steps": number(100, "Lanczos steps per probe; a single step would find one eigenvalue", at_least=2),
-    "probes": number(10, "random start vectors; with 2 or more, the density has a spread", at_least=1),
+    "probes": number(10, "random start vectors of Lanczos; with 2 or more, the density has a spread", at_least=1),
     "seed": random_seed("seed of the probes"),
     "basis": choice(
         "auto", "where Lanczos keeps its vectors (steps x parameters numbers)", ("auto", "device", "host", "none")
     ),
-    "linearize": choice("auto", "keep each chunk's linearization between products", ("auto", "always", "never")),
+    "linearize": choice(
+        "auto",
+        "keep each chunk's linearization between products, which takes memory",
+        ("auto", "always", "never"),
+    ),
     "memory_gib": number(
         0.0, "memory of a device for the basis and linearizations, in GiB", more_than=0, zero="for half of what is free"
     ),
     "chunk_size": number(
         0,
-        "images that a product takes at once, over all devices",
+        "images in a chunk, which a product takes at once, over all devices",
         at_least=1,
         unit="images",
         zero="for 8 per device on CPUs",
@@ -64,20 +70,28 @@ SPECTRA = {
         0, "vectors that a product takes at once", at_least=1, zero="for 1 on CPUs, and as many as fit on other devices"
     ),
     "density_variance": number(
-        1e-5, "variance of the Gaussian at each Ritz value, times max(1, largest - smallest)", more_than=0
+        1e-5,
+        "this times max(1, largest - smallest) is the variance of the Gaussian at each Ritz value, an eigenvalue as "
+        "Lanczos estimates it",
+        more_than=0,
     ),
     "eigenvectors": flag(False, "keep the eigenvectors of the largest and the smallest eigenvalue"),
     "escape_batches": number(
         32, "minibatches for measuring what SAM does along the most negative direction; 0 skips that", at_least=0
     ),
-    "escape_batch_size": number(16, "images in each of them, drawn from the class", at_least=1, unit="images"),
+    "escape_batch_size": number(
+        16, "images in each of those minibatches, drawn from the class", at_least=1, unit="images"
+    ),
     "rho": number(
         0.0,
-        "SAM's radius in that measurement",
+        "SAM's radius in the measurement of what SAM does along the most negative direction",
         more_than=0,
         zero="for sam.rho at this step with sgd and sam, and none with another link",
     ),
     "slice_radius": number(
-        0.0, "how far the loss is followed along that direction, as a length", more_than=0, zero="for twice rho"
+        0.0,
+        "how far the loss is followed along the most negative direction",
+        more_than=0,
+        zero="for twice rho, or 1 without a rho",
     ),
 }

@@ -24,7 +24,7 @@ LOSS = {
     "effective_beta": number(
         0.9999, "beta of the effective number of n images, (1 - beta^n) / (1 - beta)", at_least=0, less_than=1
     ),
-    "logit_scale": number(30.0, "factor on a normed head's cosines inside the loss", more_than=0),
+    "logit_scale": number(30.0, "factor by which the loss multiplies a normed head's cosines", more_than=0),
 }
 
 OPTIM = {
@@ -35,14 +35,16 @@ OPTIM = {
         kind="optim.name",
     ),
     "momentum": number(0.9, "momentum of SGD", at_least=0, less_than=1),
-    "weight_decay": number(2e-4, "weight decay of all parameters, as in the reference", at_least=0),
+    "weight_decay": number(
+        2e-4, "weight decay of all parameters, as in the reference (the code of the paper's authors)", at_least=0
+    ),
     "lr": schedule(0.1, "learning rate", of="learning rate"),
     "lr_interpolation": interpolation(),
     "batch_stats": choice(
         "both",
-        "passes of a step that move BatchNorm's running statistics",
+        "passes of a step that update BatchNorm's running statistics",
         {
-            "first": "the one at w",
+            "first": "the one at the current weights w",
             "second": "the last one that the link asks for",
             "both": "one after the other, as in the reference",
             "frozen": "none",
@@ -55,7 +57,8 @@ EVAL = {
     "batch_size": number(500, "images in a batch, over all devices together", at_least=1, may_change=True),
     "rank_bounds": items(
         (),
-        "a and b: by rank of size, head is classes [0, a), mid [a, b), tail [b, C); () means 30% and 70% of C",
+        "a and b: of C classes, ranked by falling size from 0, head is [0, a), mid is [a, b), and tail is [b, C); "
+        "() means 30% and 70% of C",
         expected="() or two rising class ranks such as (3, 7)",
         is_sound=lambda value: (
             len(value) in (0, 2)
