@@ -30,7 +30,7 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
   --config FILE[:RECIPE]     the experiment; by default configs/digits_lt.py, or the config of the run in --workdir.
                              The recipe's parts, in any order: LOSS or LOSS_LINK, ratio=, profile=, epochs=, smoke
   --config.FIELD=VALUE       set one field; --help FIELD explains it
-  --config.num_seeds=N       train N runs, each in a seed-<n>/ of the workdir, and print mean ± standard
+  --config.num_seeds=N       train N runs, each in a seed-<n>/ of the workdir, and print mean and standard
                              deviation
   --config.start_from=RUN    begin with the weights of another run that has the same network
   --workdir DIR              the run's directory; by default runs/<name>-<fingerprint>-s<seed>.
