@@ -320,4 +320,4 @@ def test_what_may_be_a_mistake_is_said(first, tmp_path):
     told = origin.describe(origin.find(config, tmp_path / "second"), splits)
     assert "a run that has not finished; it was trained on other images (counts, " in told
     (given / "class_stats.json").unlink()
-    assert "is not known" in origin.describe(origin.find(config, tmp_path / "second"), splits)
+    assert "are not known" in origin.describe(origin.find(config, tmp_path / "second"), splits)
