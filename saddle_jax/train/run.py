@@ -244,7 +244,7 @@ class Run:
         results = processes.on_first(self._write_results)
         for name, one in results.items():
             self.progress.say(f"{name} (step {one['step']:,}{one['chosen_by']}): {evaluate.one_line(one)}")
-        self.progress.say(f"done   this run has finished; its reports are in {self.workdir / 'results.json'}")
+        self.progress.say(f"done   this run has finished; its results are in {self.workdir / 'results.json'}")
         return results
 
     def _write_results(self) -> dict[str, Any]:
