@@ -44,15 +44,15 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
     total = parse_duration(config.duration).steps(steps_per_epoch)
     problems = ["duration: the run has no steps"] if total < 1 else []
 
-    fields = fields_of(flatten(config))
+    values = flatten(config)
     link, group = find("optim.name", config.optim.name), group_of(config.optim.name)
-    for name, field in fields.items():
+    for name, field in fields_of(values).items():
         if field.is_schedule and name.partition(".")[0] in ("optim", group):
-            problems += _order_problems(name, _steps_of_knots(_value(config, name), steps_per_epoch, total), total)
+            problems += _order_problems(name, _steps_of_knots(values[name], steps_per_epoch, total), total)
         if field.is_position and name.partition(".")[0] == group:
-            step = parse_duration(_value(config, name)).steps(steps_per_epoch, total)
+            step = parse_duration(values[name]).steps(steps_per_epoch, total)
             if step >= total > 0:
-                problems.append(f"{name}: {_value(config, name)!r} is step {step} of {total}: it is never reached")
+                problems.append(f"{name}: {values[name]!r} is step {step} of {total}: it is never reached")
     drw_start = None
     if config.loss.class_weights == "drw":
         drw_start = parse_duration(config.loss.drw_start).steps(steps_per_epoch, total)
@@ -95,10 +95,6 @@ def _order_problems(name: str, steps: list[tuple[int, float]], total: int) -> It
         yield f"{name}: its knots are at steps {[step for step, _ in steps]}, which must rise"
     if steps[-1][0] > total:
         yield f"{name}: its last knot is at step {steps[-1][0]}, past the end (step {total})"
-
-
-def _value(config: ConfigDict, name: str) -> Any:
-    return flatten(config)[name]
 
 
 def interpolate(knots: list[tuple[int, float]], interpolation: str, steps_per_epoch: int) -> Schedule:

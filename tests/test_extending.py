@@ -10,6 +10,9 @@ import sys
 import pytest
 from conftest import ROOT
 
+from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import catalogue, command_line
+
 TEXT = (ROOT / "docs/extending.md").read_text()
 FILES = {path: body for path, body in re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)}
 COMMANDS = [
@@ -49,7 +52,7 @@ def test_the_page_has_what_it_promises():
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)))
-def test_an_entry_from_outside_trains_and_resumes(number, outside):
+def test_an_entry_from_outside_trains_and_resumes(number, outside, tmp_path):
     workdir = outside / f"runs/{number}"
     command = [*COMMANDS[number], f"--workdir={workdir}", "--config.duration=4 steps", "--config.eval.every=2 steps"]
     command += ["--config.checkpoint_every=2 steps", "--config.log_every=1 steps"]
@@ -63,6 +66,9 @@ def test_an_entry_from_outside_trains_and_resumes(number, outside):
         assert "accuracy" in run(outside, "--mode=eval", f"--workdir={workdir}", "--import_code")
     if number:
         return
+    other = ["--config", "configs/digits_lt.py:ce_sam", f"--workdir={workdir}"]
+    stranger = run(tmp_path, *other, expected=2)
+    assert "names code from outside" in stranger  # training beside it imports nothing either
     assert "factor on the log of the prior" in run(outside, f"--help={name['name']}")
     # Somebody else's run: its code is named, and imported with a flag only.
     refused = run(outside, "--mode=eval", f"--workdir={workdir}", expected=2)
@@ -106,3 +112,22 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         ("optim.name", "sam", "rename the entry"),
     ):
         assert words in run(folder, *start, f"--config.{field}=my_package.wrong:{name}", expected=2)
+
+
+def test_a_config_file_names_an_entry_and_a_command_another(outside, monkeypatch):
+    monkeypatch.chdir(outside)
+    for choice, entries in catalogue.ENTRIES.items():
+        monkeypatch.setitem(catalogue.ENTRIES, choice, dict(entries))  # what is imported here joins only these
+    (outside / "mine.py").write_text(
+        "from configs import digits_lt\n"
+        "def get_config():\n"
+        "    config = digits_lt.get_config('smoke,ce')\n"
+        "    config.loss.name = 'my_package.losses:balanced'\n"
+        "    return config\n"
+    )
+    config = command_line.parse(["main.py", "--config=mine.py", "--config.balanced.tau=0.5"]).config
+    assert (config.loss.name, config.balanced.tau) == ("my_package.losses:balanced", 0.5)
+    config = command_line.parse(["main.py", "--config=mine.py", "--config.loss.name=vs"]).config
+    assert config.loss.name == "vs" and "balanced" not in config
+    with pytest.raises(ConfigError, match="balanced.tau: there is no such field"):
+        command_line.parse(["main.py", "--config=mine.py", "--config.loss.name=vs", "--config.balanced.tau=1"])

@@ -35,7 +35,7 @@ def problems_of(config: ConfigDict, base: ConfigDict | None = None) -> list[str]
     except ConfigError as error:
         problems += error.problems
         fields = schema.fields_of()
-    wrong = {field: list(found) for field, found in _wrong_values(values, fields)}
+    wrong = dict(_wrong_values(values, fields))
     problems += [f"{field}: {problem}" for field, found in wrong.items() for problem in found]
     told = {problem.partition(":")[0] for problem in problems}
     problems = list(dict.fromkeys(problems))
@@ -75,17 +75,17 @@ class _SoundValues(Mapping[str, Any]):
         return len(self._values)
 
 
-def _wrong_values(values: Values, fields: Mapping[str, Field]) -> Iterator[tuple[str, Iterator[str]]]:
+def _wrong_values(values: Values, fields: Mapping[str, Field]) -> Iterator[tuple[str, list[str]]]:
     """Yield every field whose value is wrong by itself, and its problems."""
     for name in values.keys() - fields.keys():
-        yield name, iter([f"there is no such field.{did_you_mean(name, fields)}"])
+        yield name, [f"there is no such field.{did_you_mean(name, fields)}"]
     for name, field in fields.items():
         if name not in values:
-            yield name, iter(["missing. Fix: start from the default config (saddle_jax.experiment.schema)"])
+            yield name, ["missing. Fix: start from the default config (saddle_jax.experiment.schema)"]
         elif problem := field.type_problem(values[name]):
-            yield name, iter([problem])
+            yield name, [problem]
         elif found := list(field.problems(values[name])):
-            yield name, iter(found)
+            yield name, found
 
 
 def _checks(

@@ -15,17 +15,16 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from saddle_jax.errors import ConfigError, did_you_mean
-from saddle_jax.experiment import catalogue, flag_checks
+from saddle_jax.experiment import catalogue, flag_checks, schema
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.experiment.fields import described_type
 from saddle_jax.experiment.flag_checks import Processes
-from saddle_jax.experiment.schema import default_config
 
 FLAGS = flags.FLAGS
 _ROOT = pathlib.Path(__file__).parents[2]
 DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
-_NO_EXPERIMENTS = ("__init__.py", "default.py", "links.py", "recipes.py")
+_NO_EXPERIMENTS = ("__init__.py", "default.py", "recipes.py")
 SHIPPED = sorted(
     p.relative_to(_ROOT).as_posix() for p in _ROOT.glob("configs/**/*.py") if p.name not in _NO_EXPERIMENTS
 )
@@ -94,6 +93,7 @@ def parse(argv: list[str]) -> Command:
             own, loaded = [], config_lib.from_json(stored.read_bytes(), trusted=FLAGS.import_code)
         else:
             loaded = _load(argv[0], named[-1] if named else f"--config={DEFAULT_CONFIG}")
+            loaded = _with_own_fields(loaded, ())
             own = problems_of(loaded)
         overrides = list({_field_of(override): override for override in overrides}.values())  # the last of each field
         base = _with_own_fields(loaded, overrides)
@@ -167,20 +167,22 @@ def _load(program: str, argument: str) -> ConfigDict:
     return config
 
 
-def _with_own_fields(base: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Return the config with the fields of the user's own entries that it or an override names."""
-    named = base.copy_and_resolve_references()
+def _with_own_fields(loaded: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Return the config with the fields of those of the user's own entries that the overrides leave chosen."""
+    base, values = loaded.copy_and_resolve_references(), config_lib.flatten(loaded)
+    chosen = dict(values)
     for override in overrides:
-        name, value = _field_of(override), override.partition("=")[2]
-        if name in catalogue.ENTRIES and catalogue.is_dotted(value) and name in config_lib.flatten(named):
-            with contextlib.suppress(ConfigError):  # the checks report what is wrong with it
-                catalogue.find(name, value)
-                named.update_from_flattened_dict({name: value})
-    config_lib.add_own_fields(named)
-    for choice in catalogue.ENTRIES:  # keep the base's choice; an override changes it later
-        if choice in config_lib.flatten(base):
-            named.update_from_flattened_dict({choice: config_lib.flatten(base)[choice]})
-    return named
+        if (name := _field_of(override)) in catalogue.ENTRIES and name in values:
+            chosen[name] = override.partition("=")[2]
+    for choice, name in catalogue.dotted_names(chosen).items():
+        with contextlib.suppress(ConfigError):  # the checks report what is wrong with it
+            catalogue.find(choice, name)
+    before, after = schema.own_fields(values), schema.own_fields(chosen)
+    with base.unlocked():
+        for group in {field.partition(".")[0] for field in before.keys() - after.keys()}:
+            del base[group]
+        base.update(schema.nested({field: after[field].default for field in after.keys() - values.keys()}))
+    return base
 
 
 def _overridden(program: str, overrides: Sequence[str], base: ConfigDict) -> ConfigDict:
@@ -190,13 +192,7 @@ def _overridden(program: str, overrides: Sequence[str], base: ConfigDict) -> Con
         "config", base.copy_and_resolve_references(), sys_argv=argv, flag_values=values, lock_config=True
     )
     values(argv)
-    config = values.config
-    named = {catalogue.group_of(name) for name in catalogue.dotted_names(config_lib.flatten(config)).values()}
-    with config.unlocked():
-        for group in [group for group in config if group not in default_config() and group not in named]:
-            if isinstance(config[group], ConfigDict):  # fields of a user's own entry that is not chosen
-                del config[group]
-    return config
+    return values.config
 
 
 def _field_of(override: str) -> str:

@@ -51,30 +51,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def add_own_fields(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Give `config` the fields of the user's own entries that it names, and return it.
-
-    Raises:
-      ConfigError: such an entry can't be imported.
-    """
-    values = flatten(config)
-    own = {name: field.default for name, field in schema.fields_of(values).items() if name not in values}
-    if catalogue.dotted_names(values):
-        with config.unlocked():
-            config.update(schema.nested({name: value for name, value in own.items() if name not in schema.fields_of()}))
-    return config
-
-
 def to_json(config: ml_collections.ConfigDict) -> str:
     """Return the config as JSON that `from_json` reads back."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
-def from_json(text: str | bytes, *, trusted: bool = True) -> ml_collections.ConfigDict:
+def from_json(text: str | bytes, *, trusted: bool = False) -> ml_collections.ConfigDict:
     """Return the config that `to_json` wrote. A field that it lacks gets its default.
 
     Args:
-      trusted: whether the user's own entries that it names may be imported.
+      trusted: whether code that it names may be imported. Code that this process has imported already is used.
 
     Raises:
       ConfigError: the text is not JSON, has fields that this version does not know, or names code that is not trusted.
@@ -83,9 +69,9 @@ def from_json(text: str | bytes, *, trusted: bool = True) -> ml_collections.Conf
         stored = flatten(json.loads(text))
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"the run's config.json can't be read: {error}") from error
-    own = catalogue.dotted_names(stored)
-    if own and not trusted:
-        named = ", ".join(f"{field}={name}" for field, name in own.items())
+    foreign = {f: name for f, name in catalogue.dotted_names(stored).items() if name not in catalogue.ENTRIES[f]}
+    if foreign and not trusted:
+        named = ", ".join(f"{field}={name}" for field, name in foreign.items())
         raise ConfigError(
             f"the run's config.json names code from outside saddle_jax ({named}), and importing it runs it. "
             "Fix: add --import_code if you trust it, or repeat the command that trained the run"

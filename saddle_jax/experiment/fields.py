@@ -32,7 +32,6 @@ class Field:
     may_change: bool = False  # when a run is resumed
     is_position: bool = False  # a position in the run, as a duration
     is_schedule: bool = False  # positions with values, see `schedule`
-    kind: str = ""  # names an entry of the catalogue of this kind, or a user's own as "package.module:name"
 
     def type_problem(self, value: Any) -> str | None:
         """Return what is wrong with the type of a value, or None."""
@@ -119,23 +118,21 @@ def text(default: str, help: str, *, expected: str = "", may_change: bool = Fals
     return Field(default, help, expected, problems, may_change)
 
 
-def choice(
-    default: str, help: str, options: Sequence[str] | Mapping[str, str], *, may_change: bool = False, kind: str = ""
-) -> Field:
-    """Return a field for one of a few words; a mapping says what each of them means.
-
-    Args:
-      kind: the words are entries of the catalogue of this kind; dotted names, "package.module:name", are allowed, too.
-    """
+def choice(default: str, help: str, options: Sequence[str] | Mapping[str, str], *, may_change: bool = False) -> Field:
+    """Return a field for one of a few words; a mapping says what each of them means."""
 
     def problems(value: str) -> Iterator[str]:
-        if value not in options and not (kind and ":" in value):
+        if value not in options:
             yield f"found {value!r}, expected one of {', '.join(options)}.{did_you_mean(value, options)}"
 
-    expected = " | ".join(options)
-    if isinstance(options, Mapping) and not kind:
+    if isinstance(options, Mapping):
         help = "; ".join([help, *(f"{name}: {meaning}" for name, meaning in options.items() if meaning)])
-    return Field(default, help, expected, problems, may_change, kind=kind)
+    return Field(default, help, " | ".join(options), problems, may_change)
+
+
+def entry_name(default: str, help: str, entries: Mapping[str, Any]) -> Field:
+    """Return a field for the name of an entry of the catalogue, which checks the name."""
+    return Field(default, help, " | ".join(entries))
 
 
 def position(default: str, help: str) -> Field:

@@ -109,11 +109,10 @@ def _topic(topic: str) -> Iterator[str]:
 def _imported(topic: str) -> str:
     """Import a user's own entry, of whichever kind it is, and return its name."""
     problems = []
-    name = topic[topic.rfind("=") + 1 :]
     for choice in ENTRIES:
         try:
-            catalogue.find(choice, name)
-            return name
+            catalogue.find(choice, topic)
+            return topic
         except ConfigError as error:
             problems = error.problems
     raise ConfigError(problems)
@@ -136,8 +135,8 @@ def _entry(choice: str, name: str, entry: Entry) -> Iterator[str]:
         yield f"  Its size is {name}.{entry.size}."
     if entry.fields:
         yield ""
-    for field, its in entry.fields.items():
-        yield from _field(f"{catalogue.group_of(name)}.{field}", its)
+    for field, its in catalogue.own_fields(name, entry).items():
+        yield from _field(field, its)
 
 
 def _group(group: str, fields: Mapping[str, Field]) -> Iterator[str]:

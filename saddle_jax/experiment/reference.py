@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from saddle_jax.experiment import schema
-from saddle_jax.experiment.catalogue import ENTRIES, Entry
+from saddle_jax.experiment.catalogue import ENTRIES, Entry, own_fields
 from saddle_jax.experiment.fields import Field
 from saddle_jax.experiment.help import TITLES, described
 
@@ -35,7 +35,7 @@ def _choices() -> Iterator[str]:
         for name, entry in entries.items():
             if entry.fields:
                 yield f"Fields of `{name}`:\n"
-                yield from _table({f"{name}.{field}": its for field, its in entry.fields.items()})
+                yield from _table(own_fields(name, entry))
 
 
 def _needs(entry: Entry) -> str:
@@ -46,7 +46,7 @@ def _needs(entry: Entry) -> str:
 def _groups() -> Iterator[str]:
     for group, members in schema.GROUPS.items():
         yield f"## Fields of {f'`{group}`' if group else 'the run'}\n"
-        yield from _table({f"{group}.{name}" if group else name: field for name, field in members.items()})
+        yield from _table({schema.full_name(group, name): field for name, field in members.items()})
 
 
 def _table(fields: Mapping[str, Field]) -> Iterator[str]:

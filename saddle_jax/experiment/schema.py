@@ -38,20 +38,19 @@ def fields_of(values: Mapping[str, Any] | None = None) -> dict[str, Field]:
     Raises:
       ConfigError: a user's own entry can't be imported, or has the name of an existing group.
     """
-    fields = {_full(group, name): field for group, members in GROUPS.items() for name, field in members.items()}
+    fields = {full_name(group, name): field for group, members in GROUPS.items() for name, field in members.items()}
     for entries in ENTRIES.values():
         for name, entry in entries.items():
             if not catalogue.is_dotted(name):
-                fields |= {_full(name, own): field for own, field in entry.fields.items()}
+                fields |= catalogue.own_fields(name, entry)
     for choice_field, name in catalogue.dotted_names(values or {}).items():
         group, entry = catalogue.group_of(name), catalogue.find(choice_field, name)
-        own = {_full(group, field_name): field for field_name, field in entry.fields.items()}
         if taken := [field for field in fields if field == group or field.startswith(f"{group}.")]:
             raise ConfigError(
                 f"{choice_field}: the fields of {name} would be config.{group}.…, which exists already ({taken[0]}). "
                 "Fix: rename the entry"
             )
-        fields |= own
+        fields |= catalogue.own_fields(name, entry)
     return fields
 
 
@@ -74,21 +73,19 @@ def fixed_fields(values: Mapping[str, Any]) -> set[str]:
 
     They include unknown fields, such as those of a user's own entry that was not imported.
     """
-    known = fields_of() | {name: own for name, own in _own_fields(values).items() if name in values}
+    known = fields_of() | own_fields(values)
     return {name for name in values if name not in known or not known[name].may_change}
 
 
-def _own_fields(values: Mapping[str, Any]) -> dict[str, Field]:
-    """Return the fields of the user's own entries that have been imported."""
-    entries = {
-        name: ENTRIES[field][name] for field, name in catalogue.dotted_names(values).items() if name in ENTRIES[field]
-    }
-    return {
-        _full(catalogue.group_of(name), own): field
-        for name, entry in entries.items()
-        for own, field in entry.fields.items()
-    }
+def own_fields(values: Mapping[str, Any]) -> dict[str, Field]:
+    """Return the fields of the user's own entries that a config names, as far as they have been imported."""
+    fields: dict[str, Field] = {}
+    for choice_field, name in catalogue.dotted_names(values).items():
+        if name in ENTRIES[choice_field]:
+            fields |= catalogue.own_fields(name, ENTRIES[choice_field][name])
+    return fields
 
 
-def _full(group: str, name: str) -> str:
+def full_name(group: str, name: str) -> str:
+    """Return "data.ratio" for the field "ratio" of the group "data"; the run's own group is ""."""
     return f"{group}.{name}" if group else name

@@ -25,8 +25,8 @@ def pgd(
 ) -> optax.GradientTransformationExtraArgs:
     """Return perturbed gradient descent: w' = w - lr · (g(w) + z), with z uniform in the ball of that radius.
 
-    In Jin et al., "How to Escape Saddle Points Efficiently", ICML 2017, algorithm 1, w becomes w + ξ, with ξ uniform in
-    a ball, wherever the gradient is small, and gradient steps continue from there. With ξ = -lr · z that is the same
+    Algorithm 1 of Jin et al., "How to Escape Saddle Points Efficiently", ICML 2017, moves w to w + ξ wherever the
+    gradient is small. ξ is uniform in a ball, and gradient steps continue from there. With ξ = -lr · z that is the same
     sequence, but their iteration begins with the noise and this one with the gradient. In this form (their JACM 2021
     paper, algorithms 1 and 2, with a Gaussian of the same size), the noise decays with the learning rate and costs no
     second gradient.

@@ -28,6 +28,7 @@ from saddle_jax.experiment.catalogue.losses import LOSSES
 from saddle_jax.experiment.catalogue.methods import METHODS
 from saddle_jax.experiment.catalogue.networks import NETWORKS
 from saddle_jax.experiment.catalogue.sources import SOURCES, images_stay_encoded
+from saddle_jax.experiment.fields import Field
 
 __all__ = [
     "AUGMENTATIONS",
@@ -113,6 +114,11 @@ def dotted_names(values: Mapping[str, Any]) -> dict[str, str]:
 def group_of(name: str) -> str:
     """Return the group of an entry's own fields in a config: its name, or a dotted name's part after the colon."""
     return name.rpartition(":")[2]
+
+
+def own_fields(name: str, entry: Entry) -> dict[str, Field]:
+    """Return the entry's own fields by their full names in a config."""
+    return {f"{group_of(name)}.{field}": its for field, its in entry.fields.items()}
 
 
 def code_of(name: str) -> dict[str, str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from saddle_jax.experiment.catalogue import AUGMENTATIONS, ENTRIES
 from saddle_jax.experiment.fields import (
     choice,
+    entry_name,
     flag,
     is_numbers,
     items,
@@ -14,7 +15,7 @@ from saddle_jax.experiment.fields import (
 )
 
 DATA = {
-    "source": choice("digits", "where images come from", ENTRIES["data.source"], kind="data.source"),
+    "source": entry_name("digits", "where images come from", ENTRIES["data.source"]),
     "name": text("", "tfds: the data set, e.g. cifar10 or cifar10:3.0.2; image_list: imagenet_lt, inat18, or your own"),
     "path": text("", "arrays: the .npz file", may_change=True),
     "root": text(

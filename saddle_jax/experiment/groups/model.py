@@ -5,12 +5,13 @@ from __future__ import annotations
 from saddle_jax.experiment.catalogue import ENTRIES
 from saddle_jax.experiment.fields import (
     choice,
+    entry_name,
     flag,
     number,
 )
 
 MODEL = {
-    "name": choice("resnet32", "the network", ENTRIES["model.name"], kind="model.name"),
+    "name": entry_name("resnet32", "the network", ENTRIES["model.name"]),
     "width": number(
         1.0, "factor on the filters (for a ResNeXt, of each group); only 1 is the paper's network", more_than=0
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from saddle_jax.experiment.catalogue import ENTRIES
 from saddle_jax.experiment.fields import (
     choice,
+    entry_name,
     flag,
     length,
     number,
@@ -39,7 +40,7 @@ RUN = {
         1, "parts that a device's images of a step are cut into and computed in turn, to save memory", at_least=1
     ),
     "duration": length("200 epochs", "length of training", whole=True),
-    "method": choice("plain", "how the loss that is minimized is built", ENTRIES["method"], kind="method"),
+    "method": entry_name("plain", "how the loss that is minimized is built", ENTRIES["method"]),
     "steps_at_once": number(
         0,
         "steps that a device takes without returning to the host, if images stay on the devices",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from saddle_jax.experiment.catalogue import ENTRIES
 from saddle_jax.experiment.fields import (
     choice,
+    entry_name,
     interpolation,
     items,
     length,
@@ -14,7 +15,7 @@ from saddle_jax.experiment.fields import (
 )
 
 LOSS = {
-    "name": choice("ce", "the loss of an example", ENTRIES["loss.name"], kind="loss.name"),
+    "name": entry_name("ce", "the loss of an example", ENTRIES["loss.name"]),
     "class_weights": choice(
         "none",
         "weights of the classes in the mean loss",
@@ -28,11 +29,8 @@ LOSS = {
 }
 
 OPTIM = {
-    "name": choice(
-        "sgd",
-        "the link that gradients pass through before weight decay and momentum",
-        ENTRIES["optim.name"],
-        kind="optim.name",
+    "name": entry_name(
+        "sgd", "the link that gradients pass through before weight decay and momentum", ENTRIES["optim.name"]
     ),
     "momentum": number(0.9, "momentum of SGD", at_least=0, less_than=1),
     "weight_decay": number(
