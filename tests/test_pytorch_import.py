@@ -195,7 +195,7 @@ def test_where_classes_are_renumbered_the_class_map_is_needed(tmp_path, capsys):
 def test_forms_of_a_class_map(tmp_path, text):
     path = tmp_path / "map"
     path.write_text(text)
-    assert class_map.read(path, NAMES, None).tolist() == [2, 0, 3, 1]
+    assert class_map.read(path, NAMES, np.arange(4)).tolist() == [2, 0, 3, 1]
     by_name = text.lstrip().startswith("{")
     assert class_map.read(path, NAMES, np.array([1, 3, 0, 2])).tolist() == ([2, 0, 3, 1] if by_name else [0, 1, 2, 3])
 
@@ -215,7 +215,7 @@ def test_what_is_no_class_map(tmp_path, text, problems):
     path = tmp_path / "map"
     path.write_text(text)
     with pytest.raises(ConfigError) as refused:
-        class_map.read(path, NAMES, None)
+        class_map.read(path, NAMES, np.arange(4))
     assert len(refused.value.problems) == len(problems)
     for problem, found in zip(problems, refused.value.problems, strict=True):
         assert problem in found

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax.data.sources.class_map import published_counts, require_published
+from saddle_jax.data.sources.published import published_counts, require_published
 from saddle_jax.errors import DataError
 
 SPLITS = ("train", "validation", "test")

@@ -61,6 +61,12 @@ DATA = {
     ),
     "subset_seed": random_seed("seed of the long-tailed subset, and of the digits' test images"),
     "allow_empty_classes": flag(False, "accept classes that end up with no training image"),
+    "test_fraction": number(
+        0.2,
+        "arrays, folder: part of every class that becomes test images if the set has none of its own",
+        at_least=0.01,
+        at_most=0.9,
+    ),
     "validation_fraction": number(
         0.0, "part of every class's training images that is held out for validation", at_least=0, at_most=0.5
     ),
