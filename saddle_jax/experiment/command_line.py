@@ -15,6 +15,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from saddle_jax.errors import ConfigError, did_you_mean
+from saddle_jax.experiment import arguments as options
 from saddle_jax.experiment import catalogue, flag_checks, schema
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.checks import problems_of
@@ -67,6 +68,7 @@ class Command(NamedTuple):
     torch_file: str | None = None
     class_map: str | None = None  # file
     processes: Processes | None = None  # None: this is the only one
+    notes: Sequence[str] = ()  # what was chosen by the images, and why
 
 
 def parse(argv: list[str]) -> Command:
@@ -101,6 +103,10 @@ def parse(argv: list[str]) -> Command:
         raise ConfigError([*problems, *error.problems]) from error
     override_problems = {o: problem for o in overrides if (problem := _override_problem(argv[0], o, base))}
     config = _overridden(argv[0], [o for o in overrides if o not in override_problems], base)
+    notes: list[str] = []
+    if named and config.data.fit_to_images and not (problems or override_problems):
+        given = {_field_of(override) for override in overrides} | options.fields_of(named[-1].partition(":")[2])
+        notes = catalogue.fit(config, given)
     problems += [*override_problems.values(), *own, *problems_of(config, base)]
 
     seeds = sorted(map(str, pathlib.Path(FLAGS.workdir or "").expanduser().glob("seed-*")))
@@ -117,7 +123,7 @@ def parse(argv: list[str]) -> Command:
     workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
     processes = Processes(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id) if FLAGS.distributed else None
     asked = (FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, FLAGS.torch_file, FLAGS.class_map, processes)
-    return Command(FLAGS.mode, str(workdir), config, bool(named), *asked)
+    return Command(FLAGS.mode, str(workdir), config, bool(named), *asked, notes)
 
 
 def _join_values(arguments: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -19,8 +20,14 @@ from saddle_jax.train import seeds
 from saddle_jax.train.program import Program
 
 
-def describe(config: ConfigDict, splits: sources.Splits, program: Program, workdir: str) -> None:
-    """Print one line each about the program, run directory, data, model, and plan."""
+def describe(
+    config: ConfigDict, splits: sources.Splits, program: Program, workdir: str, chosen_fields: Sequence[str] = ()
+) -> None:
+    """Print one line each about the program, run directory, data, model, and plan.
+
+    Args:
+      chosen_fields: what `data.fit_to_images` chose, and why.
+    """
     counts_C, schedules = splits.stats.counts_C, program.schedules
     held_out = 0 if splits.validation is None else len(splits.validation.labels)
     parts = devices.num_devices()
@@ -39,6 +46,8 @@ def describe(config: ConfigDict, splits: sources.Splits, program: Program, workd
     )
     for note in splits.notes:
         print(f"note   {note}")
+    for note in chosen_fields:
+        print(f"chose  {note}")
     drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
     parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: program.init(0)).params))
     print(f"model  {_network_of(config)}: {parameters:,} parameters")

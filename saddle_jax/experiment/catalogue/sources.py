@@ -37,6 +37,12 @@ SOURCES = {
         encoded=True,
         problems=(_image_list_problems,),
     ),
+    "folder": Source(
+        "image files in one folder per class, perhaps below train/, val/, and test/",
+        "saddle_jax.data.sources.folder:load",
+        encoded=None,
+        fit="saddle_jax.data.sources.fitting:fit",
+    ),
     "tfds": Source(
         "a set of tensorflow-datasets; prepared as array_record, its images stay encoded",
         "saddle_jax.data.sources.tfds:load",

@@ -19,7 +19,15 @@ DATA = {
     "name": text("", "tfds: the data set, e.g. cifar10 or cifar10:3.0.2; image_list: imagenet_lt, inat18, or your own"),
     "path": text("", "arrays: the .npz file", may_change=True),
     "root": text(
-        "", "image_list: folder of lists and images; tfds: folder of prepared sets, '' is its default", may_change=True
+        "",
+        "folder: the folder of the classes' folders; image_list: that of lists and images; tfds: that of prepared sets, "
+        "'' is its default",
+        may_change=True,
+    ),
+    "fit_to_images": flag(
+        False,
+        "folder: look at the images and choose their size, the network, normalization, augmentation, batch size, and "
+        "epochs by them; what is given on the command line stays",
     ),
     "train_list": text(
         "",
@@ -39,10 +47,10 @@ DATA = {
     ),
     "image_size": number(
         0,
-        "tfds, image_list: side of the images that the network sees, in pixels",
+        "tfds, image_list, folder: side of the images that the network sees, in pixels",
         at_least=1,
         unit="pixels",
-        zero="to leave a tfds set as it is",
+        zero="to leave a set in memory as it is",
     ),
     "profile": choice(
         "exp",
@@ -107,7 +115,8 @@ DATA = {
     ),
     "max_bad_fraction": number(
         0.0,
-        "part of the training images that may be undecodable; those are masked. 0 stops the run at the first one",
+        "part of the images of a folder, or of the encoded training images, that may be undecodable; those are left out "
+        "or masked. 0 stops the run at the first one",
         at_least=0,
         less_than=1,
         may_change=True,
