@@ -1,5 +1,7 @@
 """Folders of images: what is found, left out, split, and chosen; and one clear error for each thing that is wrong."""
 
+import shutil
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -10,6 +12,7 @@ from saddle_jax.data import pixels, sources
 from saddle_jax.data.sources import fitting, split
 from saddle_jax.data.sources.folder import find
 from saddle_jax.errors import DataError
+from saddle_jax.experiment.config import flatten
 
 SIZES = {"ant": 4, "bee": 11, "cat": 1, "dog": 6}
 
@@ -73,8 +76,6 @@ def test_folders_of_splits_are_obeyed(tmp_path):
     assert set(splits.test.labels.tolist()) == {0} and splits.stats.names == ("b", "a")
     assert splits.name_of("validation", 0) == "val/b/0.png"
     (tmp_path / "test" / "b" / "1.png").rename(tmp_path / "test" / "b" / "x.png")
-    import shutil
-
     shutil.rmtree(tmp_path / "test")
     splits = load(tmp_path)
     assert splits.validation is None and len(splits.test.labels) == 2
@@ -84,7 +85,7 @@ def test_folders_of_splits_are_obeyed(tmp_path):
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda root: None, "holds 0 folders, expected one folder of images for each of two or more classes"),
+        (lambda _: None, "holds 0 folders, expected one folder of images for each of two or more classes"),
         (lambda root: (root / "a").mkdir(), "holds 1 folders"),
         (lambda root: [(root / n).mkdir() for n in "ab"], "has an image file"),
         (
@@ -158,9 +159,7 @@ def test_settings_follow_from_the_images(tmp_path, size, mode, given, expected):
     config.data.root = str(write(tmp_path / "mine", size=size, mode=mode))
     config.update_from_flattened_dict(given)
     notes = fitting.fit(config, given)
-    flat = {**config.data.to_dict()}
-    found = {**{f"data.{name}": value for name, value in flat.items()}, "model.name": config.model.name,
-             "duration": config.duration}  # fmt: skip
+    found = flatten(config)
     assert {name: found[name] for name in expected} == expected
     assert config.name == "mine-la_sam"
     assert len(config.data.mean) == (1 if mode == "L" and max(size) < 96 else 3)

@@ -107,8 +107,8 @@ class Source(Entry):
 
     Args:
       encoded: whether its images stay encoded until a batch asks for them; None: if the augmentation needs that.
-      fit: "package.module:function" (config, given) -> notes, for `data.fit_to_images`: it looks at the images, sets the
-        fields that the user has not given, and says what it chose.
+      fit: "package.module:function" (config, given) -> notes, for `data.fit_to_images`: it looks at the images, sets
+        the fields that the user has not given, and says what it chose.
     """
 
     encoded: bool | None = False

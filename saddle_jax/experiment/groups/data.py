@@ -20,8 +20,8 @@ DATA = {
     "path": text("", "arrays: the .npz file", may_change=True),
     "root": text(
         "",
-        "folder: the folder of the classes' folders; image_list: that of lists and images; tfds: that of prepared sets, "
-        "'' is its default",
+        "folder: the folder of the classes' folders; image_list: that of lists and images; tfds: that of prepared "
+        "sets, '' is its default",
         may_change=True,
     ),
     "fit_to_images": flag(
@@ -115,8 +115,8 @@ DATA = {
     ),
     "max_bad_fraction": number(
         0.0,
-        "part of the images of a folder, or of the encoded training images, that may be undecodable; those are left out "
-        "or masked. 0 stops the run at the first one",
+        "part of the images of a folder, or of the encoded training images, that may be undecodable; those are left "
+        "out or masked. 0 stops the run at the first one",
         at_least=0,
         less_than=1,
         may_change=True,
