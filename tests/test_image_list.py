@@ -312,8 +312,9 @@ def test_records_are_encoded_and_arrays_are_not_whatever_augments_them():
 def test_fields_of_encoded_images_have_no_effect_on_others():
     config = default.get_config()
     config.data.color_jitter, config.data.max_bad_fraction, config.data.check_decode = 0.4, 0.1, True
+    config.data.exif_orientation = False
     found = "\n".join(problems_of(config, default.get_config()))
-    for field in ("color_jitter", "max_bad_fraction", "check_decode"):
+    for field in ("color_jitter", "max_bad_fraction", "check_decode", "exif_orientation"):
         assert f"data.{field} has no effect with data.source='digits'" in found
 
 

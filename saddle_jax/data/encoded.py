@@ -19,6 +19,7 @@ class Decoding(NamedTuple):
     size: int  # S, pixels per side
     resize: int  # evaluation: pixels of the shorter side before the center crop
     max_bad_fraction: float  # training: fraction of the images that may be bad; their slots are masked
+    exif_orientation: bool = True  # turn images as their EXIF orientation says
 
 
 class Encoded(abc.ABC):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from saddle_jax.data import formats
 from saddle_jax.data.augment import augmentation
 from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded, ImageFiles
@@ -21,7 +22,6 @@ _SHOWN = 10
 _SAMPLED, _DRAWS = 10, 5  # images, and draws of each view
 _READERS = 16  # files opened at once, because on a network most of the time is waiting
 _STRETCH = 256  # images
-_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF")  # of the formats that TensorFlow decodes
 
 
 def class_lines(splits: Splits) -> Iterator[str]:
@@ -166,7 +166,8 @@ def _opening(images: Encoded) -> Callable[[int], str] | None:
             start = file.read(8)
         if not start:
             return "empty"
-        return "" if start.startswith(_STARTS) else f"not a JPEG, PNG, GIF, BMP, or WebP (starts with {start!r})"
+        known = any(start.startswith(starts) for starts in formats.STARTS.values())
+        return "" if known else f"not a {formats.NAMES} (starts with {start!r})"
 
     return look
 

@@ -68,7 +68,7 @@ def plain_images(images: np.ndarray, labels: np.ndarray) -> Images:
 
 def decoding(data: ConfigDict) -> Decoding:
     """Return how the config's encoded images are decoded."""
-    return Decoding(data.image_size, data.eval_resize, data.max_bad_fraction)
+    return Decoding(data.image_size, data.eval_resize, data.max_bad_fraction, data.exif_orientation)
 
 
 def renumbered(images: Images | None, order_C: np.ndarray) -> Images | None:
