@@ -10,6 +10,7 @@ import hashlib
 import json
 import pathlib
 import sys
+from collections import Counter
 
 import jax
 import numpy as np
@@ -60,7 +61,8 @@ def run(command: Command) -> int:
     try:
         params, model_state = names.convert(found.tensors, like.params, like.model_state, outputs_C)
     except CheckpointError as error:
-        raise CheckpointError(f"--torch_file: {str(path)!r}: {error}") from error
+        part = "" if found.part is None else f", {found.part!r}"
+        raise CheckpointError(f"--torch_file: {str(path)!r}{part}: {error}") from error
     state = jax.device_get(program.init(config.seed))
     state = state._replace(step=np.asarray(step, state.step.dtype), params=params, model_state=model_state)
 
@@ -71,14 +73,21 @@ def run(command: Command) -> int:
             "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
             "arch": found.arch,
             "epoch": found.epoch,
+            "part": found.part,
             "outputs": outputs_C.tolist(),
         }
         write_atomically(workdir / IMPORTED, json.dumps(origin, indent=1))
         checkpoint.save(workdir / "checkpoints", state, None, {})
         open_run(workdir, config, splits, sys.argv)
     epoch = "no epoch, assumed to be the last" if found.epoch is None else f"epoch {found.epoch}"
-    arch = repr(found.arch) if found.arch else "a state_dict"
-    print(f"saddle_jax {__version__}  {path}: {arch}, {len(found.tensors)} tensors, {epoch}")
+    arch = f"{found.arch!r}, " if found.arch else ""
+    part = "a bare state_dict" if found.part is None else repr(found.part)
+    print(f"saddle_jax {__version__}  {path}: {arch}{len(found.tensors)} tensors of {part}, {epoch}")
+    if found.others:
+        print(f"note   left out {', '.join(map(repr, found.others))}, which may hold other weights of the network")
+    prefixes = Counter(filter(None, map(names.prefix_of, found.tensors)))
+    for prefix, count in prefixes.items():
+        print(f"note   removed the prefix {prefix!r} from {count} names")
     print(f"done   {workdir} at step {step:,} of {program.schedules.total_steps:,}, for --mode eval and --mode spectra")
     return 0
 
