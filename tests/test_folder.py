@@ -133,14 +133,14 @@ def test_pixels_follow_exif_size_and_colors(tmp_path, orientation):
     exif[0x0112] = orientation
     image.save(tmp_path / "a.png", exif=exif)
     dark = {1: "left", 2: "right", 3: "right", 4: "left", 5: "top", 6: "top", 7: "bottom", 8: "bottom"}[orientation]
-    found = pixels.read(tmp_path / "a.png", 1)
+    found = pixels.read((tmp_path / "a.png").read_bytes(), 1)
     assert found.shape == ((16, 12, 1) if orientation > 4 else (12, 16, 1))
     half = {
         "left": found[:, :4], "right": found[:, -4:], "top": found[:4], "bottom": found[-4:],
     }  # fmt: skip
     assert [side for side, part in half.items() if part.max() == 0] == [dark]
-    assert pixels.read(tmp_path / "a.png", 3, turn=False)[:, :4].max() == 0
-    assert pixels.read((tmp_path / "a.png").read_bytes(), 3, 10).shape == (10, 10, 3)
+    assert pixels.read((tmp_path / "a.png").read_bytes(), 3, turn=False)[:, :4].max() == 0
+    assert pixels.read((tmp_path / "a.png").read_bytes(), 3, (10, 10)).shape == (10, 10, 3)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ FLOORS = [
     "spectra",
     "train",
     "pytorch",
+    "inference",
     "modes",
 ]
 
@@ -88,7 +89,7 @@ def test_each_library_has_its_place():
     assert not users_of("pickle", "torch")  # files of strangers run no code here
     assert users_of("PIL") == {
         "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
-        "report.plots", "data.formats", "data.pixels", "data.sources.fitting",
+        "report.plots", "data.formats", "data.pixels", "data.sources.fitting", "inference.inputs",
     }  # fmt: skip
     assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
 

@@ -32,6 +32,7 @@ SHIPPED = sorted(
 MODES = {  # each with its module in saddle_jax/modes/
     "train": "train",
     "eval": "evaluate",
+    "predict": "predict",
     "spectra": "spectra",
     "check": "check",
     "report": "report",
@@ -41,6 +42,7 @@ MODES = {  # each with its module in saddle_jax/modes/
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help gives the defaults.")
 flags.DEFINE_string("checkpoint", None, "latest, best, or a step; eval: by default, both latest and best.")
+flags.DEFINE_string("out", None, "predict: file for all probabilities, .csv, .jsonl, or .npz.")
 flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wrote.")
 flags.DEFINE_string("class_map", None, "import: file that says which output is which class.")
 flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
@@ -69,6 +71,9 @@ class Command(NamedTuple):
     class_map: str | None = None  # file
     processes: Processes | None = None  # None: this is the only one
     notes: Sequence[str] = ()  # what was chosen by the images, and why
+    images: Sequence[str] = ()  # files, folders, globs, or lists to classify
+    out: str | None = None  # file for the predictions
+    import_code: bool = False  # import the code outside saddle_jax that a stored run names
 
 
 def parse(argv: list[str]) -> Command:
@@ -82,7 +87,8 @@ def parse(argv: list[str]) -> Command:
     arguments = _join_values(argv[1:])
     named = [a for a in arguments if a.startswith(("--config=", "-config="))]
     overrides = [a for a in arguments if a.lstrip("-").startswith(("config.", "noconfig."))]
-    plain = [a for a in arguments if a not in named and a not in overrides]
+    images = [a for a in arguments if not a.startswith("-")] if "--mode=predict" in arguments else []
+    plain = [a for a in arguments if a not in named and a not in overrides and a not in images]
     plain_problems = {a: problem for a in plain if (problem := _plain_problem(a))}
     FLAGS([argv[0], *(a for a in plain if a not in plain_problems)])
     if FLAGS["verbosity"].using_default_value:
@@ -123,7 +129,7 @@ def parse(argv: list[str]) -> Command:
     workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
     processes = Processes(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id) if FLAGS.distributed else None
     asked = (FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, FLAGS.torch_file, FLAGS.class_map, processes)
-    return Command(FLAGS.mode, str(workdir), config, bool(named), *asked, notes)
+    return Command(FLAGS.mode, str(workdir), config, bool(named), *asked, notes, images, FLAGS.out, FLAGS.import_code)
 
 
 def _join_values(arguments: list[str]) -> list[str]:

@@ -146,6 +146,7 @@ def _class_stats(splits: Splits) -> dict[str, Any]:
         "counts": splits.stats.counts_C.tolist(),
         "names": list(splits.stats.names),
         "labels": splits.stats.labels_C.tolist(),  # of the source
+        "image_shape": list(splits.train.images.shape[1:]),  # height, width, channels
         "train_images": len(splits.train.labels),
         "test_images": len(splits.test.labels),
         "split_hash": splits.split_hash,

@@ -121,7 +121,7 @@ def look(found: folder.Folders, paths: list[str]) -> Sample:
             sizes.append(image.size)
             gray &= image.mode in ("1", "L", "LA", "I;16")
             image.draft("RGB", (_SMALL, _SMALL))
-        parts.append(pixels.read(path, 3, 32 if max(sizes[-1]) > _SMALL else 0).reshape(-1, 3))
+        parts.append(pixels.read(path.read_bytes(), 3, (32, 32) if max(sizes[-1]) > _SMALL else None).reshape(-1, 3))
     levels = np.concatenate(parts) / 255.0
     channels = 1 if gray else 3
     mean, std = levels.mean(axis=0)[:channels], np.maximum(levels.std(axis=0)[:channels], 0.05)
