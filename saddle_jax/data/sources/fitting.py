@@ -15,7 +15,7 @@ from saddle_jax.data.sources import folder
 _SAMPLED = 500  # images
 _SMALL = 96  # pixels: up to this size, images are held in memory for a network of small images
 _TINY = 12  # pixels
-_VIEWS = 600_000  # views of images that training takes, if that is _EPOCHS
+_VIEWS = 300_000  # views of images that training takes, if that is _EPOCHS
 _EPOCHS = (30, 200)
 _EVALUATIONS = 20
 
