@@ -27,6 +27,7 @@ FLOORS = [
     "train",
     "pytorch",
     "modes",
+    "__main__",
 ]
 
 
