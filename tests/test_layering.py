@@ -28,6 +28,7 @@ FLOORS = [
     "pytorch",
     "inference",
     "modes",
+    "__main__",
 ]
 
 
