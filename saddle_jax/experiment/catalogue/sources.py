@@ -32,7 +32,7 @@ SOURCES = {
         problems=(functools.partial(_needs, "data.path"),),
     ),
     "image_list": Source(
-        "image files, named in lists of `path label` lines",
+        "image files, named in lists",
         "saddle_jax.data.sources.image_list:load",
         encoded=True,
         problems=(_image_list_problems,),

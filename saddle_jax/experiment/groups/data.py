@@ -31,15 +31,21 @@ DATA = {
     ),
     "train_list": text(
         "",
-        "image_list: file of `path label` lines, with paths under data.root or absolute; '' is that of data.name",
+        "image_list: file of `path label` lines, or CSV with columns path, label, and perhaps split; '' is that of "
+        "data.name",
         may_change=True,
     ),
     "validation_list": text(
         "",
-        "image_list: the same for images that choose the best epoch; '' is that of data.name, or none",
+        "image_list: the same for images that choose the best epoch; '' is that of data.name, the split of train_list, "
+        "or none",
         may_change=True,
     ),
-    "test_list": text("", "image_list: the same for the test images", may_change=True),
+    "test_list": text(
+        "",
+        "image_list: the same for the test images; '' is that of data.name, that of train_list, or a part of it",
+        may_change=True,
+    ),
     "train_split": text("train", "tfds: training images, as any split expression, e.g. train[:80%]"),
     "test_split": text("test", "tfds: test images, as any split expression"),
     "validation_split": text(
@@ -71,7 +77,7 @@ DATA = {
     "allow_empty_classes": flag(False, "accept classes that end up with no training image"),
     "test_fraction": number(
         0.2,
-        "arrays, folder: part of every class that becomes test images if the set has none of its own",
+        "arrays, folder, image_list: part of every class that becomes test images if the set has none of its own",
         at_least=0.01,
         at_most=0.9,
     ),
