@@ -6,6 +6,7 @@ Shapes: C classes, N images.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,11 @@ class ClassStats(NamedTuple):
         """Return effective-number class weights that sum to C (Cui et al., CVPR 2019, eq. 2)."""
         weights_C = np.where(self.counts_C > 0, (1 - beta) / (1 - np.power(beta, self.safe_counts_C)), 0.0)
         return weights_C / weights_C.sum() * self.num_classes
+
+    def custom_weights_C(self, pairs: Sequence[tuple[str, float]]) -> np.ndarray:
+        """Return the user's class weights, from (class name, weight) pairs; 1 for classes without one."""
+        weights = dict(pairs)
+        return np.array([weights.get(name, 1.0) for name in self.names])
 
     def ldam_margins_C(self, max_margin: float) -> np.ndarray:
         """Return margins ∝ n^(-1/4), with `max_margin` for the rarest class (Cao et al., NeurIPS 2019, eq. 13)."""

@@ -18,7 +18,7 @@ from saddle_jax.experiment import help as help_lib
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.experiment.durations import parse_duration
 
-SOUND = {("data.mean", "-1"), ("eval.rank_bounds", "[]"), ("spectra.at", "[]")}
+SOUND = {("data.mean", "-1"), ("eval.rank_bounds", "[]"), ("loss.custom_weights", "[]"), ("spectra.at", "[]")}
 FIELDS = config_lib.flatten(default.get_config())
 
 
@@ -225,6 +225,12 @@ def test_no_bad_value_gets_through(field, value):
         ({"duration": "0 epochs"}, "expected more than 0"),
         ({"loss__class_weights": "drw", "loss__drw_start": "200 epochs"}, "would never act"),
         ({"loss__class_weights": "drw", "duration": "90 epochs", "loss__drw_start": "160 epochs"}, "would never act"),
+        ({"loss__class_weights": "custom"}, "needs loss.custom_weights. Fix: --config.loss.custom_weights="),
+        ({"loss__custom_weights": (("a", 2),)}, "no effect with loss.class_weights='none'. Fix: --config.loss.class_w"),
+        ({"loss__custom_weights": (("a", 2), ("a", 3))}, "class 'a' is named twice"),
+        ({"loss__custom_weights": (("a", 0),)}, "found weight 0 of class 'a', expected a number above 0"),
+        ({"loss__custom_weights": ((3, 2.0),)}, "found (3, 2.0), expected (class name, weight) pairs"),
+        ({"loss__custom_weights": ("a", 2)}, "found 'a', expected (class name, weight) pairs"),
         ({"data__mean": (0.5, 0.5)}, "found 2 and 1 channels"),
         ({"data__std": (0.0,)}, "expected one number above 0"),
         ({"eval__rank_bounds": (7, 3)}, "two rising class ranks"),
@@ -281,8 +287,11 @@ def test_values_and_repetitions_of_flags(tmp_path):
     assert "found 3 and 1 channels" in result.stderr
     bare = main("--config", cwd=tmp_path)
     assert "--config: expected a file" in bare.stderr
-    useless = main("--mode=check", "--checkpoint=best", cwd=tmp_path)
+    useless = main("--mode=check", "--checkpoint=best", "--adjust=logit:x", cwd=tmp_path)
     assert "--checkpoint belongs to --mode eval" in useless.stderr
+    assert "--adjust belongs to --mode eval" in useless.stderr and "found 'logit:x', expected" in useless.stderr
+    cosine = main("--mode=eval", "--adjust=tau_norm", "--config.model.head=normed", cwd=tmp_path)
+    assert "--adjust tau_norm: the cosine head" in cosine.stderr
     compared = main("--mode=spectra", "--compare", "one", "--checkpoint=best", cwd=tmp_path)
     for part in ("3 problems", "found 1 run, expected two or more", "found no directory 'one'", "expected a step"):
         assert part in compared.stderr
