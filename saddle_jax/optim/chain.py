@@ -105,8 +105,8 @@ def _try(link: optax.GradientTransformationExtraArgs, aux_like: Any) -> None:
     aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux_like)
 
     def grad_fn(params: Any, class_weights_C: Any = None) -> tuple[Any, Any]:
-        del class_weights_C
-        return params, aux
+        factor = 1 if class_weights_C is None else class_weights_C.sum()
+        return jax.tree.map(lambda x: (factor * x).astype(x.dtype), params), aux
 
     def step() -> tuple[Any, Any, Any]:
         state = link.init(params)
