@@ -56,7 +56,7 @@ def test_all_problems_at_once_without_leaving_a_file(tmp_path):
     assert result.returncode == 2
     assert "6 problems" in result.stderr
     for part in (
-        "no such field. Did you mean batch_size", "found 'abc', expected a number", "train|eval|predict|spectra|check",
+        "no such field. Did you mean batch_size", "found 'abc', expected a number", "train|eval|predict|export|spectra",
         "Did you mean: workdir", "Did you mean digits or image_list?", "'stray': expected a flag",
     ):  # fmt: skip
         assert part in result.stderr

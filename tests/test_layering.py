@@ -92,6 +92,8 @@ def test_each_library_has_its_place():
         "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
         "report.plots", "data.formats", "data.pixels", "data.sources.fitting", "inference.inputs",
     }  # fmt: skip
+    assert users_of("safetensors") == {"inference.to_safetensors"}
+    assert users_of("jax2onnx", "onnx", "onnxruntime") == {"inference.to_onnx"}
     assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
 
 

@@ -22,6 +22,7 @@ from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
 from saddle_jax.methods.choose import make_method
+from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
 from saddle_jax.train.gradient import make_gradient, pass_like
@@ -137,6 +138,17 @@ def test_states_keep_their_shapes_and_what_is_to_be_trained_is(name):
     assert moved == trained(built.state.params)
     output = jax.jit(make_eval_step(built.method))(after.params, after.model_state, built.views(0)[0])
     assert output.predictions.shape == (32,) and np.all(output.finite)
+
+
+@OTHERS
+def test_the_network_alone_predicts_the_same(name):
+    built = build(name)
+    params, model_state, batch = built.state.params, built.state.model_state, built.views(0)[0]
+    alone = make_plain(config_of(name), STATS, IMAGES.shape[1:], None)
+    found = jax.jit(alone.predict)(*built.method.network_of(params, model_state), batch)
+    assert_close(found, jax.jit(built.method.predict)(params, model_state, batch), 1e-12)
+    expected = jax.eval_shape(alone.init, jax.random.key(0))[:2]
+    assert shapes(built.method.network_of(params, model_state)) == shapes(expected)
 
 
 @EVERY

@@ -26,6 +26,7 @@ MODES = {  # each with its module in saddle_jax/modes/
     "train": "train",
     "eval": "evaluate",
     "predict": "predict",
+    "export": "export",
     "spectra": "spectra",
     "check": "check",
     "report": "report",
@@ -35,7 +36,8 @@ MODES = {  # each with its module in saddle_jax/modes/
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help gives the defaults.")
 flags.DEFINE_string("checkpoint", None, "latest, best, or a step; eval: by default, both latest and best.")
-flags.DEFINE_string("out", None, "predict: file for all probabilities, .csv, .jsonl, or .npz.")
+flags.DEFINE_string("out", None, "predict: file for all probabilities, .csv, .jsonl, or .npz; export: folder.")
+flags.DEFINE_list("formats", [], "export: some of stablehlo, safetensors, onnx; by default all that are possible.")
 flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wrote.")
 flags.DEFINE_string("class_map", None, "import: file that says which output is which class.")
 flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
@@ -48,7 +50,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_bool("import_code", False, "Import the code outside saddle_jax that a stored run names.")
 _PLAIN_FLAGS = copy.deepcopy(FLAGS)
-_PATHS = ("workdir", "torch_file", "class_map", "compare")
+_PATHS = ("workdir", "out", "torch_file", "class_map", "compare")
 
 
 class Command(NamedTuple):
@@ -66,7 +68,8 @@ class Command(NamedTuple):
     processes: Processes | None = None  # None: this is the only one
     notes: Sequence[str] = ()  # what was chosen by the images, and why
     images: Sequence[str] = ()  # files, folders, globs, or lists to classify
-    out: str | None = None  # file for the predictions
+    out: str | None = None  # file for the predictions, or folder for an export
+    formats: Sequence[str] = ()  # of an export; none: all that are possible
     import_code: bool = False  # import the code outside saddle_jax that a stored run names
 
 
@@ -123,17 +126,18 @@ def parse(argv: list[str]) -> Command:
     workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
     processes = Processes(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id) if FLAGS.distributed else None
     asked = (FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, FLAGS.torch_file, FLAGS.class_map, processes)
-    return Command(FLAGS.mode, str(workdir), config, bool(named), *asked, notes, images, FLAGS.out, FLAGS.import_code)
+    output = FLAGS.out, FLAGS.formats, FLAGS.import_code
+    return Command(FLAGS.mode, str(workdir), config, bool(named), *asked, notes, images, *output)
 
 
 def _join_values(arguments: list[str]) -> list[str]:
-    """Write `--flag value` as `--flag=value`, and `--compare a b` as `--compare=a,b`; --runs likewise."""
+    """Write `--flag value` as `--flag=value`, and `--compare a b` as `--compare=a,b`; likewise --runs, --formats."""
     joined: list[str] = []
     for argument in arguments:
         is_value = not argument.startswith("-") or re.match(r"-\.?\d", argument)
         if joined and is_value and joined[-1].startswith("-") and "=" not in joined[-1]:
             joined[-1] += f"={argument}"
-        elif joined and is_value and re.match(r"--?(compare|runs)=", joined[-1]):
+        elif joined and is_value and re.match(r"--?(compare|runs|formats)=", joined[-1]):
             joined[-1] += f",{argument}"
         else:
             joined.append(argument)

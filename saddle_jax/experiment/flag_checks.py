@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 FLAGS = flags.FLAGS
+EXPORT_FORMATS = ("stablehlo", "safetensors", "onnx")
 
 
 class Processes(NamedTuple):
@@ -42,14 +43,21 @@ def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
         yield "--runs: found nothing, expected the run directories to report on. Fix: e.g. --runs 'runs/*'"
     if FLAGS.mode == "report" and of_config:
         yield f"--mode report reads each run's own config: {of_config[0]} has no effect. Fix: leave it out"
-    if FLAGS.checkpoint is not None and FLAGS.mode not in ("eval", "predict", "spectra"):
-        yield f"--checkpoint belongs to --mode eval, predict, and spectra, found --mode {FLAGS.mode}"
-    if FLAGS["out"].present and FLAGS.mode != "predict":
-        yield f"--out belongs to --mode predict, found --mode {FLAGS.mode}"
-    if FLAGS.mode == "predict" and not FLAGS.workdir:
-        yield "--mode predict needs --workdir, the directory of a run"
-    if FLAGS.mode == "predict" and of_config:
-        yield f"--mode predict uses the run's own config: {of_config[0]} has no effect. Fix: leave it out"
+    if FLAGS.checkpoint is not None and FLAGS.mode not in ("eval", "predict", "export", "spectra"):
+        yield f"--checkpoint belongs to --mode eval, predict, export, and spectra, found --mode {FLAGS.mode}"
+    if FLAGS["out"].present and FLAGS.mode not in ("predict", "export"):
+        yield f"--out belongs to --mode predict and export, found --mode {FLAGS.mode}"
+    if FLAGS["formats"].present and FLAGS.mode != "export":
+        yield f"--formats belongs to --mode export, found --mode {FLAGS.mode}"
+    for name in FLAGS.formats:
+        if name not in EXPORT_FORMATS:
+            yield f"--formats: found {name!r}, expected some of {','.join(EXPORT_FORMATS)}"
+    if FLAGS.mode == "export" and not FLAGS.out:
+        yield "--mode export needs --out, a folder, e.g. --out model/"
+    if FLAGS.mode in ("predict", "export") and not FLAGS.workdir:
+        yield f"--mode {FLAGS.mode} needs --workdir, the directory of a run"
+    if FLAGS.mode in ("predict", "export") and of_config:
+        yield f"--mode {FLAGS.mode} uses the run's own config: {of_config[0]} has no effect. Fix: leave it out"
     if FLAGS["compare"].present and FLAGS.mode != "spectra":
         yield f"--compare belongs to --mode spectra, found --mode {FLAGS.mode}"
     if FLAGS["compare"].present and len(FLAGS.compare) < 2:

@@ -42,6 +42,10 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
 
   --mode train               train; evaluate and save on the way
          eval                evaluate the latest and the best checkpoint, or --checkpoint latest | best | STEP
+         predict             classify the files, folders, globs in quotes, and lists that follow; --out FILE keeps the
+                             probability of every class as .csv, .jsonl, or .npz
+         export              write the network into the folder --out, for use without saddle_jax: StableHLO, PyTorch's
+                             weights, and ONNX, or only --formats stablehlo,safetensors,onnx
          spectra             measure the Hessian spectrum of each class's loss at the latest checkpoint, or at
                              --checkpoint; with --compare RUN RUN ... draw the spectra of several runs side by side
          check               build everything, print classes, steps and sizes, take one step, draw training images;

@@ -72,6 +72,9 @@ class Method(NamedTuple):
     after_update: Callable[[Variables, Any], Any]  # (with new parameters, inputs) -> method state; once per step
     # (params, model_state, batch, train=False, key=None) -> logits; train: the network's mode, key: for its draws
     predict: Callable[..., jax.Array]
+    # (params, model_state) -> those of the config's network alone, whose logits `predict` returns; None: it returns
+    # something else
+    network_of: Callable[[Any, Any], tuple[Any, Any]] | None = None
     # parameters -> a tree of bools: which of them the optimizer changes; None: all of them
     trained: Callable[[Any], Any] | None = None
     # parameters -> a tree of bools: which of them are the classifier's, for CC-SAM; None: CC-SAM can't be used

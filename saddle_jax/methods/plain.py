@@ -63,5 +63,6 @@ def make(
         loss=loss,
         after_update=lambda variables, _inputs: variables.method_state,
         predict=predict,
+        network_of=lambda params, model_state: (params, model_state),
         is_classifier=network.is_classifier,
     )
