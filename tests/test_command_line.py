@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from configs import cifar10_lt, default, recipes
 from saddle_jax.errors import ConfigError, tell
-from saddle_jax.experiment import catalogue, config_file, reference
+from saddle_jax.experiment import catalogue, config_file, configure, reference
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment import help as help_lib
 from saddle_jax.experiment.checks import problems_of
@@ -178,11 +178,9 @@ def test_a_path_that_can_not_be(tmp_path):
 @pytest.mark.faults("G1")
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_a_misspelled_field_gets_the_right_name(field):
-    from saddle_jax.experiment import command_line
-
     typo = field[:-1] + ("x" if field[-1] != "x" else "y")
     base = default.get_config()
-    problem = command_line._override_problem("main.py", f"--config.{typo}=1", base)
+    problem = configure._override_problem(f"--config.{typo}=1", base)
     assert "no such field" in problem
     assert field in problem
 
@@ -192,12 +190,10 @@ def test_a_misspelled_field_gets_the_right_name(field):
 @pytest.mark.parametrize("value", ["abc", "[]", "-1", "1e400", "nan"])
 def test_no_bad_value_gets_through(field, value):
     """Either the flag's type refuses it, or the checks do, or it is a sound value of this field."""
-    from saddle_jax.experiment import command_line
-
     base = default.get_config()
     override = f"--config.{field}={value}"
-    if command_line._override_problem("main.py", override, base) is None:
-        config = command_line._overridden("main.py", [override], base)
+    if configure._override_problem(override, base) is None:
+        config = configure._overridden([override], base)
         taken = config_lib.flatten(config)[field]
         free_text = isinstance(FIELDS[field], str) and field in (
             "name", "start_from", "compilation_cache", "spectra.classes",

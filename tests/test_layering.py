@@ -28,6 +28,7 @@ FLOORS = [
     "pytorch",
     "inference",
     "modes",
+    "api",
     "__main__",
 ]
 
