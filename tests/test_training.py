@@ -13,9 +13,10 @@ from conftest import ROOT, SHARED, shared_file
 from small_runs import small_config, train
 
 from configs import cifar10_lt, recipes
+from saddle_jax import scores
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
-from saddle_jax.experiment import command_line
+from saddle_jax.experiment import adjustment, command_line
 from saddle_jax.host import devices, lock
 from saddle_jax.host.progress import Progress, duration
 from saddle_jax.modes import evaluate as evaluate_mode
@@ -102,11 +103,31 @@ def test_a_run_directory_is_complete(tmp_path):
     assert 100 * correct.mean() == pytest.approx(last["accuracy"])
 
 
-def test_the_best_epoch_is_chosen_on_validation_where_there_is_one(tmp_path):
-    config = small_config(data__validation_fraction=0.2, data__validation_floor=10)
-    results = train(config, tmp_path / "run")
+def test_the_best_epoch_is_chosen_on_validation_where_there_is_one(tmp_path, capsys):
+    config = small_config(data__validation_fraction=0.2, data__validation_floor=1)
+    run = tmp_path / "run"
+    results = train(config, run)
     assert results["best"]["chosen_by"] == ", best on validation"
-    assert (tmp_path / "run/eval/12-validation.json").is_file()
+    assert (run / "eval/12-validation.json").is_file()
+
+    def evaluate(adjust):
+        command = command_line.Command("eval", str(run), config, checkpoint="12", adjust=adjust)
+        assert evaluate_mode.run(command) == 0
+        return json.loads((run / f"eval/12-test-{adjust.partition(':')[0]}.json").read_text())
+
+    found = evaluate("logit")
+    choice = json.loads((run / "eval/adjustment.json").read_text())["logit"]["12"]
+    assert choice["chosen_on"] == "validation"
+    best = max(point["balanced_accuracy"] for point in choice["curve"])
+    assert [p["balanced_accuracy"] for p in choice["curve"] if p["tau"] == choice["tau"]] == [best]
+    assert found["adjustment"] == {"kind": "logit", "tau": choice["tau"]}
+    assert (run / "plots/adjustment-logit-12.png").stat().st_size > 5_000
+    assert evaluate("tau_norm:0")["scores"] == json.loads((run / "eval/12-test.json").read_text())["scores"]
+    assert adjustment.resolve("tau_norm", run, 12) == ("tau_norm", 0)
+    printed = capsys.readouterr().out
+    assert "1 of 10 classes have no validation image" in printed
+    assert "12 (step 12) with tau_norm:0: accuracy" in printed and "latest" not in printed
+    assert max(len(line) for line in printed.splitlines() if line.startswith("  ")) <= 80
 
 
 def test_an_empty_group_is_not_a_number(tmp_path):
@@ -268,9 +289,9 @@ def test_two_processes_do_not_share_a_directory(tmp_path):
     train(config, tmp_path / "run")
 
 
-def test_evaluation_under_another_config_is_refused_or_not_filed(tmp_path):
-    def evaluate(which, config, named):
-        command = command_line.Command("eval", str(tmp_path / "run"), config, named, which)
+def test_evaluation_under_another_config_is_refused_or_not_filed(tmp_path, capsys):
+    def evaluate(which, config, named, adjust="none"):
+        command = command_line.Command("eval", str(tmp_path / "run"), config, named, which, adjust=adjust)
         return evaluate_mode.run(command)
 
     config = small_config()
@@ -285,7 +306,17 @@ def test_evaluation_under_another_config_is_refused_or_not_filed(tmp_path):
         evaluate("13", config, False)
     (tmp_path / "run/eval/12-test.json").unlink()
     assert evaluate("12", config, True) == 0
-    assert json.loads((tmp_path / "run/eval/12-test.json").read_text()) == json.loads(report)
+    again = json.loads((tmp_path / "run/eval/12-test.json").read_text())
+    assert {**again, **json.loads(report)} == again and set(again["scores"]) == set(scores.OVERALL)
+    with np.load(tmp_path / "run/eval/12-test-predictions.npz") as images:
+        logits, predictions = images["logits"], images["predictions"]
+        assert logits.dtype == np.float32 and logits.shape == (600, 10)
+        np.testing.assert_array_equal(logits.argmax(1), predictions)
+        assert 100 * (predictions == images["labels"]).mean() == pytest.approx(again["accuracy"])
+    capsys.readouterr()
+    assert evaluate("12", config, True, "logit") == 0
+    assert "no validation images, so no tau is chosen" in capsys.readouterr().out
+    assert not (tmp_path / "run/eval/adjustment.json").exists()
     with pytest.raises(ConfigError, match="holds no run"):
         evaluate_mode.run(command_line.Command("eval", str(tmp_path / "none"), config, True))
 

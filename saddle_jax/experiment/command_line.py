@@ -40,6 +40,7 @@ MODES = {  # each with its module in saddle_jax/modes/
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help gives the defaults.")
 flags.DEFINE_string("checkpoint", None, "latest, best, or a step; eval: by default, both latest and best.")
+flags.DEFINE_string("adjust", "none", "eval: none, logit[:TAU], or tau_norm[:TAU].")
 flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wrote.")
 flags.DEFINE_string("class_map", None, "import: file that says which output is which class.")
 flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
@@ -67,6 +68,7 @@ class Command(NamedTuple):
     torch_file: str | None = None
     class_map: str | None = None  # file
     processes: Processes | None = None  # None: this is the only one
+    adjust: str = "none"  # see `experiment.adjustment`
 
 
 def parse(argv: list[str]) -> Command:
@@ -116,7 +118,7 @@ def parse(argv: list[str]) -> Command:
     by_default = elsewhere or config_lib.default_workdir(config)
     workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
     processes = Processes(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id) if FLAGS.distributed else None
-    asked = (FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, FLAGS.torch_file, FLAGS.class_map, processes)
+    asked = (FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, FLAGS.torch_file, FLAGS.class_map, processes, FLAGS.adjust)
     return Command(FLAGS.mode, str(workdir), config, bool(named), *asked)
 
 
