@@ -15,7 +15,9 @@ from saddle_jax.experiment.adjustment import Adjustment, parse, resolve
 from saddle_jax.longtail import ClassStats
 from saddle_jax.models import heads
 from saddle_jax.models.base import from_flax
+from saddle_jax.modes import adjust
 from saddle_jax.modes.adjust import Classifier, curve
+from saddle_jax.train import evaluate
 from saddle_jax.train.evaluate import Evaluation, Evaluator
 from saddle_jax.train.program import make_program
 
@@ -95,6 +97,32 @@ def test_logits_of_a_cosine_head_are_those_whose_softmax_is_the_probabilities():
     assert 1 < np.abs(evaluation.logits_NC).max() <= config.loss.logit_scale
     np.testing.assert_array_equal(evaluation.logits_NC.argmax(1), evaluation.predictions_N)
     assert program.linear is None
+
+
+def test_a_tau_is_never_chosen_on_test_images(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    labels = random.choice(2, 200, p=[0.5, 0.5]).astype(np.int32)
+    logits = np.log([0.9, 0.1]) + 2 * random.normal(size=(200, 2)) + 2 * np.eye(2)[labels]
+    images = evaluate.from_logits(labels, logits)
+    params = {"linear": {"kernel": random.normal(size=(3, 2)), "bias": np.zeros(2)}}
+    classifier = Classifier(params, STATS, (1, 1), "linear")
+
+    def choose(text, validation=None):
+        return adjust.choose(parse(text), classifier, 7, validation, images, tmp_path)
+
+    (tmp_path / "eval").mkdir()
+    assert choose("tau_norm") is None and resolve("none", tmp_path) == Adjustment()
+    assert not (tmp_path / "eval/adjustment.json").exists()
+    assert (tmp_path / "plots/adjustment-tau_norm-7.png").stat().st_size > 5_000  # the curve on test images
+    assert "no tau is chosen here" in capsys.readouterr().out
+    assert choose("tau_norm:0.35") == choose("tau_norm") == resolve("tau_norm", tmp_path) == ("tau_norm", 0.35)
+    assert "    0.35  " in capsys.readouterr().out  # a point of the curve, too
+    chosen = choose("tau_norm", images)  # as if they were validation images
+    assert chosen == resolve("tau_norm", tmp_path, 7) != ("tau_norm", 0.35)
+    assert f"{chosen.tau:6.4g}" in next(line for line in capsys.readouterr().out.splitlines() if "chosen" in line)
+    same = evaluate.from_logits(labels, np.eye(2)[labels] * 50)
+    assert choose("logit", same).tau == 1  # of equally good ones
+    assert "21 of 21 taus are equally good there" in capsys.readouterr().out
 
 
 def test_what_a_user_asks_for_is_read_and_resolved(tmp_path):

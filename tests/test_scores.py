@@ -104,7 +104,7 @@ def test_the_table_fits_a_terminal_and_names_what_is_bent():
     assert max(wide) <= 80
     text = "\n".join(lines)
     assert "test classes have 5 to 90 images: accuracy, NLL, ECE, precision" in text
-    assert "1 of 4 classes have no test image, e.g. 没有" in text
+    assert "classes without a test image: 1 of 4, e.g. 没有" in text
     assert "1,000,000     90" in text
     cat = next(line for line in lines if line.startswith("  cat"))
     assert cat.split()[3:] == ["0.0", "(0-0)", "n/a"]

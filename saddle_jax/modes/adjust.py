@@ -52,12 +52,14 @@ def choose(
     if asked.tau is not None:
         _record(workdir, step, asked, {"chosen_on": "command line"})
         return asked
-    split, seen = ("test", test) if validation is None else ("validation", validation)
-    points = curve(kind, classifier, seen)
-    if validation is not None:
-        tau = max(points, key=lambda point: (round(point["balanced_accuracy"], 9), -abs(point["tau"] - 1)))["tau"]
-    else:
+    if validation is None:
+        split, seen = "test", test
         tau = None if workdir is None else adjustment.recorded(workdir, kind).get(step)
+        points = curve(kind, classifier, seen, also=tau)
+    else:
+        split, seen = "validation", validation
+        points = curve(kind, classifier, seen)
+        tau = max(points, key=lambda point: (_goodness(point), -abs(point["tau"] - 1)))["tau"]
     print(f"{kind} at step {step:,} on the {split} images, accuracy in percent:")
     print("\n".join(texts.curve_lines(points, tau)))
     _draw(workdir, f"adjustment-{kind}-{step}.png", points, tau, f"{kind} at step {step:,}, {split} images")
@@ -68,15 +70,15 @@ def choose(
         )
         return None if tau is None else Adjustment(kind, tau)
     chosen = Adjustment(kind, tau)
-    _tell_doubts(chosen, validation, classifier.stats)
+    _tell_doubts(chosen, points, validation, classifier.stats)
     _record(workdir, step, chosen, {"chosen_on": split, "curve": points})
     return chosen
 
 
-def curve(kind: str, classifier: Classifier, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return the accuracies in percent at each of `posthoc.TAUS`; None for a group without images."""
+def curve(kind: str, classifier: Classifier, evaluation: Evaluation, also: float | None = None) -> list[dict[str, Any]]:
+    """Return the accuracies in percent at each of `posthoc.TAUS`, and at `also`; None for a group without images."""
     points = []
-    for tau in posthoc.TAUS:
+    for tau in sorted({*posthoc.TAUS, *(() if also is None else (also,))}):
         adjusted = classifier.adjusted(Adjustment(kind, tau), evaluation)
         report = evaluate.summary(adjusted, classifier.stats, classifier.rank_bounds)
         groups = {name: report["groups"][name]["accuracy"] for name in ("head", "mid", "tail")}
@@ -84,17 +86,26 @@ def curve(kind: str, classifier: Classifier, evaluation: Evaluation) -> list[dic
     return points
 
 
-def _tell_doubts(chosen: Adjustment, validation: Evaluation, stats: longtail.ClassStats) -> None:
+def _tell_doubts(
+    chosen: Adjustment, points: list[dict[str, Any]], validation: Evaluation, stats: longtail.ClassStats
+) -> None:
+    best = max(map(_goodness, points))
+    if (equal := [_goodness(point) for point in points].count(best)) > 1:
+        print(f"note   {equal} of {len(points)} taus are equally good there. The one nearest to 1 is taken")
     images_C = np.bincount(validation.labels_N, minlength=stats.num_classes)
     if absent := int((images_C == 0).sum()):
         print(
-            f"note   {absent} of {stats.num_classes} classes have no validation image, so the others choose tau. "
-            "A run with a lower --config.data.validation_floor holds out images of more classes"
+            f"note   classes without a validation image: {absent} of {stats.num_classes}. The others choose tau. A run "
+            "with a lower --config.data.validation_floor holds out images of more classes"
         )
     if chosen.tau == posthoc.TAUS[-1]:
         print(
             f"note   tau {chosen.tau:g} is the end of the curve. A larger one may be better: --adjust {chosen.kind}:TAU"
         )
+
+
+def _goodness(point: dict[str, Any]) -> float:
+    return round(point["balanced_accuracy"], 9)  # without the rounding errors of the mean
 
 
 def _draw(workdir: pathlib.Path | None, name: str, points: list[dict[str, Any]], tau: float | None, title: str) -> None:

@@ -47,7 +47,7 @@ def _notes(images_C: Sequence[int], names: Sequence[str]) -> Iterator[str]:
         yield "        G-mean do not"
     if absent := len(images_C) - len(present):
         first = next(name for name, images in zip(names, images_C, strict=True) if not images)
-        yield f"  note  {absent} of {len(names)} classes have no test image, e.g. {fitted(first, _NAME).rstrip()}"
+        yield f"  note  classes without a test image: {absent} of {len(names)}, e.g. {fitted(first, _NAME).rstrip()}"
 
 
 def _with_interval(figure: Mapping[str, Sequence[float | None]], label: int) -> str:
@@ -69,7 +69,7 @@ def fitted(text: str, width: int) -> str:
 
 
 def curve_lines(points: Sequence[Mapping[str, Any]], tau: float | None) -> Iterator[str]:
-    """Yield a table of the accuracies along a curve: every other tau, and the chosen one, with a mark.
+    """Yield a table of the accuracies along a curve: at 0, 0.2, 0.4, ..., and at the chosen tau, with a mark.
 
     Args:
       points: {"tau", "accuracy", "balanced_accuracy", "head", "mid", "tail"} for each tau, with None for no images.
@@ -77,8 +77,8 @@ def curve_lines(points: Sequence[Mapping[str, Any]], tau: float | None) -> Itera
     """
     columns = ("balanced_accuracy", "head", "mid", "tail", "accuracy")
     yield "     tau  " + "".join(f"{name.partition('_')[0]:>10s}" for name in columns)
-    for number, point in enumerate(points):
-        if number % 2 == 0 or point["tau"] == tau:
+    for point in points:
+        if round(5 * point["tau"], 9) % 1 == 0 or point["tau"] == tau:
             cells = ("n/a" if point[name] is None else f"{point[name]:.2f}" for name in columns)
             mark = "  <- chosen" if point["tau"] == tau else ""
-            yield f"  {point['tau']:6.1f}  " + "".join(f"{cell:>10s}" for cell in cells) + mark
+            yield f"  {point['tau']:6.4g}  " + "".join(f"{cell:>10s}" for cell in cells) + mark
