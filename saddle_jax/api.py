@@ -57,12 +57,20 @@ def train(
     return load(folder)
 
 
-def load(workdir: str | pathlib.Path, checkpoint: str | int | None = None, *, import_code: bool = False) -> Run:
+def load(
+    workdir: str | pathlib.Path,
+    checkpoint: str | int | None = None,
+    *,
+    adjust: str = "none",
+    import_code: bool = False,
+) -> Run:
     """Return a trained run.
 
     Args:
       workdir: its directory.
       checkpoint: "latest", "best", or a step. By default, the best if validation images chose it, else the latest.
+      adjust: adjust its classifier to rare classes: "logit:TAU" or "tau_norm:TAU", or without TAU the one that
+        `--mode eval --adjust` has chosen.
       import_code: import the code outside saddle_jax that the run names.
 
     Raises:
@@ -70,16 +78,15 @@ def load(workdir: str | pathlib.Path, checkpoint: str | int | None = None, *, im
       CheckpointError: the checkpoint is missing or damaged.
     """
     which = None if checkpoint is None else str(checkpoint)
-    return Run(pathlib.Path(workdir).expanduser(), which, import_code=import_code)
+    return Run(pathlib.Path(workdir).expanduser(), which, adjust=adjust, import_code=import_code)
 
 
 class Run:
     """A trained run: its network at one checkpoint, and what is known about it."""
 
-    def __init__(self, workdir: pathlib.Path, which: str | None = None, *, import_code: bool = False):
+    def __init__(self, workdir: pathlib.Path, which: str | None, *, adjust: str, import_code: bool):
         self.workdir = workdir
-        self._which, self._import_code = which, import_code
-        self._classifier = Classifier(workdir, which, trusted=import_code)
+        self._classifier = Classifier(workdir, which, adjust=adjust, trusted=import_code)
 
     def __repr__(self) -> str:
         sizes_C = self._stats.counts_C

@@ -13,6 +13,8 @@ FLOORS = [
     "experiment",
     "configs",
     "longtail",
+    "scores",
+    "posthoc",
     "losses",
     "schedules",
     "data",
@@ -98,7 +100,7 @@ def test_each_library_has_its_place():
 
 def test_what_runs_before_jax_does_not_import_it():
     assert not users_of("jax", "flax", "optax") & {
-        "errors", "longtail", "host.files", "host.faults", "modes.report",
+        "errors", "longtail", "scores", "posthoc", "host.files", "host.faults", "modes.report",
         "spectra.results", "spectra.targets",
         "train.metrics", "pytorch.pickles", "pytorch.archive", "pytorch.class_map",
         *({n for n in KNOWN if n.startswith(("configs.", "data.", "experiment.", "report."))}

@@ -31,6 +31,7 @@ MODES = {  # each with its module in saddle_jax/modes/
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help gives the defaults.")
 flags.DEFINE_string("checkpoint", None, "latest, best, or a step; eval: by default, both latest and best.")
+flags.DEFINE_string("adjust", "none", "eval, predict: none, logit[:TAU], or tau_norm[:TAU].")
 flags.DEFINE_string("out", None, "predict: file for all probabilities, .csv, .jsonl, or .npz.")
 flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wrote.")
 flags.DEFINE_string("class_map", None, "import: file that says which output is which class.")
@@ -47,6 +48,10 @@ _PLAIN_FLAGS = copy.deepcopy(FLAGS)
 _PATHS = ("workdir", "torch_file", "class_map", "compare")
 
 
+# Flags that a command has under their own names.
+_PASSED_ON = ("checkpoint", "compare", "runs", "torch_file", "class_map", "adjust", "out", "import_code")
+
+
 class Command(NamedTuple):
     """The command that the user gave."""
 
@@ -60,6 +65,7 @@ class Command(NamedTuple):
     torch_file: str | None = None
     class_map: str | None = None  # file
     processes: Processes | None = None  # None: this is the only one
+    adjust: str = "none"  # see `experiment.adjustment`
     notes: Sequence[str] = ()  # what was chosen by the images, and why
     images: Sequence[str] = ()  # files, folders, globs, or lists to classify
     out: str | None = None  # file for the predictions
@@ -109,9 +115,15 @@ def parse(argv: list[str]) -> Command:
     by_default = elsewhere or config_lib.default_workdir(config)
     workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
     processes = Processes(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id) if FLAGS.distributed else None
-    asked = (FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, FLAGS.torch_file, FLAGS.class_map, processes)
     return Command(
-        FLAGS.mode, str(workdir), config, bool(named), *asked, configured.notes, images, FLAGS.out, FLAGS.import_code
+        FLAGS.mode,
+        str(workdir),
+        config,
+        config_named=bool(named),
+        processes=processes,
+        notes=configured.notes,
+        images=images,
+        **{name: FLAGS[name].value for name in _PASSED_ON},
     )
 
 
