@@ -1,15 +1,15 @@
-"""Pixels of an image file, by Pillow: turned as its camera says, in the wanted colors and size."""
+"""Pixels of an image file in the wanted colors and size."""
 
 from __future__ import annotations
 
-import io
 import os
 import pathlib
 
 import numpy as np
 from PIL import Image, ImageOps
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+from saddle_jax.data import formats
+
 _MODES = {1: "L", 3: "RGB"}
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what a whole file has in its last bytes
 _TAIL = 64  # bytes
@@ -28,14 +28,10 @@ def read(file: pathlib.Path | bytes, channels: int, size: int = 0, *, turn: bool
       OSError: the file can't be read, or is not a whole image.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            if turn:
-                image = ImageOps.exif_transpose(image)
-            image = image.convert(_MODES[channels])
-    except OSError:
-        raise
-    except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise OSError(f"{type(error).__name__}: {error}") from error
+        colors = formats.decode(file if isinstance(file, bytes) else file.read_bytes(), turn=turn)
+    except ValueError as error:
+        raise OSError(str(error)) from error
+    image = Image.fromarray(colors).convert(_MODES[channels])
     if size and image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
@@ -58,7 +54,7 @@ def problem_of(path: pathlib.Path) -> str:
         tail = file.read()
         file.seek(0)
         try:
-            with Image.open(file) as image:
+            with formats.open_image(file) as image:
                 if image.format not in _ENDS or _ENDS[image.format] not in tail:
                     image.load()
         except Exception as error:  # Pillow raises many kinds for a damaged file

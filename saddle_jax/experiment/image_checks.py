@@ -75,7 +75,7 @@ def _unused_image_fields(values: Values) -> Iterator[str]:
         unused += ["data.train_list", "data.validation_list", "data.test_list"]
     if source != "tfds" and values["data.train_split"] != "train":
         yield f"data.train_split has no effect with data.source={source!r}. Fix: --config.data.train_split=train"
-    if not encoded and not values["data.exif_orientation"]:
+    if not encoded and source != "folder" and not values["data.exif_orientation"]:
         yield (
             f"data.exif_orientation has no effect with data.source={source!r}, whose images have no EXIF data. "
             "Fix: --config.data.exif_orientation=True"

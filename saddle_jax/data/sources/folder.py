@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax.data import pixels
+from saddle_jax.data import formats, pixels
 from saddle_jax.data.encoded import ImageFiles
 from saddle_jax.data.sources.base import Images, Source, decoding
 from saddle_jax.data.sources.split import split_test
@@ -122,7 +122,7 @@ def find(root: str) -> Folders:
             others += rest
         splits[split] = Files(paths, np.array(labels, np.int32))
         if not paths:
-            suffixes = " ".join(pixels.SUFFIXES)
+            suffixes = " ".join(formats.SUFFIXES)
             raise DataError(f"data.root: no folder in {tops[split]} has an image file (expected {suffixes})")
     notes = (f"left out {len(others):,} files that are not images by their names, e.g. {others[0]}",) if others else ()
     return Folders(top, names, splits, notes)
@@ -136,8 +136,8 @@ def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
 def _images(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Return the image files below a folder by name, and the other files; hidden ones don't count."""
     files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
-    images = [path for path in files if path.suffix.lower() in pixels.SUFFIXES]
-    return images, [path for path in files if path.suffix.lower() not in pixels.SUFFIXES]
+    images = [path for path in files if path.suffix.lower() in formats.SUFFIXES]
+    return images, [path for path in files if path.suffix.lower() not in formats.SUFFIXES]
 
 
 def without_broken(found: Folders, most: float) -> Folders:
@@ -196,7 +196,7 @@ def _read(root: pathlib.Path, files: Files, data: ConfigDict) -> np.ndarray:
 
     def read(path: str) -> np.ndarray | str:
         try:
-            return pixels.read(root / path, channels, data.image_size)
+            return pixels.read(root / path, channels, data.image_size, turn=data.exif_orientation)
         except OSError as error:
             return f"  - {path}: {error}"
 
