@@ -285,7 +285,10 @@ def test_values_and_repetitions_of_flags(tmp_path):
     assert "--config: expected a file" in bare.stderr
     useless = main("--mode=check", "--checkpoint=best", "--adjust=logit:x", cwd=tmp_path)
     assert "--checkpoint belongs to --mode eval" in useless.stderr
-    assert "--adjust belongs to --mode eval and predict" in useless.stderr and "found 'logit:x', expected" in useless.stderr
+    assert (
+        "--adjust belongs to --mode eval and predict" in useless.stderr
+        and "found 'logit:x', expected" in useless.stderr
+    )
     cosine = main("--mode=eval", "--adjust=tau_norm", "--config.model.head=normed", cwd=tmp_path)
     assert "--adjust tau_norm: the cosine head" in cosine.stderr
     compared = main("--mode=spectra", "--compare", "one", "--checkpoint=best", cwd=tmp_path)

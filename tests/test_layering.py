@@ -93,7 +93,7 @@ def test_each_library_has_its_place():
     assert not users_of("pickle", "torch")  # files of strangers run no code here
     assert users_of("PIL") == {
         "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
-        "report.plots", "data.formats", "data.pixels", "data.sources.fitting", "inference.inputs",
+        "report.plots", "data.formats", "data.pixels", "inference.inputs",
     }  # fmt: skip
     assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
 

@@ -43,9 +43,7 @@ class Predictions(NamedTuple):
 class Classifier:
     """The network of a run at one of its checkpoints."""
 
-    def __init__(
-        self, workdir: pathlib.Path, which: str | None = None, *, adjust: str = "none", trusted: bool = False
-    ):
+    def __init__(self, workdir: pathlib.Path, which: str | None = None, *, adjust: str = "none", trusted: bool = False):
         """Restore the network.
 
         Args:
