@@ -28,7 +28,9 @@ FLOORS = [
     "spectra",
     "train",
     "pytorch",
+    "inference",
     "modes",
+    "__main__",
 ]
 
 
@@ -90,7 +92,7 @@ def test_each_library_has_its_place():
     assert not users_of("pickle", "torch")  # files of strangers run no code here
     assert users_of("PIL") == {
         "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
-        "report.plots",
+        "report.plots", "data.formats", "data.pixels", "data.sources.fitting", "inference.inputs",
     }  # fmt: skip
     assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
 

@@ -338,7 +338,7 @@ def test_a_checkpoint_that_vanishes_is_looked_for_once_more(copy, monkeypatch):
 
 
 def test_runs_are_compared_side_by_side(copy, tmp_path):
-    with pytest.raises(DataError, match="has no spectra yet. Fix: python main.py --mode spectra"):
+    with pytest.raises(DataError, match="has no spectra yet. Fix: --mode spectra"):
         run(tmp_path, compare=(copy, copy))
     run(copy, classes="0,9")
     other = pathlib.Path(shutil.copytree(copy, tmp_path / "other"))

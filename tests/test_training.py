@@ -196,25 +196,6 @@ def test_the_smoke_run_of_the_command_line(tmp_path):
     assert sorted(str(p) for p in tmp_path.rglob("*")) == sorted([*before, *sheet])
 
 
-def test_everything_runs_without_tensorflow(tmp_path):
-    hide = (
-        "import sys, runpy\n"
-        "for name in ('tensorflow', 'tensorflow_datasets', 'tensorboard'): sys.modules[name] = None\n"
-        "sys.argv[0] = 'main.py'\nrunpy.run_path('main.py', run_name='__main__')\n"
-    )
-    for mode in ("check", "train", "eval"):
-        arguments = ["--config=configs/cifar10_lt.py:smoke", f"--workdir={tmp_path / 'run'}", f"--mode={mode}"]
-        command = [sys.executable, "-c", hide, *arguments, "--config.duration=20 steps", "--config.eval.every=20 steps"]
-        result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
-        assert result.returncode == 0, result.stderr
-    assert (tmp_path / "run/metrics.jsonl").is_file()
-    assert not (tmp_path / "run/tensorboard").exists()
-    wanted = [*command[:3], "--config=configs/cifar10_lt.py", f"--workdir={tmp_path / 'tfds'}"]
-    result = subprocess.run(wanted, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
-    assert result.returncode == 3
-    assert "needs tensorflow and tensorflow-datasets" in result.stderr
-
-
 @pytest.mark.faults("W2")
 def test_another_config_in_a_used_workdir_is_refused_with_a_diff(tmp_path):
     train(small_config(), tmp_path / "run")

@@ -46,8 +46,14 @@ def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
         yield "--runs: found nothing, expected the run directories to report on. Fix: e.g. --runs 'runs/*'"
     if FLAGS.mode == "report" and of_config:
         yield f"--mode report reads each run's own config: {of_config[0]} has no effect. Fix: leave it out"
-    if FLAGS.checkpoint is not None and FLAGS.mode not in ("eval", "spectra"):
-        yield f"--checkpoint belongs to --mode eval and --mode spectra, found --mode {FLAGS.mode}"
+    if FLAGS.checkpoint is not None and FLAGS.mode not in ("eval", "predict", "spectra"):
+        yield f"--checkpoint belongs to --mode eval, predict, and spectra, found --mode {FLAGS.mode}"
+    if FLAGS["out"].present and FLAGS.mode != "predict":
+        yield f"--out belongs to --mode predict, found --mode {FLAGS.mode}"
+    if FLAGS.mode == "predict" and not FLAGS.workdir:
+        yield "--mode predict needs --workdir, the directory of a run"
+    if FLAGS.mode == "predict" and of_config:
+        yield f"--mode predict uses the run's own config: {of_config[0]} has no effect. Fix: leave it out"
     if FLAGS["compare"].present and FLAGS.mode != "spectra":
         yield f"--compare belongs to --mode spectra, found --mode {FLAGS.mode}"
     if FLAGS["compare"].present and len(FLAGS.compare) < 2:

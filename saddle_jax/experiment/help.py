@@ -21,14 +21,17 @@ TITLES = {
 
 OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware minimization
 
-  python main.py --config configs/cifar10_lt.py:ldam_drw_sam,ratio=100 --workdir runs/ldam
-  python main.py --config configs/digits_lt.py --config.seed=1 --config.sam.rho=0.2
-  python main.py --mode eval --workdir runs/ldam
-  python main.py --mode spectra --workdir runs/ldam --config.spectra.classes=0,7,8,9
-  python main.py --mode report --runs 'runs/*'
+  saddle-jax --config cifar10_lt:ldam_drw_sam,ratio=100 --workdir runs/ldam
+  saddle-jax --config digits_lt --config.seed=1 --config.sam.rho=0.2
+  saddle-jax --mode eval --workdir runs/ldam
+  saddle-jax --mode spectra --workdir runs/ldam --config.spectra.classes=0,7,8,9
+  saddle-jax --mode report --runs 'runs/*'
 
-  --config FILE[:RECIPE]     the experiment; by default configs/digits_lt.py, or the config of the run in --workdir.
-                             The recipe's parts, in any order: LOSS or LOSS_LINK, ratio=, profile=, epochs=, smoke
+  In a clone, python main.py is the same command. So is python -m saddle_jax.
+
+  --config FILE[:RECIPE]     the experiment: one of the configs below, or a file of your own; by default digits_lt, or
+                             the config of the run in --workdir. The recipe's parts, in any order: LOSS or LOSS_LINK,
+                             ratio=, profile=, epochs=, smoke
   --config.FIELD=VALUE       set one field; --help FIELD explains it
   --config.num_seeds=N       train N runs, each in a seed-<n>/ of the workdir, and print mean and standard
                              deviation

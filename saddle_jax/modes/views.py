@@ -27,7 +27,7 @@ def draw(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], work
     try:
         from saddle_jax.report import views as pictures
     except ImportError as error:
-        return f"not drawn: {error}. Fix: pip install -r requirements.txt"
+        return f"not drawn: {error}. Fix: pip install matplotlib"
     samples = inspection.sample(splits, views, config.seed)
     stats = splits.stats
     names = [f"{stats.names[label]}\n{stats.counts_C[label]:,} images" for label in samples.labels_N]

@@ -24,7 +24,7 @@ from saddle_jax.host.files import write_atomically
 _RECORD = "run.json"
 _PACKAGES = (
     *("jax", "jaxlib", "saddle_kernels", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu"),
-    "tensorflow-cpu",
+    *("tensorflow", "tensorflow-cpu"),
 )
 IMPORTED = "imported.json"  # in a run that was not trained here: where its weights come from
 
@@ -142,11 +142,11 @@ def differing_images(workdir: pathlib.Path, splits: Splits) -> dict[str, tuple[A
 
 
 def _class_stats(splits: Splits) -> dict[str, Any]:
-    original = {} if splits.class_map_C is None else {"original_labels": splits.class_map_C.tolist()}
     return {
-        **original,
         "counts": splits.stats.counts_C.tolist(),
         "names": list(splits.stats.names),
+        "labels": splits.stats.labels_C.tolist(),  # of the source
+        "image_shape": list(splits.train.images.shape[1:]),  # height, width, channels
         "train_images": len(splits.train.labels),
         "test_images": len(splits.test.labels),
         "split_hash": splits.split_hash,
@@ -217,10 +217,21 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """Return the commit of the code, with "-dirty" if files differ from it; None outside a checkout."""
+    """Return the commit of the code, with "-dirty" if files differ from it; None if it is not known."""
+    folder = pathlib.Path(__file__).parents[2]
+    if not (folder / ".git").exists():  # installed; git would find the repository that the environment lies in
+        return _installed_revision()
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        folder = pathlib.Path(__file__).parent
         return subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _installed_revision() -> str | None:
+    """Return the commit from which pip installed saddle_jax, if it was given a git URL."""
+    try:
+        origin = importlib.metadata.distribution("saddle_jax").read_text("direct_url.json")
+        return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
         return None

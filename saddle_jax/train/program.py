@@ -176,7 +176,7 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
     problems += chain.problems_of(config, splits.stats)
     if importlib.util.find_spec("tensorflow") is None:
         if isinstance(splits.train.images, Encoded):
-            problems.append("encoded images need TensorFlow. Fix: pip install -r requirements.txt")
+            problems.append('encoded images need TensorFlow. Fix: pip install "saddle_jax[tensorflow]"')
         elif config.data.pipeline == "tfdata":
             problems.append("data.pipeline='tfdata' needs TensorFlow. Fix: --config.data.pipeline=numpy")
     images = len(splits.train.labels)

@@ -104,7 +104,7 @@ def make_train_step(
         class_grad_fn = make_class_gradient(method, inputs, second_start, descent, axis_name)
         functions = {"grad_fn": grad_fn, "class_grad_fn": class_grad_fn}
         aux = first._replace(metrics={})
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, **functions, aux=aux)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, **functions, aux=aux, probe=False)
         link = find_link_state(opt_state)
         last = first if link is None or link.aux == () else link.aux
         params = optax.apply_updates(state.params, updates)
