@@ -47,17 +47,14 @@ def measure(labels_N: np.ndarray, predictions_N: np.ndarray, logits_NC: np.ndarr
     correct_N, num_classes = (labels_N == predictions_N).astype(float), logits_NC.shape[1]
 
     def sums(weights_N: np.ndarray) -> _Sums:
-        def by(groups_N: np.ndarray, number: int, weights_N: np.ndarray) -> np.ndarray:
-            return np.bincount(groups_N, weights_N, number)
-
-        weighted_N = weights_N * correct_N
+        right_N = weights_N * correct_N
         return _Sums(
-            images_C=by(labels_N, num_classes, weights_N),
-            predicted_C=by(predictions_N, num_classes, weights_N),
-            correct_C=by(labels_N, num_classes, weighted_N),
+            images_C=np.bincount(labels_N, weights_N, num_classes),
+            predicted_C=np.bincount(predictions_N, weights_N, num_classes),
+            correct_C=np.bincount(labels_N, right_N, num_classes),
             nll=np.dot(weights_N, nll_N),
-            bin_correct_K=by(bins_N, BINS, weighted_N),
-            bin_confidence_K=by(bins_N, BINS, weights_N * confidence_N),
+            bin_correct_K=np.bincount(bins_N, right_N, BINS),
+            bin_confidence_K=np.bincount(bins_N, weights_N * confidence_N, BINS),
         )
 
     values = _figures(sums(np.ones(len(labels_N))))

@@ -119,7 +119,7 @@ def test_a_tau_is_never_chosen_on_test_images(tmp_path, capsys):
     assert "    0.35  " in capsys.readouterr().out  # a point of the curve, too
     chosen = choose("tau_norm", images)  # as if they were validation images
     assert chosen == resolve("tau_norm", tmp_path, 7) != ("tau_norm", 0.35)
-    assert f"{chosen.tau:6.4g}" in next(line for line in capsys.readouterr().out.splitlines() if "chosen" in line)
+    assert f"{chosen.tau:6.2f}" in next(line for line in capsys.readouterr().out.splitlines() if "chosen" in line)
     same = evaluate.from_logits(labels, np.eye(2)[labels] * 50)
     assert choose("logit", same).tau == 1  # of equally good ones
     assert "21 of 21 taus are equally good there" in capsys.readouterr().out

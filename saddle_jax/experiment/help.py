@@ -42,7 +42,7 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
 
   --mode train               train; evaluate and save on the way
          eval                evaluate the latest and the best checkpoint, or --checkpoint latest | best | STEP;
-                             --adjust logit or tau_norm shifts the classifier towards rare classes, by a tau that the
+                             --adjust logit or tau_norm shifts the classifier toward rare classes, by a tau that the
                              validation images choose, or by the TAU of logit:TAU or tau_norm:TAU
          spectra             measure the Hessian spectrum of each class's loss at the latest checkpoint, or at
                              --checkpoint; with --compare RUN RUN ... draw the spectra of several runs side by side

@@ -81,4 +81,4 @@ def curve_lines(points: Sequence[Mapping[str, Any]], tau: float | None) -> Itera
         if round(5 * point["tau"], 9) % 1 == 0 or point["tau"] == tau:
             cells = ("n/a" if point[name] is None else f"{point[name]:.2f}" for name in columns)
             mark = "  <- chosen" if point["tau"] == tau else ""
-            yield f"  {point['tau']:6.4g}  " + "".join(f"{cell:>10s}" for cell in cells) + mark
+            yield f"  {point['tau']:6.2f}  " + "".join(f"{cell:>10s}" for cell in cells) + mark
