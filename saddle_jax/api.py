@@ -154,7 +154,7 @@ class Run:
         Raises:
           DataError: an image can't be read, or a label is not a class of this run.
         """
-        from saddle_jax.train import evaluate
+        from saddle_jax.training import evaluate
 
         found = self.predict(images)
         if found.problems:

@@ -11,8 +11,8 @@ from saddle_jax.data import sources
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Slots
 from saddle_jax.methods.plain import make as make_plain
-from saddle_jax.train.evaluate import Evaluator
-from saddle_jax.train.program import make_program
+from saddle_jax.training.evaluate import Evaluator
+from saddle_jax.training.program import make_program
 
 config = small_config(batch_size=24, eval__batch_size=32)
 splits = sources.load(config)

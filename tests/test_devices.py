@@ -16,8 +16,8 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train.gradient import pass_like
-from saddle_jax.train.steps import init_state, make_eval_step, make_train_step
+from saddle_jax.training.gradient import pass_like
+from saddle_jax.training.steps import init_state, make_eval_step, make_train_step
 
 COUNTS = np.array([40, 20, 9, 4, 2])
 RANDOM = np.random.default_rng(0)

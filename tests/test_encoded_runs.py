@@ -19,9 +19,9 @@ from saddle_jax.errors import ConfigError, DataError, Preempted
 from saddle_jax.spectra import plan
 from saddle_jax.spectra import results as spectra_results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train import checkpoint, evaluate
-from saddle_jax.train.feed import Feed
-from saddle_jax.train.program import make_program
+from saddle_jax.training import checkpoint, evaluate
+from saddle_jax.training.feed import Feed
+from saddle_jax.training.program import make_program
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from saddle_jax.methods.base import LossOutput, Method, Stream, Variables
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train.gradient import pass_like
-from saddle_jax.train.program import make_program
-from saddle_jax.train.steps import init_state, make_train_step
+from saddle_jax.training.gradient import pass_like
+from saddle_jax.training.program import make_program
+from saddle_jax.training.steps import init_state, make_train_step
 
 
 def softmax_regression():

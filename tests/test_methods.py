@@ -26,9 +26,9 @@ from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
 from saddle_jax.methods.choose import make_method
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train.gradient import make_gradient, pass_like
-from saddle_jax.train.program import make_program
-from saddle_jax.train.steps import init_state, make_eval_step, make_train_step
+from saddle_jax.training.gradient import make_gradient, pass_like
+from saddle_jax.training.program import make_program
+from saddle_jax.training.steps import init_state, make_eval_step, make_train_step
 
 STATS = ClassStats(COUNTS, ())
 EVERY = pytest.mark.parametrize("name", METHODS)

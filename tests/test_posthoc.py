@@ -17,9 +17,9 @@ from saddle_jax.models import heads
 from saddle_jax.models.base import from_flax
 from saddle_jax.modes import adjust
 from saddle_jax.modes.adjust import Classifier, curve
-from saddle_jax.train import evaluate
-from saddle_jax.train.evaluate import Evaluation, Evaluator
-from saddle_jax.train.program import make_program
+from saddle_jax.training import evaluate
+from saddle_jax.training.evaluate import Evaluation, Evaluator
+from saddle_jax.training.program import make_program
 
 STATS = ClassStats(np.array([9, 1]), ("many", "few"))
 

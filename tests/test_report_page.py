@@ -18,7 +18,7 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.modes import report as program
 from saddle_jax.report import confusion, content, cost, curves, page, plots, provenance, rows, runs, tables
 from saddle_jax.spectra import results as spectra_results
-from saddle_jax.train import evaluate
+from saddle_jax.training import evaluate
 
 COUNTS = (200, 120, 60, 30, 12, 4)  # head 2, mid 2, tail 2; many 2, medium 2, few 2
 PNG = bytes(24)

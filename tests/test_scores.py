@@ -9,7 +9,7 @@ from sklearn import metrics
 from saddle_jax import scores
 from saddle_jax.longtail import ClassStats
 from saddle_jax.report import evaluation as texts
-from saddle_jax.train import evaluate
+from saddle_jax.training import evaluate
 
 
 def report_of(labels, logits, counts):

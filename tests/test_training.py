@@ -21,8 +21,8 @@ from saddle_jax.host import devices, lock
 from saddle_jax.host.progress import Progress, duration
 from saddle_jax.modes import evaluate as evaluate_mode
 from saddle_jax.modes import train as train_mode
-from saddle_jax.train import checkpoint, evaluate, metrics, run
-from saddle_jax.train.program import make_program
+from saddle_jax.training import checkpoint, evaluate, metrics, run
+from saddle_jax.training.program import make_program
 
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 

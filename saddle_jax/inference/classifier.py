@@ -20,8 +20,8 @@ from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.catalogue import images_stay_encoded
 from saddle_jax.inference import inputs
 from saddle_jax.inference.inputs import Item
-from saddle_jax.train import checkpoint, evaluate
-from saddle_jax.train.program import Program, make_program
+from saddle_jax.training import checkpoint, evaluate
+from saddle_jax.training.program import Program, make_program
 
 
 class Predictions(NamedTuple):

@@ -1,6 +1,6 @@
 """The contract of a method, which defines what is minimized.
 
-`train/` calls the functions of a `Method` and knows no method by name. A method's own state, such as a queue or a
+`training/` calls the functions of a `Method` and knows no method by name. A method's own state, such as a queue or a
 momentum encoder, is saved in every checkpoint. The plain method has none.
 """
 

@@ -13,8 +13,8 @@ from saddle_jax.experiment.adjustment import Adjustment
 from saddle_jax.host.files import write_atomically, writing
 from saddle_jax.report import evaluation as texts
 from saddle_jax.report import plots
-from saddle_jax.train import evaluate
-from saddle_jax.train.evaluate import Evaluation
+from saddle_jax.training import evaluate
+from saddle_jax.training.evaluate import Evaluation
 
 
 class Classifier(NamedTuple):

@@ -11,10 +11,10 @@ from saddle_jax.data import inspection, sources
 from saddle_jax.errors import NonFiniteError
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.modes import plan, views
-from saddle_jax.train import origin, seeds
-from saddle_jax.train.feed import Feed
-from saddle_jax.train.program import make_program
-from saddle_jax.train.state import stack
+from saddle_jax.training import origin, seeds
+from saddle_jax.training.feed import Feed
+from saddle_jax.training.program import make_program
+from saddle_jax.training.state import stack
 
 
 def run(command: Command) -> int:

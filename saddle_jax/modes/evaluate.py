@@ -13,10 +13,10 @@ from saddle_jax.experiment.command_line import Command
 from saddle_jax.host.files import write_atomically
 from saddle_jax.modes import adjust, stored_run
 from saddle_jax.report import evaluation as texts
-from saddle_jax.train import evaluate
-from saddle_jax.train.directory import different_config, differing_images
-from saddle_jax.train.feed import pipeline_of
-from saddle_jax.train.program import make_program
+from saddle_jax.training import evaluate
+from saddle_jax.training.directory import different_config, differing_images
+from saddle_jax.training.feed import pipeline_of
+from saddle_jax.training.program import make_program
 
 
 def run(command: Command) -> int:

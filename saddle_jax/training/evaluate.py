@@ -19,9 +19,9 @@ from saddle_jax.errors import NonFiniteError
 from saddle_jax.host import devices, processes, watchdog
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.files import write_atomically, writing
-from saddle_jax.train.program import Program
-from saddle_jax.train.state import TrainState
-from saddle_jax.train.steps import TOP, EvalOutput
+from saddle_jax.training.program import Program
+from saddle_jax.training.state import TrainState
+from saddle_jax.training.steps import TOP, EvalOutput
 
 
 class Evaluation(NamedTuple):

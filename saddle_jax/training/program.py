@@ -26,9 +26,9 @@ from saddle_jax.methods.base import ASCENT, DESCENT, Stream
 from saddle_jax.methods.choose import make_method
 from saddle_jax.optim import chain
 from saddle_jax.schedules import Schedules, make_schedules
-from saddle_jax.train.gradient import pass_like
-from saddle_jax.train.state import TrainState
-from saddle_jax.train.steps import EvalOutput, StepMetrics, init_state, make_eval_step, make_train_step
+from saddle_jax.training.gradient import pass_like
+from saddle_jax.training.state import TrainState
+from saddle_jax.training.steps import EvalOutput, StepMetrics, init_state, make_eval_step, make_train_step
 
 # The per-device training step of a feed: (state, data, inputs) -> state, metrics.
 # data: the images that stay on the devices, a `Resident`, or () where images come with every batch.

@@ -22,13 +22,13 @@ from saddle_jax.host.lock import exclusive
 from saddle_jax.host.memory import peak_memory_mib
 from saddle_jax.host.progress import Progress, duration
 from saddle_jax.host.signals import StopRequest
-from saddle_jax.train import checkpoint, directory, evaluate, origin
-from saddle_jax.train.feed import Feed
-from saddle_jax.train.metrics import MetricWriter, RunningMean
-from saddle_jax.train.program import Program
-from saddle_jax.train.state import Observer, TrainState
-from saddle_jax.train.steps import StepMetrics
-from saddle_jax.train.timetable import make_timetable
+from saddle_jax.training import checkpoint, directory, evaluate, origin
+from saddle_jax.training.feed import Feed
+from saddle_jax.training.metrics import MetricWriter, RunningMean
+from saddle_jax.training.program import Program
+from saddle_jax.training.state import Observer, TrainState
+from saddle_jax.training.steps import StepMetrics
+from saddle_jax.training.timetable import make_timetable
 
 
 class Member(NamedTuple):

@@ -14,8 +14,8 @@ from saddle_jax.host import devices
 from saddle_jax.methods.base import DESCENT, Context, Method, Variables
 from saddle_jax.optim.link import find_link_state, with_key
 from saddle_jax.schedules import Schedule
-from saddle_jax.train.gradient import Pass, make_class_gradient, make_gradient
-from saddle_jax.train.state import TrainState
+from saddle_jax.training.gradient import Pass, make_class_gradient, make_gradient
+from saddle_jax.training.state import TrainState
 
 TOP = 5
 # Folded into a run's key. They are far from the small numbers that methods fold into it for their own keys.
