@@ -12,13 +12,13 @@ from conftest import ROOT
 
 from configs import cifar10_lt, default, recipes
 from saddle_jax.errors import ConfigError, tell
-from saddle_jax.experiment import catalogue, config_file, reference
+from saddle_jax.experiment import catalogue, config_file, configure, reference
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment import help as help_lib
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.experiment.durations import parse_duration
 
-SOUND = {("data.mean", "-1"), ("eval.rank_bounds", "[]"), ("spectra.at", "[]")}
+SOUND = {("data.mean", "-1"), ("eval.rank_bounds", "[]"), ("loss.custom_weights", "[]"), ("spectra.at", "[]")}
 FIELDS = config_lib.flatten(default.get_config())
 
 
@@ -56,7 +56,7 @@ def test_all_problems_at_once_without_leaving_a_file(tmp_path):
     assert result.returncode == 2
     assert "6 problems" in result.stderr
     for part in (
-        "no such field. Did you mean batch_size", "found 'abc', expected a number", "train|eval|spectra|check",
+        "no such field. Did you mean batch_size", "found 'abc', expected a number", "train|eval|predict|spectra|check",
         "Did you mean: workdir", "Did you mean digits or image_list?", "'stray': expected a flag",
     ):  # fmt: skip
         assert part in result.stderr
@@ -178,11 +178,9 @@ def test_a_path_that_can_not_be(tmp_path):
 @pytest.mark.faults("G1")
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_a_misspelled_field_gets_the_right_name(field):
-    from saddle_jax.experiment import command_line
-
     typo = field[:-1] + ("x" if field[-1] != "x" else "y")
     base = default.get_config()
-    problem = command_line._override_problem("main.py", f"--config.{typo}=1", base)
+    problem = configure._override_problem(f"--config.{typo}=1", base)
     assert "no such field" in problem
     assert field in problem
 
@@ -192,12 +190,10 @@ def test_a_misspelled_field_gets_the_right_name(field):
 @pytest.mark.parametrize("value", ["abc", "[]", "-1", "1e400", "nan"])
 def test_no_bad_value_gets_through(field, value):
     """Either the flag's type refuses it, or the checks do, or it is a sound value of this field."""
-    from saddle_jax.experiment import command_line
-
     base = default.get_config()
     override = f"--config.{field}={value}"
-    if command_line._override_problem("main.py", override, base) is None:
-        config = command_line._overridden("main.py", [override], base)
+    if configure._override_problem(override, base) is None:
+        config = configure._overridden([override], base)
         taken = config_lib.flatten(config)[field]
         free_text = isinstance(FIELDS[field], str) and field in (
             "name", "start_from", "compilation_cache", "spectra.classes",
@@ -225,6 +221,12 @@ def test_no_bad_value_gets_through(field, value):
         ({"duration": "0 epochs"}, "expected more than 0"),
         ({"loss__class_weights": "drw", "loss__drw_start": "200 epochs"}, "would never act"),
         ({"loss__class_weights": "drw", "duration": "90 epochs", "loss__drw_start": "160 epochs"}, "would never act"),
+        ({"loss__class_weights": "custom"}, "needs loss.custom_weights. Fix: --config.loss.custom_weights="),
+        ({"loss__custom_weights": (("a", 2),)}, "no effect with loss.class_weights='none'. Fix: --config.loss.class_w"),
+        ({"loss__custom_weights": (("a", 2), ("a", 3))}, "class 'a' is named twice"),
+        ({"loss__custom_weights": (("a", 0),)}, "found weight 0 of class 'a', expected a number above 0"),
+        ({"loss__custom_weights": ((3, 2.0),)}, "found (3, 2.0), expected (class name, weight) pairs"),
+        ({"loss__custom_weights": ("a", 2)}, "found 'a', expected (class name, weight) pairs"),
         ({"data__mean": (0.5, 0.5)}, "found 2 and 1 channels"),
         ({"data__std": (0.0,)}, "expected one number above 0"),
         ({"eval__rank_bounds": (7, 3)}, "two rising class ranks"),
@@ -281,8 +283,14 @@ def test_values_and_repetitions_of_flags(tmp_path):
     assert "found 3 and 1 channels" in result.stderr
     bare = main("--config", cwd=tmp_path)
     assert "--config: expected a file" in bare.stderr
-    useless = main("--mode=check", "--checkpoint=best", cwd=tmp_path)
+    useless = main("--mode=check", "--checkpoint=best", "--adjust=logit:x", cwd=tmp_path)
     assert "--checkpoint belongs to --mode eval" in useless.stderr
+    assert (
+        "--adjust belongs to --mode eval and predict" in useless.stderr
+        and "found 'logit:x', expected" in useless.stderr
+    )
+    cosine = main("--mode=eval", "--adjust=tau_norm", "--config.model.head=normed", cwd=tmp_path)
+    assert "--adjust tau_norm: the cosine head" in cosine.stderr
     compared = main("--mode=spectra", "--compare", "one", "--checkpoint=best", cwd=tmp_path)
     for part in ("3 problems", "found 1 run, expected two or more", "found no directory 'one'", "expected a step"):
         assert part in compared.stderr

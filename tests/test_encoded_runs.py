@@ -70,7 +70,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_the_unbroken_one(photos, unbroke
 
 def test_the_run_keeps_the_class_map_and_the_validation_list_chooses_the_best_epoch(unbroken):
     stats = json.loads((unbroken / "class_stats.json").read_text())
-    assert stats["original_labels"] == list(BY_SIZE)
+    assert stats["labels"] == list(BY_SIZE)
     assert stats["counts"] == [14, 14, 8, 3, 1]
     assert (stats["train_images"], stats["test_images"]) == (40, 15)
     results = json.loads((unbroken / "results.json").read_text())

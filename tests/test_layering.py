@@ -13,6 +13,8 @@ FLOORS = [
     "experiment",
     "configs",
     "longtail",
+    "scores",
+    "posthoc",
     "losses",
     "schedules",
     "data",
@@ -26,7 +28,9 @@ FLOORS = [
     "spectra",
     "train",
     "pytorch",
+    "inference",
     "modes",
+    "api",
     "__main__",
 ]
 
@@ -89,14 +93,14 @@ def test_each_library_has_its_place():
     assert not users_of("pickle", "torch")  # files of strangers run no code here
     assert users_of("PIL") == {
         "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
-        "report.plots",
+        "report.plots", "data.formats", "data.pixels", "inference.inputs",
     }  # fmt: skip
     assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
 
 
 def test_what_runs_before_jax_does_not_import_it():
     assert not users_of("jax", "flax", "optax") & {
-        "errors", "longtail", "host.files", "host.faults", "modes.report",
+        "errors", "longtail", "scores", "posthoc", "host.files", "host.faults", "modes.report",
         "spectra.results", "spectra.targets",
         "train.metrics", "pytorch.pickles", "pytorch.archive", "pytorch.class_map",
         *({n for n in KNOWN if n.startswith(("configs.", "data.", "experiment.", "report."))}

@@ -308,7 +308,24 @@ def test_keys_that_were_chosen_to_collide_cost_nothing(tmp_path):
 def test_a_bare_state_dict_is_a_checkpoint_without_epoch(tmp_path):
     found = read(tmp_path, archive(whole(mapping({"w": tensor("k", (4,))})), {"k": FOUR.tobytes()}))
     np.testing.assert_array_equal(found.tensors["w"], FOUR)
-    assert found.epoch is None and found.arch is None
+    assert found.epoch is None and found.arch is None and found.part is None and not found.others
+
+
+@pytest.mark.parametrize(
+    ("entries", "others"),
+    [
+        (("state_dict",), ()),
+        (("state_dict_ema", "state_dict"), ("state_dict_ema",)),
+        (("ema", "model"), ("ema",)),
+        (("ema",), ()),
+    ],
+)
+def test_the_entry_that_was_taken_is_told(entries, others, tmp_path):
+    """The last entry of each row is right. Averages are taken only where there is nothing else."""
+    pieces = {name: mapping({name: tensor("k", (4,))}) for name in entries}
+    found = read(tmp_path, archive(whole(mapping({"epoch": value(3), **pieces})), {"k": FOUR.tobytes()}))
+    assert (found.part, found.others, found.epoch) == (entries[-1], others, 3)
+    assert list(found.tensors) == [entries[-1]]
 
 
 @pytest.mark.parametrize("layout", ["zip", "legacy"])

@@ -157,7 +157,8 @@ def test_the_class_map_puts_outputs_in_the_order_of_the_classes(tmp_path, capsys
     path.write_text("\n".join(map(str, ORDER)))
     assert run("import", tmp_path / "run", config, class_map=str(path)) == 0
     shown = capsys.readouterr().out
-    assert "'resnet8'" in shown and "epoch 2" in shown
+    assert "'resnet8'" in shown and "tensors of 'state_dict', epoch 2" in shown
+    assert "note   removed the prefix 'module.' from 44 names" in shown
     state = restored(tmp_path / "run", config)
     logits = logits_of(config, state.params, state.model_state)
     np.testing.assert_allclose(logits, torch_logits("linear")[:, ORDER], atol=1e-5)
@@ -195,7 +196,7 @@ def test_where_classes_are_renumbered_the_class_map_is_needed(tmp_path, capsys):
 def test_forms_of_a_class_map(tmp_path, text):
     path = tmp_path / "map"
     path.write_text(text)
-    assert class_map.read(path, NAMES, None).tolist() == [2, 0, 3, 1]
+    assert class_map.read(path, NAMES, np.arange(4)).tolist() == [2, 0, 3, 1]
     by_name = text.lstrip().startswith("{")
     assert class_map.read(path, NAMES, np.array([1, 3, 0, 2])).tolist() == ([2, 0, 3, 1] if by_name else [0, 1, 2, 3])
 
@@ -215,7 +216,7 @@ def test_what_is_no_class_map(tmp_path, text, problems):
     path = tmp_path / "map"
     path.write_text(text)
     with pytest.raises(ConfigError) as refused:
-        class_map.read(path, NAMES, None)
+        class_map.read(path, NAMES, np.arange(4))
     assert len(refused.value.problems) == len(problems)
     for problem, found in zip(problems, refused.value.problems, strict=True):
         assert problem in found
@@ -224,6 +225,7 @@ def test_what_is_no_class_map(tmp_path, text, problems):
 def test_all_that_does_not_fit_is_told_at_once(tmp_path, capsys):
     assert run("import", tmp_path / "run", config_for("normed"), "linear") == 4
     told = capsys.readouterr().err
+    assert "resnet8_linear.pth.tar', 'state_dict': the file" in told
     assert "(1 problems)" in told and "here --config.model.head=linear" in told
     assert "'module.linear.bias': the network has no 'params/linear/bias'" in told
     assert (
@@ -266,6 +268,11 @@ def test_tensors_that_are_no_weights():
         with pytest.raises(CheckpointError, match="1 problems") as refused:
             names.convert(good | bad, params, model_state)
         assert problem in str(refused.value)
+    for prefix in ("model.", "module.model.", "net._orig_mod."):
+        again, _ = names.convert({prefix + name: value for name, value in good.items()}, params, model_state)
+        np.testing.assert_array_equal(again["linear"]["kernel"], found["linear"]["kernel"])
+    with pytest.raises(CheckpointError, match=r"all 3 names begin with 'model.encoder.', expected .* Fix: save the"):
+        names.convert({f"model.encoder.{name}": value for name, value in good.items()}, params, model_state)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +289,7 @@ def test_tensors_that_are_no_weights():
         ("module.fc.weight", 2, "params/linear/kernel"),
         ("fc.bias", 1, "params/linear/bias"),
         ("linear.weight", 2, "params/linear/kernel"),
+        ("backbone.layer1.0.bn1.weight", 1, "params/layer1_0/bn1/scale"),
     ],
 )
 def test_names(name, dimensions, path):

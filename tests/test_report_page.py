@@ -420,6 +420,8 @@ def spectrum(folder, smallest, probes=2):
             "lambda_max": 20.0,
             "residual_min": 1e-5,
             "residual_max": 2e-5,
+            "error_min": 2e-5,
+            "error_max": 3e-5,
             "sigma": 0.1,
         }
         spectra_results.save(where, header, name, {**summary, "ratio": -smallest / 20}, arrays)
@@ -432,7 +434,7 @@ def test_spectra_where_they_exist(pair, tmp_path, no_pictures):
     (where / "all.png").write_bytes(PNG)
     files = written(pair, tmp_path / "deep" / "out")
     assert (
-        "| ce_drw | class 5 | 4 | -1.500 ± 0.707 | 20.000 ± 0.000 | 0.075 ± 0.035 | 2e-05 | 2 |" in files["report.md"]
+        "| ce_drw | class 5 | 4 | -1.500 ± 0.707 | 20.000 ± 0.000 | 0.075 ± 0.035 | 3e-05 | 2 |" in files["report.md"]
     )
     assert "All measured at step 20; ce loss, logit scale 1" in files["report.md"]
     assert "class 5 (4 images): ce_drw_sam, seed 1; step 20" in files["report.md"]

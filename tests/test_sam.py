@@ -188,5 +188,3 @@ def test_parameters_are_required():
     tx = sam(0.1)
     with pytest.raises(ValueError, match="found params=None"):
         tx.update({"w": jnp.ones(3)}, tx.init({"w": jnp.ones(3)}), None, grad_fn=quadratic)
-    with pytest.raises(TypeError, match="grad_fn"):
-        tx.update({"w": jnp.ones(3)}, tx.init({"w": jnp.ones(3)}), {"w": jnp.ones(3)})

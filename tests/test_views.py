@@ -69,7 +69,7 @@ def test_the_sample_passes_over_bad_images(tmp_path):
     splits = sources.load(list_config(tmp_path, data__max_bad_fraction=0.1))
     view = Augmentation("random_resized_crop", (32, 32, 3), encoded=True)
     samples = inspection.sample(splits, [view], 0)
-    assert [splits.class_map_C[label] for label in samples.labels_N] == [1, 4, 3, 0]
+    assert [splits.stats.labels_C[label] for label in samples.labels_N] == [1, 4, 3, 0]
     assert samples.images_NHWK.any(axis=(1, 2, 3)).all() and samples.views_VDNHWK.any(axis=(3, 4, 5)).all()
 
 

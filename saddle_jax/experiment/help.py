@@ -41,7 +41,9 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
   --import_code              import the user's own code that the run in --workdir names
 
   --mode train               train; evaluate and save on the way
-         eval                evaluate the latest and the best checkpoint, or --checkpoint latest | best | STEP
+         eval                evaluate the latest and the best checkpoint, or --checkpoint latest | best | STEP;
+                             --adjust logit or tau_norm shifts the classifier towards rare classes, by a tau that the
+                             validation images choose, or by the TAU of logit:TAU or tau_norm:TAU
          spectra             measure the Hessian spectrum of each class's loss at the latest checkpoint, or at
                              --checkpoint; with --compare RUN RUN ... draw the spectra of several runs side by side
          check               build everything, print classes, steps and sizes, take one step, draw training images;

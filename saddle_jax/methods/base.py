@@ -76,6 +76,7 @@ class Method(NamedTuple):
     trained: Callable[[Any], Any] | None = None
     # parameters -> a tree of bools: which of them are the classifier's, for CC-SAM; None: CC-SAM can't be used
     is_classifier: Callable[[Any], Any] | None = None
+    linear: str | None = None  # entry of the classifier that predicts, if it is linear; see `models.base.Network`
 
 
 def sums_of(losses_B: jax.Array, batch: Batch, context: Context) -> tuple[jax.Array, jax.Array, jax.Array | None]:

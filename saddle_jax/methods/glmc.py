@@ -165,6 +165,7 @@ def make(
         loss=loss,
         after_update=lambda variables, _: variables.method_state,
         predict=predict,
+        linear="linear_balanced",
     )
 
 

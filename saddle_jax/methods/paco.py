@@ -267,7 +267,7 @@ def make(
 
     views = (config.data.augmentation, paco.key_augmentation)
     sampling = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
-    return Method((Stream(sampling, views),), init, prepare, loss, after_update, predict)
+    return Method((Stream(sampling, views),), init, prepare, loss, after_update, predict, linear="linear")
 
 
 def of_key_encoder(params: dict[str, Any]) -> dict[str, Any]:

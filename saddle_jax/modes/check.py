@@ -31,7 +31,7 @@ def run(command: Command) -> int:
     plan.require_directory(workdir)
     splits = sources.load(config)
     program = make_program(config, splits)
-    plan.describe(config, splits, program, command.workdir)
+    plan.describe(config, splits, program, command.workdir, command.notes)
     for line in inspection.class_lines(splits):
         print(line)
     inspection.require_readable(splits, decode=config.data.check_decode)

@@ -10,12 +10,14 @@ import hashlib
 import json
 import pathlib
 import sys
+from collections import Counter
 
 import jax
 import numpy as np
 
 from saddle_jax import __version__
 from saddle_jax.data import sources
+from saddle_jax.data.encoded import Encoded
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host.files import write_atomically
@@ -43,22 +45,24 @@ def run(command: Command) -> int:
     _require_no_run(workdir)
     found = archive.read(path)
     splits = sources.load(config)
-    if splits.class_map_C is not None and not command.class_map:  # the reference's sort is not stable
+    is_encoded = isinstance(splits.train.images, Encoded)
+    if is_encoded and not command.class_map:  # the reference sorts these classes, and its sort is not stable
         raise ConfigError(
             f"--mode import: {config.data.name or config.data.root!r} needs --class_map FILE, because the reference "
             "numbers the classes of such sets in an order that can't be recomputed. Fix: export class_map from the "
             "reference's data set"
         )
-    outputs_C = None
+    outputs_C = splits.stats.labels_C
     if command.class_map:
-        outputs_C = class_map.read(pathlib.Path(command.class_map), splits.stats.names, splits.class_map_C)
+        outputs_C = class_map.read(pathlib.Path(command.class_map), splits.stats.names, outputs_C)
     program = make_program(config, splits)
     step = _step(found.epoch, program.schedules)
     like = jax.eval_shape(lambda: program.init(config.seed))
     try:
         params, model_state = names.convert(found.tensors, like.params, like.model_state, outputs_C)
     except CheckpointError as error:
-        raise CheckpointError(f"--torch_file: {str(path)!r}: {error}") from error
+        part = "" if found.part is None else f", {found.part!r}"
+        raise CheckpointError(f"--torch_file: {str(path)!r}{part}: {error}") from error
     state = jax.device_get(program.init(config.seed))
     state = state._replace(step=np.asarray(step, state.step.dtype), params=params, model_state=model_state)
 
@@ -69,14 +73,21 @@ def run(command: Command) -> int:
             "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
             "arch": found.arch,
             "epoch": found.epoch,
-            "outputs": None if outputs_C is None else outputs_C.tolist(),
+            "part": found.part,
+            "outputs": outputs_C.tolist(),
         }
         write_atomically(workdir / IMPORTED, json.dumps(origin, indent=1))
         checkpoint.save(workdir / "checkpoints", state, None, {})
         open_run(workdir, config, splits, sys.argv)
     epoch = "no epoch, assumed to be the last" if found.epoch is None else f"epoch {found.epoch}"
-    arch = repr(found.arch) if found.arch else "a state_dict"
-    print(f"saddle_jax {__version__}  {path}: {arch}, {len(found.tensors)} tensors, {epoch}")
+    arch = f"{found.arch!r}, " if found.arch else ""
+    part = "a bare state_dict" if found.part is None else repr(found.part)
+    print(f"saddle_jax {__version__}  {path}: {arch}{len(found.tensors)} tensors of {part}, {epoch}")
+    if found.others:
+        print(f"note   left out {', '.join(map(repr, found.others))}, which may hold other weights of the network")
+    prefixes = Counter(filter(None, map(names.prefix_of, found.tensors)))
+    for prefix, count in prefixes.items():
+        print(f"note   removed the prefix {prefix!r} from {count} names")
     print(f"done   {workdir} at step {step:,} of {program.schedules.total_steps:,}, for --mode eval and --mode spectra")
     return 0
 

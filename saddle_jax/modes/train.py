@@ -37,7 +37,7 @@ def run(command: Command) -> int:
         program = make_program(config, splits)
         observer = make_observer(config, splits, program.schedules)
         if processes.is_first():
-            plan.describe(config, splits, program, str(workdir))
+            plan.describe(config, splits, program, str(workdir), command.notes)
         if config.num_seeds == 1:
             loop.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
             return 0

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from saddle_jax.optim.grad_fn import depends_on, pair
 from saddle_jax.optim.link import FORWARD, Ask, LinkContext, Step, make_link, value_at
 from saddle_jax.optim.sam import stable_norm
 
@@ -50,9 +51,18 @@ def class_gradients(loss_fn: Callable[..., tuple[jax.Array, Any]], shares_C: jax
     """
 
     def gradients(params: optax.Params, move: Move, shifts_C: Shift) -> Any:
+        def loss_of(params: optax.Params, class_weights_C: jax.Array) -> tuple[jax.Array, Any]:
+            return pair("class_gradients: loss_fn", loss_fn(params, class_weights_C), "loss")
+
+        if not depends_on(lambda class_weights_C: loss_of(params, class_weights_C)[0], shares_C):
+            raise TypeError(
+                "class_gradients: loss_fn ignores class_weights_C. Fix: multiply the loss of each image by the weight "
+                "of its class before the sum"
+            )
+
         def total(params: optax.Params, shifts_C: Shift) -> tuple[jax.Array, Any]:
             def of_class(shift: Shift, class_weights_C: jax.Array) -> tuple[jax.Array, Any]:
-                return loss_fn(move(params, shift), class_weights_C)
+                return loss_of(move(params, shift), class_weights_C)
 
             one_hot_CC = jnp.eye(len(shares_C), dtype=jnp.result_type(float))
             # Whatever does not depend on the class is computed once, outside the map, and so is its derivative.

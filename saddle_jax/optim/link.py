@@ -9,7 +9,7 @@ Such a link is one function from a gradient, the parameters and an `Ask` to a `S
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +18,11 @@ import optax
 
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
+from saddle_jax.optim.grad_fn import GradFn, checked, difference
 
 # Work is counted in gradient evaluations as they are asked for; one is a forward and a backward pass of the whole
 # batch. A compiled step may merge passes that are the same: ImbSAM's g(w) and g_T(w) share a forward pass.
 FORWARD = 1 / 3  # of an evaluation; a backward pass costs about two forward ones
-
-
-class GradFn(Protocol):
-    """Return the gradient and auxiliary output at given parameters, for the step's batch."""
-
-    def __call__(self, params: optax.Params, class_weights_C: jax.Array | None = None) -> tuple[optax.Updates, Any]:
-        """Return (gradient, aux); `class_weights_C` multiplies the loss's numerator, not its denominator.
-
-        So g(ones) = g, the gradients of disjoint groups add up to g, and a group absent from the batch gives zeros.
-        """
-        ...
 
 
 class LinkState(NamedTuple):
@@ -91,6 +81,8 @@ def make_link(
       name: for messages.
       aux_like: a tree with the structure, shapes, and dtypes of grad_fn's aux, to keep it in the state; () drops it.
       seed: for a link that draws; see `with_key`.
+
+    `update` takes grad_fn, class_grad_fn, `aux` of the pass at w, and `probe`; see `checked`.
     """
     keep_aux = bool(jax.tree.leaves(aux_like))
 
@@ -105,9 +97,10 @@ def make_link(
         state: LinkState,
         params: optax.Params | None = None,
         *,
-        grad_fn: GradFn,
+        grad_fn: GradFn | None = None,
         class_grad_fn: Callable | None = None,
         aux: Any = None,
+        probe: bool = True,
         **extra: Any,
     ) -> tuple[optax.Updates, LinkState]:
         del extra
@@ -116,7 +109,11 @@ def make_link(
                 f"{name} needs the parameters: found params=None, expected tx.update(grads, state, params)"
             )
         key = () if seed is None else jax.random.fold_in(jax.random.wrap_key_data(state.key), state.count)
-        step = take(updates, params, Ask(state.count, key, grad_fn, class_grad_fn, aux_like if aux is None else aux))
+        first = isinstance(state.count, jax.core.Tracer) or int(state.count) == 0
+        ask_grad = checked(name, grad_fn, probe=probe and first)
+        step = take(updates, params, Ask(state.count, key, ask_grad, class_grad_fn, aux_like if aux is None else aux))
+        if keep_aux and (told := difference(step.aux, aux_like)):
+            raise TypeError(f"{name}: aux is not like aux_like: {told}. Fix: the aux of grad_fn, or another aux_like")
         return step.updates, LinkState(
             count=optax.safe_increment(state.count),
             ascent_norm=jnp.asarray(step.ascent_norm, state.ascent_norm.dtype),

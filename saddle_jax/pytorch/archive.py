@@ -28,6 +28,8 @@ MAX_TENSORS = 10_000
 MAX_DIMENSIONS = 8
 MAX_NAME = 200
 
+# Entries in which training scripts keep the weights, in the order in which they are taken: averages come last.
+_WEIGHTS = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema", "model_ema", "ema")
 _LEGACY_HEADER = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03."  # magic number, version 1001
 # Errors while reading. Our own are plain ValueErrors that say what was found; all others mean a damaged file.
 _REFUSED = (
@@ -44,10 +46,12 @@ class TorchFile(NamedTuple):
     tensors: dict[str, np.ndarray]  # with PyTorch's names and layouts; views of read-only memory
     epoch: int | None  # number of epochs trained
     arch: str | None
+    part: str | None  # entry of the file that holds the tensors, or None if the file is a bare state_dict
+    others: tuple[str, ...]  # further entries that hold weights
 
 
 def read(path: pathlib.Path) -> TorchFile:
-    """Read the state_dict of a checkpoint, or a bare state_dict. Other tensors in the file are not read.
+    """Read the weights of a checkpoint, or a bare state_dict. Other tensors in the file are not read.
 
     Raises:
       CheckpointError: the file is not a checkpoint, is damaged, or asks for functions that tensors do not need.
@@ -167,8 +171,11 @@ def _read_legacy(file: BinaryIO, size: int) -> TorchFile:
 
 
 def _torch_file(root: Any, read_storage: ReadStorage) -> TorchFile:
-    state = root.get("state_dict", root) if isinstance(root, dict) else None
-    if not isinstance(state, dict) or not state:
+    if not isinstance(root, dict):
+        raise ValueError("found no state_dict")
+    part, *others = [name for name in _WEIGHTS if isinstance(root.get(name), dict)] or [None]
+    state = root if part is None else root[part]
+    if not state:
         raise ValueError("found no state_dict")
     if len(state) > MAX_TENSORS:
         raise ValueError(f"found {len(state):,} tensors, expected at most {MAX_TENSORS:,}")
@@ -189,7 +196,9 @@ def _torch_file(root: Any, read_storage: ReadStorage) -> TorchFile:
         tensors[name] = _array(record, storages[storage.key])
     epoch, arch = (root.get(key) if state is not root else None for key in ("epoch", "arch"))
     known = type(epoch) is int and 0 <= epoch < 10**6
-    return TorchFile(tensors, epoch if known else None, arch[:MAX_NAME] if isinstance(arch, str) else None)
+    return TorchFile(
+        tensors, epoch if known else None, arch[:MAX_NAME] if isinstance(arch, str) else None, part, tuple(others)
+    )
 
 
 def _check(tensor: pickles.Tensor) -> None:

@@ -11,6 +11,7 @@ projection_head.0.weight        (out, in)        params/projector/kernel        
 contrast_head.0.weight          (out, in)        params/predictor/kernel                 (in, out)
 
 The last three belong to GLMC's wide ResNet-32. The layers of GLMC's ResNet-34 have other names and are not supported.
+Prefixes that training code puts before all these names are removed: `module.`, `model.`, and the like.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from saddle_jax.errors import CheckpointError
 
 _HEAD = ("params", "linear")
 _CLASSIFIERS = (_HEAD, ("params", "linear_balanced"))
+# From DataParallel, Lightning, and torch.compile, and the usual names of a module that holds the network; also nested.
+_PREFIX = re.compile(r"((module|model|_orig_mod|net|backbone)\.)+")
 _RULES = (
-    (r"^(module\.)+", ""),  # from DataParallel
     (r"^fc\.", "linear."),
     (r"^fc_cb\.", "linear_balanced."),
     (r"^projection_head\.0\.", "projector."),
@@ -42,8 +44,15 @@ _STATISTICS = {"running_mean": "mean", "running_var": "var"}
 Path = tuple[str, ...]
 
 
+def prefix_of(name: str) -> str:
+    """Return the prefix that `our_path` removes from a tensor's name; it may be empty."""
+    found = _PREFIX.match(name)
+    return found[0] if found else ""
+
+
 def our_path(name: str, dimensions: int) -> Path:
     """Return the path for a tensor of this name, whether or not a network has it."""
+    name = name[len(prefix_of(name)) :]
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     *modules, leaf = name.split(".")
@@ -93,6 +102,12 @@ def convert(
                     problems.append(f"{name!r} holds a number that is not finite")
     problems += [f"{'/'.join(path)}: the file has no tensor for it" for path in expected if path not in took]
     if problems:
+        common = {prefix_of(name) + name[len(prefix_of(name)) :].partition(".")[0] + "." for name in names}
+        if not took and len(common) == 1 < len(names):
+            raise CheckpointError(
+                f"all {len(names)} names begin with {common.pop()!r}, expected names such as 'conv1.weight' and "
+                "'layer1.0.conv1.weight'. Fix: save the state_dict of the network itself, without this prefix"
+            )
         has_bias = _HEAD in biased
         head = f", here --config.model.head={'linear' if has_bias else 'normed'}"
         wrong_head = ((*_HEAD, "bias") in expected) != has_bias and any(path[:-1] == _HEAD for path in took)

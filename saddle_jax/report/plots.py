@@ -164,6 +164,34 @@ def curves(
     return png(figure)
 
 
+def head_against_tail(points: Sequence[Mapping[str, float]], chosen: float | None, title: str) -> bytes:
+    """Draw the accuracy of the tail over that of the head as an adjustment grows stronger; return the PNG.
+
+    Args:
+      points: {"tau", "head", "tail"} with accuracies in percent, in the order of tau.
+      chosen: the tau to mark.
+      title: title of the figure.
+    """
+    figure, axes = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
+    colour, marker = _STYLES[1]
+    axes.plot([p["head"] for p in points], [p["tail"] for p in points], color=colour, marker=marker, markersize=4)
+    labels: dict[tuple[float, float], list[str]] = {}
+    for point in points:
+        if point["tau"] % 0.5 == 0:  # every fifth, so that labels stay apart
+            labels.setdefault((point["head"], point["tail"]), []).append(f"{point['tau']:g}")
+        if point["tau"] == chosen:
+            style = {"color": _STYLES[0][0], "marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": ""}
+            axes.plot(point["head"], point["tail"], label=f"chosen: tau = {chosen:g}", **style)
+    for place, taus in labels.items():
+        axes.annotate(", ".join(taus), place, (5, 5), textcoords="offset points", fontsize="small")
+    axes.set(xlabel="accuracy of the head (%)", ylabel="accuracy of the tail (%)")
+    axes.set_title(plain(f"{title} (numbers: tau)"), fontsize="medium", loc="left")
+    if chosen is not None:
+        axes.legend(frameon=False)
+    _finish(axes, grid="both")
+    return png(figure)
+
+
 def confusion(percents: np.ndarray, counts_C: Sequence[int], title: str) -> bytes:
     """Draw a confusion matrix; return the PNG.
 

@@ -142,11 +142,11 @@ def differing_images(workdir: pathlib.Path, splits: Splits) -> dict[str, tuple[A
 
 
 def _class_stats(splits: Splits) -> dict[str, Any]:
-    original = {} if splits.class_map_C is None else {"original_labels": splits.class_map_C.tolist()}
     return {
-        **original,
         "counts": splits.stats.counts_C.tolist(),
         "names": list(splits.stats.names),
+        "labels": splits.stats.labels_C.tolist(),  # of the source
+        "image_shape": list(splits.train.images.shape[1:]),  # height, width, channels
         "train_images": len(splits.train.labels),
         "test_images": len(splits.test.labels),
         "split_hash": splits.split_hash,

@@ -41,6 +41,7 @@ class EvalOutput(NamedTuple):
     predictions: jax.Array
     in_top: jax.Array  # bool: the label is among the TOP largest logits
     finite: jax.Array  # bool: all logits are
+    logits: jax.Array | None = None  # (C,) float32, whose softmax is the probabilities; None unless asked for
 
 
 def init_state(method: Method, tx: optax.GradientTransformationExtraArgs, key: jax.Array) -> TrainState:
@@ -103,7 +104,7 @@ def make_train_step(
         class_grad_fn = make_class_gradient(method, inputs, second_start, descent, axis_name)
         functions = {"grad_fn": grad_fn, "class_grad_fn": class_grad_fn}
         aux = first._replace(metrics={})
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, **functions, aux=aux)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, **functions, aux=aux, probe=False)
         link = find_link_state(opt_state)
         last = first if link is None or link.aux == () else link.aux
         params = optax.apply_updates(state.params, updates)
@@ -129,8 +130,12 @@ def make_train_step(
     return step
 
 
-def make_eval_step(method: Method) -> Callable[[Any, Any, Batch], EvalOutput]:
-    """Return the per-device evaluation step: (params, model_state, batch) -> one value per image."""
+def make_eval_step(method: Method, logit_scale: float | None = None) -> Callable[[Any, Any, Batch], EvalOutput]:
+    """Return the per-device evaluation step: (params, model_state, batch) -> one value per image.
+
+    Args:
+      logit_scale: also return the logits, times this factor.
+    """
 
     def step(params: Any, model_state: Any, batch: Batch) -> EvalOutput:
         logits_BC = method.predict(params, model_state, batch)
@@ -139,6 +144,7 @@ def make_eval_step(method: Method) -> Callable[[Any, Any, Batch], EvalOutput]:
             predictions=jnp.argmax(logits_BC, axis=1),
             in_top=jnp.any(top == batch.labels[:, None], axis=1),
             finite=jnp.all(jnp.isfinite(logits_BC), axis=1),
+            logits=None if logit_scale is None else (logits_BC * logit_scale).astype(jnp.float32),
         )
 
     return step

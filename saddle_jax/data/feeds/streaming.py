@@ -54,7 +54,8 @@ def reason_of(error: tf.errors.OpError) -> str:
     """Return TensorFlow's message on one line, without the names of its nodes."""
     text = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*", "", error.message)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__  # the lines before it say where in the graph
+    reason = lines[-1] if lines else type(error).__name__  # the lines before it say where in the graph
+    return reason.removeprefix("ValueError: ")  # of Pillow
 
 
 def make_whole_check(images: Encoded) -> Callable[[int], str]:

@@ -1,7 +1,4 @@
-"""Class indices in order of size, and the published class sizes of the large sets.
-
-The reference sorts the same way, but its sort is not stable. Where classes tie, it may number them differently.
-"""
+"""The published class sizes of the large sets."""
 
 from __future__ import annotations
 
@@ -13,18 +10,6 @@ import numpy as np
 from saddle_jax.errors import DataError
 
 _SHOWN = 10
-
-
-def by_size(labels_N: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the original label of each new index: largest class first, ties in their original order."""
-    return np.argsort(-np.bincount(labels_N, minlength=num_classes), kind="stable")
-
-
-def renumber(labels_N: np.ndarray, class_map_C: np.ndarray) -> np.ndarray:
-    """Return the new indices of original labels."""
-    new_C = np.empty(len(class_map_C), np.int32)
-    new_C[class_map_C] = np.arange(len(class_map_C), dtype=np.int32)
-    return new_C[labels_N]
 
 
 def published_counts(name: str) -> np.ndarray | None:
