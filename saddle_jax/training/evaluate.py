@@ -55,6 +55,12 @@ class Evaluator:
         parts = devices.num_devices()
         self._batch_size = -(-min(config.eval.batch_size, len(images.labels)) // parts) * parts
 
+    @property
+    def fair_accuracy(self) -> str:
+        """Which accuracy of a report gives every class the same weight: the plain one only if all are equally large."""
+        counts_C = np.bincount(self._images.labels, minlength=self._stats.num_classes)
+        return "accuracy" if len(set(counts_C.tolist())) == 1 else "balanced_accuracy"
+
     def evaluate(self, params: Any, model_state: Any, *, with_logits: bool = False) -> Evaluation:
         """Run the network over all images.
 

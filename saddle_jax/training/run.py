@@ -213,8 +213,9 @@ class Run:
             overall = {f"eval/{split}/{name}": report[name] for name in ("accuracy", "balanced_accuracy", "top5")}
             self.writer.write(step, {**overall, **groups})
             self.progress.say(f"eval {split} step {step:,}: {evaluate.one_line(report)}")
-            if split == chooser and (self._best is None or report["accuracy"] > self._best.accuracy):
-                self._best = checkpoint.Best(step, report["accuracy"], split)
+            accuracy = report[evaluator.fair_accuracy]
+            if split == chooser and (self._best is None or accuracy > self._best.accuracy):
+                self._best = checkpoint.Best(step, accuracy, split)
                 improved = True
         return improved
 
