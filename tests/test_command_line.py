@@ -419,10 +419,16 @@ def test_fields_that_would_do_nothing_or_mislead_are_refused(fields, message):
 
 @pytest.mark.parametrize(
     ("text", "steps"),
-    [("10 epochs", 970), ("1 epoch", 97), ("0.5 epochs", 48), ("30 steps", 30), ("25%", 50), (2, 194), (0.0, 0)],
+    [("10 epochs", 970), ("1 epoch", 97), ("30 steps", 30), ("25%", 50), (2, 194), (0.0, 0)],
 )
 def test_durations(text, steps):
     assert parse_duration(text).steps(97, 200) == steps
+
+
+def test_half_a_step_counts_as_one():
+    assert [parse_duration(f"{epochs} epochs").steps(1) for epochs in (0.5, 1.5, 2.5, 3.5)] == [1, 2, 3, 4]
+    assert [parse_duration(f"{part}%").steps(1, 50) for part in (29, 28.9, 0.99, 1)] == [15, 14, 0, 1]
+    assert parse_duration("0.5 epochs").steps(97) == 49
 
 
 @pytest.mark.parametrize(

@@ -228,11 +228,12 @@ def test_gradient_evaluations_by_a_step(tmp_path, step, evaluations, expected):
 
 def test_pictures_hold_six_methods_and_sgd_is_in_each(tmp_path):
     links = ("pgd", "cnc_pgd", "lpf_sgd", "sam", "asam", "imbsam", "le_sam")
-    folders = [write_run(tmp_path / m, m) for m in ("ce_drw", *(f"ce_drw_{link}" for link in links), "vs")]
+    alone = ("vs", "ce", "focal", "la_sam", "cdt", "ldam_drw", "vs_drw")
+    folders = [write_run(tmp_path / m, m) for m in ("ce_drw", *(f"ce_drw_{link}" for link in links), *alone)]
     (images,), _ = arranged(folders)
     parts = [[row.link for row in part] for part in content._pictured(images.rows)]
-    assert [len(part) for part in parts] == [6, 3, 1]
-    assert all(part[0] == "sgd" for part in parts)
+    assert [len(part) for part in parts] == [6, 3, 6, 1]  # methods without a partner share figures
+    assert all(part[0] == "sgd" for part in parts[:2])
     assert sorted(link for part in parts[:2] for link in part[1:]) == sorted(links)
 
 
@@ -377,6 +378,26 @@ def test_many_classes_and_methods_in_one_picture():
     assert plots.curves({"a": ([one, one], [empty]), "b": ([], [one])}, "loss", log=True)[:4] == b"\x89PNG"
     assert plots.curves({"a": ([{1.0: 0.5}], [])}, "loss", log=True) is None
     assert plots.confusion(np.full((100, 100), np.nan), counts, "none")[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("draw", ["class_bars", "curves", "confusion"])
+def test_axes_keep_their_size_under_long_names(draw, monkeypatch):
+    """Names of methods of one recipe hold every field that differs. Matplotlib's warnings are errors here."""
+
+    def inches(figure):
+        figure.draw_without_rendering()
+        return figure.axes[0].get_window_extent().height / figure.dpi
+
+    monkeypatch.setattr(plots, "png", inches)
+    drawn = {
+        "class_bars": lambda names: plots.class_bars({name: [[50.0, 20.0]] for name in names}, [9, 1], (1, 0, 1)),
+        "curves": lambda names: plots.curves(dict.fromkeys(names, ([{1: 1.0, 2: 2.0}], [])), "loss", log=False),
+        "confusion": lambda names: plots.confusion(np.eye(2), [9, 1], names[0]),
+    }[draw]
+    short = drawn(["ce_drw"])
+    for name in ("ce_drw_sam, rho=((0, 0.1), ('50%', 0.2)), " * 5, "x" * 300, "a $x$ " * 30):
+        assert 0.9 * short < drawn([f"{name}{k}" for k in range(6)]) < 1.2 * short
+        plots.plt.close("all")
 
 
 def test_confusion_by_class_size():
