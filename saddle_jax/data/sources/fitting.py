@@ -103,8 +103,8 @@ def _length(images: int) -> list[tuple[str, Any, str]]:
     batch = 128 if images >= 10_000 else 64 if images >= 1_000 else 32
     every = f"{100 // _EVALUATIONS}%"
     return [
-        ("batch_size", batch, f"{images:,} training images"),
-        ("duration", f"{epochs} epochs", f"{images * epochs:,} views of images; more may be better"),
+        ("batch_size", batch, f"about {images:,} training images"),
+        ("duration", f"{epochs} epochs", f"about {images * epochs:,} views of images; more may be better"),
         ("eval.every", every, f"{_EVALUATIONS} times, for the best of them"),
         ("checkpoint_every", every, ""),
     ]
