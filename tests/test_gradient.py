@@ -71,6 +71,10 @@ def test_a_sam_step_does_not_depend_on_micro_batches(axis_name, x64):
             state, metrics = step(state, (batch if axis_name is None else devices.split(batch),))
             trails[micro_batches].append((state.params, metrics))
         assert state.method_state == len(batches)
+        nothing = jax.tree.map(np.zeros_like, batch)
+        stays, metrics = step(state, (nothing if axis_name is None else devices.split(nothing),))
+        assert metrics.skipped and stays.step == state.step + 1 and stays.method_state == state.method_state
+        assert_close(stays.params, state.params, 0)
     assert_close(trails[2], trails[1], 1e-12)
     assert_close(trails[4], trails[1], 1e-12)
     _, metrics = trails[1][0]

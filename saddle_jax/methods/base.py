@@ -53,7 +53,7 @@ class LossOutput(NamedTuple):
     numerator: jax.Array  # Σ w·l
     denominator: jax.Array  # Σ w; must not depend on the parameters
     model_state: Any  # after this pass
-    images: jax.Array  # number of images; 0 on a device that has only padding
+    images: jax.Array  # number of images; 0 on a device that has only padding. Without any, the step is skipped
     metrics: dict[str, jax.Array]  # sums over this device's images
     # Σ w·l of what is minimized, if the pass computes another loss or only some classes' part of it
     objective: jax.Array | None = None
