@@ -73,11 +73,17 @@ def decode(content: bytes, *, turn: bool) -> np.ndarray:
             upright.info.pop("transparency", None)  # convert() only warns of it
             return np.asarray(upright.convert("RGB"))
     except UnidentifiedImageError:
-        raise ValueError(f"not a {NAMES}") from None
+        kind = kind_of(content)
+        raise ValueError(f"the header of this {kind} is damaged" if kind else f"not a {NAMES}") from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def kind_of(content: bytes) -> str:
+    """Return the name of the format that a file starts like, or ""."""
+    return next((kind for kind, starts in STARTS.items() if content.startswith(starts)), "")
 
 
 def may_be_turned(content: bytes) -> bool:
