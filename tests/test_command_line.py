@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from configs import cifar10_lt, default, recipes
 from saddle_jax.errors import ConfigError, tell
-from saddle_jax.experiment import catalogue, config_file, reference
+from saddle_jax.experiment import catalogue, config_file, configure, reference
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment import help as help_lib
 from saddle_jax.experiment.checks import problems_of
@@ -178,11 +178,9 @@ def test_a_path_that_can_not_be(tmp_path):
 @pytest.mark.faults("G1")
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_a_misspelled_field_gets_the_right_name(field):
-    from saddle_jax.experiment import command_line
-
     typo = field[:-1] + ("x" if field[-1] != "x" else "y")
     base = default.get_config()
-    problem = command_line._override_problem("main.py", f"--config.{typo}=1", base)
+    problem = configure._override_problem(f"--config.{typo}=1", base)
     assert "no such field" in problem
     assert field in problem
 
@@ -192,12 +190,10 @@ def test_a_misspelled_field_gets_the_right_name(field):
 @pytest.mark.parametrize("value", ["abc", "[]", "-1", "1e400", "nan"])
 def test_no_bad_value_gets_through(field, value):
     """Either the flag's type refuses it, or the checks do, or it is a sound value of this field."""
-    from saddle_jax.experiment import command_line
-
     base = default.get_config()
     override = f"--config.{field}={value}"
-    if command_line._override_problem("main.py", override, base) is None:
-        config = command_line._overridden("main.py", [override], base)
+    if configure._override_problem(override, base) is None:
+        config = configure._overridden([override], base)
         taken = config_lib.flatten(config)[field]
         free_text = isinstance(FIELDS[field], str) and field in (
             "name", "start_from", "compilation_cache", "spectra.classes",
@@ -289,7 +285,10 @@ def test_values_and_repetitions_of_flags(tmp_path):
     assert "--config: expected a file" in bare.stderr
     useless = main("--mode=check", "--checkpoint=best", "--adjust=logit:x", cwd=tmp_path)
     assert "--checkpoint belongs to --mode eval" in useless.stderr
-    assert "--adjust belongs to --mode eval" in useless.stderr and "found 'logit:x', expected" in useless.stderr
+    assert (
+        "--adjust belongs to --mode eval, predict, and export" in useless.stderr
+        and "found 'logit:x', expected" in useless.stderr
+    )
     cosine = main("--mode=eval", "--adjust=tau_norm", "--config.model.head=normed", cwd=tmp_path)
     assert "--adjust tau_norm: the cosine head" in cosine.stderr
     compared = main("--mode=spectra", "--compare", "one", "--checkpoint=best", cwd=tmp_path)
@@ -420,10 +419,16 @@ def test_fields_that_would_do_nothing_or_mislead_are_refused(fields, message):
 
 @pytest.mark.parametrize(
     ("text", "steps"),
-    [("10 epochs", 970), ("1 epoch", 97), ("0.5 epochs", 48), ("30 steps", 30), ("25%", 50), (2, 194), (0.0, 0)],
+    [("10 epochs", 970), ("1 epoch", 97), ("30 steps", 30), ("25%", 50), (2, 194), (0.0, 0)],
 )
 def test_durations(text, steps):
     assert parse_duration(text).steps(97, 200) == steps
+
+
+def test_half_a_step_counts_as_one():
+    assert [parse_duration(f"{epochs} epochs").steps(1) for epochs in (0.5, 1.5, 2.5, 3.5)] == [1, 2, 3, 4]
+    assert [parse_duration(f"{part}%").steps(1, 50) for part in (29, 28.9, 0.99, 1)] == [15, 14, 0, 1]
+    assert parse_duration("0.5 epochs").steps(97) == 49
 
 
 @pytest.mark.parametrize(

@@ -262,8 +262,10 @@ SOUND = {  # found by a sweep over formats and modes, of which TensorFlow decode
 BAD_FILES = {
     "empty": b"",
     "truncated": GOOD[: len(GOOD) // 2],
+    "truncated in its header": GOOD[:400],
     "flipped bytes, no longer a JPEG": GOOD[:2] + bytes(b ^ 255 for b in GOOD[2:40]) + GOOD[40:],
     "text": b"not an image\n",
+    "start of a GIF": b"GIF89a",
     "progressive, truncated": SOUND["JPEG, progressive"][:2000],
     "turned, truncated": SOUND["JPEG, orientation 6"][:2000],
     "PNG, truncated": SOUND["PNG"][:2000],
@@ -293,10 +295,12 @@ def test_bad_files_are_named_with_the_reason(tmp_path):
     with pytest.raises(DataError) as error:
         next(streaming.batches(images, np.zeros(len(images), int), slots, train=False))
     first, *lines, fix = str(error.value).splitlines()
-    assert first == "10 evaluation images can't be decoded" and fix.startswith("Fix: restore the file")
-    for kind, line in zip(BAD_FILES, lines, strict=True):
+    assert first == "12 evaluation images can't be decoded" and fix.startswith("Fix: restore the file")
+    assert lines.pop() == "  ... and 2 more"
+    for kind, line in zip(list(BAD_FILES)[:10], lines, strict=True):
         assert line.startswith(f"  - {tmp_path}/{kind}: ") and "Error" not in line, line
-    assert lines[-1].endswith("not a JPEG, PNG, GIF, BMP, WebP, or TIFF")
+    assert lines[0].endswith("not a JPEG, PNG, GIF, BMP, WebP, or TIFF")
+    assert lines[2].endswith("Truncated File Read") and lines[5].endswith("the header of this GIF is damaged")
     look = streaming.make_whole_check(images)
     assert [bool(look(position)) for position in range(len(images))] == [False] + [True] * len(BAD_FILES)
 

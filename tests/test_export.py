@@ -27,14 +27,13 @@ from saddle_jax.experiment import catalogue, command_line
 from saddle_jax.host import devices
 from saddle_jax.inference import inputs, to_safetensors, to_stablehlo
 from saddle_jax.inference.classifier import Classifier
-from saddle_jax.inference.function import Network
+from saddle_jax.inference.function import function_of
 from saddle_jax.models.base import from_flax
 from saddle_jax.models.networks import make_resnet
 from saddle_jax.pytorch import names
-from saddle_jax.train import checkpoint
-from saddle_jax.train.directory import open_run
-from saddle_jax.train.evaluate import Evaluator
-from saddle_jax.train.program import make_program
+from saddle_jax.training import checkpoint
+from saddle_jax.training.directory import open_run
+from saddle_jax.training.program import make_program
 
 CLASSES, SIZE, MEAN, STD = ("wren", "owl", "kiwi", "emu"), 12, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 # What a machine does that has the export, jax, NumPy, and Pillow.
@@ -94,9 +93,9 @@ def run(workdir, out, *formats):
     return __main__.main([command_line.Command("export", str(workdir), default.get_config(), **given)])
 
 
-def computed(network, images):
+def computed(classifier, images):
     with devices.exact_arithmetic("float32"):
-        return jax.device_get(jax.jit(network.function())(images))
+        return jax.device_get(jax.jit(function_of(classifier))(images))
 
 
 def torch_logits(twin, tensors, images):
@@ -116,14 +115,13 @@ def birds(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def network(birds):
-    classifier = Classifier(birds[0])
-    return Network(classifier, classifier.params)
+def classifier(birds):
+    return Classifier(birds[0])
 
 
 @pytest.fixture(scope="module")
-def expected(birds, network):
-    return computed(network, birds[1])
+def expected(birds, classifier):
+    return computed(classifier, birds[1])
 
 
 @pytest.fixture(scope="module")
@@ -133,18 +131,14 @@ def exported(birds):
     return out
 
 
-def test_the_function_is_what_evaluation_computes(birds, network, expected):
+def test_the_function_is_what_evaluation_computes(birds, classifier, expected):
     """On one device and with XLA's kernels, as with the run's own program."""
-    classifier = network.classifier
-    some = sources.Images(birds[1], np.zeros(len(birds[1]), np.int32))
-    evaluator = Evaluator(classifier.config, classifier.program, some, classifier.stats, pipeline="numpy")
-    found = evaluator.evaluate(classifier.params, classifier.model_state).predictions_N
-    np.testing.assert_array_equal(found, expected["logits"].argmax(1))
-    assert len(set(found)) > 1
+    np.testing.assert_allclose(expected["logits"], classifier.logits(birds[1]), atol=1e-4)
+    assert len(set(expected["logits"].argmax(1))) > 1
     np.testing.assert_allclose(expected["probabilities"].sum(1), 1, rtol=1e-6)
 
 
-def test_stablehlo_needs_only_jax(birds, network, expected, exported, tmp_path):
+def test_stablehlo_needs_only_jax(birds, classifier, expected, exported, tmp_path):
     photo = tmp_path / "a photo.png"
     jpeg_folder.photograph(3, 40, 30).save(photo)
     np.save(tmp_path / "pixels.npy", birds[1])
@@ -156,9 +150,8 @@ def test_stablehlo_needs_only_jax(birds, network, expected, exported, tmp_path):
         np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-6)
         np.testing.assert_allclose(found["one"], expected["logits"][:1], atol=1e-5)
 
-    pixels, _ = inputs.prepare(inputs.find([str(photo)]), network.image_shape, turn=True)
-    probabilities = computed(network, pixels)["probabilities"][0]
-    line = f"{photo}: {CLASSES[probabilities.argmax()]} {probabilities.max():.3f}"
+    predicted = classifier.predict(inputs.find([str(photo)]))
+    line = f"{photo}: {predicted.classes[0]} {predicted.probabilities_NC.max():.3f}"
     assert result.stdout.splitlines() == [line, line]
 
 
@@ -184,15 +177,15 @@ def test_pytorch_loads_the_weights(birds, exported, expected):
     np.testing.assert_allclose(factor * cosines, expected["logits"], atol=1e-4)
 
 
-def test_the_adjustment_of_logits_is_in_the_bias(birds, network, tmp_path):
+def test_the_adjustment_of_logits_is_in_the_bias(birds, tmp_path):
     make_run(tmp_path / "run", "ce_drw")
-    classifier = Classifier(tmp_path / "run")
-    adjusted = Network(classifier, classifier.params, offsets_C=np.array([0.5, 0, -1, 2]))
+    adjusted = Classifier(tmp_path / "run", adjust="logit:1.5")
     tensors = safetensors.numpy.load(to_safetensors.serialize(adjusted))
-    bias_C = classifier.params["linear"]["bias"]
-    np.testing.assert_allclose(tensors["linear.bias"], bias_C - adjusted.offsets_C, atol=1e-6)
+    shares_C = np.array([14, 8, 6, 2]) / 30
+    bias_C = adjusted.params["linear"]["bias"] - 1.5 * np.log(shares_C)
+    np.testing.assert_allclose(tensors["linear.bias"], bias_C, atol=1e-6)
     with pytest.raises(ConfigError, match="a cosine head has no bias"):
-        to_safetensors.serialize(network._replace(offsets_C=adjusted.offsets_C))
+        to_safetensors.serialize(Classifier(birds[0], adjust="logit:1.5"))
     pytest.importorskip("torch")
     from benchmarks.torch_resnet import ResNet
 
@@ -203,14 +196,13 @@ def test_the_adjustment_of_logits_is_in_the_bias(birds, network, tmp_path):
 def test_a_network_of_the_users_own_has_no_names_in_pytorch(tmp_path, capsys):
     images = make_run(tmp_path / "run", "ce_drw", model__name="test_export:flat")
     assert run(tmp_path / "run", tmp_path / "model") == 0
-    told = "left out model.safetensors: there are no names in PyTorch for model.name='test_export:flat'"
+    told = "left out model.safetensors: there is no PyTorch network like that of model.name=test_export:flat"
     assert told in capsys.readouterr().out
     assert (tmp_path / "model/model.onnx").is_file() == bool(importlib.util.find_spec("jax2onnx"))
     assert run(tmp_path / "run", tmp_path / "other", "safetensors") == 2
     assert not (tmp_path / "other").exists()
     model = jax.export.deserialize(bytearray((tmp_path / "model/model.stablehlo").read_bytes()))
-    classifier = Classifier(tmp_path / "run", trusted=True)
-    expected = computed(Network(classifier, classifier.params), images)
+    expected = computed(Classifier(tmp_path / "run", trusted=True), images)
     np.testing.assert_allclose(model.call(images)["logits"], expected["logits"], rtol=1e-5, atol=1e-5)
 
 

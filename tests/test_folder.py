@@ -48,7 +48,7 @@ def test_classes_are_folders_ranked_by_size_and_each_gives_test_images(tmp_path)
     assert splits.stats.counts_C.tolist() == [9, 5, 3, 1]
     assert np.bincount(splits.test.labels, minlength=4).tolist() == [2, 1, 1, 0]
     told = " ".join(splits.notes)
-    assert "left out 1 files that are not images" in told and "notes.txt" in told
+    assert "not those of images: 1" in told and "notes.txt" in told
     assert "4 of 22 images became test images" in told and "1 classes with a single image have no test image" in told
     for part, name in ((splits.train, "train"), (splits.test, "test")):
         for position, label in enumerate(part.labels):
@@ -122,7 +122,7 @@ def test_broken_files_are_left_out_and_told(tmp_path):
         load(root, image_size=16)
     splits = load(root, image_size=16, max_bad_fraction=0.5)
     assert splits.available + len(splits.test.labels) == 20
-    assert "left out 2 broken image files" in splits.notes[0] and "bee/0.jpg: " in splits.notes[0]
+    assert "broken image files left out: 2" in splits.notes[0] and "bee/0.jpg: " in splits.notes[0]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -164,7 +164,7 @@ def test_settings_follow_from_the_images(tmp_path, size, mode, given, expected):
     assert config.name == "mine-la_sam"
     assert len(config.data.mean) == (1 if mode == "L" and max(size) < 96 else 3)
     assert not any(note.startswith(f"{field}=") for field in given for note in notes)
-    assert any(note.startswith("batch_size=32: ") for note in notes)
+    assert any(note.startswith("batch_size=32: about ") for note in notes)
 
 
 def test_images_of_two_depths_below_a_class(tmp_path):

@@ -30,10 +30,10 @@ from saddle_jax.models.networks import make_linear, make_norm
 from saddle_jax.optim import chain
 from saddle_jax.optim.link import find_link_state, with_key
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train import checkpoint
-from saddle_jax.train.gradient import pass_like
-from saddle_jax.train.program import make_program
-from saddle_jax.train.steps import init_state, make_train_step
+from saddle_jax.training import checkpoint
+from saddle_jax.training.gradient import pass_like
+from saddle_jax.training.program import make_program
+from saddle_jax.training.steps import init_state, make_train_step
 
 STATS = ClassStats(COUNTS, ())
 EVALUATIONS = {  # a step's, or those of seven steps

@@ -22,7 +22,7 @@ from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment import config_file
 from saddle_jax.losses import make_loss
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train import checkpoint, directory, evaluate, metrics
+from saddle_jax.training import checkpoint, directory, evaluate, metrics
 
 SETS = {  # training and test images of each class
     "an empty class": ([9, 0, 3], [2, 0, 2]),

@@ -12,7 +12,7 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.modes import demo
 from saddle_jax.report import plots, tables
 from saddle_jax.spectra import results
-from saddle_jax.train import evaluate
+from saddle_jax.training import evaluate
 
 
 def report(overall, tail, classes=(90.0, None, 10.0)):

@@ -20,6 +20,7 @@ from saddle_jax.losses import cross_entropy, make_loss
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.spectra import classwise, escape, lanczos
 from saddle_jax.spectra.checks import check_operator
+from saddle_jax.spectra.density import ritz
 from saddle_jax.spectra.hvp import FunctionLoss, MeanLoss, flat_point, make_pieces
 
 
@@ -162,7 +163,7 @@ def test_a_whole_spectrum_against_jax_hessian(x64):
     assert spectrum.largest.value == pytest.approx(eigenvalues[-1], rel=1e-10)
     assert spectrum.smallest.value == pytest.approx(eigenvalues[0], rel=1e-8)
     for end in (spectrum.largest, spectrum.smallest):
-        assert np.abs(eigenvalues - end.value).min() <= end.residual + 1e-12
+        assert np.abs(eigenvalues - end.value).min() <= end.error
         assert end.residual < 1e-6
         v_P = end.vector_P
         np.testing.assert_allclose(mean_loss(v_P[None])[0], end.value * v_P, atol=2e-6)
@@ -247,16 +248,31 @@ def test_batch_norm_in_training_mode_is_another_fixed_symmetric_operator(x64):
         assert float(jnp.abs(difference).max()) > 1e-3
 
 
-def test_float32_products_are_near_float64():
+def extremes_of(mean_loss):
+    starts_SP = classwise.signs(0, [0], mean_loss.params_P.size, mean_loss.params_P.dtype)
+    tridiagonal, store = lanczos.lanczos(mean_loss, starts_SP, 80)
+    _, coefficients = ritz(tridiagonal, 0)
+    ends = [store.combine(np.pad(c, (0, 80 - len(c)))[None], tridiagonal)[0] for c in coefficients.T[[0, -1]]]
+    return classwise.extremes(mean_loss, ends)
+
+
+def test_float32_products_and_eigenvalues_are_near_float64():
     single = Small(dtype="float32")
     v_SP = vectors(1, single.point.params_P.size, jnp.float32)
     with devices.exact_arithmetic("float32"):
         found = single.mean_loss()(v_SP)
+        ends = extremes_of(single.mean_loss((2,)))  # one image
     with devices.exact_arithmetic("float64"):
         small = Small()  # it starts from other random weights: take the first's
         small.point, _ = flat_point(single.params, single.stats, np.array([1.0, 2.0, 3.0]), "float64")
         expected = np.asarray(small.mean_loss()(jnp.asarray(v_SP, jnp.float64)))
+        true_ends = extremes_of(small.mean_loss((2,)))
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    largest = max(abs(end.value) for end in ends)
+    for end, true in zip(ends, true_ends, strict=True):
+        assert true.error < 1e-9
+        assert abs(end.value - true.value) <= end.error < 1e-5 * largest
+        assert end.error >= end.residual + 2**-23 * largest  # the residual alone does not see the product's rounding
 
 
 def test_an_operator_that_is_not_fixed_or_not_symmetric_is_refused(x64):

@@ -24,8 +24,8 @@ from saddle_jax.experiment import config as config_lib
 from saddle_jax.host import lock
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.spectra import results
-from saddle_jax.train import checkpoint
-from saddle_jax.train.program import make_program
+from saddle_jax.training import checkpoint
+from saddle_jax.training.program import make_program
 
 ONE_DEVICE = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 EIGHT_DEVICES = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}

@@ -20,7 +20,7 @@ from saddle_jax.experiment.command_line import Command
 from saddle_jax.modes import check
 from saddle_jax.modes import views as sheet
 from saddle_jax.report import views
-from saddle_jax.train import directory, seeds
+from saddle_jax.training import directory, seeds
 
 DPI, CELL, LEFT, TOP, GAP = 130, 0.9, 1.6, 0.45, 0.27  # inches
 STILL = Augmentation("crop_flip", (8, 8, 1), flip=False)

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from saddle_jax.data.bad_images import KnownBad
+
 
 class Decoding(NamedTuple):
     """How encoded images become pixels."""
@@ -28,6 +30,7 @@ class Encoded(abc.ABC):
 
     def __init__(self, decoding: Decoding):
         self.decoding = decoding
+        self.known_bad = KnownBad()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -43,6 +46,10 @@ class Encoded(abc.ABC):
     def may_be_bad(self) -> int:
         """How many of these images may be bad, if they are training images."""
         return math.floor(self.decoding.max_bad_fraction * len(self))
+
+    def bad_lines(self) -> list[str]:
+        """Return `name: reason` of each bad image that this process has met among these training images."""
+        return [f"{self.name(position)}: {reason}" for position, reason in self.known_bad.reasons.items()]
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

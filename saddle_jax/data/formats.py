@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,7 +23,17 @@ STARTS = {
     "WebP": (b"RIFF",),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")  # usual ones; the content decides
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".png",
+    ".gif",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+)  # usual ones; the content decides
 NAMES = f"{', '.join(list(STARTS)[:-1])}, or {list(STARTS)[-1]}"
 
 _TURNS = {  # by EXIF orientation: how a picture is turned upright
@@ -52,7 +63,7 @@ def decode(content: bytes, *, turn: bool) -> np.ndarray:
       ValueError: it can't be decoded.
     """
     try:
-        with _open(content) as image:
+        with open_image(io.BytesIO(content)) as image:
             image.load()
             upright = image.transpose(_TURNS[at]) if turn and (at := _orientation(image)) in _TURNS else image
             if upright.mode.startswith("I;16"):
@@ -62,11 +73,17 @@ def decode(content: bytes, *, turn: bool) -> np.ndarray:
             upright.info.pop("transparency", None)  # convert() only warns of it
             return np.asarray(upright.convert("RGB"))
     except UnidentifiedImageError:
-        raise ValueError(f"not a {NAMES}") from None
+        kind = kind_of(content)
+        raise ValueError(f"the header of this {kind} is damaged" if kind else f"not a {NAMES}") from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def kind_of(content: bytes) -> str:
+    """Return the name of the format that a file starts like, or ""."""
+    return next((kind for kind, starts in STARTS.items() if content.startswith(starts)), "")
 
 
 def may_be_turned(content: bytes) -> bool:
@@ -74,14 +91,15 @@ def may_be_turned(content: bytes) -> bool:
     if content.startswith(PNG):
         return any(word in content for word in _PNG_METADATA)
     try:
-        with _open(content) as image:
+        with open_image(io.BytesIO(content)) as image:
             return _orientation(image) in _TURNS
     except Exception:  # a bad image; whoever decodes it says so
         return False
 
 
-def _open(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=[name.upper() for name in STARTS])
+def open_image(file: IO[bytes]) -> Image.Image:
+    """Open an image of a format that is read. Pillow knows more; for some of them it would run other programs."""
+    return Image.open(file, formats=[name.upper() for name in STARTS])
 
 
 def _orientation(image: Image.Image) -> int:

@@ -166,8 +166,7 @@ def _opening(images: Encoded) -> Callable[[int], str] | None:
             start = file.read(8)
         if not start:
             return "empty"
-        known = any(start.startswith(starts) for starts in formats.STARTS.values())
-        return "" if known else f"not a {formats.NAMES} (starts with {start!r})"
+        return "" if formats.kind_of(start) else f"not a {formats.NAMES} (starts with {start!r})"
 
     return look
 

@@ -69,7 +69,7 @@ def problem_of(path: pathlib.Path) -> str:
         tail = file.read()
         file.seek(0)
         try:
-            with Image.open(file) as image:
+            with formats.open_image(file) as image:
                 if _ENDS.get(str(image.format), b"\0no end") in tail:
                     return ""
             file.seek(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import pathlib
 import re
@@ -10,14 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from saddle_jax.errors import ConfigError, did_you_mean
-from saddle_jax.experiment import arguments as options
-from saddle_jax.experiment import catalogue, config_file, flag_checks, schema
+from saddle_jax.errors import ConfigError
 from saddle_jax.experiment import config as config_lib
-from saddle_jax.experiment.checks import problems_of
-from saddle_jax.experiment.fields import described_type
+from saddle_jax.experiment import configure, flag_checks
 from saddle_jax.experiment.flag_checks import Processes
 
 FLAGS = flags.FLAGS
@@ -36,6 +32,7 @@ MODES = {  # each with its module in saddle_jax/modes/
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help gives the defaults.")
 flags.DEFINE_string("checkpoint", None, "latest, best, or a step; eval: by default, both latest and best.")
+flags.DEFINE_string("adjust", "none", "eval, predict, export: none, logit[:TAU], or tau_norm[:TAU].")
 flags.DEFINE_string("out", None, "predict: file for all probabilities, .csv, .jsonl, or .npz; export: folder.")
 flags.DEFINE_list("formats", [], "export: some of stablehlo, safetensors, onnx; by default all that are possible.")
 flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wrote.")
@@ -53,6 +50,10 @@ _PLAIN_FLAGS = copy.deepcopy(FLAGS)
 _PATHS = ("workdir", "out", "torch_file", "class_map", "compare")
 
 
+# Flags that a command has under their own names.
+_PASSED_ON = ("checkpoint", "compare", "runs", "torch_file", "class_map", "adjust", "out", "formats", "import_code")
+
+
 class Command(NamedTuple):
     """The command that the user gave."""
 
@@ -66,6 +67,7 @@ class Command(NamedTuple):
     torch_file: str | None = None
     class_map: str | None = None  # file
     processes: Processes | None = None  # None: this is the only one
+    adjust: str = "none"  # see `experiment.adjustment`
     notes: Sequence[str] = ()  # what was chosen by the images, and why
     images: Sequence[str] = ()  # files, folders, globs, or lists to classify
     out: str | None = None  # file for the predictions, or folder for an export
@@ -95,22 +97,13 @@ def parse(argv: list[str]) -> Command:
     stored = pathlib.Path(FLAGS.workdir or "", "config.json").expanduser()
     try:
         if FLAGS.workdir and not named and stored.is_file() and FLAGS.mode != "report":
-            own, loaded = [], config_lib.from_json(stored.read_bytes(), trusted=FLAGS.import_code)
+            configured = configure.of_run(stored.read_bytes(), overrides, trusted=FLAGS.import_code)
         else:
-            loaded = config_file.load(named[-1].partition("=")[2] if named else _DEFAULT_CONFIG)
-            loaded = _with_own_fields(loaded, ())
-            own = problems_of(loaded)
-        overrides = list({_field_of(override): override for override in overrides}.values())  # the last of each field
-        base = _with_own_fields(loaded, overrides)
+            configured = configure.from_file(named[-1].partition("=")[2] if named else _DEFAULT_CONFIG, overrides)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
-    override_problems = {o: problem for o in overrides if (problem := _override_problem(argv[0], o, base))}
-    config = _overridden(argv[0], [o for o in overrides if o not in override_problems], base)
-    notes: list[str] = []
-    if named and config.data.fit_to_images and not (problems or override_problems):
-        given = {_field_of(override) for override in overrides} | options.fields_of(named[-1].partition(":")[2])
-        notes = catalogue.fit(config, given)
-    problems += [*override_problems.values(), *own, *problems_of(config, base)]
+    config = configured.config
+    problems += configured.problems
 
     seeds = sorted(map(str, pathlib.Path(FLAGS.workdir or "").expanduser().glob("seed-*")))
     if FLAGS.workdir and not named and not stored.is_file() and seeds and FLAGS.mode != "report":
@@ -125,9 +118,16 @@ def parse(argv: list[str]) -> Command:
     by_default = elsewhere or config_lib.default_workdir(config)
     workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
     processes = Processes(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id) if FLAGS.distributed else None
-    asked = (FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, FLAGS.torch_file, FLAGS.class_map, processes)
-    output = FLAGS.out, FLAGS.formats, FLAGS.import_code
-    return Command(FLAGS.mode, str(workdir), config, bool(named), *asked, notes, images, *output)
+    return Command(
+        FLAGS.mode,
+        str(workdir),
+        config,
+        config_named=bool(named),
+        processes=processes,
+        notes=configured.notes,
+        images=images,
+        **{name: FLAGS[name].value for name in _PASSED_ON},
+    )
 
 
 def _join_values(arguments: list[str]) -> list[str]:
@@ -170,51 +170,4 @@ def _path_problem(flag: str, path: str) -> str | None:
         return None
     except (OSError, RuntimeError) as error:  # too long, no permission, an unknown ~user
         return f"--{flag}: {path!r} can't be used ({getattr(error, 'strerror', None) or error}). Fix: another path"
-    return None
-
-
-def _with_own_fields(loaded: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Return the config with the fields of those of the user's own entries that the overrides leave chosen."""
-    base, values = loaded.copy_and_resolve_references(), config_lib.flatten(loaded)
-    chosen = dict(values)
-    for override in overrides:
-        if (name := _field_of(override)) in catalogue.ENTRIES and name in values:
-            chosen[name] = override.partition("=")[2]
-    for choice, name in catalogue.dotted_names(chosen).items():
-        with contextlib.suppress(ConfigError):  # the checks report what is wrong with it
-            catalogue.find(choice, name)
-    before, after = schema.own_fields(values), schema.own_fields(chosen)
-    with base.unlocked():
-        for group in {field.partition(".")[0] for field in before.keys() - after.keys()}:
-            del base[group]
-        base.update(schema.nested({field: after[field].default for field in after.keys() - values.keys()}))
-    return base
-
-
-def _overridden(program: str, overrides: Sequence[str], base: ConfigDict) -> ConfigDict:
-    """Return a copy of the config with the fields that `--config.FIELD=VALUE` set."""
-    values, argv = flags.FlagValues(), [program, *overrides]
-    config_flags.DEFINE_config_dict(
-        "config", base.copy_and_resolve_references(), sys_argv=argv, flag_values=values, lock_config=True
-    )
-    values(argv)
-    return values.config
-
-
-def _field_of(override: str) -> str:
-    return override.lstrip("-").partition("=")[0].removeprefix("no").removeprefix("config.")
-
-
-def _override_problem(program: str, override: str, base: ConfigDict) -> str | None:
-    name, known = _field_of(override), config_lib.flatten(base)
-    if name not in known:
-        if any(field.startswith(name + ".") for field in known):
-            return f"--config.{name} is a group of fields; set one of them, e.g. --config.{name}.…"
-        ends = [field for field in known if field.rpartition(".")[2] == name.rpartition(".")[2]]
-        hint = f" Did you mean {' or '.join(ends)}?" if ends else did_you_mean(name, known)
-        return f"--config.{name}: there is no such field.{hint}"
-    try:
-        _overridden(program, [override], base)
-    except Exception:  # config_flags raises many kinds
-        return f"--config.{name}: found {override.partition('=')[2]!r}, expected {described_type(known[name])}"
     return None

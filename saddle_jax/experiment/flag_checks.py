@@ -10,6 +10,9 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
+from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import adjustment
+
 FLAGS = flags.FLAGS
 EXPORT_FORMATS = ("stablehlo", "safetensors", "onnx")
 
@@ -31,6 +34,7 @@ def problems(config: ConfigDict, of_config: Sequence[str], *, config_named: bool
     """
     return [
         *_mode_problems(of_config),
+        *_adjust_problems(config),
         *_import_problems(config_named),
         *_process_problems(config, config_named),
     ]
@@ -67,6 +71,21 @@ def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
             yield f"--compare: found no directory {run!r}, expected a run whose spectra were measured"
     if FLAGS.compare and FLAGS.checkpoint and not FLAGS.checkpoint.isdecimal():
         yield f"--compare: found --checkpoint {FLAGS.checkpoint!r}, expected a step"
+
+
+def _adjust_problems(config: ConfigDict) -> Iterator[str]:
+    if FLAGS["adjust"].present and FLAGS.mode not in ("eval", "predict", "export"):
+        yield f"--adjust belongs to --mode eval, predict, and export, found --mode {FLAGS.mode}"
+    try:
+        asked = adjustment.parse(FLAGS.adjust)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if asked.kind == "tau_norm" and config.model.head == "normed":
+        yield (
+            "--adjust tau_norm: the cosine head (model.head='normed') has no lengths of weights to divide by. "
+            "Fix: --adjust logit"
+        )
 
 
 def _process_problems(config: ConfigDict, config_named: bool) -> Iterator[str]:

@@ -41,7 +41,9 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
   --import_code              import the user's own code that the run in --workdir names
 
   --mode train               train; evaluate and save on the way
-         eval                evaluate the latest and the best checkpoint, or --checkpoint latest | best | STEP
+         eval                evaluate the latest and the best checkpoint, or --checkpoint latest | best | STEP;
+                             --adjust logit or tau_norm shifts the classifier toward rare classes, by a tau that the
+                             validation images choose, or by the TAU of logit:TAU or tau_norm:TAU
          predict             classify the files, folders, globs in quotes, and lists that follow; --out FILE keeps the
                              probability of every class as .csv, .jsonl, or .npz
          export              write the network into the folder --out, for use without saddle_jax: StableHLO, PyTorch's

@@ -11,16 +11,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax import longtail
+from saddle_jax import longtail, posthoc
 from saddle_jax.data.sources import Images, Splits
 from saddle_jax.data.sources.base import decoding
 from saddle_jax.errors import ConfigError, DataError
+from saddle_jax.experiment import adjustment
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.catalogue import images_stay_encoded
 from saddle_jax.inference import inputs
 from saddle_jax.inference.inputs import Item
-from saddle_jax.train import checkpoint, evaluate
-from saddle_jax.train.program import Program, make_program
+from saddle_jax.training import checkpoint, evaluate
+from saddle_jax.training.program import Program, make_program
 
 
 class Predictions(NamedTuple):
@@ -42,16 +43,17 @@ class Predictions(NamedTuple):
 class Classifier:
     """The network of a run at one of its checkpoints."""
 
-    def __init__(self, workdir: pathlib.Path, which: str | None = None, *, trusted: bool = False):
+    def __init__(self, workdir: pathlib.Path, which: str | None = None, *, adjust: str = "none", trusted: bool = False):
         """Restore the network.
 
         Args:
           workdir: the run's directory.
           which: latest, best, or a step; None: the best if validation images chose it, else the latest.
+          adjust: how to adjust its classifier to rare classes, such as "logit:1"; see `experiment.adjustment`.
           trusted: import the code outside saddle_jax that the run names.
 
         Raises:
-          ConfigError: the directory holds no run, or one of another kind.
+          ConfigError: the directory holds no run, or its classifier can't be adjusted like this.
           CheckpointError: the checkpoint is missing or damaged.
         """
         self.workdir = workdir
@@ -64,7 +66,10 @@ class Classifier:
             found = checkpoint.find(workdir / "checkpoints", "best")
         self.step = found.step
         state = checkpoint.restore_weights(found, like)
-        self.params, self.model_state = state.params, state.model_state
+        self.adjustment = adjustment.resolve(adjust, workdir, self.step)
+        self.params = posthoc.adjusted_params(self.adjustment, state.params, self.program.linear)
+        self.offsets_C = posthoc.offsets_C(self.adjustment, self.stats).astype(np.float32)  # off the logits
+        self.model_state = state.model_state
 
     @property
     def is_encoded(self) -> bool:
@@ -73,7 +78,7 @@ class Classifier:
         return images_stay_encoded(data.source, data.augmentation, data.eval_resize)
 
     def logits(self, images: Any) -> np.ndarray:
-        """Return the logits of images, (N, C) float32.
+        """Return the logits of images, (N, C) float32; their softmax is the probabilities.
 
         Args:
           images: (N, H, W, K) uint8 pixels as the network sees them before normalization, or images that are encoded.
@@ -82,7 +87,7 @@ class Classifier:
         evaluator = evaluate.Evaluator(self.config, self.program, some, self.stats, pipeline="numpy")
         found = evaluator.evaluate(self.params, self.model_state, with_logits=True).logits_NC
         assert found is not None
-        return found
+        return found - self.offsets_C if self.adjustment.kind == "logit" else found
 
     def predict(self, items: Sequence[Item]) -> Predictions:
         """Return the predictions for images, which are prepared as in evaluation. A bad image is one with a reason."""

@@ -25,11 +25,11 @@ from saddle_jax.host import watchdog
 from saddle_jax.host.files import sync, write_atomically, writing
 from saddle_jax.inference import to_onnx, to_safetensors, to_stablehlo
 from saddle_jax.inference.classifier import Classifier
-from saddle_jax.inference.function import OUTPUTS, Network
+from saddle_jax.inference.function import OUTPUTS
 from saddle_jax.losses import logit_scale
 
 ABOUT, SCRIPT = "model.json", "predict.py"
-FORMATS: dict[str, Callable[[Network], bytes]] = {
+FORMATS: dict[str, Callable[[Classifier], bytes]] = {
     "stablehlo": to_stablehlo.serialize,
     "safetensors": to_safetensors.serialize,
     "onnx": to_onnx.serialize,
@@ -64,7 +64,7 @@ def require_possible(out: pathlib.Path, formats: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def write(network: Network, out: pathlib.Path, formats: Sequence[str] = ()) -> Written:
+def write(classifier: Classifier, out: pathlib.Path, formats: Sequence[str] = ()) -> Written:
     """Write an export of a run's network, complete or not at all.
 
     Args:
@@ -75,22 +75,22 @@ def write(network: Network, out: pathlib.Path, formats: Sequence[str] = ()) -> W
       ConfigError: the folder holds something else, or the network can't have one of the formats that were asked for.
       CheckpointError: the disk refused.
     """
-    run = _run(network.classifier)
+    run = _run(classifier)
     replaced = _require_replaceable(out, run)
     contents: dict[str, bytes] = {}
     problems: list[str] = []
     for name in formats or FORMATS:
         try:
-            contents[f"model.{name}"] = FORMATS[name](network)
+            contents[f"model.{name}"] = FORMATS[name](classifier)
         except ConfigError as error:
             problems += error.problems
         watchdog.alive()
     if problems and (formats or not contents):
         raise ConfigError(problems)
     if "model.stablehlo" in contents:
-        contents[SCRIPT] = to_stablehlo.script(network).encode()
+        contents[SCRIPT] = to_stablehlo.script(classifier).encode()
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    about = {"run": run, **_about(network), "files": hashes}
+    about = {"run": run, **_about(classifier), "files": hashes}
     contents[ABOUT] = (json.dumps(about, indent=1) + "\n").encode()
     _publish(contents, out)
     return Written({name: len(content) for name, content in contents.items()}, problems, replaced)
@@ -110,10 +110,9 @@ def _run(classifier: Classifier) -> dict[str, Any]:
     }
 
 
-def _about(network: Network) -> dict[str, Any]:
+def _about(classifier: Classifier) -> dict[str, Any]:
     """Return what somebody must know to use the files."""
-    classifier = network.classifier
-    config, (height, width, channels) = classifier.config, network.image_shape
+    config, (height, width, channels) = classifier.config, classifier.image_shape
     fit: dict[str, Any] = {"cover_and_center_crop": [height, width]}
     if classifier.is_encoded:
         fit = {"shorter_side": config.data.eval_resize, "center_crop": [height, width]}
@@ -132,7 +131,7 @@ def _about(network: Network) -> dict[str, Any]:
         # model.stablehlo and model.onnx do both; a user of model.safetensors has to.
         "normalization": {"of_pixels": "(pixels / 255 - mean) / std", "mean": config.data.mean, "std": config.data.std},
         "probabilities": {"of_network_outputs": "softmax(factor * outputs)", "factor": logit_scale(config)},
-        "logit_offsets": None if network.offsets_C is None else network.offsets_C.tolist(),  # subtracted already
+        "adjustment": str(classifier.adjustment),  # done in all files
     }
 
 

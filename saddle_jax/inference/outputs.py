@@ -35,7 +35,7 @@ def table(found: Predictions) -> Iterator[str]:
     """Yield the lines of a table: each image, its class, and the next most probable ones, in at most 80 columns."""
     longest = max(map(len, found.names), default=0)
     width = min(max(longest, len("image")), _WIDTH // 2)
-    yield f"{'image':{width}s}  class and probability, then the next two"
+    yield f"{'image':{width}s}  class, probability, then the next two"
     for place, name in enumerate(found.names):
         shown = name if len(name) <= width else f"...{name[3 - width :]}"
         if place in found.problems:

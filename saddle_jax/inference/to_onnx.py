@@ -15,7 +15,8 @@ import numpy as np
 
 from saddle_jax.errors import ConfigError
 from saddle_jax.host import devices
-from saddle_jax.inference.function import OUTPUTS, Network
+from saddle_jax.inference.classifier import Classifier
+from saddle_jax.inference.function import OUTPUTS, function_of, is_free, pixels_of
 
 INPUT = "images"
 _OPSETS = (18, 23)  # the first that can express the network; older runtimes lack the second
@@ -32,7 +33,7 @@ def require_installed() -> None:
         raise ConfigError('model.onnx: jax2onnx is not installed. Fix: pip install "saddle_jax[onnx]"')
 
 
-def serialize(network: Network) -> bytes:
+def serialize(classifier: Classifier) -> bytes:
     """Return the network, with its preprocessing and its weights.
 
     It takes any number of images, or one if code of the user's own asks for the number, as len(images) does.
@@ -42,13 +43,13 @@ def serialize(network: Network) -> bytes:
     """
     require_installed()
     reason = ""
-    images = np.random.default_rng(0).integers(0, 256, (2, *network.image_shape), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, *classifier.image_shape), np.uint8)
     with devices.exact_arithmetic("float32"):
-        expected = jax.device_get(jax.jit(network.function())(images))
+        expected = jax.device_get(jax.jit(function_of(classifier))(images))
         for opset in _OPSETS:
             try:
                 with _quiet():
-                    model = _convert(network, opset)
+                    model = _convert(classifier, opset)
                     _check(model, images, expected)
                 return model
             except Exception as error:  # both libraries raise almost anything
@@ -56,16 +57,16 @@ def serialize(network: Network) -> bytes:
     raise ConfigError(f"model.onnx: jax2onnx can't convert this network ({reason})")
 
 
-def _convert(network: Network, opset: int) -> bytes:
+def _convert(classifier: Classifier, opset: int) -> bytes:
     import jax2onnx  # pyright: ignore[reportMissingImports]
     import onnx  # pyright: ignore[reportMissingImports]
 
-    name = network.classifier.workdir.resolve().name
+    name = classifier.workdir.resolve().name
     ends = {"input_names": [INPUT], "output_names": list(OUTPUTS)}
-    pixels = network.pixels() if network.is_free() else network.pixels(1)
-    model = jax2onnx.to_onnx(network.function(), [pixels], model_name=name, opset=opset, **ends)
+    pixels = pixels_of(classifier, None if is_free(classifier) else 1)
+    model = jax2onnx.to_onnx(function_of(classifier), [pixels], model_name=name, opset=opset, **ends)
     onnx.checker.check_model(model, full_check=True)
-    onnx.helper.set_model_props(model, {"class_names": json.dumps(network.classifier.stats.names)})
+    onnx.helper.set_model_props(model, {"class_names": json.dumps(classifier.stats.names)})
     return model.SerializeToString()
 
 

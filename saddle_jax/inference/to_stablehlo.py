@@ -10,34 +10,34 @@ from ml_collections import ConfigDict
 
 from saddle_jax.errors import ConfigError
 from saddle_jax.host import devices
-from saddle_jax.inference.function import Network
+from saddle_jax.inference.classifier import Classifier
+from saddle_jax.inference.function import function_of, is_free, pixels_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def serialize(network: Network) -> bytes:
+def serialize(classifier: Classifier) -> bytes:
     """Return the network for any number of images, with its preprocessing and its weights.
 
     Raises:
       ConfigError: it uses code that jax.export does not keep, such as a custom call.
     """
-    function = network.function()
+    function = function_of(classifier)
 
     def by_image(images_NHWK: jax.Array) -> dict[str, jax.Array]:
         return jax.vmap(lambda image: jax.tree.map(lambda output: output[0], function(image[None])))(images_NHWK)
 
     try:
         with devices.exact_arithmetic("float32"):
-            traceable = jax.jit(function if network.is_free() else by_image)
-            return bytes(export.export(traceable, platforms=PLATFORMS)(network.pixels()).serialize())
+            traceable = jax.jit(function if is_free(classifier) else by_image)
+            return bytes(export.export(traceable, platforms=PLATFORMS)(pixels_of(classifier)).serialize())
     except Exception as error:  # whatever a user's own network raises
         raise ConfigError(f"model.stablehlo: jax.export can't export this network ({error})") from error
 
 
-def script(network: Network) -> str:
+def script(classifier: Classifier) -> str:
     """Return a Python script that classifies image files with the exported network."""
-    classifier = network.classifier
-    lines = preparation(classifier.config.data, network.image_shape, encoded=classifier.is_encoded)
+    lines = preparation(classifier.config.data, classifier.image_shape, encoded=classifier.is_encoded)
     how = "as in evaluation, up to one level of 255" if classifier.is_encoded else "as in evaluation"
     return _SCRIPT.format(how=how, prepare=textwrap.indent("\n".join(lines), "    "))
 

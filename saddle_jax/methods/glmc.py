@@ -171,6 +171,7 @@ def make(
         after_update=lambda variables, _: variables.method_state,
         predict=predict,
         network_of=network_of,
+        linear="linear_balanced",
     )
 
 

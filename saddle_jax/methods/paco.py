@@ -270,7 +270,7 @@ def make(
 
     views = (config.data.augmentation, paco.key_augmentation)
     sampling = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
-    return Method((Stream(sampling, views),), init, prepare, loss, after_update, predict, network_of)
+    return Method((Stream(sampling, views),), init, prepare, loss, after_update, predict, network_of, linear="linear")
 
 
 def of_key_encoder(params: dict[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from saddle_jax.report import plots, tables
 from saddle_jax.report import spectra as spectra_plots
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train import checkpoint, seeds
-from saddle_jax.train.program import Program, make_program
-from saddle_jax.train.run import Member
+from saddle_jax.training import checkpoint, seeds
+from saddle_jax.training.program import Program, make_program
+from saddle_jax.training.run import Member
 
 METHOD = "ce_drw"  # cross-entropy with deferred re-weighting
 TAIL = (7, 8, 9)

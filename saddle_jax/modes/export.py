@@ -7,7 +7,6 @@ import pathlib
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.inference import export
 from saddle_jax.inference.classifier import Classifier
-from saddle_jax.inference.function import Network
 
 
 def run(command: Command) -> int:
@@ -19,11 +18,13 @@ def run(command: Command) -> int:
     """
     out = pathlib.Path(command.out or "").expanduser()
     export.require_possible(out, command.formats)
-    classifier = Classifier(pathlib.Path(command.workdir), command.checkpoint, trusted=command.import_code)
+    classifier = Classifier(
+        pathlib.Path(command.workdir), command.checkpoint, adjust=command.adjust, trusted=command.import_code
+    )
     shape = " x ".join(map(str, classifier.image_shape))
     classes = classifier.stats.num_classes
     print(f"run    {command.workdir} at step {classifier.step:,}; {classes:,} classes; pixels {shape}", flush=True)
-    written = export.write(Network(classifier, classifier.params), out, command.formats)
+    written = export.write(classifier, out, command.formats)
     for name, size in written.files.items():
         print(f"wrote  {name:18s} {size:>13,} bytes")
     for reason in written.left_out:

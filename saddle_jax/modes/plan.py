@@ -16,8 +16,8 @@ from saddle_jax.experiment.fields import knots
 from saddle_jax.host import devices
 from saddle_jax.models import kernels
 from saddle_jax.optim.chain import fields_of, tail_C
-from saddle_jax.train import seeds
-from saddle_jax.train.program import Program
+from saddle_jax.training import seeds
+from saddle_jax.training.program import Program
 
 
 def describe(

@@ -21,7 +21,9 @@ def run(command: Command) -> int:
     if out is not None:
         outputs.require_known(out)
     items = inputs.find(command.images)
-    classifier = Classifier(pathlib.Path(command.workdir), command.checkpoint, trusted=command.import_code)
+    classifier = Classifier(
+        pathlib.Path(command.workdir), command.checkpoint, adjust=command.adjust, trusted=command.import_code
+    )
     print(f"run    {command.workdir} at step {classifier.step:,}; {len(items):,} images", flush=True)
     found = classifier.predict(items)
     for line in outputs.table(found):

@@ -15,9 +15,9 @@ from saddle_jax.host import lock, processes
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.modes import plan
 from saddle_jax.modes.observer import make_observer
-from saddle_jax.train import loop, origin, seeds
-from saddle_jax.train.feed import pipeline_of
-from saddle_jax.train.program import make_program
+from saddle_jax.training import loop, origin, seeds
+from saddle_jax.training.feed import pipeline_of
+from saddle_jax.training.program import make_program
 
 
 def run(command: Command) -> int:

@@ -13,7 +13,7 @@ from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.host.files import write_atomically, writing
-from saddle_jax.train import seeds
+from saddle_jax.training import seeds
 
 
 def draw(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], workdir: pathlib.Path) -> str:

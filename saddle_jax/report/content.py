@@ -132,16 +132,21 @@ def _class_bars(images: ImageSet) -> Iterator[Block]:
 
 
 def _pictured(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Yield every family in parts that fit into one figure, each part with plain SGD."""
+    """Yield every family in parts that fit into one figure, each part with plain SGD; then rows without a family."""
+    alone = [family[0] for family in families(rows) if len(family) == 1]
     for family in families(rows):
+        if len(family) == 1:
+            continue
         if len(family) <= _MOST_METHODS:
             yield family
             continue
         plain = [row for row in family if row.link == "sgd"]
         others = [row for row in family if row.link != "sgd"]
-        size = _MOST_METHODS - len(plain)
+        size = max(1, _MOST_METHODS - len(plain))
         for start in range(0, len(others), size):
             yield [*plain, *others[start : start + size]]
+    for start in range(0, len(alone), _MOST_METHODS):
+        yield alone[start : start + _MOST_METHODS]
 
 
 def _curves(images: ImageSet) -> Iterator[Block]:

@@ -14,7 +14,7 @@ from saddle_jax.report.rows import ImageSet, families
 from saddle_jax.report.runs import Run
 from saddle_jax.spectra import results
 
-_NUMBERS = ("images", "lambda_min", "lambda_max", "residual_min", "residual_max")
+_NUMBERS = ("images", "lambda_min", "lambda_max", "error_min", "error_max")
 
 
 class Measured(NamedTuple):
@@ -46,7 +46,7 @@ def section(images: ImageSet, out: pathlib.Path) -> Iterator[Block]:
         return
     yield Heading("Hessian spectra", 3)
     if cells:
-        header = ["method", "loss on", "images", "λmin", "λmax", "|λmin/λmax|", "largest residual", "n", "measured at"]
+        header = ["method", "loss on", "images", "λmin", "λmax", "|λmin/λmax|", "largest error", "n", "measured at"]
         conditions = {line[-1] for line in cells}
         if len(conditions) == 1:  # state them once, in the text below
             header, cells = header[:-1], [line[:-1] for line in cells]
@@ -54,8 +54,8 @@ def section(images: ImageSet, out: pathlib.Path) -> Iterator[Block]:
         alike = f"All measured at {conditions.pop()}. " if len(conditions) == 1 else ""
         yield Text(
             f"{alike}λmin and λmax are the smallest and the largest Hessian eigenvalue of the training loss on these "
-            "images, mean ± sample standard deviation over n seeds. At a minimum, no eigenvalue is negative. The "
-            "residual |Hv − λv| is the largest possible distance to a true eigenvalue."
+            "images, mean ± sample standard deviation over n seeds. At a minimum, no eigenvalue is negative. "
+            "The error is the residual |Hv − λv| plus the rounding of a product; a true eigenvalue lies within it."
         )
     for family in families(images.rows):
         yield from _densities({row.name: measured[row.name] for row in family if measured[row.name]}, problems)
@@ -98,7 +98,7 @@ def _lines(name: str, measured: Sequence[Measured]) -> Iterator[list[str]]:
             tables.spread([one["lambda_min"] for one in found], digits=3),
             tables.spread([one["lambda_max"] for one in found], digits=3),
             tables.spread(ratios, digits=3),
-            f"{max(max(one['residual_min'], one['residual_max']) for one in found):.0e}",
+            f"{max(max(one['error_min'], one['error_max']) for one in found):.0e}",
             tables.seeds(len(found)),
             conditions,
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import pathlib
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
@@ -28,6 +29,8 @@ _STYLES += (("#E69F00", "v"), ("#56B4E9", "P"), ("#000000", "X"), ("#999999", "*
 _LINES = ("-", "--", ":")
 _HATCHES = ("", "//", "..", "xx")  # keep bars distinct in grayscale
 _MOST_BARS = 20  # groups of bars on an axis
+_LINE, _SHORT = 64, 26  # letters in a line over the figure; labels of at most `_SHORT` letters stand two in a row
+_LINE_HEIGHT = 0.18  # inches
 
 
 def class_accuracy(
@@ -98,7 +101,7 @@ def class_bars(
         deviation = values_SP.std(0, ddof=1) if len(values_SP) > 1 else None
         x = np.arange(len(places)) + (number - (len(methods) - 1) / 2) * width
         style = {"color": colour, "hatch": _HATCHES[number % 4], "edgecolor": "white", "linewidth": 0}
-        axes.bar(x, values_SP.mean(0), width, label=plain(f"{name} (n = {len(seeds)})"), **style)
+        axes.bar(x, values_SP.mean(0), width, label=f"{name} (n = {len(seeds)})", **style)
         if deviation is not None:
             axes.errorbar(x, values_SP.mean(0), deviation, fmt="none", ecolor="0.25", elinewidth=1, capsize=2)
     axes.set_xticks(range(len(places)), [_size(counts[place]) for place in places])
@@ -151,7 +154,7 @@ def curves(
             axes.plot(curve.keys(), curve.values(), color=colour, linewidth=0.8, alpha=0.35)
         for curve in unfinished:
             axes.plot(curve.keys(), curve.values(), color=colour, linewidth=1, linestyle=":")
-        label = plain(f"{name} ({len(finished)} finished)" if unfinished else f"{name} (n = {len(finished)})")
+        label = f"{name} ({len(finished)} finished)" if unfinished else f"{name} (n = {len(finished)})"
         axes.plot(
             average.keys(), average.values(), color=colour, linestyle=line, marker=marker, markersize=4, label=label
         )
@@ -164,6 +167,34 @@ def curves(
     return png(figure)
 
 
+def head_against_tail(points: Sequence[Mapping[str, float]], chosen: float | None, title: str) -> bytes:
+    """Draw the accuracy of the tail over that of the head as an adjustment grows stronger; return the PNG.
+
+    Args:
+      points: {"tau", "head", "tail"} with accuracies in percent, in the order of tau.
+      chosen: the tau to mark.
+      title: title of the figure.
+    """
+    figure, axes = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
+    colour, marker = _STYLES[1]
+    axes.plot([p["head"] for p in points], [p["tail"] for p in points], color=colour, marker=marker, markersize=4)
+    labels: dict[tuple[float, float], list[str]] = {}
+    for point in points:
+        if point["tau"] % 0.5 == 0:  # every fifth, so that labels stay apart
+            labels.setdefault((point["head"], point["tail"]), []).append(f"{point['tau']:g}")
+        if point["tau"] == chosen:
+            style = {"color": _STYLES[0][0], "marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": ""}
+            axes.plot(point["head"], point["tail"], label=f"chosen: tau = {chosen:g}", **style)
+    for place, taus in labels.items():
+        axes.annotate(", ".join(taus), place, (5, 5), textcoords="offset points", fontsize="small")
+    axes.set(xlabel="accuracy of the head (%)", ylabel="accuracy of the tail (%)")
+    axes.set_title(plain(f"{title} (numbers: tau)"), fontsize="medium", loc="left")
+    if chosen is not None:
+        axes.legend(frameon=False)
+    _finish(axes, grid="both")
+    return png(figure)
+
+
 def confusion(percents: np.ndarray, counts_C: Sequence[int], title: str) -> bytes:
     """Draw a confusion matrix; return the PNG.
 
@@ -173,7 +204,8 @@ def confusion(percents: np.ndarray, counts_C: Sequence[int], title: str) -> byte
       counts_C: training images per class, in any order.
       title: title of the figure.
     """
-    figure, axes = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
+    title = textwrap.fill(title, 54)
+    figure, axes = plt.subplots(figsize=(4.8, 4.2 + _LINE_HEIGHT * title.count("\n")), layout="constrained")
     end = len(counts_C)
     norm = PowerNorm(0.5, 0, 100)  # makes rare mistakes visible next to the diagonal
     image = axes.imshow(percents, cmap="Blues", norm=norm, interpolation="nearest", extent=(0, end, end, 0))
@@ -204,11 +236,13 @@ def _size(counts: np.ndarray) -> str:
 
 
 def _legend(figure: Figure) -> None:
-    labels = figure.axes[0].get_legend_handles_labels()[1]
-    columns = 2 if max(map(len, labels)) <= 26 else 1
-    figure.legend(
-        frameon=False, loc="outside upper left", ncols=columns, fontsize="medium" if columns == 2 else "small"
-    )
+    """Add a legend above the axes. The figure grows with it, so that the axes keep their size."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns, size = (2, "medium") if max(map(len, labels)) <= _SHORT else (1, "small")
+    lines = [textwrap.fill(label, _LINE) for label in labels]
+    height = _LINE_HEIGHT * sum(1 + label.count("\n") for label in lines) / columns
+    figure.set_figheight(figure.get_figheight() + max(0.0, height - 3 * _LINE_HEIGHT))  # three lines fit as it is
+    figure.legend(handles, map(plain, lines), frameon=False, loc="outside upper left", ncols=columns, fontsize=size)
 
 
 def _finish(axes: Axes, grid: str) -> None:

@@ -108,7 +108,7 @@ def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
     names = list(dict.fromkeys(name for summary in summaries for name in summary["targets"]))
     if len(summaries) < 2:
         return None
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, max(4, 0.2 * len(names) + 1)), layout="constrained")
     for place, name in enumerate(names):
         style = {"color": _COLOURS[place % 8], "marker": _MARKERS[place % 10], "linestyle": _LINES[place % 4]}
         points = [(s["epoch"], s["targets"][name]) for s in summaries if name in s["targets"]]

@@ -32,6 +32,7 @@ from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.feeds import workers
 
 _JPEG, _PNG, _PILLOW = range(3)  # who decodes an image
+_START_OF_SCAN, _APP1 = 0xDA, 0xE1  # codes of JPEG markers: of the picture's data; of EXIF and XMP
 _NEIGHBOURS = 2  # pixels around a part of a JPEG that the colors at its edge are interpolated from
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
@@ -156,11 +157,15 @@ def _decoder(content: Any, turn: bool) -> Any:
     are not inverted.
     """
     is_jpeg, is_png = tf.io.is_jpeg(content), tf.equal(tf.strings.substr(content, 0, len(formats.PNG)), formats.PNG)
-    components = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(content)[2], lambda: tf.where(is_png, 3, 0))
+    # Markers of a JPEG are 0xff and a code. By chance these two bytes may also lie elsewhere in its header.
+    content_N = tf.io.decode_raw(tf.where(is_jpeg, content, b""), tf.uint8)
+    codes_M = tf.boolean_mask(content_N[1:], tf.equal(content_N[:-1], 0xFF))
+    has_header = tf.reduce_any(tf.equal(codes_M, _START_OF_SCAN))  # libjpeg complains on stderr of one that ends early
+    components = tf.cond(has_header, lambda: tf.io.extract_jpeg_shape(content)[2], lambda: tf.where(is_png, 3, 0))
     suits = tf.equal(components, 1) | tf.equal(components, 3)
     if turn:
         # Pillow reads metadata. Python is slow, so it is not asked about a JPEG without the marker of EXIF and XMP.
-        has_metadata = tf.cond(is_jpeg, lambda: _has(content, b"\xff\xe1"), lambda: is_png)
+        has_metadata = is_png | tf.reduce_any(tf.equal(codes_M, _APP1))
 
         def is_turned() -> Any:
             turned = tf.numpy_function(formats.may_be_turned, [content], tf.bool, stateful=False)
@@ -168,12 +173,6 @@ def _decoder(content: Any, turn: bool) -> Any:
 
         suits &= ~tf.cond(suits & has_metadata, is_turned, lambda: False)
     return tf.where(suits, tf.where(is_jpeg, _JPEG, _PNG), _PILLOW)
-
-
-def _has(content: Any, two: bytes) -> Any:
-    """Return whether two bytes follow each other anywhere in the content."""
-    bytes_N = tf.io.decode_raw(content, tf.uint8)
-    return tf.reduce_any(tf.equal(bytes_N[:-1], two[0]) & tf.equal(bytes_N[1:], two[1]))
 
 
 def _cut(content: Any, turn: bool, size: int, choose: Callable[[Any], _Window]) -> Any:

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
-from saddle_jax.data import pixels
+from saddle_jax.data import formats, pixels
 from saddle_jax.data.sources import folder
 
 _SAMPLED = 500  # images
@@ -104,8 +103,8 @@ def _length(images: int) -> list[tuple[str, Any, str]]:
     batch = 128 if images >= 10_000 else 64 if images >= 1_000 else 32
     every = f"{100 // _EVALUATIONS}%"
     return [
-        ("batch_size", batch, f"{images:,} training images"),
-        ("duration", f"{epochs} epochs", f"{images * epochs:,} views of images; more may be better"),
+        ("batch_size", batch, f"about {images:,} training images"),
+        ("duration", f"{epochs} epochs", f"about {images * epochs:,} views of images; more may be better"),
         ("eval.every", every, f"{_EVALUATIONS} times, for the best of them"),
         ("checkpoint_every", every, ""),
     ]
@@ -117,7 +116,7 @@ def look(found: folder.Folders, paths: list[str]) -> Sample:
     sizes, gray, parts = [], True, []
     for place in places:
         path = found.root / paths[place]
-        with Image.open(path) as image:
+        with path.open("rb") as file, formats.open_image(file) as image:
             sizes.append(image.size)
             gray &= image.mode in ("1", "L", "LA", "I;16")
             image.draft("RGB", (_SMALL, _SMALL))

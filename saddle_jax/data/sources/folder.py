@@ -124,7 +124,11 @@ def find(root: str) -> Folders:
         if not paths:
             suffixes = " ".join(formats.SUFFIXES)
             raise DataError(f"data.root: no folder in {tops[split]} has an image file (expected {suffixes})")
-    notes = (f"left out {len(others):,} files that are not images by their names, e.g. {others[0]}",) if others else ()
+    notes = (
+        (f"files left out because their names are not those of images: {len(others):,}, e.g. {others[0]}",)
+        if others
+        else ()
+    )
     return Folders(top, names, splits, notes)
 
 
@@ -170,7 +174,7 @@ def without_broken(found: Folders, most: float) -> Folders:
                 ]
             )
         )
-    note = "\n".join([f"left out {len(broken):,} broken image files", *shown])
+    note = "\n".join([f"broken image files left out: {len(broken):,}", *shown])
     return found._replace(splits=splits, notes=(*found.notes, note))
 
 

@@ -119,9 +119,7 @@ DATA = {
     "eval_resize": number(
         0, "encoded images: length of the shorter side in evaluation, before the center crop", at_least=0, unit="pixels"
     ),
-    "exif_orientation": flag(
-        True, "encoded images: turn each one as its EXIF orientation says, as a photo viewer does"
-    ),
+    "exif_orientation": flag(True, "image files: turn each one as its EXIF orientation says, as a photo viewer does"),
     "max_bad_fraction": number(
         0.0,
         "part of the images of a folder, or of the encoded training images, that may be undecodable; those are left "

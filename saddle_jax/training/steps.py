@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,8 +15,8 @@ from saddle_jax.host import devices
 from saddle_jax.methods.base import DESCENT, Context, Method, Variables
 from saddle_jax.optim.link import find_link_state, with_key
 from saddle_jax.schedules import Schedule
-from saddle_jax.train.gradient import Pass, make_class_gradient, make_gradient
-from saddle_jax.train.state import TrainState
+from saddle_jax.training.gradient import Pass, make_class_gradient, make_gradient
+from saddle_jax.training.state import TrainState
 
 TOP = 5
 # Folded into a run's key. They are far from the small numbers that methods fold into it for their own keys.
@@ -31,6 +32,7 @@ class StepMetrics(NamedTuple):
     gradient_evaluations: jax.Array  # forward and backward passes over the batch
     update_norm: jax.Array
     finite: jax.Array  # bool: losses and update are, and were in every step before; if not, nothing was changed
+    skipped: jax.Array  # bool: the batch had no image; the quantities above mean nothing, and only the counts moved on
     method: dict[str, jax.Array]  # the method's own metrics, at w
     schedules: dict[str, jax.Array]  # values at this step
 
@@ -41,6 +43,7 @@ class EvalOutput(NamedTuple):
     predictions: jax.Array
     in_top: jax.Array  # bool: the label is among the TOP largest logits
     finite: jax.Array  # bool: all logits are
+    logits: jax.Array | None = None  # (C,) float32, whose softmax is the probabilities; None unless asked for
 
 
 def init_state(method: Method, tx: optax.GradientTransformationExtraArgs, key: jax.Array) -> TrainState:
@@ -81,7 +84,7 @@ def make_train_step(
       logged: schedules whose values are among the metrics.
 
     The host may read the metrics many steps later. So once a step is not finite, the state stays as it was before that
-    step, with `finite` False.
+    step, with `finite` False. A step whose batch has no image, on any device, changes nothing but the counts of steps.
     """
 
     def step(state: TrainState, views: tuple[Batch, ...]) -> tuple[TrainState, StepMetrics]:
@@ -98,12 +101,13 @@ def make_train_step(
         def grad_fn(params, class_weights_C=None) -> tuple[Any, Pass]:
             there = second_start._replace(params=params)
             grads, second = gradient(there, descent._replace(extra_weights_C=class_weights_C))
-            return grads, second._replace(metrics={})
+            return grads, second.for_link
 
         class_grad_fn = make_class_gradient(method, inputs, second_start, descent, axis_name)
         functions = {"grad_fn": grad_fn, "class_grad_fn": class_grad_fn}
-        aux = first._replace(metrics={})
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, **functions, aux=aux, probe=False)
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, **functions, aux=first.for_link, probe=False
+        )
         link = find_link_state(opt_state)
         last = first if link is None or link.aux == () else link.aux
         params = optax.apply_updates(state.params, updates)
@@ -112,7 +116,9 @@ def make_train_step(
         new = TrainState(state.step + 1, params, model_state, opt_state, method_state, state.key, state.finite)
 
         update_norm = optax.tree.norm(updates)
-        finite = jnp.isfinite(first.loss) & jnp.isfinite(last.loss) & jnp.isfinite(update_norm) & state.finite
+        is_empty = first.images == 0
+        finite = jnp.isfinite(first.loss) & jnp.isfinite(last.loss) & jnp.isfinite(update_norm)
+        finite = (finite | is_empty) & state.finite
         metrics = StepMetrics(
             loss=first.loss,
             perturbed_loss=last.loss,
@@ -120,17 +126,29 @@ def make_train_step(
             gradient_evaluations=jnp.float32(1) if link is None else link.evaluations,
             update_norm=update_norm,
             finite=finite,
+            skipped=finite & is_empty,
             method=first.metrics,
             schedules={name: schedule(state.step) for name, schedule in (logged or {}).items()},
         )
-        kept = state._replace(finite=jnp.zeros_like(state.finite))
-        return jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, kept), metrics
+        skipped = state._replace(step=new.step, opt_state=_counted(state.opt_state, opt_state))
+        broken = state._replace(finite=jnp.zeros_like(state.finite))
+        stays = jax.tree.map(functools.partial(jnp.where, metrics.skipped), skipped, broken)
+        return jax.tree.map(functools.partial(jnp.where, finite & ~is_empty), new, stays), metrics
 
     return step
 
 
-def make_eval_step(method: Method) -> Callable[[Any, Any, Batch], EvalOutput]:
-    """Return the per-device evaluation step: (params, model_state, batch) -> one value per image."""
+def _counted(before: Any, after: Any) -> Any:
+    """Return an optimizer's state whose counts, which schedules follow, have moved on, and nothing else."""
+    return jax.tree.map(lambda b, a: a if jnp.issubdtype(a.dtype, jnp.integer) else b, before, after)
+
+
+def make_eval_step(method: Method, logit_scale: float | None = None) -> Callable[[Any, Any, Batch], EvalOutput]:
+    """Return the per-device evaluation step: (params, model_state, batch) -> one value per image.
+
+    Args:
+      logit_scale: also return the logits, times this factor.
+    """
 
     def step(params: Any, model_state: Any, batch: Batch) -> EvalOutput:
         logits_BC = method.predict(params, model_state, batch)
@@ -139,6 +157,7 @@ def make_eval_step(method: Method) -> Callable[[Any, Any, Batch], EvalOutput]:
             predictions=jnp.argmax(logits_BC, axis=1),
             in_top=jnp.any(top == batch.labels[:, None], axis=1),
             finite=jnp.all(jnp.isfinite(logits_BC), axis=1),
+            logits=None if logit_scale is None else (logits_BC * logit_scale).astype(jnp.float32),
         )
 
     return step

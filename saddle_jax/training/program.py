@@ -21,13 +21,14 @@ from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.catalogue import find, view_augmentations
 from saddle_jax.experiment.config import flatten
 from saddle_jax.host import devices
+from saddle_jax.losses import logit_scale
 from saddle_jax.methods.base import ASCENT, DESCENT, Stream
 from saddle_jax.methods.choose import make_method
 from saddle_jax.optim import chain
 from saddle_jax.schedules import Schedules, make_schedules
-from saddle_jax.train.gradient import pass_like
-from saddle_jax.train.state import TrainState
-from saddle_jax.train.steps import EvalOutput, StepMetrics, init_state, make_eval_step, make_train_step
+from saddle_jax.training.gradient import pass_like
+from saddle_jax.training.state import TrainState
+from saddle_jax.training.steps import EvalOutput, StepMetrics, init_state, make_eval_step, make_train_step
 
 # The per-device training step of a feed: (state, data, inputs) -> state, metrics.
 # data: the images that stay on the devices, a `Resident`, or () where images come with every batch.
@@ -67,8 +68,9 @@ class Program(NamedTuple):
     # (step, *wraps) -> the step in these wraps, the first one innermost, mapped over the devices; it donates the state.
     # The same step and wraps give the same function, which is compiled once.
     mapped: Callable[..., Any]
-    # resident -> the mapped function (params, model_state, data, inputs) -> output
-    eval_step: Callable[[bool], Callable[[Any, Any, Any, Any], EvalOutput]]
+    # (resident, with logits) -> the mapped function (params, model_state, data, inputs) -> output
+    eval_step: Callable[[bool, bool], Callable[[Any, Any, Any, Any], EvalOutput]]
+    linear: str | None  # see `methods.base.Method`
 
 
 def make_program(config: ConfigDict, splits: Splits) -> Program:
@@ -102,7 +104,6 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         axis_name=devices.AXIS,
         logged={"lr": schedules.lr} | ({link.size: schedules.size} if link.size else {}),
     )
-    evaluate = make_eval_step(method)
 
     def step_of_batches(state: TrainState, _: Any, batches: tuple[Batch, ...]) -> tuple[TrainState, StepMetrics]:
         return step(state, batches)
@@ -120,7 +121,9 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         return devices.map_step(step, num_replicated=2, donate=True)
 
     @functools.cache
-    def eval_step(from_resident: bool):
+    def eval_step(from_resident: bool, with_logits: bool):
+        evaluate = make_eval_step(method, logit_scale(config) if with_logits else None)
+
         def one(params: Any, model_state: Any, data: Any, inputs: Any) -> EvalOutput:
             return evaluate(params, model_state, resident.batch(data, inputs, None) if from_resident else inputs)
 
@@ -135,6 +138,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         step_of_slots=step_of_slots,
         mapped=mapped,
         eval_step=eval_step,
+        linear=method.linear,
     )
 
 

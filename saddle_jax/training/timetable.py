@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.experiment.durations import parse_duration
 from saddle_jax.schedules import Schedules
-from saddle_jax.train.state import Observer
+from saddle_jax.training.state import Observer
 
 
 class Timetable(NamedTuple):

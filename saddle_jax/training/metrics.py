@@ -52,23 +52,28 @@ class MetricWriter:
 class RunningMean:
     """Means of scalars over the steps since the last record. They are saved, so that a resumed run logs the same."""
 
-    def __init__(self, count: int = 0, sums: Mapping[str, float] | None = None):
-        self._count, self._sums = count, dict(sums or {})
+    def __init__(self, count: int = 0, sums: Mapping[str, float] | None = None, skipped: int = 0):
+        self._count, self._sums, self._skipped = count, dict(sums or {}), skipped
 
     def add(self, scalars: Mapping[str, Any]) -> None:
         """Add a step."""
         self._count += 1
         self._sums = {name: self._sums.get(name, 0.0) + float(value) for name, value in scalars.items()}
 
+    def skip(self) -> None:
+        """Count a step that has no scalars."""
+        self._skipped += 1
+
     def take(self) -> dict[str, float]:
-        """Return the means and start over."""
+        """Return the means, and the number of steps without scalars if there were any, and start over."""
         means = {name: total / self._count for name, total in self._sums.items()}
-        self._count, self._sums = 0, {}
+        means |= {"skipped_steps": self._skipped} if self._skipped else {}
+        self._count, self._sums, self._skipped = 0, {}, 0
         return means
 
     def state(self) -> dict[str, Any]:
         """Return the arguments with which the constructor makes this object again."""
-        return {"count": self._count, "sums": self._sums}
+        return {"count": self._count, "sums": self._sums, "skipped": self._skipped}
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:

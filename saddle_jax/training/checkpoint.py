@@ -24,8 +24,8 @@ import numpy as np
 from saddle_jax.errors import CheckpointError
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.files import refusal, sync, write_atomically, writing
-from saddle_jax.train import manifest
-from saddle_jax.train.state import TrainState
+from saddle_jax.training import manifest
+from saddle_jax.training.state import TrainState
 
 FORMAT_VERSION = 4
 _META, _STATE, _QUARANTINE = "meta.json", "state", "quarantine"

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError, DataError
-from saddle_jax.train import checkpoint
-from saddle_jax.train.directory import IMPORTED, differing_images
-from saddle_jax.train.state import TrainState
+from saddle_jax.training import checkpoint
+from saddle_jax.training.directory import IMPORTED, differing_images
+from saddle_jax.training.state import TrainState
 
 
 class Origin(NamedTuple):

@@ -20,12 +20,12 @@ from saddle_jax.host.files import write_atomically
 from saddle_jax.host.lock import exclusive
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.report import tables
-from saddle_jax.train import loop
-from saddle_jax.train.cohort import Cohort
-from saddle_jax.train.directory import require_same_run
-from saddle_jax.train.program import Program
-from saddle_jax.train.run import Member, open_runs
-from saddle_jax.train.state import Observer
+from saddle_jax.training import loop
+from saddle_jax.training.cohort import Cohort
+from saddle_jax.training.directory import require_same_run
+from saddle_jax.training.program import Program
+from saddle_jax.training.run import Member, open_runs
+from saddle_jax.training.state import Observer
 
 T = TypeVar("T")
 

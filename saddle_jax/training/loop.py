@@ -14,11 +14,11 @@ from saddle_jax.data.sources import Splits
 from saddle_jax.errors import Preempted
 from saddle_jax.host import devices
 from saddle_jax.host.signals import StopRequest
-from saddle_jax.train.cohort import Cohort
-from saddle_jax.train.pending import PendingMetrics
-from saddle_jax.train.program import Program
-from saddle_jax.train.run import Member, Run, open_runs
-from saddle_jax.train.state import Observer
+from saddle_jax.training.cohort import Cohort
+from saddle_jax.training.pending import PendingMetrics
+from saddle_jax.training.program import Program
+from saddle_jax.training.run import Member, Run, open_runs
+from saddle_jax.training.state import Observer
 
 
 def train(

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import jax
 
 from saddle_jax.host import watchdog
-from saddle_jax.train.feed import Segment
-from saddle_jax.train.state import unstack
-from saddle_jax.train.steps import StepMetrics
+from saddle_jax.training.feed import Segment
+from saddle_jax.training.state import unstack
+from saddle_jax.training.steps import StepMetrics
 
 _MOST_STEPS = 1000  # steps that may go unread
 

@@ -20,9 +20,9 @@ from saddle_jax.experiment.config import flatten
 from saddle_jax.host import devices
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.memory import memory_limit
-from saddle_jax.train.program import Program, over_runs, over_runs_with_own_data, scan_steps
-from saddle_jax.train.state import TrainState
-from saddle_jax.train.steps import StepMetrics
+from saddle_jax.training.program import Program, over_runs, over_runs_with_own_data, scan_steps
+from saddle_jax.training.state import TrainState
+from saddle_jax.training.steps import StepMetrics
 
 _RESIDENT_SHARE = 0.25  # share of a device's memory that images may take
 

@@ -21,6 +21,12 @@ class Pass(NamedTuple):
     loss: jax.Array  # of the whole batch: what is minimized, even if the pass is for another loss
     model_state: Any
     metrics: dict[str, jax.Array]  # means over the whole batch
+    images: Any = ()  # number of images in the whole batch
+
+    @property
+    def for_link(self) -> Pass:
+        """The part that a link keeps in its state."""
+        return self._replace(metrics={}, images=())
 
 
 def pass_like(method: Method) -> Pass:
@@ -77,7 +83,7 @@ def make_class_gradient(
 
         found = class_gradients(loss_fn, shares_C)(params, move, shifts_C)
         grads, shares_C, (loss, (model_state, images)) = found
-        return grads, shares_C, _over_devices(Pass(loss, model_state, {}), images, axis_name)
+        return grads, shares_C, _over_devices(Pass(loss, model_state, {}), images, axis_name).for_link
 
     return gradient
 
@@ -96,7 +102,7 @@ def _over_devices(part: Pass, images: jax.Array, axis_name: str | None) -> Pass:
     )
     means = iter([x / parts.astype(x.dtype) for x in weighted])
     model_state = structure.unflatten([next(means) if _is_floating(x) else x for x in leaves])
-    return Pass(value, model_state, {name: total / images for name, total in sums.items()})
+    return Pass(value, model_state, {name: total / images for name, total in sums.items()}, images)
 
 
 def _is_floating(x: jax.Array) -> bool:

@@ -22,13 +22,14 @@ from saddle_jax.host.lock import exclusive
 from saddle_jax.host.memory import peak_memory_mib
 from saddle_jax.host.progress import Progress, duration
 from saddle_jax.host.signals import StopRequest
-from saddle_jax.train import checkpoint, directory, evaluate, origin
-from saddle_jax.train.feed import Feed
-from saddle_jax.train.metrics import MetricWriter, RunningMean
-from saddle_jax.train.program import Program
-from saddle_jax.train.state import Observer, TrainState
-from saddle_jax.train.steps import StepMetrics
-from saddle_jax.train.timetable import make_timetable
+from saddle_jax.training import checkpoint, directory, evaluate, origin
+from saddle_jax.training.feed import Feed
+from saddle_jax.training.masking import Masking
+from saddle_jax.training.metrics import MetricWriter, RunningMean
+from saddle_jax.training.program import Program
+from saddle_jax.training.state import Observer, TrainState
+from saddle_jax.training.steps import StepMetrics
+from saddle_jax.training.timetable import make_timetable
 
 
 class Member(NamedTuple):
@@ -73,6 +74,7 @@ class Run:
         self.timetable = make_timetable(self.config, program.schedules, self._observer)
         self._best: checkpoint.Best | None = None
         self._mean = RunningMean()
+        self._masking = Masking(self.splits.train.images, self.workdir)
         self._origin: origin.Origin | None = None
         self._state = program.init(self.config.seed)
         self.start = 0
@@ -177,6 +179,7 @@ class Run:
 
         Raises:
           NonFiniteError: the step was not finite.
+          DataError: there are more bad images than are allowed.
         """
         if not metrics.finite:
             quantities = {"loss": metrics.loss, "loss at w + e": metrics.perturbed_loss, "update": metrics.update_norm}
@@ -184,7 +187,11 @@ class Run:
             raise self._not_finite(step, f"{broken}. The weights before it were kept")
         scalars = {"loss": metrics.loss, "perturbed_loss": metrics.perturbed_loss, "ascent_norm": metrics.ascent_norm}
         scalars |= {"update_norm": metrics.update_norm, "gradient_evaluations": metrics.gradient_evaluations}
-        self._mean.add({**scalars, **metrics.method})
+        if metrics.skipped:
+            self._mean.skip()
+            self._masking.skipped += 1
+        else:
+            self._mean.add({**scalars, **metrics.method})
         fault_point("step")
         if self.timetable.logs(step):
             means = self._mean.take()
@@ -193,7 +200,11 @@ class Run:
             cost = {"images_per_second": self.progress.images_per_second(done), "peak_mib": peak_memory_mib()}
             self.writer.write(step, {"epoch": step / self._steps_per_epoch, **record, **schedules, **cost})
             shown = "  ".join(f"{name} {value:.3g}" for name, value in schedules.items())
-            self.progress.update(done, f"loss {means['loss']:.4f}  {shown}")
+            loss = f"loss {means['loss']:.4f}" if "loss" in means else "all steps skipped"
+            self.progress.update(done, f"{loss}  {shown}")
+        ends = step % self._steps_per_epoch == 0 or step == self.timetable.total
+        if ends and (line := self._masking.take_line(-(-step // self._steps_per_epoch))):
+            self.progress.say(line)
 
     def evaluate(self, state: TrainState, step: int) -> bool:
         """Evaluate on every split; return whether this is the best so far.
@@ -213,13 +224,15 @@ class Run:
             overall = {f"eval/{split}/{name}": report[name] for name in ("accuracy", "balanced_accuracy", "top5")}
             self.writer.write(step, {**overall, **groups})
             self.progress.say(f"eval {split} step {step:,}: {evaluate.one_line(report)}")
-            if split == chooser and (self._best is None or report["accuracy"] > self._best.accuracy):
-                self._best = checkpoint.Best(step, report["accuracy"], split)
+            accuracy = report[evaluator.fair_accuracy]
+            if split == chooser and (self._best is None or accuracy > self._best.accuracy):
+                self._best = checkpoint.Best(step, accuracy, split)
                 improved = True
         return improved
 
     def save(self, state: TrainState, step: int) -> None:
-        """Save the state after `step` steps."""
+        """Save the state after `step` steps, and the names of bad images so far."""
+        self._masking.record()
         processes.on_first(functools.partial(self._write, state, step))  # no other process may end meanwhile
         self._saved_step = step
         watchdog.alive()

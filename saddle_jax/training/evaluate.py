@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax import longtail
+from saddle_jax import longtail, scores
 from saddle_jax.data.feeds import evaluation, resident
 from saddle_jax.data.order import Slots, evaluation_slots
 from saddle_jax.data.sources import Images
@@ -19,9 +19,9 @@ from saddle_jax.errors import NonFiniteError
 from saddle_jax.host import devices, processes, watchdog
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.files import write_atomically, writing
-from saddle_jax.train.program import Program
-from saddle_jax.train.state import TrainState
-from saddle_jax.train.steps import EvalOutput
+from saddle_jax.training.program import Program
+from saddle_jax.training.state import TrainState
+from saddle_jax.training.steps import TOP, EvalOutput
 
 
 class Evaluation(NamedTuple):
@@ -30,6 +30,7 @@ class Evaluation(NamedTuple):
     labels_N: np.ndarray  # int32
     predictions_N: np.ndarray  # int32
     in_top_N: np.ndarray  # bool: the label is among the five largest logits
+    logits_NC: np.ndarray | None = None  # float32, whose softmax is the probabilities; None unless asked for
 
     @property
     def accuracy(self) -> float:
@@ -50,12 +51,21 @@ class Evaluator:
         self._images, self._stats, self._rank_bounds = images, stats, config.eval.rank_bounds
         self._resident = pipeline == "resident"
         self._data = resident.put(*images) if self._resident else ()
-        self._step = program.eval_step(self._resident)
+        self._program = program
         parts = devices.num_devices()
         self._batch_size = -(-min(config.eval.batch_size, len(images.labels)) // parts) * parts
 
-    def evaluate(self, params: Any, model_state: Any) -> Evaluation:
+    @property
+    def fair_accuracy(self) -> str:
+        """Which accuracy of a report gives every class the same weight: the plain one only if all are equally large."""
+        counts_C = np.bincount(self._images.labels, minlength=self._stats.num_classes)
+        return "accuracy" if len(set(counts_C.tolist())) == 1 else "balanced_accuracy"
+
+    def evaluate(self, params: Any, model_state: Any, *, with_logits: bool = False) -> Evaluation:
         """Run the network over all images.
+
+        Args:
+          with_logits: keep every image's logits, which are a gigabyte for some sets.
 
         Raises:
           NonFiniteError: a logit is NaN or infinite.
@@ -63,23 +73,26 @@ class Evaluator:
         total = len(self._images.labels)
         # Each process fills in the images that its devices saw; the others stay 0.
         seen = EvalOutput(np.zeros(total, np.int32), np.zeros(total, bool), np.zeros(total, bool))
-        for slots, output in self._outputs(devices.replicate(params), devices.replicate(model_state)):
+        if with_logits:
+            seen = seen._replace(logits=np.zeros((total, self._stats.num_classes), np.float32))
+        step = self._program.eval_step(self._resident, with_logits)
+        for slots, output in self._outputs(step, devices.replicate(params), devices.replicate(model_state)):
             ids = slots.ids_B[slots.mask_B]
-            for all_N, part in zip(seen, jax.device_get(output), strict=True):
-                all_N[ids] = part.reshape(-1)[slots.mask_B]
+            for all_N, part in zip(jax.tree.leaves(seen), jax.tree.leaves(jax.device_get(output)), strict=True):
+                all_N[ids] = part.reshape(-1, *all_N.shape[1:])[slots.mask_B]
             fault_point("eval")
             watchdog.alive()
-        predictions_N, in_top_N, finite_N = processes.sum_over(seen)
+        predictions_N, in_top_N, finite_N, logits_NC = processes.sum_over(seen)
         if broken := int((~finite_N).sum()):
             raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite")
-        return Evaluation(self._images.labels, predictions_N, in_top_N)
+        return Evaluation(self._images.labels, predictions_N, in_top_N, logits_NC)
 
-    def _outputs(self, params: Any, model_state: Any) -> Iterator[tuple[Slots, EvalOutput]]:
+    def _outputs(self, step: Callable[..., EvalOutput], *variables: Any) -> Iterator[tuple[Slots, EvalOutput]]:
         """Yield each batch's output once the next batch is queued, so that the device does not wait for the host."""
         before: tuple[Slots, EvalOutput] | None = None
         for slots, inputs in self._inputs():
             inputs = devices.put(devices.split(inputs))
-            output = devices.settle(self._step(params, model_state, self._data, inputs))
+            output = devices.settle(step(*variables, self._data, inputs))
             if before is not None:
                 yield before
             before = slots, output
@@ -103,6 +116,24 @@ class Evaluator:
         return report
 
 
+def from_logits(labels_N: np.ndarray, logits_NC: np.ndarray) -> Evaluation:
+    """Return the evaluation of logits on the host. Of equal logits, that of the first class counts as larger."""
+    in_top = []
+    for rows in scores.blocks(logits_NC):
+        block, labels_N1 = logits_NC[rows], labels_N[rows, None]
+        own_N1 = np.take_along_axis(block, labels_N1, axis=1)
+        before = (block == own_N1) & (np.arange(block.shape[1]) < labels_N1)
+        in_top.append(((block > own_N1) | before).sum(1) < TOP)
+    return Evaluation(labels_N, logits_NC.argmax(1).astype(np.int32), np.concatenate(in_top), logits_NC)
+
+
+def full_report(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tuple[int, ...]) -> dict[str, Any]:
+    """Return the summary of an evaluation with logits, and the figures of `scores.measure`."""
+    assert evaluation.logits_NC is not None
+    figures = scores.measure(evaluation.labels_N, evaluation.predictions_N, evaluation.logits_NC)
+    return {**summary(evaluation, stats, rank_bounds), **figures}
+
+
 def summary(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tuple[int, ...]) -> dict[str, Any]:
     """Return the report on an evaluation, in percent; None for a class or a group without a test image."""
     class_accuracy_C = evaluation.class_accuracy_C(stats.num_classes)
@@ -124,11 +155,16 @@ def summary(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tup
 
 
 def write(folder: pathlib.Path, step: int, split: str, report: dict[str, Any], evaluation: Evaluation) -> None:
-    """Write eval/<step>-<split>.json, with every image's label and prediction beside it."""
-    predicted = {"labels": evaluation.labels_N, "predictions": evaluation.predictions_N}
+    """Write eval/<step>-<split>.json, with every image's label, prediction, and, if known, logits beside it."""
+    images = {"labels": evaluation.labels_N, "predictions": evaluation.predictions_N}
     with writing(folder):
         folder.mkdir(exist_ok=True)
-        np.savez_compressed(folder / f"{step}-{split}-predictions.npz", **predicted)
+        temporary = folder / f".{step}-{split}.tmp.npz"
+        if evaluation.logits_NC is None:
+            np.savez_compressed(temporary, **images)
+        else:  # compression would take long and save little
+            np.savez(temporary, **images, logits=evaluation.logits_NC)
+        temporary.replace(folder / f"{step}-{split}-predictions.npz")
     write_atomically(folder / f"{step}-{split}.json", json.dumps({"step": step, "split": split, **report}, indent=1))
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from saddle_jax.errors import NonFiniteError
 from saddle_jax.host.signals import StopRequest
-from saddle_jax.train.feed import Feed
-from saddle_jax.train.program import Program
-from saddle_jax.train.run import Run
-from saddle_jax.train.state import TrainState, stack, unstack
-from saddle_jax.train.steps import StepMetrics
+from saddle_jax.training.feed import Feed
+from saddle_jax.training.program import Program
+from saddle_jax.training.run import Run
+from saddle_jax.training.state import TrainState, stack, unstack
+from saddle_jax.training.steps import StepMetrics
 
 
 class Cohort:
