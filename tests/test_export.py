@@ -255,8 +255,9 @@ def test_torchvisions_networks_load_the_weights(name):
     drawn = golden_imagenet.variables(make_resnet(None, config.model, golden_imagenet.CLASSES, None), "linear")
     tensors = names.to_torch(*drawn, head="fc", steps=7)
     state = {key: torch.tensor(value) for key, value in tensors.items()}
-    twin = ResNet(**golden_imagenet.FORWARD[name], classes=golden_imagenet.CLASSES).double().eval()
-    twin.load_state_dict(state, strict=True)
+    with torch.device("meta"):  # without initial weights, which take time
+        twin = ResNet(**golden_imagenet.FORWARD[name], classes=golden_imagenet.CLASSES).eval()
+    twin.load_state_dict(state, strict=True, assign=True)
     images = golden_imagenet.images_and_labels()[0][:1]
     with torch.no_grad(), np.load(golden_imagenet.FILE) as store:  # whose logits ours are, in test_resnet.py
         logits = twin(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
