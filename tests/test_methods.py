@@ -171,6 +171,12 @@ def test_whatever_a_batch_lacks_everything_stays_finite(name):
         after, metrics = built.step(built.state, batch)
         assert metrics.finite
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(after) if np.asarray(x).dtype.kind == "f")
+    after, metrics = built.step(built.state, masked(views, np.zeros(32, bool)))
+    assert metrics.skipped and metrics.finite and after.step == 1
+    for field in ("params", "model_state", "method_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, field), getattr(built.state, field))
+    after, metrics = built.step(built.state, (*views[:-1], *masked(views[-1:], np.zeros(32, bool))))
+    assert metrics.finite and metrics.skipped == (name != "paco")  # its queries are in the other view
     garbage = tuple(v._replace(images=np.where(v.mask[:, None, None, None], v.images, 255)) for v in views)
     jax.tree.map(np.testing.assert_array_equal, built.step(built.state, garbage), built.step(built.state, views))
 

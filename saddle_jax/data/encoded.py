@@ -47,9 +47,9 @@ class Encoded(abc.ABC):
         """How many of these images may be bad, if they are training images."""
         return math.floor(self.decoding.max_bad_fraction * len(self))
 
-    def bad_lines(self) -> list[str]:
-        """Return `name: reason` of each bad image that this process has met among these training images."""
-        return [f"{self.name(position)}: {reason}" for position, reason in self.known_bad.reasons.items()]
+    def bad_lines(self) -> dict[int, str]:
+        """Return {position: `name: reason`} of the bad images that this process has met among these training images."""
+        return {position: f"{self.name(position)}: {reason}" for position, reason in self.known_bad.reasons.items()}
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

@@ -176,7 +176,7 @@ class Spectrometer:
         sound = sound_positions(job.positions, chunks, target.title)
         if masked := len(job.positions) - len(sound):
             workdir = folder.parents[1]
-            bad_images.record(workdir, self._splits.train.images.bad_lines())
+            bad_images.record(workdir, self._splits.train.images.bad_lines().values())
             named = f"{workdir / bad_images.FILE} names them"
             progress.say(f"note   {target.title}: left out {masked} bad images of {len(job.positions)}; {named}")
         mean_loss = MeanLoss(self._pieces, point, chunks, width=chosen.probes_at_once)

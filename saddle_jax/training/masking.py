@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 from typing import Any
 
@@ -18,8 +19,7 @@ class Masking:
     def __init__(self, images: Any, workdir: pathlib.Path):
         self._images = images if isinstance(images, Encoded) and images.may_be_bad else None
         self._workdir = workdir
-        self._sent: set[str] = set()  # lines of this process that all processes know
-        self._found: set[str] = set()  # lines of all processes
+        self._found: dict[int, str] = {}  # by all processes since this start: position -> line
         self._total: int | None = None  # lines in the file, with those of earlier starts
         self.skipped = 0  # steps since the last line
 
@@ -31,15 +31,16 @@ class Masking:
         """
         if self._images is None:
             return
-        new = set(self._images.bad_lines()) - self._sent
-        self._sent |= new
-        everyones = {line for text in processes.gather("\n".join(new)) for line in text.splitlines()} - self._found
-        self._found |= everyones
-        if everyones or self._total is None:
-            self._total = processes.on_first(functools.partial(bad_images.record, self._workdir, self._found))
+        before = len(self._found)
+        new = {position: line for position, line in self._images.bad_lines().items() if position not in self._found}
+        for text in processes.gather(json.dumps(new)):
+            self._found = {int(position): line for position, line in json.loads(text).items()} | self._found
+        if len(self._found) > before or self._total is None:
+            lines = self._found.values()
+            self._total = processes.on_first(functools.partial(bad_images.record, self._workdir, lines))
         allowed, fraction = self._images.may_be_bad, self._images.decoding.max_bad_fraction
         if len(self._found) > allowed:
-            raise DataError(bad_images.message("training", sorted(self._found), fraction, allowed))
+            raise DataError(bad_images.message("training", sorted(self._found.values()), fraction, allowed))
 
     def take_line(self, epoch: int) -> str:
         """Record, and return what to say at the end of an epoch, or ""."""
