@@ -14,6 +14,7 @@ from saddle_jax.errors import ConfigError, DataError, did_you_mean
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment import configure
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.inference import export as export_lib
 from saddle_jax.inference import inputs
 from saddle_jax.inference.classifier import Classifier, Predictions
 from saddle_jax.longtail import ClassStats
@@ -165,6 +166,20 @@ class Run:
         ranks_N = np.array([self._rank_of(label) for label in labels], np.int32)
         seen = evaluate.from_logits(ranks_N, found.logits_NC)
         return evaluate.full_report(seen, self._stats, self.config.eval.rank_bounds)
+
+    def export(self, out: str | pathlib.Path, formats: Sequence[str] = ()) -> export_lib.Written:
+        """Write the network for use without saddle_jax, as `--mode export` does, and return what was written.
+
+        Args:
+          out: a folder that does not exist yet, is empty, or holds an export of this run, which is replaced.
+          formats: some of stablehlo, safetensors, onnx; none: all that are possible.
+
+        Raises:
+          ConfigError: the folder can't be used, or a format that was named is impossible.
+        """
+        folder = pathlib.Path(out).expanduser()
+        export_lib.require_possible(folder, formats)
+        return export_lib.write(self._classifier, folder, formats)
 
     def _rank_of(self, label: Any) -> int:
         if isinstance(label, str) and label in self.class_names:

@@ -285,10 +285,16 @@ def test_values_and_repetitions_of_flags(tmp_path):
     assert "--config: expected a file" in bare.stderr
     useless = main("--mode=check", "--checkpoint=best", "--adjust=logit:x", cwd=tmp_path)
     assert "--checkpoint belongs to --mode eval" in useless.stderr
-    assert (
-        "--adjust belongs to --mode eval, predict, and export" in useless.stderr
-        and "found 'logit:x', expected" in useless.stderr
-    )
+    assert "--adjust belongs to --mode eval, predict, and export" in useless.stderr
+    assert "found 'logit:x', expected" in useless.stderr
+    exported = main("--mode=export", "--formats", "onnx", "onx", "--config.seed=1", cwd=tmp_path)
+    for part in (
+        "4 problems",
+        "export needs --out",
+        "export needs --workdir",
+        "found 'onx', expected some of stablehlo",
+    ):
+        assert part in exported.stderr
     cosine = main("--mode=eval", "--adjust=tau_norm", "--config.model.head=normed", cwd=tmp_path)
     assert "--adjust tau_norm: the cosine head" in cosine.stderr
     compared = main("--mode=spectra", "--compare", "one", "--checkpoint=best", cwd=tmp_path)

@@ -1,8 +1,10 @@
 """Exports: files that others read, each equal to the network in the run; and nothing is lost that was there before."""
 
+import errno
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,9 +25,9 @@ from configs import default
 from saddle_jax import __main__
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
-from saddle_jax.experiment import catalogue, command_line
+from saddle_jax.experiment import catalogue, command_line, flag_checks
 from saddle_jax.host import devices
-from saddle_jax.inference import inputs, to_safetensors, to_stablehlo
+from saddle_jax.inference import export, inputs, to_safetensors, to_stablehlo
 from saddle_jax.inference.classifier import Classifier
 from saddle_jax.inference.function import function_of
 from saddle_jax.models.base import from_flax
@@ -193,7 +195,9 @@ def test_the_adjustment_of_logits_is_in_the_bias(birds, tmp_path):
     np.testing.assert_allclose(logits, computed(adjusted, birds[1])["logits"], atol=1e-4)
 
 
-def test_a_network_of_the_users_own_has_no_names_in_pytorch(tmp_path, capsys):
+def test_a_network_of_the_users_own_has_no_names_in_pytorch(tmp_path, monkeypatch, capsys):
+    networks = catalogue.ENTRIES["model.name"]
+    monkeypatch.setitem(catalogue.ENTRIES, "model.name", dict(networks))  # it joins only these
     images = make_run(tmp_path / "run", "ce_drw", model__name="test_export:flat")
     assert run(tmp_path / "run", tmp_path / "model") == 0
     told = "left out model.safetensors: there is no PyTorch network like that of model.name=test_export:flat"
@@ -280,7 +284,7 @@ def test_scripts_prepare_photographs_as_torchvision_does(tmp_path):
     np.testing.assert_array_equal(there["pixels"], gray)
 
 
-def test_nothing_that_is_there_is_lost(birds, exported, tmp_path, monkeypatch, capsys):
+def test_nothing_that_is_there_is_lost(birds, tmp_path, monkeypatch, capsys):
     """Without jax2onnx, as where it is not installed: the rest is written, unless ONNX was asked for by name."""
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     out = tmp_path / "model"
@@ -296,12 +300,22 @@ def test_nothing_that_is_there_is_lost(birds, exported, tmp_path, monkeypatch, c
     told = capsys.readouterr().err
     assert "2 problems" in told and "jax2onnx is not installed" in told and "found no folder" in told
 
-    def refused(expected):
+    def refused(expected, code=2):
         stored = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        assert run(birds[0], out, "safetensors") == 2
+        assert run(birds[0], out, "safetensors") == code
         assert expected in capsys.readouterr().err
         assert stored == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
+    def full_disk(path, content):
+        if path.name == "model.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        path.write_bytes(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write_atomically", full_disk)
+        refused("can't be written", code=4)
+        patch.chdir(out)
+        refused("is the current folder or a mount point")
     (out / "notes.txt").touch()
     refused("holds notes.txt beside an export, which would be lost. Fix: another --out")
     (out / "notes.txt").unlink()
@@ -312,3 +326,4 @@ def test_nothing_that_is_there_is_lost(birds, exported, tmp_path, monkeypatch, c
     (out / "model.json").unlink()
     refused("which is no export. Fix: another --out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    assert tuple(export.FORMATS) == flag_checks.EXPORT_FORMATS

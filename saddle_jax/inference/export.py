@@ -48,13 +48,16 @@ def require_possible(out: pathlib.Path, formats: Sequence[str]) -> None:
     """Check what can be checked before a network is restored; `formats` are those that were asked for by name.
 
     Raises:
-      ConfigError: the folder can't be created, or the library of a format is missing. It lists all problems.
+      ConfigError: the folder can't be created, a format is not known, or its library is missing. It lists all problems.
     """
-    problems: list[str] = []
-    if out.exists() and not out.is_dir():
+    final, known = out.resolve(), ", ".join(FORMATS)
+    problems = [f"formats: found {name!r}, expected some of {known}" for name in formats if name not in FORMATS]
+    if final.exists() and not final.is_dir():
         problems.append(f"--out: {out} is a file, expected a folder to write into. Fix: another --out")
-    if not out.absolute().parent.is_dir():
-        problems.append(f"--out: found no folder {out.absolute().parent}. Fix: create it, or name another")
+    if not final.parent.is_dir():
+        problems.append(f"--out: found no folder {final.parent}. Fix: create it, or name another")
+    if final.is_mount() or pathlib.Path.cwd().is_relative_to(final):  # it could not be replaced as a whole
+        problems.append(f"--out: {out} is the current folder or a mount point. Fix: a folder in it, as {out / 'model'}")
     if "onnx" in formats:
         try:
             to_onnx.require_installed()
@@ -158,7 +161,7 @@ def _require_replaceable(out: pathlib.Path, run: dict[str, Any]) -> int | None:
 
 def _publish(contents: dict[str, bytes], out: pathlib.Path) -> None:
     """Write the files into a folder beside `out`, and give it its name once it is complete."""
-    final = out.absolute()
+    final = out.resolve()
     with writing(out, sum(map(len, contents.values()))):
         beside = pathlib.Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
         try:

@@ -32,7 +32,8 @@ def serialize(classifier: Classifier) -> bytes:
             traceable = jax.jit(function if is_free(classifier) else by_image)
             return bytes(export.export(traceable, platforms=PLATFORMS)(pixels_of(classifier)).serialize())
     except Exception as error:  # whatever a user's own network raises
-        raise ConfigError(f"model.stablehlo: jax.export can't export this network ({error})") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ConfigError(f"model.stablehlo: jax.export can't export this network ({reason})") from error
 
 
 def script(classifier: Classifier) -> str:
