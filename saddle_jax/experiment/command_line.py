@@ -70,6 +70,7 @@ class Command(NamedTuple):
     images: Sequence[str] = ()  # files, folders, globs, or lists to classify
     out: str | None = None  # file for the predictions
     import_code: bool = False  # import the code outside saddle_jax that a stored run names
+    words: Sequence[str] = ()  # train: what run.json records as the command; () for sys.argv
 
 
 def parse(argv: list[str]) -> Command:
