@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,14 +12,21 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from saddle_jax import longtail
 from saddle_jax.errors import ConfigError, DataError, did_you_mean
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment import configure
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.inference import export as export_lib
 from saddle_jax.inference import inputs
-from saddle_jax.inference.classifier import Classifier, Predictions
+from saddle_jax.inference.classifier import Classifier
+from saddle_jax.inference.outputs import Predictions
 from saddle_jax.longtail import ClassStats
+from saddle_jax.report import evaluation as texts
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only feeds images here; its start-up notes are noise
+
+_NO_WATCHDOG = {"watchdog_secs": 0}  # it would end the whole Python process
 
 
 def train(
@@ -45,16 +54,18 @@ def train(
     from saddle_jax.modes import start
     from saddle_jax.modes import train as mode
 
-    changes = {"watchdog_secs": 0, **(fields or {})}  # a watchdog would end the whole Python process
+    changes = dict(fields or {})
     changes |= {"data.root": str(root)} if root is not None else {}
     changes |= {"data.path": str(path)} if path is not None else {}
-    done, _, notes = configure.from_python(config, changes)
+    done, _, notes = configure.from_python(config, _NO_WATCHDOG | changes)
     if done.num_seeds != 1:
         raise ConfigError(
             "num_seeds: found several, expected 1. Fix: call train once for each seed, or use the command"
         )
     folder = pathlib.Path(workdir if workdir is not None else config_lib.default_workdir(done)).expanduser()
-    start.run(Command("train", str(folder), done, config_named=True, notes=notes), mode.run)
+    words = ["saddle-jax", *([f"--config={config}"] if isinstance(config, str) else []), f"--workdir={folder}"]
+    words += [f"--config.{name}={value}" for name, value in changes.items()]
+    start.run(Command("train", str(folder), done, config_named=True, notes=notes, words=words), mode.run)
     return load(folder)
 
 
@@ -80,6 +91,17 @@ def load(
     """
     which = None if checkpoint is None else str(checkpoint)
     return Run(pathlib.Path(workdir).expanduser(), which, adjust=adjust, import_code=import_code)
+
+
+class Report(dict):
+    """What an evaluation found, as in eval/<step>-test.json. A notebook shows it as a table of scores and classes."""
+
+    def __init__(self, figures: Mapping[str, Any], stats: ClassStats):
+        super().__init__(figures)
+        self._stats = stats
+
+    def __repr__(self) -> str:
+        return "\n".join(texts.lines(self, self._stats.names, self._stats.counts_C.tolist()))
 
 
 class Run:
@@ -145,27 +167,46 @@ class Run:
         """
         return self._classifier.predict(inputs.of_python(images))
 
-    def evaluate(self, images: Any, labels: Sequence[Any]) -> dict[str, Any]:
-        """Return the report on images of your own, as `--mode eval` writes it on the test images.
+    def evaluate(self, images: Any = None, labels: Sequence[Any] | None = None) -> Report:
+        """Return the report on the run's test images, or on images of your own, as `--mode eval` writes it.
 
         Args:
-          images: as `predict` takes them; all must be readable.
-          labels: a class name, or its number in the training set, for each image.
+          images: as `predict` takes them; all must be readable. By default, the run's test images.
+          labels: a class name, or its number in the training set, for each of your own images.
 
         Raises:
-          DataError: an image can't be read, or a label is not a class of this run.
+          DataError: an image can't be read, a label is not a class of this run, or the run's images are not there.
         """
         from saddle_jax.training import evaluate
 
+        ranks_N, logits_NC = self._own(images, labels) if images is not None else self._test()
+        seen = evaluate.from_logits(ranks_N, logits_NC)
+        figures = evaluate.full_report(seen, self._stats, self.config.eval.rank_bounds)
+        return Report(figures, self._stats)
+
+    def _test(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the labels and the logits of the run's test images."""
+        from saddle_jax.data import sources
+        from saddle_jax.training.directory import differing_images
+
+        splits = sources.load(self.config)
+        if differing := differing_images(self.workdir, splits):
+            raise DataError(
+                f"{self.workdir} was trained on other images ({', '.join(differing)} differ). Fix: put the images back "
+                "as they were, or give evaluate images and labels"
+            )
+        return splits.test.labels, self._classifier.logits(splits.test.images)
+
+    def _own(self, images: Any, labels: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the labels and the logits of the user's images."""
         found = self.predict(images)
         if found.problems:
             place, reason = next(iter(found.problems.items()))
             raise DataError(f"{len(found.problems)} images can't be read, such as {found.names[place]}: {reason}")
-        if len(labels) != len(found.names):
-            raise DataError(f"found {len(labels)} labels for {len(found.names)} images")
-        ranks_N = np.array([self._rank_of(label) for label in labels], np.int32)
-        seen = evaluate.from_logits(ranks_N, found.logits_NC)
-        return evaluate.full_report(seen, self._stats, self.config.eval.rank_bounds)
+        if labels is None or len(labels) != len(found):
+            given = "no" if labels is None else len(labels)
+            raise DataError(f"found {given} labels for {len(found)} images. Fix: give one for each image")
+        return np.array([self._rank_of(label) for label in labels], np.int32), found.logits_NC
 
     def export(self, out: str | pathlib.Path, formats: Sequence[str] = ()) -> export_lib.Written:
         """Write the network for use without saddle_jax, as `--mode export` does, and return what was written.
@@ -192,29 +233,52 @@ class Run:
         )
 
     def spectra(self, classes: str = "auto", **fields: Any) -> dict[str, Any]:
-        """Measure the Hessian spectra of classes and return their summary, as in spectra/<step>/summary.json.
+        """Measure the Hessian spectra of classes at this checkpoint, and return their summary.
+
+        The training images are read again. An adjusted classifier is measured as it was trained. The summary, the
+        spectra, and their figures are in spectra/<step>/ of the run; what is there already is not measured again.
 
         Args:
           classes: as `spectra.classes`: names, groups such as tail, whole, auto, or each; separated by commas.
           fields: other fields of `spectra`, such as steps=40, probes=2.
 
         Raises:
+          ConfigError: reports everything that is wrong with the fields.
           DataError: the images that it was trained on are not there.
         """
         from saddle_jax.modes import spectra as mode
         from saddle_jax.modes import start
         from saddle_jax.spectra import results
 
-        config = self.config.copy_and_resolve_references()
-        config.update_from_flattened_dict(
-            {"spectra.classes": classes, **{f"spectra.{name}": value for name, value in fields.items()}}
-        )
+        values = {f"spectra.{name}": value for name, value in {"classes": classes, **fields}.items()}
+        overrides = [f"--config.{name}={value}" for name, value in (_NO_WATCHDOG | values).items()]
+        config, problems, _ = configure.of_run((self.workdir / "config.json").read_bytes(), overrides)
+        if problems:
+            raise ConfigError(problems)
         start.run(Command("spectra", str(self.workdir), config, checkpoint=str(self.step)), mode.run)
         return results.read_summary(self.workdir / "spectra" / str(self.step))
 
-    def plot(self) -> Any:
-        """Return a matplotlib figure: test accuracy of every class, from the largest to the rarest."""
+    def plot(self, reports: Mapping[str, Any] | None = None) -> Any:
+        """Return a matplotlib figure: the accuracy of every class, from the largest to the rarest.
+
+        Args:
+          reports: what `evaluate` returns, or a list of it for several seeds, by the name that the figure shows. By
+            default, the report on this run's test images.
+        """
         from saddle_jax.report import plots
 
-        accuracy = {"last step": [self.results["last"]["class_accuracy"]]}
-        return plots.classes_figure(accuracy, self.class_names, self._stats.counts_C)
+        shown = {self.workdir.name: self._test_report()} if reports is None else reports
+        accuracy = {
+            name: [one["class_accuracy"] for one in ([found] if isinstance(found, Mapping) else found)]
+            for name, found in shown.items()
+        }
+        groups = longtail.rank_groups(self._stats.num_classes, self.config.eval.rank_bounds)
+        sizes = [len(group.classes) for group in groups]
+        return plots.classes_figure(accuracy, self.class_names, self._stats.counts_C, rank_sizes=sizes)
+
+    def _test_report(self) -> Mapping[str, Any]:
+        """Return the report on the test images that training wrote at this step, or make it."""
+        if self._classifier.adjustment.kind == "none":
+            with contextlib.suppress(OSError, ValueError):
+                return json.loads((self.workdir / "eval" / f"{self.step}-test.json").read_bytes())
+        return self.evaluate()

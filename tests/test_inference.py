@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -34,10 +35,12 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folders, tmp_path_factory):
-    """Train for some steps from Python, on small images of a folder."""
+    """Train for some steps from Python, on small images of a folder, and in a thread, as some notebooks do."""
     fields = {"duration": "30 steps", "model.width": 0.25, "eval.every": "100%", "checkpoint_every": "100%"}
     fields |= {"tensorboard": False, "model.kernels": "lax"}
-    return saddle_jax.train("folder:la", root=folders, workdir=tmp_path_factory.mktemp("runs") / "r", fields=fields)
+    workdir = tmp_path_factory.mktemp("runs") / "r"
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(saddle_jax.train, "folder:la", root=folders, workdir=workdir, fields=fields).result()
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,9 @@ def test_a_run_knows_its_classes_in_the_users_words(run):
     assert run.step == 30 and "3 classes of 18 to 5" in repr(run)
     assert run.results["last"]["step"] == 30
     assert run.config.data.image_size == 8 and run.config.model.width == 0.25
+    (start,) = json.loads((run.workdir / "run.json").read_text())["starts"]  # a command that does the same
+    assert start["command"][:3] == ["saddle-jax", "--config=folder:la", f"--workdir={run.workdir}"]
+    assert {"--config.model.width=0.25", f"--config.data.root={run.config.data.root}"} <= set(start["command"])
 
 
 def test_predictions_are_evaluations_to_the_bit(run, folders, evaluated):
@@ -69,7 +75,39 @@ def test_predictions_are_evaluations_to_the_bit(run, folders, evaluated):
     assert found.classes == [run.class_names[best] for best in logits.argmax(1)]
     report = run.evaluate(folders / "test", [name.split("/")[-2] for name in found.names])
     stored = json.loads((run.workdir / "eval" / "30-test.json").read_text())
-    assert report["accuracy"] == stored["accuracy"] and report["class_accuracy"] == stored["class_accuracy"]
+    assert dict(report) == dict(run.evaluate()) == {name: stored[name] for name in report}
+    assert [line.split()[:3] for line in repr(report).splitlines()[-3:]] == [
+        ["one", "18", "4"], ["two", "10", "4"], ["zero", "5", "4"],
+    ]  # fmt: skip
+
+
+def test_predictions_are_a_sequence_and_a_table(run, folders, evaluated):
+    found = run.predict(folders / "test")
+    assert len(found) == len(list(found)) == 12
+    image, label, probability = list(found)[3]
+    assert image.endswith("one/03.png") and label == found.classes[3]
+    assert probability == found.probabilities_NC[3].max()
+    shown = repr(found).splitlines()
+    assert len(shown) == 12 and shown[-1] == "... and 2 more"
+    assert f"  {label} {probability:.2f}  " in shown[4]
+    with pytest.raises(AttributeError, match="cannot assign"):
+        found.names = ()
+
+
+def test_the_figure_shows_every_class_and_compares_reports(run):
+    from matplotlib import pyplot
+
+    figure = run.plot()
+    accuracy, sizes = figure.axes
+    (line,) = accuracy.get_legend_handles_labels()[0]
+    np.testing.assert_allclose(line.lines[0].get_ydata(), run.results["last"]["class_accuracy"])
+    assert [label.get_text() for label in sizes.get_xticklabels()] == ["one", "two", "zero"]
+    assert [bar.get_height() for bar in sizes.patches] == [18, 10, 5]
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    one, other = run.results["last"], {"class_accuracy": [0.0, 0.0, None]}
+    names = run.plot({"as it is": [one, one], "nothing $": other}).axes[0].get_legend_handles_labels()[1]
+    assert names == ["as it is (mean ± sd, n = 2)", r"nothing \$"]
+    assert not pyplot.get_fignums()
 
 
 def test_every_form_of_images_gives_the_same(run, folders, tmp_path, evaluated):
@@ -106,9 +144,10 @@ def test_the_command_writes_every_probability_and_names_bad_images(run, folders,
     table = result.stdout.splitlines()[1:-2]  # between the lines that hold paths
     assert len(table) == 7 and all(len(line) <= 80 for line in table)
     assert "not read: " in result.stdout and "1 of 6 images could not be read" in result.stdout
-    rows = list(csv.DictReader((tmp_path / "p.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
     assert len(rows) == 6 and rows[4]["problem"] and not rows[4]["class"]
     expected = run.predict(arguments)
+    assert (list(expected)[4].label, expected.problems.keys()) == (None, {4})
     for row, label, probabilities in zip(rows, expected.classes, expected.probabilities_NC, strict=True):
         if label is not None:
             assert row["class"] == label
@@ -134,6 +173,12 @@ def test_what_is_no_image_is_told_at_once(run, tmp_path):
         run.predict([np.zeros((8, 8)), 3])
     with pytest.raises(DataError, match="labels: 'tow' is not a class of this run. Did you mean two"):
         run.evaluate([np.zeros((8, 8))], ["tow"])
+    with pytest.raises(DataError, match="found no labels for 1 images"):
+        run.evaluate([np.zeros((8, 8))])
+    with pytest.raises(ConfigError, match="spectra.probe: there is no such field. Did you mean spectra.probes"):
+        run.spectra("zero", probe=1)
+    with pytest.raises(ConfigError, match="spectra.classes: 'zeros' is neither.*Did you mean zero"):
+        run.spectra("zeros")
     with pytest.raises(ConfigError, match="holds no run"):
         saddle_jax.load(tmp_path)
     with pytest.raises(ConfigError, match="there is no such field. Did you mean"):

@@ -73,6 +73,7 @@ class Command(NamedTuple):
     out: str | None = None  # file for the predictions, or folder for an export
     formats: Sequence[str] = ()  # of an export; none: all that are possible
     import_code: bool = False  # import the code outside saddle_jax that a stored run names
+    words: Sequence[str] = ()  # train: what run.json records as the command; () for sys.argv
 
 
 def parse(argv: list[str]) -> Command:

@@ -58,6 +58,21 @@ def _local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), (AXIS,))
 
 
+def jit_once(function: Callable) -> Callable:
+    """Compile a function that runs once, such as the draw of first weights.
+
+    CPUs compile random draws two to six times faster at a lower level of optimization, to the same bits.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 1} if on_cpu else None)
+
+    def run(*args: Any) -> Any:
+        is_traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
+        return function(*args) if is_traced else compiled(*args)  # options belong to the outermost jit alone
+
+    return run
+
+
 def own_rows(batch: Any) -> Any:
     """Return this process's rows of a tree of (B, ...) host arrays. A single process gets all rows."""
     if jax.process_count() == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,24 +20,9 @@ from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.catalogue import images_stay_encoded
 from saddle_jax.inference import inputs
 from saddle_jax.inference.inputs import Item
+from saddle_jax.inference.outputs import Predictions
 from saddle_jax.training import checkpoint, evaluate
 from saddle_jax.training.program import Program, make_program
-
-
-class Predictions(NamedTuple):
-    """The predictions for some images. Classes are in the order of the run's class names: largest first."""
-
-    names: tuple[str, ...]  # of the images
-    class_names: tuple[str, ...]
-    probabilities_NC: np.ndarray  # float32; NaN for an image that can't be read
-    logits_NC: np.ndarray  # float32, likewise
-    problems: dict[int, str]  # place of an image that can't be read -> reason
-
-    @property
-    def classes(self) -> list[str | None]:
-        """Name of the most probable class of each image; None for one that can't be read."""
-        best_N = self.logits_NC.argmax(axis=1)
-        return [None if place in self.problems else self.class_names[best] for place, best in enumerate(best_N)]
 
 
 class Classifier:

@@ -1,22 +1,65 @@
-"""Predictions as people read them: a table for a terminal, and files with the probability of every class."""
+"""Predictions: what they hold, a table for a terminal, and files with the probability of every class."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from saddle_jax.errors import ConfigError
 from saddle_jax.host.files import write_atomically
-from saddle_jax.inference.classifier import Predictions
 
 SUFFIXES = (".csv", ".jsonl", ".npz")
 _WIDTH = 80
 _RUNNERS_UP = 2
+_SHOWN = 10  # predictions in a notebook
+
+
+class Prediction(NamedTuple):
+    """The prediction for one image."""
+
+    image: str
+    label: str | None  # name of the most probable class; None for an image that can't be read
+    probability: float  # NaN likewise
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Predictions:
+    """The predictions for some images, in their order; a sequence of `Prediction`, of which a notebook shows ten.
+
+    Classes are in the order of the run's class names: largest first.
+    """
+
+    names: tuple[str, ...]  # of the images
+    class_names: tuple[str, ...]
+    probabilities_NC: np.ndarray  # float32; NaN for an image that can't be read
+    logits_NC: np.ndarray  # float32, likewise
+    problems: dict[int, str]  # place of an image that can't be read -> reason
+
+    @property
+    def classes(self) -> list[str | None]:
+        """Name of the most probable class of each image; None for one that can't be read."""
+        best_N = self.logits_NC.argmax(axis=1)
+        return [None if place in self.problems else self.class_names[best] for place, best in enumerate(best_N)]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        probability_N = self.probabilities_NC.max(axis=1).tolist()
+        return itertools.starmap(Prediction, zip(self.names, self.classes, probability_N, strict=True))
+
+    def __repr__(self) -> str:
+        lines = list(itertools.islice(table(self), 1 + _SHOWN))
+        more = [f"... and {len(self) - _SHOWN:,} more"] if len(self) > _SHOWN else []
+        return "\n".join([*lines, *more])
 
 
 def require_known(out: pathlib.Path) -> None:

@@ -118,7 +118,8 @@ def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
     picture = out / "class_accuracy.png"
     classes = {NAMES[suffix]: [report["class_accuracy"] for report in reports[suffix]] for suffix in NAMES}
     title = "Long-tailed digits: SGD and SAM by class size"
-    plots.class_accuracy(picture, classes, counts_C.tolist(), title, rank_bounds=(3, 7))
+    digits = list(map(str, range(len(counts_C))))
+    plots.classes_figure(classes, digits, counts_C, title=title, rank_sizes=(3, 4, 3)).savefig(picture, dpi=150)
     print(f"Picture: {picture}")
 
 

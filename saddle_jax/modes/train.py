@@ -22,7 +22,7 @@ from saddle_jax.training.program import make_program
 
 def run(command: Command) -> int:
     """Train or continue the run in the command's workdir."""
-    config, workdir = command.config, pathlib.Path(command.workdir)
+    config, workdir, words = command.config, pathlib.Path(command.workdir), list(command.words) or sys.argv
     processes.on_first(functools.partial(_require_place_and_origin, config, workdir))
     with StopRequest() as stop:  # already here, so that a signal during loading or compilation is not lost
         splits = sources.load(config)
@@ -39,9 +39,9 @@ def run(command: Command) -> int:
         if processes.is_first():
             plan.describe(config, splits, program, str(workdir), command.notes)
         if config.num_seeds == 1:
-            loop.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
+            loop.train(config, workdir, splits, program, words, stop=stop, observer=observer)
             return 0
-        summary = seeds.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
+        summary = seeds.train(config, workdir, splits, program, words, stop=stop, observer=observer)
     if processes.is_first():
         print("\nTest accuracy in percent, mean ± standard deviation over the seeds:\n")
         print(seeds.table([workdir / run for run in summary["runs"]]))

@@ -93,7 +93,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         is_classifier=method.is_classifier,
     )
     link = find("optim.name", config.optim.name)
-    init = jax.jit(lambda key: init_state(method, tx, key))
+    init = devices.jit_once(lambda key: init_state(method, tx, key))
     step = make_train_step(
         method,
         tx,

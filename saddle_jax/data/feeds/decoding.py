@@ -159,13 +159,13 @@ def _decoder(content: Any, turn: bool) -> Any:
     is_jpeg, is_png = tf.io.is_jpeg(content), tf.equal(tf.strings.substr(content, 0, len(formats.PNG)), formats.PNG)
     # Markers of a JPEG are 0xff and a code. By chance these two bytes may also lie elsewhere in its header.
     content_N = tf.io.decode_raw(tf.where(is_jpeg, content, b""), tf.uint8)
-    codes_M = tf.boolean_mask(content_N[1:], tf.equal(content_N[:-1], 0xFF))
-    has_header = tf.reduce_any(tf.equal(codes_M, _START_OF_SCAN))  # libjpeg complains on stderr of one that ends early
+    begins_N, code_N = tf.equal(content_N[:-1], 0xFF), content_N[1:]
+    has_header = tf.reduce_any(begins_N & tf.equal(code_N, _START_OF_SCAN))  # libjpeg complains on stderr without one
     components = tf.cond(has_header, lambda: tf.io.extract_jpeg_shape(content)[2], lambda: tf.where(is_png, 3, 0))
     suits = tf.equal(components, 1) | tf.equal(components, 3)
     if turn:
         # Pillow reads metadata. Python is slow, so it is not asked about a JPEG without the marker of EXIF and XMP.
-        has_metadata = is_png | tf.reduce_any(tf.equal(codes_M, _APP1))
+        has_metadata = is_png | tf.reduce_any(begins_N & tf.equal(code_N, _APP1))
 
         def is_turned() -> Any:
             turned = tf.numpy_function(formats.may_be_turned, [content], tf.bool, stateful=False)

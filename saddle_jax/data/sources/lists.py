@@ -224,7 +224,7 @@ def _find_strange_names(parts: Mapping[str, Rows], offenders: Offenders) -> None
         for label, line in zip(rows.labels, rows.lines, strict=True):
             if label not in known:
                 if label not in hints and len(hints) < SHOWN:
-                    hints[label] = did_you_mean(label, known)
+                    hints[label] = did_you_mean(label, sorted(known))
                 what = f"{label!r}, expected a class of {train}.{hints.get(label, '')}"
                 offenders.add("classes without training images", rows.source, line, what)
 
