@@ -356,7 +356,7 @@ def test_runs_are_compared_side_by_side(copy, tmp_path):
 
 
 def test_bad_input_gets_one_clear_error(copy, tmp_path):
-    with pytest.raises(ConfigError, match="'12' is neither the name of a class or a group nor a class's number .0 to 9"):
+    with pytest.raises(ConfigError, match="'12' is neither the name of a class or a group nor a class's number"):
         run(copy, classes="12")
     with pytest.raises(ConfigError, match="model.width: the run has 0.125, this command 1.0"):
         run(copy, model__width=1.0)
