@@ -106,7 +106,7 @@ def test_commands_of_the_readme_are_sound(words, tmp_path, monkeypatch):
     for run in ("sgd", "sam"):
         (tmp_path / "runs" / run).mkdir(parents=True)
     with flagsaver.flagsaver():
-        assert command_line.parse(words).mode in ("train", "spectra")
+        assert command_line.parse(words).mode in ("train", "predict", "export", "spectra")
 
 
 @pytest.mark.faults("O1")

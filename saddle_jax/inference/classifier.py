@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax import longtail, posthoc
+from saddle_jax.data.encoded import Contents
 from saddle_jax.data.sources import Images, Splits
 from saddle_jax.data.sources.base import decoding
 from saddle_jax.errors import ConfigError, DataError
@@ -59,8 +60,7 @@ class Classifier:
     @property
     def is_encoded(self) -> bool:
         """Whether its images are decoded batch by batch, cut from photographs of any size."""
-        data = self.config.data
-        return images_stay_encoded(data.source, data.augmentation, data.eval_resize)
+        return _is_encoded(self.config.data)
 
     def logits(self, images: Any) -> np.ndarray:
         """Return the logits of images, (N, C) float32; their softmax is the probabilities.
@@ -115,7 +115,13 @@ def _stored_images(workdir: pathlib.Path) -> tuple[longtail.ClassStats, tuple[in
 
 def _program(config: ConfigDict, stats: longtail.ClassStats, shape: tuple[int, int, int]) -> Program:
     """Return the run's program. It is made for as many images as the run had, but none of them is needed."""
-    number = int(stats.counts_C.sum())
+    number, data = int(stats.counts_C.sum()), config.data
     images: Any = np.broadcast_to(np.uint8(0), (number, *shape))
+    if _is_encoded(data):
+        images = Contents(lambda _: b"", [""] * number, decoding(data))
     blank = Images(images, np.repeat(np.arange(stats.num_classes, dtype=np.int32), stats.counts_C))
     return make_program(config, Splits(blank, None, blank, stats, "", ""))
+
+
+def _is_encoded(data: ConfigDict) -> bool:
+    return images_stay_encoded(data.source, data.augmentation, data.eval_resize)
