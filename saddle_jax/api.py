@@ -179,7 +179,7 @@ class Run:
         """
         from saddle_jax.training import evaluate
 
-        ranks_N, logits_NC = self._own(images, labels) if images is not None else self._test()
+        ranks_N, logits_NC = self._test() if images is None and labels is None else self._own(images, labels)
         seen = evaluate.from_logits(ranks_N, logits_NC)
         figures = evaluate.full_report(seen, self._stats, self.config.eval.rank_bounds)
         return Report(figures, self._stats)

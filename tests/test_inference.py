@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -85,6 +86,7 @@ def test_predictions_are_a_sequence_and_a_table(run, folders, evaluated):
     found = run.predict(folders / "test")
     assert len(found) == len(list(found)) == 12
     image, label, probability = list(found)[3]
+    assert found[3] == found[-9] == (image, label, probability)
     assert image.endswith("one/03.png") and label == found.classes[3]
     assert probability == found.probabilities_NC[3].max()
     shown = repr(found).splitlines()
@@ -117,7 +119,8 @@ def test_every_form_of_images_gives_the_same(run, folders, tmp_path, evaluated):
     (tmp_path / "list.txt").write_text("".join(f"{file} 0\n" for file in files))
     (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{file},x\n" for file in files))
     forms = [
-        pixels, pixels / 255.0, list(pixels), [Image.open(file) for file in files], list(map(str, files)),
+        pixels, pixels / 255.0, jax.numpy.asarray(pixels), list(pixels), [Image.open(file) for file in files],
+        list(map(str, files)), np.array(list(map(str, files))),
         tmp_path / "a.npz", tmp_path / "list.txt", tmp_path / "list.csv", str(folders / "test" / "*"),
     ]  # fmt: skip
     for form in forms:
@@ -171,6 +174,8 @@ def test_what_is_no_image_is_told_at_once(run, tmp_path):
         inputs.find([])
     with pytest.raises(DataError, match="image 1: found int, expected a path"):
         run.predict([np.zeros((8, 8)), 3])
+    with pytest.raises(DataError, match="images: found NoneType, expected a path"):
+        run.evaluate(labels=["two"])
     with pytest.raises(DataError, match="labels: 'tow' is not a class of this run. Did you mean two"):
         run.evaluate([np.zeros((8, 8))], ["tow"])
     with pytest.raises(DataError, match="found no labels for 1 images"):

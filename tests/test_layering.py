@@ -98,6 +98,7 @@ def test_each_library_has_its_place():
     assert users_of("safetensors") == {"inference.to_safetensors"}
     assert users_of("jax2onnx", "onnx", "onnxruntime") == {"inference.to_onnx"}
     assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
+    assert "matplotlib.pyplot" not in {found for _, path in modules() for found in imports(path)}  # it is the user's
 
 
 def test_what_runs_before_jax_does_not_import_it():

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from absl.testing import flagsaver
 from conftest import ROOT
+from PIL import Image
 
 import saddle_jax
 from saddle_jax.experiment import command_line
@@ -103,6 +104,9 @@ def test_versions_stand_in_one_place():
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_of_the_readme_are_sound(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in ("cat", "lynx"):
+        (tmp_path / "my_images" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "my_images" / name / "1.png")
     for run in ("sgd", "sam"):
         (tmp_path / "runs" / run).mkdir(parents=True)
     with flagsaver.flagsaver():

@@ -15,7 +15,7 @@ from golden_resnet import HEADS, batch, config_of, load, method_of
 from small_runs import small_config, train
 from test_command_line import main as command_main
 
-import main
+from saddle_jax import __main__ as main
 from saddle_jax.data import sources
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError

@@ -397,7 +397,6 @@ def test_axes_keep_their_size_under_long_names(draw, monkeypatch):
     short = drawn(["ce_drw"])
     for name in ("ce_drw_sam, rho=((0, 0.1), ('50%', 0.2)), " * 5, "x" * 300, "a $x$ " * 30):
         assert 0.9 * short < drawn([f"{name}{k}" for k in range(6)]) < 1.2 * short
-        plots.plt.close("all")
 
 
 def test_confusion_by_class_size():

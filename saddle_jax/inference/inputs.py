@@ -6,7 +6,7 @@ import csv
 import glob
 import io
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ from saddle_jax.errors import DataError
 
 _LISTS = (".txt", ".csv", ".tsv")
 _KEYS = ("images", "test_images", "x_test", "train_images", "x_train")  # of an .npz, by preference
+
+_EXPECTED = "a path, an array, or a Pillow image"
 
 
 class Item(NamedTuple):
@@ -114,17 +116,25 @@ def of_python(images: Any) -> list[Item]:
         return find([str(images)])
     if isinstance(images, Image.Image):
         return [Item("image 0", pixels.as_array(images))]
-    if isinstance(images, np.ndarray):
-        if images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3)):
-            images = images[None]
-        return [Item(f"image {n}", image) for n, image in enumerate(meaning.images("images", images).array)]
+    if _is_array(images):
+        pixel_levels = np.asarray(images)
+        if pixel_levels.ndim == 2 or (pixel_levels.ndim == 3 and pixel_levels.shape[-1] in (1, 3)):
+            pixel_levels = pixel_levels[None]
+        return [Item(f"image {n}", image) for n, image in enumerate(meaning.images("images", pixel_levels).array)]
+    if not isinstance(images, Iterable):
+        raise DataError(f"images: found {type(images).__name__}, expected {_EXPECTED}, or a list of these")
     items: list[Item] = []
     for number, one in enumerate(images):
-        if not isinstance(one, str | pathlib.Path | Image.Image | np.ndarray):
-            raise DataError(f"image {number}: found {type(one).__name__}, expected a path, an array, or a Pillow image")
+        if not isinstance(one, str | pathlib.Path | Image.Image) and not _is_array(one):
+            raise DataError(f"image {number}: found {type(one).__name__}, expected {_EXPECTED}")
         is_named = isinstance(one, str | pathlib.Path)
         items += [item if is_named else item._replace(name=f"image {number}") for item in of_python(one)]
     return items
+
+
+def _is_array(found: Any) -> bool:
+    """Return whether this is an array of pixels: NumPy's, or one of JAX, PyTorch, or TensorFlow on the host."""
+    return hasattr(found, "__array__") and getattr(found, "ndim", 0) >= 2
 
 
 def prepare(items: Sequence[Item], shape: tuple[int, int, int], *, turn: bool) -> tuple[np.ndarray, dict[int, str]]:

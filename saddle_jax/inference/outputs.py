@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -46,15 +47,20 @@ class Predictions:
     @property
     def classes(self) -> list[str | None]:
         """Name of the most probable class of each image; None for one that can't be read."""
-        best_N = self.logits_NC.argmax(axis=1)
-        return [None if place in self.problems else self.class_names[best] for place, best in enumerate(best_N)]
+        return [one.label for one in self]
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def __getitem__(self, place: int) -> Prediction:
+        place = range(len(self))[place]
+        if place in self.problems:
+            return Prediction(self.names[place], None, math.nan)
+        best = self.logits_NC[place].argmax()
+        return Prediction(self.names[place], self.class_names[best], float(self.probabilities_NC[place, best]))
+
     def __iter__(self) -> Iterator[Prediction]:
-        probability_N = self.probabilities_NC.max(axis=1).tolist()
-        return itertools.starmap(Prediction, zip(self.names, self.classes, probability_N, strict=True))
+        return map(self.__getitem__, range(len(self)))
 
     def __repr__(self) -> str:
         lines = list(itertools.islice(table(self), 1 + _SHOWN))
