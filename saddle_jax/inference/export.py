@@ -57,7 +57,9 @@ def require_possible(out: pathlib.Path, formats: Sequence[str]) -> None:
     if not final.parent.is_dir():
         problems.append(f"--out: found no folder {final.parent}. Fix: create it, or name another")
     if final.is_mount() or pathlib.Path.cwd().is_relative_to(final):  # it could not be replaced as a whole
-        problems.append(f"--out: {out} is the current folder or a mount point. Fix: a folder in it, as {out / 'model'}")
+        problems.append(
+            f"--out: {out} is the current folder or a mount point. Fix: a folder in it, such as {out / 'model'}"
+        )
     if "onnx" in formats:
         try:
             to_onnx.require_installed()
