@@ -149,13 +149,17 @@ def test_states_keep_their_shapes_and_what_is_to_be_trained_is(name):
     assert not np.allclose(found.logits, output.logits, rtol=1e-2)
 
 
-@OTHERS
+@pytest.mark.parametrize("name", ["glmc", "paco"])  # those with heads of their own
 def test_the_network_alone_predicts_the_same(name):
     built = build(name)
-    params, model_state, batch = built.state.params, built.state.model_state, built.views(0)[0]
     alone = make_plain(config_of(name), STATS, IMAGES.shape[1:], None)
-    found = jax.jit(alone.predict)(*built.method.network_of(params, model_state), batch)
-    assert_close(found, jax.jit(built.method.predict)(params, model_state, batch), 1e-12)
+
+    def both(params, model_state, batch):
+        network = built.method.network_of(params, model_state)
+        return alone.predict(*network, batch), built.method.predict(params, model_state, batch)
+
+    params, model_state = built.state.params, built.state.model_state
+    assert_close(*jax.jit(both)(params, model_state, built.views(0)[0]), 1e-12)
     expected = jax.eval_shape(alone.init, jax.random.key(0))[:2]
     assert shapes(built.method.network_of(params, model_state)) == shapes(expected)
 
