@@ -187,14 +187,11 @@ class Run:
     def _test(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the labels and the logits of the run's test images."""
         from saddle_jax.data import sources
-        from saddle_jax.training.directory import differing_images
+        from saddle_jax.training.directory import require_own_images
 
         splits = sources.load(self.config)
-        if differing := differing_images(self.workdir, splits):
-            raise DataError(
-                f"{self.workdir} was trained on other images ({', '.join(differing)} differ). Fix: put the images back "
-                "as they were, or give evaluate images and labels"
-            )
+        fix = "put the images back as they were, or give evaluate images and labels"
+        require_own_images(self.workdir, splits, fix)
         return splits.test.labels, self._classifier.logits(splits.test.images)
 
     def _own(self, images: Any, labels: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray]:

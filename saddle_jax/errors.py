@@ -76,6 +76,12 @@ def tell(error: BaseException, who: str = "") -> int:
     return SaddleError.exit_code
 
 
+def first_lines(lines: Sequence[str], shown: int = 10) -> list[str]:
+    """Return the first few lines as a list to be read, and how many more there are."""
+    more = [f"  ... and {len(lines) - shown:,} more"] if len(lines) > shown else []
+    return [*(f"  - {line}" for line in lines[:shown]), *more]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean ...?" if a known word is similar, else ""."""
     near = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)

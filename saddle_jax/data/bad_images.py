@@ -5,10 +5,10 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Collection
 
+from saddle_jax.errors import first_lines
 from saddle_jax.host.files import write_atomically
 
 FILE = "bad_images.txt"
-_SHOWN = 10
 
 
 class KnownBad:
@@ -30,13 +30,12 @@ def message(kind: str, lines: Collection[str], fraction: float, allowed: int) ->
       allowed: the number of images that this is.
     """
     lines = list(lines)
-    more = [f"  ... and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
     count = f"{len(lines):,} {kind} image{'s' * (len(lines) > 1)} can't be decoded"
     limit = f", {allowed:,} allowed (data.max_bad_fraction={fraction:g})" if fraction else ""
     fix = "Fix: restore the file; --mode check --config.data.check_decode=True finds all bad images"
     if kind == "training":
         fix += "; --config.data.max_bad_fraction=0.001 masks up to one in a thousand"
-    return "\n".join([f"{count}{limit}", *(f"  - {line}" for line in lines[:_SHOWN]), *more, fix])
+    return "\n".join([f"{count}{limit}", *first_lines(lines), fix])
 
 
 def record(folder: pathlib.Path, lines: Collection[str]) -> int:

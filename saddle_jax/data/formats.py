@@ -23,17 +23,8 @@ STARTS = {
     "WebP": (b"RIFF",),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".png",
-    ".gif",
-    ".bmp",
-    ".webp",
-    ".tif",
-    ".tiff",
-)  # usual ones; the content decides
+# The usual ones; the content decides.
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 NAMES = f"{', '.join(list(STARTS)[:-1])}, or {list(STARTS)[-1]}"
 
 _TURNS = {  # by EXIF orientation: how a picture is turned upright

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +15,9 @@ from saddle_jax.data.encoded import Encoded, ImageFiles
 from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Slots
 from saddle_jax.data.sources import Splits
-from saddle_jax.errors import DataError
+from saddle_jax.errors import DataError, first_lines
+from saddle_jax.host.threads import in_stretches
 
-_SHOWN = 10
 _SAMPLED, _DRAWS = 10, 5  # images, and draws of each view
 _READERS = 16  # files opened at once, because on a network most of the time is waiting
 _STRETCH = 256  # images
@@ -114,20 +113,15 @@ def require_readable(splits: Splits, *, decode: bool) -> None:
         elif unsound:
             tolerated += len(unsound)
             told = f"{len(unsound):,} bad training images are masked; {may_be:,} are allowed (data.max_bad_fraction)"
-            print("\n".join([f"check  {told}", *_shown(lines)]))
+            print("\n".join([f"check  {told}", *first_lines(lines)]))
     if found:
-        raise DataError("\n".join([f"{len(found):,} of {total:,} images can't be read", *_shown(found)]))
+        raise DataError("\n".join([f"{len(found):,} of {total:,} images can't be read", *first_lines(found)]))
     if total:
         which = f"all other {total - tolerated:,}" if tolerated else f"all {total:,}"
         print(f"check  {which} images {'decode' if decode else 'can be opened'}")
 
 
-def _shown(lines: list[str]) -> list[str]:
-    more = [f"  ... and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
-    return [*(f"  - {line}" for line in lines[:_SHOWN]), *more]
-
-
-class _Unsound(NamedTuple):
+class Unsound(NamedTuple):
     """An image that can't be used."""
 
     position: int
@@ -135,22 +129,22 @@ class _Unsound(NamedTuple):
     unread: bool  # True if it can't be read, False if it is bad
 
 
-def _look_at(images: Encoded, look: Callable[[int], str], threads: int) -> Iterator[_Unsound]:
-    """Yield the unusable images in order. Each of `threads` threads checks one stretch of images at a time."""
+def undecodable(images: Encoded) -> Iterator[Unsound]:
+    """Yield the images that can't be read or fully decoded, in order."""
+    return _look_at(images, _decoding(images), os.cpu_count() or 1)
 
-    def stretch(start: int) -> list[_Unsound]:
-        found = []
-        for position in range(start, min(start + _STRETCH, len(images))):
-            try:
-                if reason := look(position):
-                    found.append(_Unsound(position, reason, False))
-            except OSError as error:
-                found.append(_Unsound(position, error.strerror or str(error), True))
-        return found
 
-    with ThreadPoolExecutor(threads) as pool:  # the pool queues all its tasks, so give it stretches, not images
-        for found in pool.map(stretch, range(0, len(images), _STRETCH)):
-            yield from found
+def _look_at(images: Encoded, look: Callable[[int], str], threads: int) -> Iterator[Unsound]:
+    """Yield the unusable images in order, found by several threads."""
+
+    def check(position: int) -> Unsound | None:
+        try:
+            reason = look(position)
+        except OSError as error:
+            return Unsound(position, error.strerror or str(error), True)
+        return Unsound(position, reason, False) if reason else None
+
+    return filter(None, in_stretches(check, range(len(images)), threads=threads, stretch=_STRETCH))
 
 
 def _opening(images: Encoded) -> Callable[[int], str] | None:

@@ -48,8 +48,6 @@ flags.DEFINE_integer(
 flags.DEFINE_bool("import_code", False, "Import the code outside saddle_jax that a stored run names.")
 _PLAIN_FLAGS = copy.deepcopy(FLAGS)
 _PATHS = ("workdir", "out", "torch_file", "class_map", "compare")
-
-
 # Flags that a command has under their own names.
 _PASSED_ON = ("checkpoint", "compare", "runs", "torch_file", "class_map", "adjust", "out", "formats", "import_code")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -60,7 +60,7 @@ def from_python(config: str | ConfigDict, fields: Mapping[str, Any]) -> Configur
 
 
 def _configure(
-    loaded: ConfigDict, overrides: Sequence[str], own: list[str], given: Sequence[str] | set[str] | None = None
+    loaded: ConfigDict, overrides: Sequence[str], own: list[str], given: Collection[str] | None = None
 ) -> Configured:
     """Return the config with the overrides.
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from scipy.special import softmax
 
 from saddle_jax import longtail, posthoc
 from saddle_jax.data.encoded import Contents
@@ -85,11 +86,8 @@ class Classifier:
         logits_NC = np.full((len(items), self.stats.num_classes), np.nan, np.float32)
         if sound:
             logits_NC[sound] = self.logits(images)
-        with np.errstate(invalid="ignore"):
-            powers_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
         names = tuple(item.name for item in items)
-        probabilities_NC = powers_NC / powers_NC.sum(axis=1, keepdims=True)
-        return Predictions(names, self.stats.names, probabilities_NC, logits_NC, problems)
+        return Predictions(names, self.stats.names, softmax(logits_NC, axis=1), logits_NC, problems)
 
 
 def _config(workdir: pathlib.Path, *, trusted: bool) -> ConfigDict:

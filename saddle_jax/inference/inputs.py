@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from saddle_jax.data import formats, pixels
+from saddle_jax.data import formats, inspection, pixels
 from saddle_jax.data.encoded import Contents, Decoding, Encoded
 from saddle_jax.data.sources import arrays, meaning
+from saddle_jax.data.sources.folder import image_files
 from saddle_jax.errors import DataError
 
 _LISTS = (".txt", ".csv", ".tsv")
 _KEYS = ("images", "test_images", "x_test", "train_images", "x_train")  # of an .npz, by preference
-
 _EXPECTED = "a path, an array, or a Pillow image"
 
 
@@ -56,7 +56,7 @@ def find(arguments: Sequence[str]) -> list[Item]:
 def _of_argument(argument: str) -> Iterator[Item]:
     path = pathlib.Path(argument).expanduser()
     if path.is_dir():
-        files = sorted(p for p in path.rglob("[!.]*") if p.suffix.lower() in formats.SUFFIXES and p.is_file())
+        files, _ = image_files(path)
         if not files:
             raise DataError(f"{argument}: the folder has no image file ({' '.join(formats.SUFFIXES)})")
         return (Item(str(file), file) for file in files)
@@ -156,18 +156,8 @@ def prepare(items: Sequence[Item], shape: tuple[int, int, int], *, turn: bool) -
 
 def prepare_encoded(items: Sequence[Item], decoding: Decoding) -> tuple[Encoded, dict[int, str]]:
     """Return the sound images, still encoded, and {place: reason} for the others, for which each is decoded once."""
-    from saddle_jax.data.feeds import streaming
-
     everything = Contents(lambda place: _encoded(items[place].content), [item.name for item in items], decoding)
-    look = streaming.make_whole_check(everything)
-    problems: dict[int, str] = {}
-    for place in range(len(items)):
-        try:
-            reason = look(place)
-        except OSError as error:
-            reason = _reason(error)
-        if reason:
-            problems[place] = reason
+    problems = {one.position: one.reason for one in inspection.undecodable(everything)}
     sound = np.array([place for place in range(len(items)) if place not in problems], np.int64)
     return everything[sound], problems
 

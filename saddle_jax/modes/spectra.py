@@ -6,14 +6,14 @@ import pathlib
 
 from saddle_jax import __version__
 from saddle_jax.data import sources
-from saddle_jax.errors import ConfigError, DataError
+from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.modes import stored_run
 from saddle_jax.report import spectra as plots
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.training.directory import different_config, differing_images
+from saddle_jax.training.directory import different_config, require_own_images
 from saddle_jax.training.program import make_program
 
 
@@ -31,10 +31,7 @@ def run(command: Command) -> int:
         raise ConfigError(different_config(workdir, differing, "change only fields of config.spectra here"))
     with StopRequest() as stop:
         splits = sources.load(config)
-        if differing := differing_images(workdir, splits):
-            raise DataError(
-                f"{workdir} was trained on other images ({', '.join(differing)} differ). Fix: use the run's data set"
-            )
+        require_own_images(workdir, splits, "use the run's data set")
         spectrometer = Spectrometer(config, splits)
         like = make_program(config, splits).init(config.seed)
         _, state = stored_run.restore_from_a_running_run(workdir / "checkpoints", command.checkpoint or "latest", like)

@@ -141,6 +141,16 @@ def differing_images(workdir: pathlib.Path, splits: Splits) -> dict[str, tuple[A
     return {key: (recorded.get(key), value) for key, value in found.items() if recorded.get(key) != value}
 
 
+def require_own_images(workdir: pathlib.Path, splits: Splits, fix: str) -> None:
+    """Check that these are the images that the run was trained on.
+
+    Raises:
+      DataError: they are others. The message ends with `fix`.
+    """
+    if differing := differing_images(workdir, splits):
+        raise DataError(f"{workdir} was trained on other images ({', '.join(differing)} differ). Fix: {fix}")
+
+
 def _class_stats(splits: Splits) -> dict[str, Any]:
     return {
         "counts": splits.stats.counts_C.tolist(),

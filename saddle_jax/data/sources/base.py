@@ -15,6 +15,12 @@ from ml_collections import ConfigDict
 from saddle_jax import longtail
 from saddle_jax.data.encoded import Decoding, Encoded
 
+SPLIT_WORDS = {  # as people call the splits, in the names of folders and in tables
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
 
 class Images(NamedTuple):
     """Images and their labels."""

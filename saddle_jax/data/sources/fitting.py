@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -115,12 +116,11 @@ def look(found: folder.Folders, paths: list[str]) -> Sample:
     places = np.unique(np.linspace(0, len(paths) - 1, min(_SAMPLED, len(paths))).astype(int))
     sizes, gray, parts = [], True, []
     for place in places:
-        path = found.root / paths[place]
-        with path.open("rb") as file, formats.open_image(file) as image:
+        content = (found.root / paths[place]).read_bytes()
+        with formats.open_image(io.BytesIO(content)) as image:
             sizes.append(image.size)
             gray &= image.mode in ("1", "L", "LA", "I;16")
-            image.draft("RGB", (_SMALL, _SMALL))
-        parts.append(pixels.read(path.read_bytes(), 3, (32, 32) if max(sizes[-1]) > _SMALL else None).reshape(-1, 3))
+        parts.append(pixels.read(content, 3, (32, 32) if max(sizes[-1]) > _SMALL else None).reshape(-1, 3))
     levels = np.concatenate(parts) / 255.0
     channels = 1 if gray else 3
     mean, std = levels.mean(axis=0)[:channels], np.maximum(levels.std(axis=0)[:channels], 0.05)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,16 +12,12 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data import formats, pixels
 from saddle_jax.data.encoded import ImageFiles
-from saddle_jax.data.sources.base import Images, Source, decoding
+from saddle_jax.data.sources.base import SPLIT_WORDS, Images, Source, decoding
 from saddle_jax.data.sources.split import split_test
-from saddle_jax.errors import DataError, did_you_mean
+from saddle_jax.errors import DataError, did_you_mean, first_lines
 from saddle_jax.experiment.catalogue import images_stay_encoded
+from saddle_jax.host.threads import R, in_stretches
 
-_SPLITS = {  # names that people give to the folder of a split
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
 _SHOWN = 10
 _THREADS = 16
 _STRETCH = 64  # files
@@ -89,8 +84,8 @@ def find(root: str) -> Folders:
             f"data.root: {top} can't be listed ({error.strerror}). Fix: --config.data.root=FOLDER"
         ) from error
     tops = {
-        split: next((folder for folder in inside if folder.name.lower() in known), None)
-        for split, known in _SPLITS.items()
+        split: next((folder for folder in inside if SPLIT_WORDS.get(folder.name.lower()) == split), None)
+        for split in ("train", "validation", "test")
     }
     if tops["train"] is None:
         tops = {"train": top, "validation": None, "test": None}
@@ -116,7 +111,7 @@ def find(root: str) -> Folders:
         paths: list[str] = []
         labels: list[int] = []
         for folder in folders:
-            images, rest = _images(folder)
+            images, rest = image_files(folder)
             paths += [path.relative_to(top).as_posix() for path in images]
             labels += [number[folder.name]] * len(images)
             others += rest
@@ -137,7 +132,7 @@ def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
 
 
-def _images(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+def image_files(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Return the image files below a folder by name, and the other files; hidden ones don't count."""
     files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     images = [path for path in files if path.suffix.lower() in formats.SUFFIXES]
@@ -160,8 +155,7 @@ def without_broken(found: Folders, most: float) -> Folders:
         splits[split] = Files([files.paths[place] for place in kept], files.labels_N[kept])
     if not broken:
         return found
-    shown = [f"  - {line}" for line in broken[:_SHOWN]]
-    shown += [f"  ... and {len(broken) - _SHOWN:,} more"] if len(broken) > _SHOWN else []
+    shown = first_lines(broken)
     if too_many:
         total = sum(len(files.paths) for files in found.splits.values())
         raise DataError(
@@ -217,8 +211,5 @@ def _read(root: pathlib.Path, files: Files, data: ConfigDict) -> np.ndarray:
     return np.stack(images)
 
 
-def _each(items: Sequence[str], function: Any) -> list[Any]:
-    """Return the function's result for each item, computed by several threads, which a stretch at a time keeps busy."""
-    stretches = [items[start : start + _STRETCH] for start in range(0, len(items), _STRETCH)]
-    with ThreadPoolExecutor(min(_THREADS, 4 * (os.cpu_count() or 1))) as pool:
-        return [result for part in pool.map(lambda part: [function(one) for one in part], stretches) for result in part]
+def _each(paths: Sequence[str], function: Callable[[str], R]) -> list[R]:
+    return list(in_stretches(function, paths, threads=min(_THREADS, 4 * (os.cpu_count() or 1)), stretch=_STRETCH))

@@ -18,14 +18,10 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from saddle_jax.data import formats
-from saddle_jax.errors import DataError
+from saddle_jax.data.sources.base import SPLIT_WORDS
+from saddle_jax.errors import DataError, first_lines
 
 SHOWN = 10
-SPLITS = {  # as people call them
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 # Names of columns. Where there are several for labels, the first of these counts: names tell more than numbers.
 _PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path")
 _LABEL = ("class_name", "classname", "label_name", "class", "category", "label", "target")
@@ -45,14 +41,13 @@ class Offenders:
 
     def add(self, kind: str, source: pathlib.Path, line: int, what: str) -> None:
         """Add one problem, in a line of a list."""
-        self._kinds[kind].append(f"  - {source.name} line {line}: {what}")
+        self._kinds[kind].append(f"{source.name} line {line}: {what}")
 
     def error(self, root: str) -> DataError:
         """Return the error that reports all problems of the lists of `root`."""
         lines = []
         for kind, found in self._kinds.items():
-            lines += [f"{kind}: {len(found):,}", *found[:SHOWN]]
-            lines += [f"  ... and {len(found) - SHOWN:,} more"] if len(found) > SHOWN else []
+            lines += [f"{kind}: {len(found):,}", *first_lines(found, SHOWN)]
         return DataError("\n".join([f"the image lists of {root} can't be used", *lines]))
 
 
@@ -121,13 +116,13 @@ def read(source: pathlib.Path, offenders: Offenders) -> Rows:
             offenders.add("lines without a path and a label", source, number, what)
             sound = False
             continue
-        if form.split is not None and split.lower() not in SPLITS:
+        if form.split is not None and split.lower() not in SPLIT_WORDS:
             what = f"{split!r}, expected train, validation, or test"
             offenders.add("splits that are not known", source, number, what)
         found.paths.append(path)
         found.labels.append(label)
         found.lines.append(number)
-        found.splits.append(SPLITS.get(split.lower(), ""))
+        found.splits.append(SPLIT_WORDS.get(split.lower(), ""))
     if sound and not found.paths:
         raise DataError(f"{source} has no line with a path and a label")
     return found if form and form.split is not None else found._replace(splits=None)

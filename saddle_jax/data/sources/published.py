@@ -7,9 +7,7 @@ import pathlib
 
 import numpy as np
 
-from saddle_jax.errors import DataError
-
-_SHOWN = 10
+from saddle_jax.errors import DataError, first_lines
 
 
 def published_counts(name: str) -> np.ndarray | None:
@@ -36,15 +34,13 @@ def require_published(name: str, found: str, labels_N: np.ndarray) -> None:
     differing = np.flatnonzero(counts_C != expected_C)
     if not differing.size:
         return
-    lines = [f"  - label {c}: found {counts_C[c]:,} images, published {expected_C[c]:,}" for c in differing[:_SHOWN]]
-    more = [f"  ... and {differing.size - _SHOWN:,} more"] if differing.size > _SHOWN else []
+    lines = [f"label {c}: found {counts_C[c]:,} images, published {expected_C[c]:,}" for c in differing]
     raise DataError(
         "\n".join(
             [
                 f"{found} is not the published training set of {name}: {len(labels_N):,} images, expected "
                 f"{expected_C.sum():,}; {differing.size:,} of {size:,} classes differ in size",
-                *lines,
-                *more,
+                *first_lines(lines),
                 "Fix: use the official list, or --config.data.name=NAME with another name for your own list",
             ]
         )
