@@ -159,8 +159,8 @@ class Run:
         """Return the predictions for images, which are prepared as in evaluation.
 
         Args:
-          images: a path (file, folder, glob, list, or .npz) or several, an array (N, H, W[, K]) or (H, W[, K]) of
-            pixels, one of Pillow's images, or a list of any of these.
+          images: a path (file, folder, glob, list, or .npz); an array of pixels, (N, H, W[, K]) or (H, W[, K]); one of
+            Pillow's images; or a list of any of these.
 
         Raises:
           DataError: these are no images.

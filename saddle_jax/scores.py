@@ -38,9 +38,9 @@ def measure(labels_N: np.ndarray, predictions_N: np.ndarray, logits_NC: np.ndarr
     classes that have test images. classes: precision and recall of each class as lists, with None where a class is
     never predicted, or has no test image.
 
-    low and high are the 2.5 % and 97.5 % quantiles over resamples of the images (percentile bootstrap). Resamples have
-    a lower macro F1 and a higher ECE than the images themselves, so of these two, the quantiles are reflected at the
-    value (basic bootstrap), and the interval is widened to hold the value.
+    low and high are the 2.5 % and 97.5 % quantiles over resamples of the images (percentile bootstrap). Resamples
+    have a lower macro F1 and a higher ECE than the images themselves. For these two, the quantiles are reflected at the
+    value (basic bootstrap). The interval is then widened to hold the value.
     """
     nll_N, confidence_N = _nll_and_confidence(labels_N, logits_NC)
     bins_N = np.clip(np.ceil(confidence_N * BINS).astype(int) - 1, 0, BINS - 1)

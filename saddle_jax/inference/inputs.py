@@ -106,8 +106,8 @@ def of_python(images: Any) -> list[Item]:
     """Return the images that a call from Python names.
 
     Args:
-      images: a path or several, an array (N, H, W[, K]) or (H, W[, K]) of pixels, one of Pillow's images, or a list of
-        any of these.
+      images: a path; an array of pixels, (N, H, W[, K]) or (H, W[, K]); one of Pillow's images; or a list of any of
+        these.
 
     Raises:
       DataError: it is none of these.
