@@ -19,6 +19,8 @@ from saddle_jax.schedules import make_schedules
 from saddle_jax.train.gradient import pass_like
 from saddle_jax.train.steps import init_state, make_eval_step, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 COUNTS = np.array([40, 20, 9, 4, 2])
 RANDOM = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(5), COUNTS).astype(np.int32)
@@ -60,7 +62,7 @@ def build(config, axis_name):
     def of_one_view(state, batch):
         return step(state, (batch,))
 
-    return method, of_one_view, init_state(method, tx, jax.random.key(0))
+    return method, of_one_view, devices.jit_once(lambda key: init_state(method, tx, key))(jax.random.key(0))
 
 
 def batch_of(ids, num_devices):

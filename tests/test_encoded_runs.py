@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from jpeg_folder import BY_SIZE, list_config, write_folder
-from small_runs import train
+from small_runs import program_of, train
 
 from saddle_jax.data import sources
 from saddle_jax.data.feeds import evaluation
@@ -21,7 +21,6 @@ from saddle_jax.spectra import results as spectra_results
 from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.train import checkpoint, evaluate
 from saddle_jax.train.feed import Feed
-from saddle_jax.train.program import make_program
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def unbroken(photos, tmp_path_factory):
 
 
 def end_of(workdir, config):
-    like = make_program(config, sources.load(config)).init(0)
+    like = jax.eval_shape(lambda: program_of(config, sources.load(config)).init(0))
     return jax.device_get(checkpoint.restore(checkpoint.find(workdir / "checkpoints"), like))
 
 
@@ -103,7 +102,7 @@ def test_a_bad_image_ends_training_by_name_or_becomes_a_masked_slot(tmp_path, ca
     folder = spectrometer.measure(end_of(tmp_path / "run", tolerant), tmp_path / "run", quiet=True)
     (summary,) = spectra_results.read_summary(folder)["targets"].values()
     assert summary["images"] == 13  # of 14
-    program = make_program(tolerant, splits)
+    program = program_of(tolerant, splits)
     evaluator = evaluate.Evaluator(tolerant, program, splits.test, splits.stats, "tfdata")
     with pytest.raises(DataError, match=r"1 evaluation image can't be decoded\n  - .*/test/class 0/0.JPEG: "):
         evaluator.report(program.init(0), None, "test")
@@ -113,7 +112,7 @@ def test_what_is_evaluated_is_what_pillow_shows(photos):
     """Through the whole evaluation: a network of known logits counts what it should."""
     config = list_config(photos)
     splits = sources.load(config)
-    program = make_program(config, splits)
+    program = program_of(config, splits)
     state = program.init(0)
     evaluator = evaluate.Evaluator(config, program, splits.test, splits.stats, "tfdata")
     encoded = evaluator.report(state, None, "test")

@@ -35,16 +35,48 @@ def outside(tmp_path_factory):
 
 
 def run(folder, *arguments, expected=0):
+    """Run a command in a folder; return what it prints."""
+    return run_all(folder, arguments, expected=expected)[0]
+
+
+# Commands as main.py runs them, one after the other in one process, which has to start only once.
+SEVERAL = """
+import json, sys
+import main
+from saddle_jax.errors import SaddleError, tell
+
+for arguments in json.loads(sys.argv[1]):
+    try:
+        code = main.main(main.parse_flags(["main.py", *arguments]))
+    except SystemExit as error:
+        code = error.code
+    print(f"\\nended with {code or 0}", flush=True)
+"""
+
+
+def run_all(folder, *commands, expected=0):
+    """Run commands that all end with the same code; return what each prints."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    arguments = [
-        a.replace("configs/", f"{ROOT}/configs/").replace("digits_lt.py:", "digits_lt.py:smoke,") for a in arguments
-    ]
+    if len(commands) == 1:
+        script = [ROOT / "main.py", *map(of_repository, commands[0])]
+    else:
+        script = ["-c", SEVERAL, json.dumps([list(map(of_repository, command)) for command in commands])]
+        environment["PYTHONPATH"] = str(ROOT)
     result = subprocess.run(
-        [sys.executable, ROOT / "main.py", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
+        [sys.executable, *script], cwd=folder, env=environment, text=True, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    assert result.returncode == expected, result.stderr
-    return result.stdout + result.stderr
+    if len(commands) == 1:
+        assert result.returncode == expected, result.stdout
+        return [result.stdout]
+    *told, rest = result.stdout.split(f"\nended with {expected}\n")
+    assert len(told) == len(commands) and not rest, result.stdout
+    return told
+
+
+def of_repository(argument):
+    """Return the argument with the whole path of a shipped config, in its smoke version."""
+    return argument.replace("configs/", f"{ROOT}/configs/").replace("digits_lt.py:", "digits_lt.py:smoke,")
 
 
 def test_the_page_has_what_it_promises():
@@ -69,13 +101,16 @@ def test_an_entry_from_outside_trains_and_resumes(number, outside, tmp_path):
     other = ["--config", "configs/digits_lt.py:ce_sam", f"--workdir={workdir}"]
     stranger = run(tmp_path, *other, expected=2)
     assert "names code from outside" in stranger  # training beside it imports nothing either
-    assert "factor on the log of the prior" in run(outside, f"--help={name['name']}")
     # Somebody else's run: its code is named, and imported with a flag only.
     refused = run(outside, "--mode=eval", f"--workdir={workdir}", expected=2)
     assert "names code from outside" in refused and "my_package.losses:balanced" in refused
-    assert "accuracy" in run(outside, "--mode=eval", f"--workdir={workdir}", "--import_code")
-    report = run(outside, "--mode=report", f"--runs={workdir}", f"--workdir={outside}/report")
-    assert "done" in report  # which reads files, and imports nothing
+    report, evaluated, described = run_all(
+        outside,
+        ["--mode=report", f"--runs={workdir}", f"--workdir={outside}/report"],  # reads files, and imports nothing
+        ["--mode=eval", f"--workdir={workdir}", "--import_code"],
+        [f"--help={name['name']}"],
+    )
+    assert "done" in report and "accuracy" in evaluated and "factor on the log of the prior" in described
     assert "balanced" in (outside / "report/report.md").read_text()
 
 
@@ -102,7 +137,7 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         "nothing = Link('no link', lambda fields, context: 3)\n"
         "sam = Link('a taken name', lambda fields, context: 3, fields=nothing.fields)\n"
     )
-    for field, name, words in (
+    cases = (
         ("loss.name", "total", "expected one floating-point number per example, shape (2,)"),
         ("loss.name", "nothing", "is a Link, expected a saddle_jax.experiment.catalogue.Loss"),
         ("loss.name", "totl", "Did you mean total?"),
@@ -110,8 +145,10 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         ("loss.name", "fails", "my_package.wrong:fails fails: AttributeError"),
         ("optim.name", "tuples", "my_package.wrong:tuples fails: AttributeError"),
         ("optim.name", "sam", "rename the entry"),
-    ):
-        assert words in run(folder, *start, f"--config.{field}=my_package.wrong:{name}", expected=2)
+    )
+    commands = [[*start, f"--config.{field}=my_package.wrong:{name}"] for field, name, _ in cases]
+    for found, (_, _, words) in zip(run_all(folder, *commands, expected=2), cases, strict=True):
+        assert words in found
 
 
 def test_a_config_file_names_an_entry_and_a_command_another(outside, monkeypatch):
