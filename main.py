@@ -1,42 +1,6 @@
-"""Train, evaluate, inspect, check, and report on long-tailed experiments: `python main.py --help`.
+"""The command in a clone, without installing it: `python main.py --help`. Installed, it is `saddle-jax`."""
 
-This file only handles flags, one mode, and exit codes. Each mode imports JAX and TensorFlow only if it needs them.
-"""
-
-from __future__ import annotations
-
-import os
-import sys
-
-from absl import app
-
-from saddle_jax import modes
-from saddle_jax.errors import SaddleError, tell
-from saddle_jax.experiment import command_line, help
-
-# TensorFlow only feeds images here. Its start-up notes are noise, and oneDNN would speed up nothing that it does.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
-
-def main(arguments: list[command_line.Command]) -> int:
-    """Run the chosen mode and return its exit code."""
-    try:
-        return modes.run(arguments[0])
-    except (Exception, KeyboardInterrupt) as error:
-        return tell(error)
-
-
-def parse_flags(argv: list[str]) -> list[command_line.Command]:
-    """Parse the command line, or print help or all problems and exit. absl passes the result to `main`."""
-    try:
-        if (topics := help.topics(argv)) is not None:
-            print(help.text(topics, command_line.SHIPPED))
-            sys.exit(0)
-        return [command_line.parse(argv)]
-    except SaddleError as error:
-        sys.exit(tell(error))
-
+from saddle_jax.__main__ import run
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run()

@@ -25,7 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from measure import RESULTS, in_turns, write  # noqa: E402 (needs the path above)
 from our_steps import CIFAR10_LT, make_feed, make_splits
 
-from saddle_jax.train.evaluate import Evaluator
+from saddle_jax.training.evaluate import Evaluator
 
 
 def main() -> None:

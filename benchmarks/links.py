@@ -43,8 +43,8 @@ from saddle_jax.host.files import write_atomically  # noqa: E402
 from saddle_jax.report import tables  # noqa: E402
 from saddle_jax.spectra import results as spectra_results  # noqa: E402
 from saddle_jax.spectra.spectrometer import Spectrometer  # noqa: E402
-from saddle_jax.train import checkpoint, loop, metrics  # noqa: E402
-from saddle_jax.train.program import Program, make_program  # noqa: E402
+from saddle_jax.training import checkpoint, loop, metrics  # noqa: E402
+from saddle_jax.training.program import Program, make_program  # noqa: E402
 
 PACKAGES = ("jax", "flax", "optax")
 

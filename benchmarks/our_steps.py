@@ -13,10 +13,10 @@ from configs import cifar10_lt
 from saddle_jax.data.sources import Images, Splits
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
-from saddle_jax.train import seeds
-from saddle_jax.train.feed import Feed
-from saddle_jax.train.program import Program, make_program
-from saddle_jax.train.state import TrainState, stack
+from saddle_jax.training import seeds
+from saddle_jax.training.feed import Feed
+from saddle_jax.training.program import Program, make_program
+from saddle_jax.training.state import TrainState, stack
 
 CIFAR10_LT = 12_406  # training images at ratio 100
 RHO = 0.1

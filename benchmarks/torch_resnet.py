@@ -33,20 +33,23 @@ class Block(torch.nn.Module):
 
 
 class ResNet(torch.nn.Module):
-    """ResNet-32 has 5 blocks in each of its three stages. ResNet-8 has 1."""
+    """ResNet-32 has 5 blocks in each of its three stages. ResNet-8 has 1. Parameters have the reference's names."""
 
-    def __init__(self, blocks: int = 5):
+    def __init__(self, blocks: int = 5, classes: int = 10):
         super().__init__()
         self.conv1, self.bn1 = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(16)
-        shapes = [(16, 16, 1)] * blocks
-        for width in (32, 64):
-            shapes += [(width // 2, width, 2)] + [(width, width, 1)] * (blocks - 1)
-        self.blocks = torch.nn.Sequential(*(Block(*shape) for shape in shapes))
-        self.linear = torch.nn.Linear(64, 10)
+        inputs = 16
+        for stage, width in enumerate((16, 32, 64)):
+            first = Block(inputs, width, 1 if stage == 0 else 2)
+            rest = (Block(width, width, 1) for _ in range(blocks - 1))
+            setattr(self, f"layer{stage + 1}", torch.nn.Sequential(first, *rest))
+            inputs = width
+        self.linear = torch.nn.Linear(64, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits."""
-        return self.linear(self.blocks(functional.relu(self.bn1(self.conv1(x)))).mean((2, 3)))
+        x = functional.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
 def allow_tf32(allowed: bool) -> None:

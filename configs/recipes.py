@@ -165,6 +165,7 @@ def shrink(config: ConfigDict) -> None:
     config.duration = "60 steps"
     config.batch_size = 32
     data = config.data
+    data.fit_to_images, data.max_bad_fraction = False, 0.0
     if images_stay_encoded(data.source, data.augmentation, data.eval_resize):
         # A large set is used as it is, but the digits as they are would be balanced.
         config.data.profile = "exp" if config.data.profile == "as_is" else config.data.profile

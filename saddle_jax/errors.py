@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -63,6 +64,8 @@ class Preempted(SaddleError):
 
 def tell(error: BaseException, who: str = "") -> int:
     """Print the error that ended the program, with `who` in front, and return the exit code."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # a path in the config
+        error = ConfigError(f"found a path that is too long, {error.filename!r}. Fix: a shorter one")
     if isinstance(error, SaddleError):
         print(f"{who}{error}", file=sys.stderr)
         return error.exit_code

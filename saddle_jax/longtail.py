@@ -6,6 +6,7 @@ Shapes: C classes, N images.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,17 +15,24 @@ from saddle_jax.errors import DataError
 
 
 class ClassStats(NamedTuple):
-    """Training images per class, and the class names. Computed once, from the training list.
+    """Training images per class, largest class first, and what the user calls the classes.
 
-    An empty class has weight 0. Where a formula would become infinite, it counts as the rarest nonempty class.
+    A class's index is its rank. An empty class has weight 0. Where a formula would become infinite, it counts as the
+    rarest nonempty class.
     """
 
     counts_C: np.ndarray
     names: tuple[str, ...]
+    labels: tuple[int, ...] = ()  # number of each class in its source; () if the source numbers them by rank
 
     @property
     def num_classes(self) -> int:
         return len(self.counts_C)
+
+    @property
+    def labels_C(self) -> np.ndarray:
+        """Number of each class in its source."""
+        return np.array(self.labels, np.int32) if self.labels else np.arange(self.num_classes, dtype=np.int32)
 
     @property
     def ratio(self) -> float:
@@ -44,6 +52,11 @@ class ClassStats(NamedTuple):
         """Return effective-number class weights that sum to C (Cui et al., CVPR 2019, eq. 2)."""
         weights_C = np.where(self.counts_C > 0, (1 - beta) / (1 - np.power(beta, self.safe_counts_C)), 0.0)
         return weights_C / weights_C.sum() * self.num_classes
+
+    def custom_weights_C(self, pairs: Sequence[tuple[str, float]]) -> np.ndarray:
+        """Return the user's class weights, from (class name, weight) pairs; 1 for classes without one."""
+        weights = dict(pairs)
+        return np.array([weights.get(name, 1.0) for name in self.names])
 
     def ldam_margins_C(self, max_margin: float) -> np.ndarray:
         """Return margins ∝ n^(-1/4), with `max_margin` for the rarest class (Cao et al., NeurIPS 2019, eq. 13)."""
@@ -94,6 +107,14 @@ def count_groups(counts_C: np.ndarray) -> tuple[Group, ...]:
     )
 
 
+def by_size(counts_C: np.ndarray) -> np.ndarray:
+    """Return the classes from the largest to the smallest; ties stay in their order.
+
+    The paper's code sorts the same way, but its sort is not stable. Where classes tie, it may number them differently.
+    """
+    return np.argsort(-counts_C, kind="stable")
+
+
 def profile_counts(profile: str, ratio: float, available_C: np.ndarray, largest_class: int = 0) -> np.ndarray:
     """Return how many images of each class to keep.
 
@@ -101,7 +122,7 @@ def profile_counts(profile: str, ratio: float, available_C: np.ndarray, largest_
       profile: exp keeps n_i = ⌊n_max · ratio^(-i/(C-1))⌋. step keeps n_max in the first half of the classes and ⌊n_max
         / ratio⌋ in the rest. as_is keeps all images.
       ratio: n_max / n_min.
-      available_C: images available per class. An empty class stays empty.
+      available_C: images available per class, in the order in which sizes are to fall. An empty class stays empty.
       largest_class: n_max. 0 means the largest value for which every class has enough images (for a balanced set, its
         class size).
 
@@ -123,8 +144,8 @@ def profile_counts(profile: str, ratio: float, available_C: np.ndarray, largest_
     if short.size:
         c = short[0]
         raise DataError(
-            f"class {c} has {available_C[c]} images, but a largest class of {largest_class} needs {counts_C[c]} "
-            f"({short.size} classes fall short). Fix: --config.data.largest_class={fitting} or less"
+            f"the class of rank {c} has {available_C[c]} images, but a largest class of {largest_class} needs "
+            f"{counts_C[c]} ({short.size} classes fall short). Fix: --config.data.largest_class={fitting} or less"
         )
     return counts_C
 

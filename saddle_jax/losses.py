@@ -20,6 +20,14 @@ from saddle_jax.longtail import ClassStats
 Loss = Callable[[jax.Array, jax.Array], jax.Array]  # (logits_BC, labels_B) -> losses_B
 
 
+def logit_scale(config: ConfigDict) -> float:
+    """Return the factor by which the loss multiplies what the network computes: of a normed head, its cosines.
+
+    Probabilities are softmax(factor · logits).
+    """
+    return config.loss.logit_scale if config.model.head == "normed" else 1.0
+
+
 def make_loss(config: ConfigDict, stats: ClassStats, scale: float = 1.0, name: str = "") -> Loss:
     """Return the loss that the config names, with its margins and priors from the class counts.
 

@@ -5,7 +5,7 @@ They work on the device and on the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax.errors import ConfigError
+from saddle_jax.errors import ConfigError, did_you_mean
 from saddle_jax.experiment.catalogue import find, group_of
 from saddle_jax.experiment.config import flatten
 from saddle_jax.experiment.durations import parse_duration
@@ -32,7 +32,7 @@ class Schedules(NamedTuple):
     class_weights: Schedule  # step -> (C,)
     total_steps: int
     steps_per_epoch: int
-    drw_start: int | None  # first step with deferred weights; None without them
+    drw_start: int | None  # first step with deferred class weights; None without them
 
 
 def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) -> Schedules:
@@ -53,8 +53,9 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
             step = parse_duration(values[name]).steps(steps_per_epoch, total)
             if step >= total > 0:
                 problems.append(f"{name}: {values[name]!r} is step {step} of {total}: it is never reached")
+    problems += _unknown_classes(config.loss.custom_weights, stats)
     drw_start = None
-    if config.loss.class_weights == "drw":
+    if config.loss.class_weights.endswith("drw"):
         drw_start = parse_duration(config.loss.drw_start).steps(steps_per_epoch, total)
         if drw_start >= total > 0:
             problems.append(
@@ -123,16 +124,27 @@ def interpolate(knots: list[tuple[int, float]], interpolation: str, steps_per_ep
     return schedule
 
 
+def _unknown_classes(weights: Sequence[tuple[str, float]], stats: ClassStats) -> Iterator[str]:
+    for name, _ in weights:
+        if name not in stats.names:
+            some = ", ".join(stats.names[:10]) + (", ..." if len(stats.names) > 10 else "")
+            hint = did_you_mean(name, stats.names) or f" The classes are {some}"
+            yield f"loss.custom_weights: there is no class {name!r}.{hint}"
+
+
 def make_class_weights(loss: ConfigDict, stats: ClassStats, drw_start: int | None) -> Schedule:
-    """Return step -> class weights: ones, the effective-number weights, or ones until `drw_start` and then those."""
+    """Return step -> class weights: ones, or, from `drw_start` on if it is given, those that the config chooses."""
     ones_C = np.ones(stats.num_classes)
-    effective_C = stats.effective_weights_C(loss.effective_beta)
+    if loss.class_weights == "none":
+        weights_C = ones_C
+    elif loss.class_weights in ("custom", "custom_drw"):
+        weights_C = stats.custom_weights_C(loss.custom_weights)
+    else:
+        weights_C = stats.effective_weights_C(loss.effective_beta)
 
     def class_weights(step: jax.typing.ArrayLike) -> jax.Array:
-        if loss.class_weights == "none":
-            return jnp.asarray(ones_C)
-        if loss.class_weights == "reweight":
-            return jnp.asarray(effective_C)
-        return jnp.where(step >= drw_start, jnp.asarray(effective_C), jnp.asarray(ones_C))
+        if drw_start is None:
+            return jnp.asarray(weights_C)
+        return jnp.where(step >= drw_start, jnp.asarray(weights_C), jnp.asarray(ones_C))
 
     return class_weights

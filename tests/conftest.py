@@ -19,7 +19,7 @@ os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds
 import jax
 import pytest
 
-from saddle_jax.train.directory import package_versions  # and with it saddle_jax, which sets XLA up
+from saddle_jax.training.directory import package_versions  # and with it saddle_jax, which sets XLA up
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

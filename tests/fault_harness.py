@@ -22,7 +22,7 @@ import pytest
 from conftest import ROOT
 from small_runs import METHODS
 
-from saddle_jax.train import checkpoint, manifest, metrics
+from saddle_jax.training import checkpoint, manifest, metrics
 
 STEPS, EVERY, EVAL_EVERY = 200, 10, 25
 CONFIG = """

@@ -8,8 +8,8 @@ from configs import digits_lt
 from saddle_jax import methods
 from saddle_jax.data import sources
 from saddle_jax.experiment import config as config_lib
-from saddle_jax.train import loop
-from saddle_jax.train.program import make_program
+from saddle_jax.training import loop
+from saddle_jax.training.program import make_program
 
 # Fields of a small run with each method there is, for batches of 32: what it asks for beside the defaults.
 _FIELDS = {

@@ -15,8 +15,8 @@ from saddle_jax import longtail
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError
 from saddle_jax.optim.link import LinkState
-from saddle_jax.train import checkpoint
-from saddle_jax.train.program import make_program
+from saddle_jax.training import checkpoint
+from saddle_jax.training.program import make_program
 
 FAULTS = {
     "emptied": lambda _: b"",

@@ -1,22 +1,24 @@
 """The command line: everything that is wrong is told at once, quickly, with exit code 2 and nothing left behind."""
 
+import errno
 import importlib
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from conftest import ROOT
 
-from configs import default, recipes
-from saddle_jax.errors import ConfigError
-from saddle_jax.experiment import catalogue, reference
+from configs import cifar10_lt, default, recipes
+from saddle_jax.errors import ConfigError, tell
+from saddle_jax.experiment import catalogue, config_file, configure, reference
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment import help as help_lib
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.experiment.durations import parse_duration
 
-SOUND = {("data.mean", "-1"), ("eval.rank_bounds", "[]"), ("spectra.at", "[]")}
+SOUND = {("data.mean", "-1"), ("eval.rank_bounds", "[]"), ("loss.custom_weights", "[]"), ("spectra.at", "[]")}
 FIELDS = config_lib.flatten(default.get_config())
 
 
@@ -54,7 +56,7 @@ def test_all_problems_at_once_without_leaving_a_file(tmp_path):
     assert result.returncode == 2
     assert "6 problems" in result.stderr
     for part in (
-        "no such field. Did you mean batch_size", "found 'abc', expected a number", "train|eval|spectra|check",
+        "no such field. Did you mean batch_size", "found 'abc', expected a number", "train|eval|predict|export|spectra",
         "Did you mean: workdir", "Did you mean digits or image_list?", "'stray': expected a flag",
     ):  # fmt: skip
         assert part in result.stderr
@@ -70,7 +72,7 @@ def test_bad_arguments_of_the_experiment():
     assert "a second time" in result.stderr
     missing = main("--config", "configs/cifar10.py")
     assert missing.returncode == 2
-    assert "Did you mean configs/cifar10_lt.py" in missing.stderr
+    assert "Did you mean cifar10_lt" in missing.stderr
 
 
 def test_a_link_comes_with_a_size_of_its_own(capsys):
@@ -83,8 +85,6 @@ def test_a_link_comes_with_a_size_of_its_own(capsys):
 
 
 def test_a_wrong_value_hides_no_check_between_others():
-    from configs import cifar10_lt
-
     config = cifar10_lt.get_config("ldam_drw_sam")
     config.model.head, config.batch_size, config.data.ratio = "linear", 0, 0.5
     config.spectra.at = (300,)
@@ -141,14 +141,46 @@ def test_a_broken_config_file_is_told_without_a_traceback(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_a_config_file_without_arguments(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from configs import default\ndef get_config():\n  return default.get_config()\n")
+    assert config_file.load(str(path)).to_dict() == default.get_config().to_dict()
+    with pytest.raises(ConfigError, match=r"mine.py takes no arguments after the colon, found 'smoke'") as error:
+        config_file.load(f"{path}:smoke")
+    assert len(str(error.value).splitlines()) == 2
+    path.write_text("def get_config(argument):\n  return argument + 1\n")  # its own TypeError is another matter
+    with pytest.raises(ConfigError, match="mine.py can't be loaded: can only concatenate str"):
+        config_file.load(f"{path}:smoke")
+
+
+def test_shipped_configs_go_by_name_and_are_configs_only_while_one_loads(tmp_path, monkeypatch):
+    wanted = cifar10_lt.get_config("ce_drw").to_dict()
+    monkeypatch.chdir(tmp_path)
+    own = types.ModuleType("configs")  # as a program that uses saddle_jax may have
+    monkeypatch.setitem(sys.modules, "configs", own)
+    for name in ("cifar10_lt:ce_drw", "configs/cifar10_lt.py:ce_drw", f"{ROOT}/configs/cifar10_lt.py:ce_drw"):
+        assert config_file.load(name).to_dict() == wanted
+    assert config_file.load("methods/glmc_cifar:smoke").method == "glmc"
+    assert sys.modules["configs"] is own
+
+
+def test_a_path_that_can_not_be(tmp_path):
+    long = "d" * 300
+    result = main("--workdir", long, "--config", long, cwd=tmp_path)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    for part in ("2 problems", f"--workdir: '{long}' can't be used (File name too long)", "--config: found no file"):
+        assert part in result.stderr
+    assert "can't be used (Could not determine home" in main("--workdir=~nobody-is-called-so/run").stderr
+    error = OSError(errno.ENAMETOOLONG, "File name too long", long)  # of a path in the config, from any depth
+    assert tell(error) == 2
+
+
 @pytest.mark.faults("G1")
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_a_misspelled_field_gets_the_right_name(field):
-    from saddle_jax.experiment import command_line
-
     typo = field[:-1] + ("x" if field[-1] != "x" else "y")
     base = default.get_config()
-    problem = command_line._override_problem("main.py", f"--config.{typo}=1", base)
+    problem = configure._override_problem(f"--config.{typo}=1", base)
     assert "no such field" in problem
     assert field in problem
 
@@ -158,12 +190,10 @@ def test_a_misspelled_field_gets_the_right_name(field):
 @pytest.mark.parametrize("value", ["abc", "[]", "-1", "1e400", "nan"])
 def test_no_bad_value_gets_through(field, value):
     """Either the flag's type refuses it, or the checks do, or it is a sound value of this field."""
-    from saddle_jax.experiment import command_line
-
     base = default.get_config()
     override = f"--config.{field}={value}"
-    if command_line._override_problem("main.py", override, base) is None:
-        config = command_line._overridden("main.py", [override], base)
+    if configure._override_problem(override, base) is None:
+        config = configure._overridden([override], base)
         taken = config_lib.flatten(config)[field]
         free_text = isinstance(FIELDS[field], str) and field in (
             "name", "start_from", "compilation_cache", "spectra.classes",
@@ -191,6 +221,12 @@ def test_no_bad_value_gets_through(field, value):
         ({"duration": "0 epochs"}, "expected more than 0"),
         ({"loss__class_weights": "drw", "loss__drw_start": "200 epochs"}, "would never act"),
         ({"loss__class_weights": "drw", "duration": "90 epochs", "loss__drw_start": "160 epochs"}, "would never act"),
+        ({"loss__class_weights": "custom"}, "needs loss.custom_weights. Fix: --config.loss.custom_weights="),
+        ({"loss__custom_weights": (("a", 2),)}, "no effect with loss.class_weights='none'. Fix: --config.loss.class_w"),
+        ({"loss__custom_weights": (("a", 2), ("a", 3))}, "class 'a' is named twice"),
+        ({"loss__custom_weights": (("a", 0),)}, "found weight 0 of class 'a', expected a number above 0"),
+        ({"loss__custom_weights": ((3, 2.0),)}, "found (3, 2.0), expected (class name, weight) pairs"),
+        ({"loss__custom_weights": ("a", 2)}, "found 'a', expected (class name, weight) pairs"),
         ({"data__mean": (0.5, 0.5)}, "found 2 and 1 channels"),
         ({"data__std": (0.0,)}, "expected one number above 0"),
         ({"eval__rank_bounds": (7, 3)}, "two rising class ranks"),
@@ -247,8 +283,20 @@ def test_values_and_repetitions_of_flags(tmp_path):
     assert "found 3 and 1 channels" in result.stderr
     bare = main("--config", cwd=tmp_path)
     assert "--config: expected a file" in bare.stderr
-    useless = main("--mode=check", "--checkpoint=best", cwd=tmp_path)
+    useless = main("--mode=check", "--checkpoint=best", "--adjust=logit:x", cwd=tmp_path)
     assert "--checkpoint belongs to --mode eval" in useless.stderr
+    assert "--adjust belongs to --mode eval, predict, and export" in useless.stderr
+    assert "found 'logit:x', expected" in useless.stderr
+    exported = main("--mode=export", "--formats", "onnx", "onx", "--config.seed=1", cwd=tmp_path)
+    for part in (
+        "4 problems",
+        "export needs --out",
+        "export needs --workdir",
+        "found 'onx', expected some of stablehlo",
+    ):
+        assert part in exported.stderr
+    cosine = main("--mode=eval", "--adjust=tau_norm", "--config.model.head=normed", cwd=tmp_path)
+    assert "--adjust tau_norm: the cosine head" in cosine.stderr
     compared = main("--mode=spectra", "--compare", "one", "--checkpoint=best", cwd=tmp_path)
     for part in ("3 problems", "found 1 run, expected two or more", "found no directory 'one'", "expected a step"):
         assert part in compared.stderr
@@ -279,7 +327,6 @@ def test_flags_of_several_processes(arguments, words, tmp_path):
 
 
 def test_smoke_fits_any_ratio():
-    from configs import cifar10_lt
     from saddle_jax.data import sources
 
     for argument in ("smoke,ratio=200", "smoke,ratio=1000,profile=step", "smoke,ratio=10"):
@@ -289,8 +336,6 @@ def test_smoke_fits_any_ratio():
 
 
 def test_a_longer_run_stretches_its_schedules():
-    from configs import cifar10_lt
-
     config = cifar10_lt.get_config("ce_drw_sse_sam,epochs=400")
     assert (config.duration, config.loss.drw_start, config.optim.lr[-1]) == ("400 epochs", "80%", ("90%", 1e-5))
     assert config.name == "cifar10_lt-ce_drw_sse_sam-exp100-400epochs"
@@ -401,8 +446,6 @@ def test_what_is_no_duration(text):
 
 
 def test_json_keeps_every_field_and_the_fingerprint():
-    from configs import cifar10_lt
-
     config = cifar10_lt.get_config("vs_sam,ratio=50")
     again = config_lib.from_json(config_lib.to_json(config))
     assert config_lib.flatten(again) == config_lib.flatten(config)

@@ -16,8 +16,8 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train.gradient import pass_like
-from saddle_jax.train.steps import init_state, make_eval_step, make_train_step
+from saddle_jax.training.gradient import pass_like
+from saddle_jax.training.steps import init_state, make_eval_step, make_train_step
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -104,7 +104,17 @@ def test_one_device_equals_eight(loss, sam, x64):
         assert_close(other.params, state.params, 1e-10)
         assert_close(other.model_state, state.model_state, 1e-10)
         assert_close(other.opt_state, state.opt_state, 1e-10)
-    assert expected.finite
+    assert expected.finite and not expected.skipped
+    # A batch without an image changes nothing but the counts, which schedules follow.
+    state = jax.device_get(state)
+    for step, batch in ((single, batches(1)[0]), (mapped, devices.split(batches(8)[0]))):
+        after, metrics = step(state, jax.tree.map(np.zeros_like, batch))
+        assert metrics.skipped and metrics.finite
+        for (path, found), before in zip(jax.tree.leaves_with_path(after), jax.tree.leaves(state), strict=True):
+            is_count = path[-1] in (jax.tree_util.GetAttrKey("count"), jax.tree_util.GetAttrKey("step"))
+            np.testing.assert_array_equal(found, before + 1 if is_count else before, jax.tree_util.keystr(path))
+        after, metrics = step(after, batch)
+        assert after.step == 5 and metrics.finite and not metrics.skipped
 
 
 @pytest.mark.parametrize("perturbation", ["shared", "per_device"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -14,13 +15,14 @@ from small_runs import program_of, train
 
 from saddle_jax.data import sources
 from saddle_jax.data.feeds import evaluation
-from saddle_jax.data.order import evaluation_slots
+from saddle_jax.data.order import evaluation_slots, slots_at
 from saddle_jax.errors import ConfigError, DataError, Preempted
 from saddle_jax.spectra import plan
 from saddle_jax.spectra import results as spectra_results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train import checkpoint, evaluate
-from saddle_jax.train.feed import Feed
+from saddle_jax.training import checkpoint, evaluate, loop, metrics
+from saddle_jax.training.feed import Feed
+from saddle_jax.training.program import make_program
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +69,40 @@ def test_an_interrupted_run_ends_bit_for_bit_as_the_unbroken_one(photos, unbroke
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads((unbroken / "results.json").read_text())
 
 
+def test_bad_images_are_counted_once_an_epoch_and_a_batch_of_them_is_skipped(tmp_path, capsys, monkeypatch):
+    root, workdir = tmp_path / "photos", tmp_path / "run"
+    write_folder(root)
+    config = list_config(root, data__max_bad_fraction=0.5)
+    splits = sources.load(config)
+    program = make_program(config, splits)
+    slots = slots_at(Feed([config], [splits], program)._orders[0][0], 2)
+    names = sorted(splits.train.images.name(position) for position in slots.ids_B[slots.mask_B])
+    for name in names:
+        pathlib.Path(name).write_bytes(b"")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Preempted):
+            loop.train(config, workdir, splits, program, ["test"])
+    bad = (workdir / "bad_images.txt").read_text().splitlines()
+    assert len(bad) == 8 and [line.split(": ")[0] for line in bad] == names
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert note.startswith("note   epoch 1: 8 bad ") and note.endswith(
+        "; 1 step skipped, with no sound image in the batch"
+    )
+    splits = sources.load(config)  # as in a new process, which has met no bad image
+    loop.train(config, workdir, splits, program, ["test"])
+    out, err = capsys.readouterr()
+    (note,) = [line for line in out.splitlines() if line.startswith("note")]
+    assert note == "note   epoch 2: 8 bad training images so far, masked (20 allowed; bad_images.txt names them)"
+    assert "bad" not in err and (workdir / "bad_images.txt").read_text().splitlines() == bad
+    (first, second) = [record for record in metrics.read(workdir) if "train/loss" in record]
+    assert first["train/skipped_steps"] == 1 and "train/skipped_steps" not in second
+    assert all(np.isfinite(record["train/loss"]) for record in (first, second))
+
+
 def test_the_run_keeps_the_class_map_and_the_validation_list_chooses_the_best_epoch(unbroken):
     stats = json.loads((unbroken / "class_stats.json").read_text())
-    assert stats["original_labels"] == list(BY_SIZE)
+    assert stats["labels"] == list(BY_SIZE)
     assert stats["counts"] == [14, 14, 8, 3, 1]
     assert (stats["train_images"], stats["test_images"]) == (40, 15)
     results = json.loads((unbroken / "results.json").read_text())
@@ -92,7 +125,7 @@ def test_a_bad_image_ends_training_by_name_or_becomes_a_masked_slot(tmp_path, ca
     bad.write_bytes(bad.read_bytes()[:200])
     with pytest.raises(DataError, match=r"1 training image can't be decoded\n  - .*/train/class 1/2.JPEG: "):
         train(list_config(root), tmp_path / "run")
-    spectra = {"spectra__classes": "0", "spectra__steps": 4, "spectra__probes": 1}
+    spectra = {"spectra__classes": "1", "spectra__steps": 4, "spectra__probes": 1}
     tolerant = list_config(root, data__max_bad_fraction=0.03, **spectra)
     train(tolerant, tmp_path / "run")  # the field may change: the run goes on
     assert (tmp_path / "run/results.json").is_file()
@@ -102,6 +135,7 @@ def test_a_bad_image_ends_training_by_name_or_becomes_a_masked_slot(tmp_path, ca
     folder = spectrometer.measure(end_of(tmp_path / "run", tolerant), tmp_path / "run", quiet=True)
     (summary,) = spectra_results.read_summary(folder)["targets"].values()
     assert summary["images"] == 13  # of 14
+    assert (tmp_path / "run/bad_images.txt").read_text().startswith(f"{bad}: ")
     program = program_of(tolerant, splits)
     evaluator = evaluate.Evaluator(tolerant, program, splits.test, splits.stats, "tfdata")
     with pytest.raises(DataError, match=r"1 evaluation image can't be decoded\n  - .*/test/class 0/0.JPEG: "):

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from fault_harness import STEPS, trials
 
-from saddle_jax.train import checkpoint
+from saddle_jax.training import checkpoint
 
 ERRORS = {  # (where the system refuses, which file is named)
     "ENOSPC": ("save:arrays", "checkpoints/{step}"),

@@ -18,9 +18,9 @@ from saddle_jax.experiment.catalogue.augmentations import AUGMENTATIONS, needs_h
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.experiment.config import flatten
 from saddle_jax.host import devices
-from saddle_jax.train import checkpoint, loop, metrics, run, seeds
-from saddle_jax.train.feed import Feed, pipeline_of
-from saddle_jax.train.state import stack, unstack
+from saddle_jax.training import checkpoint, loop, metrics, run, seeds
+from saddle_jax.training.feed import Feed, pipeline_of
+from saddle_jax.training.state import stack, unstack
 
 
 def never(step):
@@ -312,7 +312,7 @@ def test_auto_is_resident_where_the_images_fit(monkeypatch):
     splits = sources.load(config)
     assert config.data.pipeline == "auto"
     assert pipeline_of(config, [splits]) == "resident"
-    monkeypatch.setattr("saddle_jax.train.feed.memory_limit", lambda: 10_000)
+    monkeypatch.setattr("saddle_jax.training.feed.memory_limit", lambda: 10_000)
     assert pipeline_of(config, [splits]) == "tfdata"
     config.steps_at_once = 2
     assert pipeline_of(config, [splits]) == "resident"

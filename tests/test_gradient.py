@@ -17,9 +17,9 @@ from saddle_jax.methods.base import LossOutput, Method, Stream, Variables
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train.gradient import pass_like
-from saddle_jax.train.program import make_program
-from saddle_jax.train.steps import init_state, make_train_step
+from saddle_jax.training.gradient import pass_like
+from saddle_jax.training.program import make_program
+from saddle_jax.training.steps import init_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -73,6 +73,10 @@ def test_a_sam_step_does_not_depend_on_micro_batches(axis_name, x64):
             state, metrics = step(state, (batch if axis_name is None else devices.split(batch),))
             trails[micro_batches].append((state.params, metrics))
         assert state.method_state == len(batches)
+        nothing = jax.tree.map(np.zeros_like, batch)
+        stays, metrics = step(state, (nothing if axis_name is None else devices.split(nothing),))
+        assert metrics.skipped and stays.step == state.step + 1 and stays.method_state == state.method_state
+        assert_close(stays.params, state.params, 0)
     assert_close(trails[2], trails[1], 1e-12)
     assert_close(trails[4], trails[1], 1e-12)
     _, metrics = trails[1][0]

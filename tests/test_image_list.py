@@ -11,9 +11,9 @@ from jpeg_folder import BY_SIZE, COUNTS, list_config, write_folder
 from ml_collections import ConfigDict
 
 from configs import cifar10_lt, default, imagenet_lt, inat18, recipes
-from saddle_jax import schedules
+from saddle_jax import longtail, schedules
 from saddle_jax.data import inspection, sources
-from saddle_jax.data.sources import class_map
+from saddle_jax.data.sources import list_file, published
 from saddle_jax.data.sources import lists as image_list
 from saddle_jax.errors import DataError
 from saddle_jax.experiment.catalogue import images_stay_encoded
@@ -48,7 +48,7 @@ def other_list(root, tmp_path, content, split="train"):
 
 def test_classes_are_numbered_by_falling_size_and_ties_keep_their_order(photos):
     splits = load(photos)
-    assert splits.class_map_C.tolist() == list(BY_SIZE)
+    assert splits.stats.labels_C.tolist() == list(BY_SIZE)
     assert splits.stats.counts_C.tolist() == [COUNTS[label] for label in BY_SIZE]
     assert splits.stats.names == tuple(f"class {label}" for label in BY_SIZE)
     for part, folder in ((splits.train, "train"), (splits.validation, "val"), (splits.test, "test")):
@@ -85,6 +85,98 @@ def test_what_is_let_pass(photos, tmp_path, change):
     assert load_data(data).content_hash == plain.content_hash
 
 
+NAMES = [f"class {label}" for label in range(5)]
+OTHER_FORMS = {  # of a list; from its lines' paths and labels
+    "absolute paths": lambda rows, root: "".join(f"{root}/{path} {label}\n" for path, label in rows),
+    "commas": lambda rows, _: "".join(f"{path},{label}\n" for path, label in rows),
+    "commas and spaces": lambda rows, _: "".join(f"{path}, {label}\n" for path, label in rows),
+    "tabs": lambda rows, _: "".join(f"{path}\t{label}\n" for path, label in rows),
+    "quotes": lambda rows, _: "".join(f'"{path}";"{label}"\n' for path, label in rows),
+    "from 1": lambda rows, _: "".join(f"{path} {label + 1}\n" for path, label in rows),
+    "names of columns": lambda rows, _: "path label\n" + "".join(f"{path} {label}\n" for path, label in rows),
+    "other columns": lambda rows, _: (
+        ",Label,width,File name\r\n" + "".join(f"{i},{label},60,{path}\r\n" for i, (path, label) in enumerate(rows))
+    ),
+    "class names": lambda rows, _: "path,label\n" + "".join(f"{path},{NAMES[label]}\n" for path, label in rows),
+    "class names, no header": lambda rows, _: "".join(f"{path}\t{NAMES[label]}\n" for path, label in rows),
+    "one-word names": lambda rows, _: "".join(f"{path} {'abcde'[label]}\n" for path, label in rows),
+}
+
+
+def rows_of(root, name):
+    lines = (root / f"{name}.txt").read_text().splitlines()
+    return [(path, int(label)) for path, label in (line.rsplit(" ", 1) for line in lines)]
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_other_forms_of_lists_are_taken(photos, tmp_path, form):
+    plain, paths = load(photos), {}
+    for name in ("train", "val", "test"):
+        paths[name] = tmp_path / f"{name}.csv"
+        paths[name].write_text(OTHER_FORMS[form](rows_of(photos, name), photos))
+    split = {"data__train_list": "train", "data__validation_list": "val", "data__test_list": "test"}
+    found = load(photos, **{field: str(paths[name]) for field, name in split.items()})
+    assert found.content_hash == plain.content_hash
+    assert found.stats.names == (tuple("bedac") if form == "one-word names" else plain.stats.names)
+    assert found.notes == (("labels start at 1 and are taken as such: 1 to 5",) if form == "from 1" else ())
+
+
+def test_one_list_with_a_column_of_splits_is_enough(photos, tmp_path):
+    path, only = tmp_path / "all.tsv", {"data__validation_list": "", "data__test_list": ""}
+    splits = {"train": "Train", "val": "valid", "test": "TEST"}
+    lines = [f"{file}\t{label}\t{splits[name]}\n" for name in splits for file, label in rows_of(photos, name)]
+    path.write_text("image_path\tlabel\tsplit\n" + "".join(lines[::-1]))
+    found, plain = load(photos, data__train_list=str(path), **only), load(photos)
+    assert found.notes == ("all.tsv says which images belong to which split: 40 train, 10 validation, 15 test",)
+    for split in ("train", "validation", "test"):
+        ours, theirs = getattr(found, split), getattr(plain, split)
+        np.testing.assert_array_equal(ours.labels, theirs.labels[::-1])
+        np.testing.assert_array_equal(ours.images.paths_N, theirs.images.paths_N[::-1])
+    found = load(photos, data__train_list=str(path), data__validation_list=str(path), data__test_list="test.txt")
+    assert len(found.validation.labels) == 10 and len(found.test.labels) == 15
+    path.write_text(path.read_text().replace("TEST", "Train"))
+    with pytest.raises(DataError, match=r"column of splits has no row for test \(55 train, 10 validation, 0 test\)"):
+        load(photos, data__train_list=str(path), data__validation_list="", data__test_list=str(path))
+    path.write_text(path.read_text().replace("valid", "holdout"))
+    with pytest.raises(DataError, match=r"splits that are not known: 10\n.*'holdout', expected train, validation, or"):
+        load(photos, data__train_list=str(path), **only)
+
+
+def test_a_list_without_test_images_gives_some_of_every_class(photos):
+    found = load(photos, data__test_list="")
+    assert (len(found.train.labels), len(found.test.labels)) == (31, 9)
+    assert "the set has no test images of its own: 9 of 40 images became test images" in found.notes[0]
+    assert "/train/class " in found.name_of("test", 0) or found.name_of("test", 0).startswith("train/class ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,breed\n1,cat\n", "found 'id,breed' in its first line, expected the names of its columns: path, label"),
+        ("a.jpg,1,train\n", "found 'a.jpg,1,train' in its first line.*Fix: a first line such as 'path,label,split'"),
+        ("path,label\na.jpg\n", "without a path and a label: 1\n.*line 2: 'a.jpg', expected .* as the first line says"),
+        ("path,label\n", "has no line with a path and a label"),
+        ("train/class 0/0.JPEG 1\ntrain/class 0/1.JPEG 3\n", r"labels start at 1, but no .* has label 2.*0 to 1"),
+    ],
+)
+def test_what_a_list_does_not_say_is_told(photos, tmp_path, content, message):
+    data = other_list(photos, tmp_path, content.encode())
+    data.validation_list = data.test_list = ""
+    with pytest.raises(DataError, match=message):
+        load_data(data)
+
+
+def test_lists_that_do_not_fit_each_other_are_told(photos, tmp_path):
+    with pytest.raises(DataError, match=r"data.train_list and data.test_list: both name .*Fix: a column `split`"):
+        load(photos, data__test_list="train.txt")
+    for name in ("train", "test"):
+        names = OTHER_FORMS["class names"](rows_of(photos, name), photos)
+        (tmp_path / f"{name}.csv").write_text(names.replace("class 4\n", "clas 4\n") if name == "test" else names)
+    lists = {"data__train_list": str(tmp_path / "train.csv"), "data__test_list": str(tmp_path / "test.csv")}
+    with pytest.raises(DataError, match="classes without training images: 3\n.*'clas 4', .*Did you mean class 4"):
+        load(photos, data__validation_list="", **lists)
+
+
 LINE = "train/class 0/0.JPEG 0\n"
 
 
@@ -97,14 +189,15 @@ LINE = "train/class 0/0.JPEG 0\n"
         ("val/class 0/0.JPEG 0\n", r"more than one list: 1\n  - val.txt line 1: .* is also in list.txt line 2"),
         ("test/class 0/0.JPEG 0\n", r"more than one list: 1\n  - test.txt line 1: .* is also in list.txt line 2"),
         (b"train/class 0/\xff.JPEG 0\n", r"lines that are not UTF-8: 1\n  - list.txt line 2: byte 14"),
-        ("train/class 0/1.JPEG -1\n", "not `path label`: 1\n.*line 2: .*-1', expected a path and a label of 0 or more"),
-        ("train/class 0/1.JPEG 3.0\n", "not `path label`: 1"),
-        ("train/class 0/1.JPEG dog\n", "not `path label`: 1"),
-        ("train/class\n", "not `path label`: 1"),
-        ("7\n", "not `path label`: 1"),
-        ("train/class 0/1.JPEG 99999999\n", "not `path label`: 1"),
-        (f"train/class 0/1.JPEG {'9' * 5000}\n", "not `path label`: 1"),
-        ("/etc/passwd 0\n", r"paths that leave data.root: 1\n  - list.txt line 2: '/etc/passwd'"),
+        ("train/class 0/1.JPEG -1\n", "not whole numbers: 1\n.*line 2: '-1', expected a number below 1,000,000"),
+        ("train/class 0/1.JPEG 3.0\n", "not whole numbers: 1"),
+        ("train/class 0/1.JPEG dog\n", "not whole numbers: 1"),
+        ("train/class 0/1.JPEG 99999999\n", "not whole numbers: 1"),
+        (f"train/class 0/1.JPEG {'9' * 5000}\n", "not whole numbers: 1\n.*'9{40}'"),
+        ("train/class\n", "without a path and a label: 1\n.*line 2: 'train/class', expected a path and a label"),
+        ("train/class 0/1.JPEG\n", "without a path and a label: 1"),
+        ("7\n", "without a path and a label: 1"),
+        ("/etc/passwd 0\n", r"paths that leave data.root: 1\n  - list.txt line 2: '/etc/passwd', expected .* under /"),
         ("../secret.JPEG 0\n", "paths that leave data.root: 1"),
         ("train/../../secret.JPEG 0\n", "paths that leave data.root: 1"),
     ],
@@ -137,7 +230,7 @@ def test_of_many_offenders_ten_are_shown_and_all_are_counted(photos, tmp_path):
 def test_a_class_without_images_is_an_error_unless_allowed(photos, tmp_path):
     lines = [line for line in (photos / "train.txt").read_text().splitlines() if not line.endswith(" 2")]
     data = other_list(photos, tmp_path, "\n".join(lines).encode())
-    with pytest.raises(DataError, match=r"1 of 5 classes end up with no training images: 4 \(2\)"):
+    with pytest.raises(DataError, match=r"1 of 5 classes end up with no training images: 2"):
         load_data(data)
     data.allow_empty_classes = True
     assert load_data(data).stats.counts_C.tolist() == [14, 14, 8, 3, 0]
@@ -162,7 +255,7 @@ def test_without_data_the_message_says_what_was_looked_for_where_and_the_fix(nam
     ):
         sources.load(config)
     config.data.name = "mine"
-    with pytest.raises(DataError, match="no train and no test list.*--config.data.train_list=FILE"):
+    with pytest.raises(DataError, match="no train list.*--config.data.train_list=FILE"):
         sources.load(config)
 
 
@@ -170,19 +263,18 @@ def test_without_data_the_message_says_what_was_looked_for_where_and_the_fix(nam
 def test_published_class_sizes(name):
     file = {"imagenet_lt": "ImageNet_LT", "inat18": "iNaturalist18"}[name]
     counts = json.loads(shared_file(f"data/lists/{file}_train_class_counts.json").read_text())
-    np.testing.assert_array_equal(class_map.published_counts(name), counts)
+    np.testing.assert_array_equal(published.published_counts(name), counts)
     labels = np.repeat(np.arange(len(counts)), counts)
-    class_map.require_published(name, "list", labels)
-    class_map.require_published("mine", "list", labels[:3])
+    published.require_published(name, "list", labels)
+    published.require_published("mine", "list", labels[:3])
     with pytest.raises(
         DataError, match=rf"not the published.*\n  - label 0: found {counts[0] - 1:,} images, published"
     ):
-        class_map.require_published(name, "list", labels[1:])
-    map_C = class_map.by_size(labels, len(counts))
+        published.require_published(name, "list", labels[1:])
+    map_C = longtail.by_size(np.bincount(labels, minlength=len(counts)))
     sizes = np.array(counts)[map_C]
     assert (np.diff(sizes) <= 0).all()
     assert all(a < b for a, b, m, n in zip(map_C, map_C[1:], sizes, sizes[1:], strict=False) if m == n)
-    np.testing.assert_array_equal(map_C[class_map.renumber(labels, map_C)], labels)
 
 
 def test_the_sizes_of_an_official_list_are_checked(photos, tmp_path):
@@ -197,24 +289,28 @@ def test_the_sizes_of_an_official_list_are_checked(photos, tmp_path):
     ("split", "lines"), [("ImageNet_LT_val", 20_000), ("ImageNet_LT_test", 50_000), ("iNaturalist18_val", 24_426)]
 )
 def test_real_official_lists_are_read(split, lines):
-    offenders = image_list._Offenders()
-    listed = image_list._read(shared_file(f"data/lists/{split}.txt"), offenders)
-    image_list._find_repeated([listed], offenders)
+    offenders = list_file.Offenders()
+    rows = list_file.read(shared_file(f"data/lists/{split}.txt"), offenders)
+    image_list._find_repeated([rows], offenders)
+    labels = image_list._written_labels({"train": rows}, offenders)["train"]
     assert not offenders
-    assert len(listed.paths) == lines == listed.lines_N[-1]
-    assert np.bincount(listed.labels_N).tolist() == [lines // (listed.labels_N.max() + 1)] * (listed.labels_N.max() + 1)
+    assert len(rows.paths) == lines == rows.lines[-1]
+    assert np.bincount(labels).tolist() == [lines // (labels.max() + 1)] * (labels.max() + 1)
 
 
 def test_half_a_million_lines_are_read_in_seconds(tmp_path):
     path = tmp_path / "long.txt"
     path.write_text("".join(f"train_val2018/Plantae/{i % 8142}/{i:032x}.jpg {i % 8142}\n" for i in range(437_513)))
     began = time.process_time()
-    offenders = image_list._Offenders()
-    listed = image_list._read(path, offenders)
-    image_list._find_repeated([listed], offenders)
-    names = image_list.class_names(listed, 8142)
-    assert time.process_time() - began < 10  # some 2 seconds
-    assert len(listed.paths) == 437_513 and not offenders and names[7] == "7"
+    offenders = list_file.Offenders()
+    rows = list_file.read(path, offenders)
+    image_list._find_repeated([rows], offenders)
+    labels = image_list._written_labels({"train": rows}, offenders)["train"]
+    names = image_list.class_names(
+        image_list.Listed(path, rows.paths, labels, rows.lines), tuple(map(str, range(8142)))
+    )
+    assert time.process_time() - began < 10  # some 3 seconds
+    assert len(rows.paths) == 437_513 and not offenders and names[7] == "7"
 
 
 def test_check_finds_what_can_not_be_read(photos, tmp_path, capsys):
@@ -231,7 +327,7 @@ def test_check_finds_what_can_not_be_read(photos, tmp_path, capsys):
         check.run(Command("check", str(tmp_path / "run"), config))
     assert "train/class 0/1.JPEG: empty" in str(error.value)
     assert "test/class 3/0.JPEG: not a JPEG" in str(error.value)
-    assert "class    0  class 1                  14 training images   label 1 of the set" in capsys.readouterr().out
+    assert "  class 1                           14 training images   label 1" in capsys.readouterr().out
     config.data.check_decode = True
     with pytest.raises(DataError, match=r"3 of 65 images can't be read(\n.*)*val/class 1/0.JPEG"):
         check.run(Command("check", str(tmp_path / "run"), config))
@@ -313,8 +409,9 @@ def test_records_are_encoded_and_arrays_are_not_whatever_augments_them():
 def test_fields_of_encoded_images_have_no_effect_on_others():
     config = default.get_config()
     config.data.color_jitter, config.data.max_bad_fraction, config.data.check_decode = 0.4, 0.1, True
+    config.data.exif_orientation = False
     found = "\n".join(problems_of(config, default.get_config()))
-    for field in ("color_jitter", "max_bad_fraction", "check_decode"):
+    for field in ("color_jitter", "max_bad_fraction", "check_decode", "exif_orientation"):
         assert f"data.{field} has no effect with data.source='digits'" in found
 
 

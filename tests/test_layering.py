@@ -13,6 +13,8 @@ FLOORS = [
     "experiment",
     "configs",
     "longtail",
+    "scores",
+    "posthoc",
     "losses",
     "schedules",
     "data",
@@ -21,12 +23,15 @@ FLOORS = [
     "optim",
     "spectra.results",
     "spectra.targets",
-    "train.metrics",
+    "training.metrics",
     "report",
     "spectra",
-    "train",
+    "training",
     "pytorch",
+    "inference",
     "modes",
+    "api",
+    "__main__",
 ]
 
 
@@ -70,7 +75,7 @@ def test_imports_point_downwards(name, path):
 def test_spectra_know_nothing_of_training():
     for name, path in modules():
         if name.startswith("spectra."):
-            assert not any(found.startswith("saddle_jax.train") for found in imports(path)), name
+            assert not any(found.startswith("saddle_jax.training") for found in imports(path)), name
 
 
 def test_no_module_needs_itself():
@@ -81,23 +86,26 @@ def test_no_module_needs_itself():
 def test_each_library_has_its_place():
     encoded = {"data.feeds.decoding", "data.feeds.streaming", "data.feeds.tfdata"}
     assert users_of("tensorflow", "tensorflow_datasets") == {
-        *encoded, "data.sources.tfds_arrays", "data.sources.to_array_record", "train.metrics",
+        *encoded, "data.sources.tfds_arrays", "data.sources.to_array_record", "training.metrics",
     }  # fmt: skip
-    assert users_of("orbax") == {"train.checkpoint"}
-    assert users_of("clu") == {"train.metrics", "modes.check"}
+    assert users_of("orbax") == {"training.checkpoint"}
+    assert users_of("clu") == {"training.metrics", "modes.check"}
     assert not users_of("pickle", "torch")  # files of strangers run no code here
     assert users_of("PIL") == {
         "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
-        "report.plots",
+        "report.plots", "data.formats", "data.pixels", "inference.inputs",
     }  # fmt: skip
+    assert users_of("safetensors") == {"inference.to_safetensors"}
+    assert users_of("jax2onnx", "onnx", "onnxruntime") == {"inference.to_onnx"}
     assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
+    assert "matplotlib.pyplot" not in {found for _, path in modules() for found in imports(path)}  # it is the user's
 
 
 def test_what_runs_before_jax_does_not_import_it():
     assert not users_of("jax", "flax", "optax") & {
-        "errors", "longtail", "host.files", "host.faults", "modes.report",
+        "errors", "longtail", "scores", "posthoc", "host.files", "host.faults", "modes.report",
         "spectra.results", "spectra.targets",
-        "train.metrics", "pytorch.pickles", "pytorch.archive", "pytorch.class_map",
+        "training.metrics", "pytorch.pickles", "pytorch.archive", "pytorch.class_map",
         *({n for n in KNOWN if n.startswith(("configs.", "data.", "experiment.", "report."))}
           - {"data.feeds.resident"}),
     }  # fmt: skip
@@ -111,7 +119,7 @@ def test_collectives_and_pmap_live_in_one_file():
 
 def test_training_names_no_method():
     for name, path in modules():
-        if name.split(".")[0] in ("train", "spectra", "optim") or name == "methods.choose":
+        if name.split(".")[0] in ("training", "spectra", "optim") or name == "methods.choose":
             text = path.read_text().lower()
             assert not any(word in text for word in ("methods.plain", "glmc", "paco")), name
 

@@ -49,7 +49,7 @@ def test_any_set_gets_the_profile_that_fits_it():
     assert counts[-1] == 2
     np.testing.assert_array_equal(longtail.profile_counts("as_is", 1, np.array([3, 9])), [3, 9])
     np.testing.assert_array_equal(longtail.profile_counts("exp", 10, np.array([7])), [7])
-    with pytest.raises(DataError, match="class 0 has 50 images.*largest_class=50"):
+    with pytest.raises(DataError, match="the class of rank 0 has 50 images.*largest_class=50"):
         longtail.profile_counts("exp", 10, np.array([50, 50]), largest_class=60)
 
 

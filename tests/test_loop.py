@@ -7,11 +7,11 @@ import pytest
 
 from saddle_jax.errors import NonFiniteError, Preempted
 from saddle_jax.host.signals import StopRequest
-from saddle_jax.train import loop
-from saddle_jax.train.cohort import Cohort
-from saddle_jax.train.feed import Segment
-from saddle_jax.train.state import stack
-from saddle_jax.train.timetable import Timetable
+from saddle_jax.training import loop
+from saddle_jax.training.cohort import Cohort
+from saddle_jax.training.feed import Segment
+from saddle_jax.training.state import stack
+from saddle_jax.training.timetable import Timetable
 
 
 class Run:

@@ -11,22 +11,25 @@ from small_runs import METHODS, small_config
 from test_devices import COUNTS, IMAGES, LABELS, assert_close
 
 from configs import default
+from saddle_jax import posthoc
 from saddle_jax.data import sources
 from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.feeds import numpy as in_process
 from saddle_jax.data.order import Order, deal, slots_at
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.adjustment import Adjustment
 from saddle_jax.experiment.catalogue import find, view_augmentations
 from saddle_jax.experiment.config import flatten
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
 from saddle_jax.methods.choose import make_method
+from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train.gradient import make_gradient, pass_like
-from saddle_jax.train.program import make_program
-from saddle_jax.train.steps import init_state, make_eval_step, make_train_step
+from saddle_jax.training.gradient import make_gradient, pass_like
+from saddle_jax.training.program import make_program
+from saddle_jax.training.steps import init_state, make_eval_step, make_train_step
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -137,8 +140,26 @@ def test_states_keep_their_shapes_and_what_is_to_be_trained_is(name):
     moved = jax.tree.map(lambda x, y: not np.array_equal(x, y), built.state.params, after.params)
     trained = built.method.trained or (lambda params: jax.tree.map(lambda _: True, params))
     assert moved == trained(built.state.params)
-    output = jax.jit(make_eval_step(built.method))(after.params, after.model_state, built.views(0)[0])
+    evaluate = jax.jit(make_eval_step(built.method, logit_scale=1.0))
+    output = evaluate(after.params, after.model_state, built.views(0)[0])
     assert output.predictions.shape == (32,) and np.all(output.finite)
+    tau_norm, linear = Adjustment("tau_norm", 0.7), built.method.linear  # of the classifier that predicts
+    changed = posthoc.adjusted_params(tau_norm, after.params, linear)
+    found = evaluate(changed, after.model_state, built.views(0)[0])
+    expected = posthoc.adjusted_logits(tau_norm, np.asarray(output.logits), STATS, after.params, linear)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found.logits, output.logits, rtol=1e-2)
+
+
+@OTHERS
+def test_the_network_alone_predicts_the_same(name):
+    built = build(name)
+    params, model_state, batch = built.state.params, built.state.model_state, built.views(0)[0]
+    alone = make_plain(config_of(name), STATS, IMAGES.shape[1:], None)
+    found = jax.jit(alone.predict)(*built.method.network_of(params, model_state), batch)
+    assert_close(found, jax.jit(built.method.predict)(params, model_state, batch), 1e-12)
+    expected = jax.eval_shape(alone.init, jax.random.key(0))[:2]
+    assert shapes(built.method.network_of(params, model_state)) == shapes(expected)
 
 
 @EVERY
@@ -152,6 +173,12 @@ def test_whatever_a_batch_lacks_everything_stays_finite(name):
         after, metrics = built.step(built.state, batch)
         assert metrics.finite
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(after) if np.asarray(x).dtype.kind == "f")
+    after, metrics = built.step(built.state, masked(views, np.zeros(32, bool)))
+    assert metrics.skipped and metrics.finite and after.step == 1
+    for field in ("params", "model_state", "method_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, field), getattr(built.state, field))
+    after, metrics = built.step(built.state, (*views[:-1], *masked(views[-1:], np.zeros(32, bool))))
+    assert metrics.finite and metrics.skipped == (name != "paco")  # its queries are in the other view
     garbage = tuple(v._replace(images=np.where(v.mask[:, None, None, None], v.images, 255)) for v in views)
     jax.tree.map(np.testing.assert_array_equal, built.step(built.state, garbage), built.step(built.state, views))
 

@@ -11,7 +11,7 @@ from saddle_jax.errors import NonFiniteError
 from saddle_jax.host import devices
 from saddle_jax.methods.base import DESCENT
 from saddle_jax.methods.plain import make as make_plain
-from saddle_jax.train import checkpoint, program
+from saddle_jax.training import checkpoint, program
 
 
 @jax.custom_jvp

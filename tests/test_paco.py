@@ -25,11 +25,11 @@ from saddle_jax.methods import paco
 from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train import metrics
-from saddle_jax.train.feed import Feed
-from saddle_jax.train.gradient import pass_like
-from saddle_jax.train.program import make_program
-from saddle_jax.train.steps import init_state, make_train_step
+from saddle_jax.training import metrics
+from saddle_jax.training.feed import Feed
+from saddle_jax.training.gradient import pass_like
+from saddle_jax.training.program import make_program
+from saddle_jax.training.steps import init_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 

@@ -17,8 +17,8 @@ from fault_harness import trials
 
 from saddle_jax.data import sources
 from saddle_jax.experiment import config as config_lib
-from saddle_jax.train import checkpoint, metrics
-from saddle_jax.train.program import make_program
+from saddle_jax.training import checkpoint, metrics
+from saddle_jax.training.program import make_program
 
 pytestmark = pytest.mark.slow
 

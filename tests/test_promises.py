@@ -18,11 +18,11 @@ from small_runs import small_config, train
 from configs import default, recipes
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError, DataError
-from saddle_jax.experiment import command_line
 from saddle_jax.experiment import config as config_lib
+from saddle_jax.experiment import config_file
 from saddle_jax.losses import make_loss
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train import checkpoint, directory, evaluate, metrics
+from saddle_jax.training import checkpoint, directory, evaluate, metrics
 
 SETS = {  # training and test images of each class
     "an empty class": ([9, 0, 3], [2, 0, 2]),
@@ -89,7 +89,7 @@ def test_evaluations_count_every_image_once(count, record_property):
     record_property("faults", len(sizes))
 
 
-MODULES = [path.removesuffix(".py").replace("/", ".") for path in command_line.SHIPPED]
+MODULES = [f"configs.{name.replace('/', '.')}" for name in config_file.SHIPPED]
 SHIPPED = {name.removeprefix("configs."): importlib.import_module(name) for name in MODULES}
 LINKS = [f"ldam_drw_{link}" for link in recipes.LINKS]  # what is set for a link does not depend on the loss
 METHODS_OF = {

@@ -15,7 +15,7 @@ from golden_resnet import HEADS, batch, config_of, load, method_of
 from small_runs import small_config, train
 from test_command_line import main as command_main
 
-import main
+from saddle_jax import __main__ as main
 from saddle_jax.data import sources
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError
@@ -26,8 +26,8 @@ from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.models.networks import make_resnet
 from saddle_jax.modes import import_torch as program
 from saddle_jax.pytorch import archive, class_map, names
-from saddle_jax.train import checkpoint
-from saddle_jax.train.program import make_program
+from saddle_jax.training import checkpoint
+from saddle_jax.training.program import make_program
 
 NAMES = tuple("abcd")
 ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
@@ -196,7 +196,7 @@ def test_where_classes_are_renumbered_the_class_map_is_needed(tmp_path, capsys):
 def test_forms_of_a_class_map(tmp_path, text):
     path = tmp_path / "map"
     path.write_text(text)
-    assert class_map.read(path, NAMES, None).tolist() == [2, 0, 3, 1]
+    assert class_map.read(path, NAMES, np.arange(4)).tolist() == [2, 0, 3, 1]
     by_name = text.lstrip().startswith("{")
     assert class_map.read(path, NAMES, np.array([1, 3, 0, 2])).tolist() == ([2, 0, 3, 1] if by_name else [0, 1, 2, 3])
 
@@ -216,7 +216,7 @@ def test_what_is_no_class_map(tmp_path, text, problems):
     path = tmp_path / "map"
     path.write_text(text)
     with pytest.raises(ConfigError) as refused:
-        class_map.read(path, NAMES, None)
+        class_map.read(path, NAMES, np.arange(4))
     assert len(refused.value.problems) == len(problems)
     for problem, found in zip(problems, refused.value.problems, strict=True):
         assert problem in found

@@ -12,7 +12,7 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.modes import demo
 from saddle_jax.report import plots, tables
 from saddle_jax.spectra import results
-from saddle_jax.train import evaluate
+from saddle_jax.training import evaluate
 
 
 def report(overall, tail, classes=(90.0, None, 10.0)):
@@ -65,10 +65,22 @@ def test_evaluation_by_hand():
     assert "tail n/a (1)" in evaluate.one_line(summary)
 
 
-def test_picture_with_missing_classes_and_one_seed(tmp_path):
-    runs = {"SGD": [[90.0, None, 10.0]], "SAM": [[91.0, None, 20.0]]}
-    plots.class_accuracy(tmp_path / "a.png", runs, [5, 0, 50], "title", rank_bounds=(1, 2))
-    assert (tmp_path / "a.png").stat().st_size > 10_000
+@pytest.mark.parametrize("number", [3, 10, 100, 1000])
+def test_classes_keep_their_names_apart(number, tmp_path):
+    counts_C = np.geomspace(5000, 5, number).astype(int)
+    names = [("cat", "a lynx", f"a class with a long name ({c})")[c % 3] for c in range(number)]
+    values = np.linspace(99, 20, number).tolist()
+    values[1] = None  # a class without test images
+    figure = plots.classes_figure({"SGD": [values, values], "SAM": [values]}, names, counts_C, rank_sizes=(1, 0, 2))
+    figure.savefig(tmp_path / "a.png")
+    shown = [(label.get_text(), label.get_window_extent()) for label in figure.axes[1].get_xticklabels()]
+    every = number // len(shown)
+    assert every == -(-number // 110)
+    for (text, box), (_, after), name in zip(shown, shown[1:], names[::every], strict=False):
+        assert text.startswith(name[:23]) and box.x1 < after.x0
+    assert shown[0][1].x0 > 0 and shown[-1][1].x1 < figure.bbox.width
+    assert min(box.y0 for _, box in shown) > 0 and figure.axes[0].bbox.height > 150
+    assert {text.get_text() for text in figure.axes[0].texts} == {"head", "tail"}
 
 
 @pytest.mark.parametrize("smallest", [-40.0, -1e-9, 0.0, 1e-3])

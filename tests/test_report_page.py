@@ -18,7 +18,7 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.modes import report as program
 from saddle_jax.report import confusion, content, cost, curves, page, plots, provenance, rows, runs, tables
 from saddle_jax.spectra import results as spectra_results
-from saddle_jax.train import evaluate
+from saddle_jax.training import evaluate
 
 COUNTS = (200, 120, 60, 30, 12, 4)  # head 2, mid 2, tail 2; many 2, medium 2, few 2
 PNG = bytes(24)
@@ -397,7 +397,6 @@ def test_axes_keep_their_size_under_long_names(draw, monkeypatch):
     short = drawn(["ce_drw"])
     for name in ("ce_drw_sam, rho=((0, 0.1), ('50%', 0.2)), " * 5, "x" * 300, "a $x$ " * 30):
         assert 0.9 * short < drawn([f"{name}{k}" for k in range(6)]) < 1.2 * short
-        plots.plt.close("all")
 
 
 def test_confusion_by_class_size():

@@ -26,7 +26,7 @@ from saddle_jax.modes import train as train_mode
 from saddle_jax.optim.link import only
 from saddle_jax.optim.sam import sam
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train import checkpoint, directory, origin, run
+from saddle_jax.training import checkpoint, directory, origin, run
 
 COUNTS = np.array([100, 30, 10, 4, 1])
 LABELS = np.array([0, 0, 0, 1, 1, 3, 3, 4, 2, 2])

@@ -14,8 +14,8 @@ from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.optim.link import find_link_state
 from saddle_jax.optim.sam import perturbation, sam, stable_norm
 from saddle_jax.schedules import make_schedules
-from saddle_jax.train.gradient import pass_like
-from saddle_jax.train.steps import init_state, make_train_step
+from saddle_jax.training.gradient import pass_like
+from saddle_jax.training.steps import init_state, make_train_step
 
 HESSIAN = jnp.diag(jnp.array([3.0, 0.5, -2.0]))
 

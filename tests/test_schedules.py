@@ -59,6 +59,28 @@ def test_weights_without_and_with_reweighting():
     )
 
 
+def test_weights_of_the_users_own_go_by_name():
+    names = tuple("abcdefghij")
+    stats = STATS._replace(names=names)
+    config = default.get_config()
+    config.loss.class_weights, config.loss.custom_weights = "custom", (("c", 5), ("a", 0.5))
+    expected = [0.5, 1, 5, *[1] * 7]  # classes without one weigh 1
+    np.testing.assert_allclose(make_schedules(config, stats, STEPS).class_weights(0), expected)
+    config.loss.class_weights = "custom_drw"
+    schedules = make_schedules(config, stats, STEPS)
+    assert schedules.drw_start == 160 * STEPS  # 80 %
+    np.testing.assert_array_equal(schedules.class_weights(160 * STEPS - 1), np.ones(10))
+    np.testing.assert_allclose(schedules.class_weights(160 * STEPS), expected)
+    config.loss.custom_weights = (("cc", 5), ("a", 2), ("zebra", 1))
+    with pytest.raises(ConfigError) as error:
+        make_schedules(config, stats._replace(names=("cat", *names[1:])), STEPS)
+    assert error.value.problems == [
+        "loss.custom_weights: there is no class 'cc'. Did you mean c?",
+        "loss.custom_weights: there is no class 'a'. Did you mean cat?",
+        "loss.custom_weights: there is no class 'zebra'. The classes are cat, b, c, d, e, f, g, h, i, j",
+    ]
+
+
 def test_positions_that_only_the_data_shows_to_be_wrong():
     config = default.get_config()
     config.duration = "100 steps"

@@ -26,6 +26,11 @@ def data_config(**fields):
     return data
 
 
+def also(data, **fields):
+    """Return a copy of the data fields with some changed."""
+    return data_config(**{**data.to_dict(), **fields})
+
+
 def write_arrays(path, **changes):
     random = np.random.default_rng(0)
     arrays = {
@@ -83,15 +88,28 @@ def test_validation_images_leave_the_training_images(tmp_path):
     ("changes", "message"),
     [
         ({"test_images": None}, "lacks test_images"),
-        ({"train_images": np.zeros((60, 8, 8, 3))}, "train_images: found float64"),
+        ({"train_images": np.linspace(-2, 2, 60 * 192).reshape(60, 8, 8, 3)}, "found float64 from -2 to 2.*Fix: save"),
+        ({"train_images": np.full((60, 8, 8), np.nan)}, "values that are not finite"),
+        ({"train_images": np.full((60, 8, 8), 999, np.uint16)}, "found uint16 from 999 to 999"),
+        ({"train_images": np.zeros((60, 8))}, r"found float64 \(60, 8\), expected uint8"),
         ({"train_labels": np.arange(59)}, "one for each of the images"),
-        ({"train_labels": np.full(60, 0.5)}, "found float64"),
+        ({"train_labels": np.full(60, 0.5)}, "found 0.5 at position 0, expected whole numbers"),
+        ({"train_labels": np.ones((60, 3))}, "one-hot rows with a single 1 each"),
+        ({"train_labels": np.array(["a", "b"] * 30)}, "test_labels: found numbers, but names elsewhere"),
+        (
+            {"train_labels": np.array(["cat", "dog"] * 30), "test_labels": np.array(["cat", "dgo", "dog"] * 3)},
+            "test_labels: 'dgo' is not in the training labels. Did you mean dog",
+        ),
+        ({"class_names": np.array(["a", "b", "a"])}, "class_names: found 'a' twice"),
         ({"train_labels": np.arange(60) - 1}, "found -1 at position 0"),
         ({"train_labels": np.full(60, 3_000_000_000)}, "found 3000000000 at position 0"),
         ({"train_images": np.uint8(3)}, r"found uint8 \(\)"),
         ({"test_images": np.zeros((9, 4, 4, 3), np.uint8)}, r"train images are \(8, 8, 3\), test images \(4, 4, 3\)"),
         ({"class_names": np.array(["a"])}, "labels go up to 2, but there are 1 class_names"),
-        ({"train_labels": np.array([{}] * 60)}, "can't be read as an .npz of plain arrays"),
+        (
+            {"train_labels": np.array([{}] * 60)},
+            r"can't be read as an .npz of plain arrays.*np.array\(labels, dtype=str",
+        ),
         ({"test_labels": np.array([7] * 9)}, "classes end up with no training images"),
         ({"train_images": np.zeros((0, 8, 8, 3), np.uint8), "train_labels": np.zeros(0, int)}, "N > 0"),
     ],
@@ -102,11 +120,104 @@ def test_bad_arrays_give_one_clear_error(tmp_path, changes, message):
 
 
 def test_all_problems_of_an_array_file_are_told_at_once(tmp_path):
-    data = write_arrays(tmp_path / "a.npz", train_labels=np.arange(3), test_images=np.zeros((9, 8, 8, 3)))
+    data = write_arrays(tmp_path / "a.npz", train_labels=np.arange(3), test_images=np.zeros((9, 8, 8, 3)) - 1)
     with pytest.raises(DataError, match="2 problems") as error:
         load(data)
     assert "train_labels" in str(error.value)
     assert "test_images" in str(error.value)
+
+
+NAMES = np.array(["zero", "one", "two", "three", "four"])
+SIZES = (3, 30, 12, 5, 20)  # not in the order of size: that is one, four, two, three, zero
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Return digits of five classes, in colors, as the arrays of a file."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = np.repeat((found.images * 255 / 16).astype(np.uint8)[..., None], 3, axis=-1)
+    rows = [np.flatnonzero(found.target == label) for label in range(5)]
+    test = np.concatenate([r[:4] for r in rows])
+    train = np.concatenate([r[4 : 4 + n] for r, n in zip(rows, SIZES, strict=True)])
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    return dict(zip(names, (images[train], found.target[train], images[test], found.target[test]), strict=True))
+
+
+def changed(digits, images=lambda x: x, labels=lambda y: y, **more):
+    arrays = {key: (images if key.endswith("images") else labels)(value) for key, value in digits.items()}
+    return {**arrays, **more}
+
+
+@pytest.mark.parametrize("profile", ["as_is", "exp"])
+def test_classes_are_ranked_by_size_whatever_their_labels(tmp_path, digits, profile):
+    rank = np.argsort(np.argsort(-np.array(SIZES), kind="stable"))
+    order = np.argsort(rank)
+    unsorted = load(also(write_arrays(tmp_path / "a.npz", **changed(digits, class_names=NAMES)), profile=profile))
+    in_order = changed(digits, labels=lambda y: rank[y], class_names=NAMES[order])
+    expected = load(also(write_arrays(tmp_path / "b.npz", **in_order), profile=profile))
+    assert unsorted.stats.names == expected.stats.names == ("one", "four", "two", "three", "zero")
+    assert unsorted.stats.labels == (1, 4, 2, 3, 0)
+    assert unsorted.stats.counts_C.tolist() == expected.stats.counts_C.tolist()
+    assert (np.diff(unsorted.stats.counts_C) <= 0).all()
+    if profile == "as_is":
+        assert unsorted.stats.counts_C.tolist() == sorted(SIZES, reverse=True)
+    else:  # ratio 4 of at most 30 images
+        assert unsorted.stats.counts_C.tolist() == [12, 8, 6, 4, 3]
+    assert unsorted.available == sum(SIZES)
+    np.testing.assert_array_equal(unsorted.test.labels, rank[digits["test_labels"]])
+    digit_of = dict(zip(map(bytes, digits["train_images"]), digits["train_labels"], strict=True))
+    for splits in (unsorted, expected):  # each label still belongs to its images
+        found = [NAMES[digit_of[image.tobytes()]] for image in splits.train.images]
+        assert found == [splits.stats.names[label] for label in splits.train.labels]
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"labels": lambda y: y + 1}, "labels start at 1 and are taken as such: 1 to 5"),
+        ({"labels": lambda y: y[:, None].astype(np.uint8)}, "one label per row"),
+        ({"labels": lambda y: np.eye(5, dtype=np.float32)[y]}, "one-hot"),
+        ({"labels": lambda y: y.astype(np.float64)}, "train_labels of type float64 are taken as whole numbers"),
+        ({"labels": lambda y: y.astype(str)}, "the numbers that they spell"),
+        ({"labels": lambda y: NAMES[y]}, ""),
+        ({"images": lambda x: (x / 255).astype(np.float32)}, "from 0 to 1 are taken as levels"),
+        ({"images": lambda x: x.astype(np.float64)}, "with whole numbers up to 255 are taken as levels"),
+        ({"images": lambda x: x.astype(np.int64)}, ""),
+        ({"images": lambda x: x.transpose(0, 3, 1, 2)}, "channels first: axis 1 has 3 of them"),
+        ({"images": lambda x: x[..., 0]}, ""),
+    ],
+)
+def test_other_forms_of_images_and_labels_are_taken_and_told(tmp_path, digits, change, note):
+    expected = load(also(write_arrays(tmp_path / "a.npz", **digits), profile="as_is"))
+    found = load(also(write_arrays(tmp_path / "b.npz", **changed(digits, **change)), profile="as_is"))
+    np.testing.assert_array_equal(found.train.labels, expected.train.labels)
+    np.testing.assert_array_equal(found.test.labels, expected.test.labels)
+    channels = found.train.images.shape[-1]
+    np.testing.assert_array_equal(found.train.images, expected.train.images[..., :channels])
+    assert any(note in told for told in found.notes) if note else not found.notes
+    by_name = found.stats.names != expected.stats.names
+    assert not by_name or found.stats.names in (("one", "four", "two", "three", "zero"), ("2", "5", "3", "4", "1"))
+
+
+def test_a_set_without_test_images_gives_some_of_every_class(tmp_path, digits):
+    only = {"test_images": None, "test_labels": None, "class_names": NAMES}
+    data = also(write_arrays(tmp_path / "a.npz", **digits | only), profile="as_is")
+    splits = load(data)
+    assert dict(zip(splits.stats.names, np.bincount(splits.test.labels).tolist(), strict=True)) == {
+        "one": 6, "four": 4, "two": 2, "three": 1, "zero": 1,
+    }  # fmt: skip
+    assert len(splits.train.labels) + len(splits.test.labels) == sum(SIZES)
+    assert "14 of 70 images became test images, about 20% of every class" in splits.notes[0]
+    assert load(data).content_hash == splits.content_hash != load(also(data, subset_seed=1)).content_hash
+
+
+def test_a_files_own_validation_images_are_used(tmp_path, digits):
+    own = {"val_images": digits["test_images"][:6], "val_labels": digits["test_labels"][:6]}
+    splits = load(also(write_arrays(tmp_path / "a.npz", **digits | own), profile="as_is"))
+    assert len(splits.validation.labels) == 6
+    np.testing.assert_array_equal(splits.validation.images, splits.test.images[:6])
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 truncated", b"no archive"])
@@ -128,15 +239,16 @@ def test_files_that_are_no_archive(tmp_path, content):
 def test_a_class_without_any_image_in_the_set_stays_empty(tmp_path):
     data = write_arrays(tmp_path / "a.npz", train_labels=np.repeat([1, 2, 3], 20))
     data.update({"ratio": 2.0, "allow_empty_classes": True})
-    assert load(data).stats.counts_C[0] == 0
-    assert (load(data).stats.counts_C[1:] > 0).all()
+    stats = load(data).stats
+    assert stats.counts_C.tolist() == [20, 15, 12, 0]
+    assert stats.names == ("1", "2", "3", "0")
 
 
 @pytest.mark.faults("D3")
 def test_an_empty_class_is_an_error_unless_allowed(tmp_path):
     data = write_arrays(tmp_path / "a.npz")
     data.ratio = 100.0
-    with pytest.raises(DataError, match=r"1 of 3 classes end up with no training images: 2 \(2\).*allow_empty_classes"):
+    with pytest.raises(DataError, match=r"1 of 3 classes end up with no training images: 2.*allow_empty_classes"):
         load(data)
     data.allow_empty_classes = True
     assert load(data).stats.counts_C.tolist() == [20, 2, 0]

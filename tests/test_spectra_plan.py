@@ -9,7 +9,7 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.spectra import plan
 from saddle_jax.spectra.targets import find_targets
 
-STATS = ClassStats(np.array([500, 90, 30, 0, 5]), ("cat", "dog", "tail", "fox", "7"))
+STATS = ClassStats(np.array([500, 90, 30, 5, 0]), ("cat", "dog", "tail", "7", "fox"), (0, 1, 2, 4, 3))
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,8 @@ STATS = ClassStats(np.array([500, 90, 30, 0, 5]), ("cat", "dog", "tail", "fox", 
         ("auto", ["class-0", "class-1", "class-2", "class-4"]),
         ("each", ["class-0", "class-1", "class-2", "class-4"]),
         ("4,dog , 0", ["class-4", "class-1", "class-0"]),
-        ("7", ["class-4"]),  # no index, but a name
+        ("7", ["class-4"]),  # a name
+        ("2", ["class-2"]),  # a number
         ("tail,whole,many,tail", ["tail", "whole", "many"]),
     ],
 )
@@ -29,7 +30,7 @@ def test_what_the_user_names_is_measured(text, names):
 def test_groups_and_many_classes():
     tail, whole = find_targets("tail,whole", STATS, (1, 3))
     assert tail.classes.tolist() == [3, 4]
-    assert whole.classes.tolist() == [0, 1, 2, 4]
+    assert whole.classes.tolist() == [0, 1, 2, 3]
     many = ClassStats(np.arange(1000, 0, -1), tuple(map(str, range(1000))))
     chosen = [int(target.classes[0]) for target in find_targets("auto", many, ())]
     assert chosen == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
@@ -41,7 +42,7 @@ def test_all_wrong_names_are_told_at_once():
         find_targets("0,5,dgo,3,-1", STATS, (1, 3))
     assert len(caught.value.problems) == 4
     text = str(caught.value)
-    assert "'5' is neither a class index (0 to 4)" in text
+    assert "'5' is neither the name of a class or a group nor a class's number (0 to 4)" in text
     assert "Did you mean dog" in text
     assert "class 3 (fox) has no training image" in text
 

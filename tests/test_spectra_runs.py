@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+import saddle_jax
 from configs import default
 from saddle_jax import modes
 from saddle_jax.data import sources
@@ -24,8 +25,8 @@ from saddle_jax.experiment import config as config_lib
 from saddle_jax.host import lock
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.spectra import results
-from saddle_jax.train import checkpoint
-from saddle_jax.train.program import make_program
+from saddle_jax.training import checkpoint
+from saddle_jax.training.program import make_program
 
 ONE_DEVICE = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 EIGHT_DEVICES = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
@@ -107,10 +108,11 @@ def test_a_finished_run_is_measured_and_drawn(copy, capsys):
         counts[0], counts[9], sum(counts[7:]), sum(counts),
     ]  # fmt: skip
 
-    # Finished targets are not measured again, further ones join them.
+    # Finished targets are not measured again, further ones join them; here from Python.
     before = numbers(folder)
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
-    run(copy, classes="9,3")
+    found = saddle_jax.load(copy).spectra("9,3", **QUICK_FIELDS)
+    assert found == json.loads((folder / "summary.json").read_text()) and "class-3" in found["targets"]
     assert "class-9" in (said := capsys.readouterr().out)
     assert "(measured before)" in said
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
@@ -338,7 +340,7 @@ def test_a_checkpoint_that_vanishes_is_looked_for_once_more(copy, monkeypatch):
 
 
 def test_runs_are_compared_side_by_side(copy, tmp_path):
-    with pytest.raises(DataError, match="has no spectra yet. Fix: python main.py --mode spectra"):
+    with pytest.raises(DataError, match="has no spectra yet. Fix: --mode spectra"):
         run(tmp_path, compare=(copy, copy))
     run(copy, classes="0,9")
     other = pathlib.Path(shutil.copytree(copy, tmp_path / "other"))
@@ -354,7 +356,7 @@ def test_runs_are_compared_side_by_side(copy, tmp_path):
 
 
 def test_bad_input_gets_one_clear_error(copy, tmp_path):
-    with pytest.raises(ConfigError, match="'12' is neither a class index .0 to 9"):
+    with pytest.raises(ConfigError, match="'12' is neither the name of a class or a group nor a class's number"):
         run(copy, classes="12")
     with pytest.raises(ConfigError, match="model.width: the run has 0.125, this command 1.0"):
         run(copy, model__width=1.0)

@@ -82,7 +82,7 @@ def test_records_are_the_images_and_classes_of_their_list(prepared, cache, capsy
     root, folder = prepared
     listed = sources.load(list_config(root))
     found = sources.load(record_config(folder))
-    assert found.class_map_C.tolist() == listed.class_map_C.tolist() == list(BY_SIZE)
+    assert found.stats.labels_C.tolist() == listed.stats.labels_C.tolist() == list(BY_SIZE)
     assert found.stats.counts_C.tolist() == listed.stats.counts_C.tolist()
     for split in ("train", "validation", "test"):
         records, files = getattr(found, split), getattr(listed, split)

@@ -20,7 +20,7 @@ from saddle_jax.experiment.command_line import Command
 from saddle_jax.modes import check
 from saddle_jax.modes import views as sheet
 from saddle_jax.report import views
-from saddle_jax.train import directory, seeds
+from saddle_jax.training import directory, seeds
 
 DPI, CELL, LEFT, TOP, GAP = 130, 0.9, 1.6, 0.45, 0.27  # inches
 STILL = Augmentation("crop_flip", (8, 8, 1), flip=False)
@@ -69,7 +69,7 @@ def test_the_sample_passes_over_bad_images(tmp_path):
     splits = sources.load(list_config(tmp_path, data__max_bad_fraction=0.1))
     view = Augmentation("random_resized_crop", (32, 32, 3), encoded=True)
     samples = inspection.sample(splits, [view], 0)
-    assert [splits.class_map_C[label] for label in samples.labels_N] == [1, 4, 3, 0]
+    assert [splits.stats.labels_C[label] for label in samples.labels_N] == [1, 4, 3, 0]
     assert samples.images_NHWK.any(axis=(1, 2, 3)).all() and samples.views_VDNHWK.any(axis=(3, 4, 5)).all()
 
 
@@ -148,6 +148,6 @@ def test_a_sheet_that_can_not_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "saddle_jax.report.views", None)  # as where matplotlib is not installed
     monkeypatch.delattr("saddle_jax.report.views")
     told = sheet.draw(config, sources.load(config), [STILL], tmp_path / "other")
-    assert "not drawn" in told and "Fix: pip install -r requirements.txt" in told
+    assert "not drawn" in told and "Fix: pip install matplotlib" in told
     with pytest.raises(ConfigError, match="is a file, expected a directory. Fix: another --workdir"):
         check.run(Command("check", str(tmp_path / "plots"), config, True))

@@ -8,9 +8,12 @@ from __future__ import annotations
 import abc
 import hashlib
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from saddle_jax.data.bad_images import KnownBad
 
 
 class Decoding(NamedTuple):
@@ -19,6 +22,7 @@ class Decoding(NamedTuple):
     size: int  # S, pixels per side
     resize: int  # evaluation: pixels of the shorter side before the center crop
     max_bad_fraction: float  # training: fraction of the images that may be bad; their slots are masked
+    exif_orientation: bool = True  # turn images as their EXIF orientation says
 
 
 class Encoded(abc.ABC):
@@ -26,6 +30,7 @@ class Encoded(abc.ABC):
 
     def __init__(self, decoding: Decoding):
         self.decoding = decoding
+        self.known_bad = KnownBad()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -41,6 +46,10 @@ class Encoded(abc.ABC):
     def may_be_bad(self) -> int:
         """How many of these images may be bad, if they are training images."""
         return math.floor(self.decoding.max_bad_fraction * len(self))
+
+    def bad_lines(self) -> dict[int, str]:
+        """Return {position: `name: reason`} of the bad images that this process has met among these training images."""
+        return {position: f"{self.name(position)}: {reason}" for position, reason in self.known_bad.reasons.items()}
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -87,3 +96,31 @@ class ImageFiles(Encoded):
         if self._tensor is None:
             self._tensor = tf.constant(self.paths_N, tf.string)
         return lambda position: tf.io.read_file(tf.strings.join([self.root, "/", self._tensor[position]]))
+
+
+class Contents(Encoded):
+    """Images whose contents come from a Python function, such as files anywhere or arrays in memory."""
+
+    def __init__(self, read: Callable[[int], bytes], names: Sequence[str], decoding: Decoding):
+        """Take `names`, and the function that returns the content of the image at a position among them."""
+        super().__init__(decoding)
+        self._read, self._names = read, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, positions: np.ndarray) -> Contents:
+        kept = [int(position) for position in positions]
+        return Contents(lambda position: self._read(kept[position]), [self._names[p] for p in kept], self.decoding)
+
+    def name(self, position: int) -> str:
+        return self._names[position]
+
+    def digest(self) -> bytes:
+        return hashlib.sha256("\n".join(self._names).encode()).digest()
+
+    def reader(self, tf: Any) -> Any:
+        def read(position: np.ndarray) -> bytes:
+            return self._read(int(position))
+
+        return lambda position: tf.ensure_shape(tf.numpy_function(read, [position], tf.string, stateful=False), ())

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from saddle_jax.data import formats
 from saddle_jax.data.augment import augmentation
 from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded, ImageFiles
@@ -21,15 +22,14 @@ _SHOWN = 10
 _SAMPLED, _DRAWS = 10, 5  # images, and draws of each view
 _READERS = 16  # files opened at once, because on a network most of the time is waiting
 _STRETCH = 256  # images
-_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF")  # of the formats that TensorFlow decodes
 
 
 def class_lines(splits: Splits) -> Iterator[str]:
-    """Yield one line per class: its index, name, training images, and original label if it has another one."""
-    names, counts_C = splits.stats.names, splits.stats.counts_C
-    for label in range(len(names)):
-        original = "" if splits.class_map_C is None else f"   label {splits.class_map_C[label]} of the set"
-        yield f"  class {label:4d}  {names[label]:20.20s} {counts_C[label]:6,d} training images{original}"
+    """Yield one line per class, largest first: its name, its training images, and its number if it has another name."""
+    stats = splits.stats
+    for name, count, label in zip(stats.names, stats.counts_C, stats.labels_C, strict=True):
+        number = "" if name == str(label) else f"   label {label}"
+        yield f"  {name:28.28s} {count:7,d} training images{number}"
 
 
 class Samples(NamedTuple):
@@ -49,12 +49,12 @@ def sample(splits: Splits, views: Sequence[Augmentation], seed: int) -> Samples:
       DataError: images can't be read or decoded.
     """
     images, labels_N = splits.train
-    by_size = np.argsort(-splits.stats.counts_C, kind="stable")[: np.count_nonzero(splits.stats.counts_C)]
-    places = np.unique(np.linspace(0, len(by_size) - 1, _SAMPLED).astype(int))
-    sound = [_first_sound(images, np.flatnonzero(labels_N == label)) for label in by_size[places]]
+    last = np.count_nonzero(splits.stats.counts_C) - 1  # empty classes rank last
+    chosen = np.unique(np.linspace(0, last, _SAMPLED).astype(int))
+    sound = [_first_sound(images, np.flatnonzero(labels_N == label)) for label in chosen]
     ids_N = np.array([position for position in sound if position is not None], np.int32)
     if not ids_N.size:
-        raise DataError(f"none of the images in {len(places)} classes can be decoded. Fix: restore the files")
+        raise DataError(f"none of the images in {len(chosen)} classes can be decoded. Fix: restore the files")
 
     def batch(view: Augmentation | None, draws_NR: np.ndarray) -> np.ndarray:
         repeated = np.tile(ids_N, len(draws_NR) // len(ids_N))
@@ -166,7 +166,7 @@ def _opening(images: Encoded) -> Callable[[int], str] | None:
             start = file.read(8)
         if not start:
             return "empty"
-        return "" if start.startswith(_STARTS) else f"not a JPEG, PNG, GIF, BMP, or WebP (starts with {start!r})"
+        return "" if formats.kind_of(start) else f"not a {formats.NAMES} (starts with {start!r})"
 
     return look
 

@@ -19,6 +19,15 @@ class Options(NamedTuple):
     chosen: dict[str, str]  # the experiment's own choices that were made
 
 
+FIELDS = {"epochs": "duration", "ratio": "data.ratio", "profile": "data.profile"}  # option -> the field that it sets
+
+
+def fields_of(argument: str) -> set[str]:
+    """Return the fields that the options in `argument` set."""
+    keys = (part.strip().partition("=")[0] for part in argument.split(","))
+    return {FIELDS[key] for key in keys if key in FIELDS}
+
+
 def parse_argument(
     argument: str, methods: Iterable[str], choices: Mapping[str, Sequence[str]] | None = None, *, shown: str = ""
 ) -> Options:

@@ -190,13 +190,27 @@ def _schedules(fields: Mapping[str, Field]) -> Iterator[Callable[[Values], Itera
 
 
 def _drw_start(values: Values) -> Iterator[str]:
-    if values["loss.class_weights"] == "drw":
+    if values["loss.class_weights"].endswith("drw"):
         start = fraction(parse_duration(values["loss.drw_start"]), parse_duration(values["duration"]))
         if start is not None and start >= 1:
             yield (
                 f"loss.drw_start: {values['loss.drw_start']!r} is not before the end ({values['duration']}): deferred "
-                "re-weighting would never act. Fix: a smaller position, or a percentage such as '80%'"
+                "class weights would never act. Fix: a smaller position, or a percentage such as '80%'"
             )
+
+
+def _custom_weights(values: Values) -> Iterator[str]:
+    is_custom = values["loss.class_weights"].startswith("custom")
+    if is_custom and not values["loss.custom_weights"]:
+        yield (
+            f"loss.class_weights={values['loss.class_weights']!r} needs loss.custom_weights. "
+            "Fix: --config.loss.custom_weights=\"(('CLASS NAME', WEIGHT), ...)\""
+        )
+    if values["loss.custom_weights"] and not is_custom:
+        yield (
+            f"loss.custom_weights has no effect with loss.class_weights={values['loss.class_weights']!r}. "
+            "Fix: --config.loss.class_weights=custom, or --config.loss.custom_weights='()'"
+        )
 
 
 def _channels(values: Values) -> Iterator[str]:
@@ -207,6 +221,6 @@ def _channels(values: Values) -> Iterator[str]:
 
 _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (
     *(_spectra_of_method, _spectra_requires, _spectra_scale, _spectra_positions),
-    *(_onednn, _profile, _drw_start, _channels),
+    *(_onednn, _profile, _drw_start, _custom_weights, _channels),
     *IMAGE_CHECKS,
 )

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import os
 import pathlib
 import re
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from saddle_jax.errors import ConfigError, did_you_mean
-from saddle_jax.experiment import catalogue, flag_checks, schema
+from saddle_jax.errors import ConfigError
 from saddle_jax.experiment import config as config_lib
-from saddle_jax.experiment.checks import problems_of
-from saddle_jax.experiment.fields import described_type
+from saddle_jax.experiment import configure, flag_checks
 from saddle_jax.experiment.flag_checks import Processes
 
 FLAGS = flags.FLAGS
-_ROOT = pathlib.Path(__file__).parents[2]
-DEFAULT_CONFIG = str(_ROOT / "configs/digits_lt.py")
-_NO_EXPERIMENTS = ("__init__.py", "default.py", "recipes.py")
-SHIPPED = sorted(
-    p.relative_to(_ROOT).as_posix() for p in _ROOT.glob("configs/**/*.py") if p.name not in _NO_EXPERIMENTS
-)
+_DEFAULT_CONFIG = "digits_lt"
 MODES = {  # each with its module in saddle_jax/modes/
     "train": "train",
     "eval": "evaluate",
+    "predict": "predict",
+    "export": "export",
     "spectra": "spectra",
     "check": "check",
     "report": "report",
@@ -40,6 +32,9 @@ MODES = {  # each with its module in saddle_jax/modes/
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help gives the defaults.")
 flags.DEFINE_string("checkpoint", None, "latest, best, or a step; eval: by default, both latest and best.")
+flags.DEFINE_string("adjust", "none", "eval, predict, export: none, logit[:TAU], or tau_norm[:TAU].")
+flags.DEFINE_string("out", None, "predict: file for all probabilities, .csv, .jsonl, or .npz; export: folder.")
+flags.DEFINE_list("formats", [], "export: some of stablehlo, safetensors, onnx; by default all that are possible.")
 flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wrote.")
 flags.DEFINE_string("class_map", None, "import: file that says which output is which class.")
 flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
@@ -52,6 +47,11 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_bool("import_code", False, "Import the code outside saddle_jax that a stored run names.")
 _PLAIN_FLAGS = copy.deepcopy(FLAGS)
+_PATHS = ("workdir", "out", "torch_file", "class_map", "compare")
+
+
+# Flags that a command has under their own names.
+_PASSED_ON = ("checkpoint", "compare", "runs", "torch_file", "class_map", "adjust", "out", "formats", "import_code")
 
 
 class Command(NamedTuple):
@@ -67,6 +67,13 @@ class Command(NamedTuple):
     torch_file: str | None = None
     class_map: str | None = None  # file
     processes: Processes | None = None  # None: this is the only one
+    adjust: str = "none"  # see `experiment.adjustment`
+    notes: Sequence[str] = ()  # what was chosen by the images, and why
+    images: Sequence[str] = ()  # files, folders, globs, or lists to classify
+    out: str | None = None  # file for the predictions, or folder for an export
+    formats: Sequence[str] = ()  # of an export; none: all that are possible
+    import_code: bool = False  # import the code outside saddle_jax that a stored run names
+    words: Sequence[str] = ()  # train: what run.json records as the command; () for sys.argv
 
 
 def parse(argv: list[str]) -> Command:
@@ -80,7 +87,8 @@ def parse(argv: list[str]) -> Command:
     arguments = _join_values(argv[1:])
     named = [a for a in arguments if a.startswith(("--config=", "-config="))]
     overrides = [a for a in arguments if a.lstrip("-").startswith(("config.", "noconfig."))]
-    plain = [a for a in arguments if a not in named and a not in overrides]
+    images = [a for a in arguments if not a.startswith("-")] if "--mode=predict" in arguments else []
+    plain = [a for a in arguments if a not in named and a not in overrides and a not in images]
     plain_problems = {a: problem for a in plain if (problem := _plain_problem(a))}
     FLAGS([argv[0], *(a for a in plain if a not in plain_problems)])
     if FLAGS["verbosity"].using_default_value:
@@ -90,18 +98,13 @@ def parse(argv: list[str]) -> Command:
     stored = pathlib.Path(FLAGS.workdir or "", "config.json").expanduser()
     try:
         if FLAGS.workdir and not named and stored.is_file() and FLAGS.mode != "report":
-            own, loaded = [], config_lib.from_json(stored.read_bytes(), trusted=FLAGS.import_code)
+            configured = configure.of_run(stored.read_bytes(), overrides, trusted=FLAGS.import_code)
         else:
-            loaded = _load(argv[0], named[-1] if named else f"--config={DEFAULT_CONFIG}")
-            loaded = _with_own_fields(loaded, ())
-            own = problems_of(loaded)
-        overrides = list({_field_of(override): override for override in overrides}.values())  # the last of each field
-        base = _with_own_fields(loaded, overrides)
+            configured = configure.from_file(named[-1].partition("=")[2] if named else _DEFAULT_CONFIG, overrides)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
-    override_problems = {o: problem for o in overrides if (problem := _override_problem(argv[0], o, base))}
-    config = _overridden(argv[0], [o for o in overrides if o not in override_problems], base)
-    problems += [*override_problems.values(), *own, *problems_of(config, base)]
+    config = configured.config
+    problems += configured.problems
 
     seeds = sorted(map(str, pathlib.Path(FLAGS.workdir or "").expanduser().glob("seed-*")))
     if FLAGS.workdir and not named and not stored.is_file() and seeds and FLAGS.mode != "report":
@@ -116,18 +119,26 @@ def parse(argv: list[str]) -> Command:
     by_default = elsewhere or config_lib.default_workdir(config)
     workdir = pathlib.Path(FLAGS.workdir or by_default).expanduser()
     processes = Processes(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id) if FLAGS.distributed else None
-    asked = (FLAGS.checkpoint, FLAGS.compare, FLAGS.runs, FLAGS.torch_file, FLAGS.class_map, processes)
-    return Command(FLAGS.mode, str(workdir), config, bool(named), *asked)
+    return Command(
+        FLAGS.mode,
+        str(workdir),
+        config,
+        config_named=bool(named),
+        processes=processes,
+        notes=configured.notes,
+        images=images,
+        **{name: FLAGS[name].value for name in _PASSED_ON},
+    )
 
 
 def _join_values(arguments: list[str]) -> list[str]:
-    """Write `--flag value` as `--flag=value`, and `--compare a b` as `--compare=a,b`; --runs likewise."""
+    """Write `--flag value` as `--flag=value`, and `--compare a b` as `--compare=a,b`; likewise --runs, --formats."""
     joined: list[str] = []
     for argument in arguments:
         is_value = not argument.startswith("-") or re.match(r"-\.?\d", argument)
         if joined and is_value and joined[-1].startswith("-") and "=" not in joined[-1]:
             joined[-1] += f"={argument}"
-        elif joined and is_value and re.match(r"--?(compare|runs)=", joined[-1]):
+        elif joined and is_value and re.match(r"--?(compare|runs|formats)=", joined[-1]):
             joined[-1] += f",{argument}"
         else:
             joined.append(argument)
@@ -136,79 +147,28 @@ def _join_values(arguments: list[str]) -> list[str]:
 
 def _plain_problem(argument: str) -> str | None:
     if argument in ("--config", "-config"):
-        return "--config: expected a file, e.g. --config configs/cifar10_lt.py"
+        return "--config: expected a file, e.g. --config cifar10_lt"
     if not argument.startswith("-"):
         return f"{argument!r}: expected a flag such as --config {argument}"
+    given = copy.deepcopy(_PLAIN_FLAGS)
     try:
-        copy.deepcopy(_PLAIN_FLAGS)(["main.py", argument])
+        given(["main.py", argument])
     except flags.Error as error:
         return str(error)
-    return None
+    paths = [(name, path) for name in _PATHS if given[name].present for path in _listed(given[name].value)]
+    return next((problem for name, path in paths if (problem := _path_problem(name, path))), None)
 
 
-def _load(program: str, argument: str) -> ConfigDict:
-    """Return the config of the file that `--config=FILE:ARGUMENTS` names."""
-    path = argument.partition("=")[2].partition(":")[0]
-    if not pathlib.Path(path).is_file():
-        shipped = [os.path.relpath(_ROOT / name) for name in SHIPPED]
-        raise ConfigError(f"--config: found no file {path!r}.{did_you_mean(path, shipped)}")
-    sys.modules.pop("config_config", None)  # the name under which config_flags keeps every file it loads
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", sys_argv=[program, argument], flag_values=values)
+def _listed(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
+def _path_problem(flag: str, path: str) -> str | None:
+    """Return why nothing can be at this path; whether something is there is another question."""
     try:
-        values([program, argument])
-        config = values.config
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever a user's own file raises
-        raise ConfigError(f"--config: {path} can't be loaded: {error}") from error
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"--config: get_config() of {path} returned {config!r}, expected a ConfigDict")
-    return config
-
-
-def _with_own_fields(loaded: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Return the config with the fields of those of the user's own entries that the overrides leave chosen."""
-    base, values = loaded.copy_and_resolve_references(), config_lib.flatten(loaded)
-    chosen = dict(values)
-    for override in overrides:
-        if (name := _field_of(override)) in catalogue.ENTRIES and name in values:
-            chosen[name] = override.partition("=")[2]
-    for choice, name in catalogue.dotted_names(chosen).items():
-        with contextlib.suppress(ConfigError):  # the checks report what is wrong with it
-            catalogue.find(choice, name)
-    before, after = schema.own_fields(values), schema.own_fields(chosen)
-    with base.unlocked():
-        for group in {field.partition(".")[0] for field in before.keys() - after.keys()}:
-            del base[group]
-        base.update(schema.nested({field: after[field].default for field in after.keys() - values.keys()}))
-    return base
-
-
-def _overridden(program: str, overrides: Sequence[str], base: ConfigDict) -> ConfigDict:
-    """Return a copy of the config with the fields that `--config.FIELD=VALUE` set."""
-    values, argv = flags.FlagValues(), [program, *overrides]
-    config_flags.DEFINE_config_dict(
-        "config", base.copy_and_resolve_references(), sys_argv=argv, flag_values=values, lock_config=True
-    )
-    values(argv)
-    return values.config
-
-
-def _field_of(override: str) -> str:
-    return override.lstrip("-").partition("=")[0].removeprefix("no").removeprefix("config.")
-
-
-def _override_problem(program: str, override: str, base: ConfigDict) -> str | None:
-    name, known = _field_of(override), config_lib.flatten(base)
-    if name not in known:
-        if any(field.startswith(name + ".") for field in known):
-            return f"--config.{name} is a group of fields; set one of them, e.g. --config.{name}.…"
-        ends = [field for field in known if field.rpartition(".")[2] == name.rpartition(".")[2]]
-        hint = f" Did you mean {' or '.join(ends)}?" if ends else did_you_mean(name, known)
-        return f"--config.{name}: there is no such field.{hint}"
-    try:
-        _overridden(program, [override], base)
-    except Exception:  # config_flags raises many kinds
-        return f"--config.{name}: found {override.partition('=')[2]!r}, expected {described_type(known[name])}"
+        (pathlib.Path(path).expanduser() / "x").lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, RuntimeError) as error:  # too long, no permission, an unknown ~user
+        return f"--{flag}: {path!r} can't be used ({getattr(error, 'strerror', None) or error}). Fix: another path"
     return None

@@ -10,7 +10,11 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
+from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import adjustment
+
 FLAGS = flags.FLAGS
+EXPORT_FORMATS = ("stablehlo", "safetensors", "onnx")
 
 
 class Processes(NamedTuple):
@@ -30,6 +34,7 @@ def problems(config: ConfigDict, of_config: Sequence[str], *, config_named: bool
     """
     return [
         *_mode_problems(of_config),
+        *_adjust_problems(config),
         *_import_problems(config_named),
         *_process_problems(config, config_named),
     ]
@@ -42,8 +47,21 @@ def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
         yield "--runs: found nothing, expected the run directories to report on. Fix: e.g. --runs 'runs/*'"
     if FLAGS.mode == "report" and of_config:
         yield f"--mode report reads each run's own config: {of_config[0]} has no effect. Fix: leave it out"
-    if FLAGS.checkpoint is not None and FLAGS.mode not in ("eval", "spectra"):
-        yield f"--checkpoint belongs to --mode eval and --mode spectra, found --mode {FLAGS.mode}"
+    if FLAGS.checkpoint is not None and FLAGS.mode not in ("eval", "predict", "export", "spectra"):
+        yield f"--checkpoint belongs to --mode eval, predict, export, and spectra, found --mode {FLAGS.mode}"
+    if FLAGS["out"].present and FLAGS.mode not in ("predict", "export"):
+        yield f"--out belongs to --mode predict and export, found --mode {FLAGS.mode}"
+    if FLAGS["formats"].present and FLAGS.mode != "export":
+        yield f"--formats belongs to --mode export, found --mode {FLAGS.mode}"
+    for name in FLAGS.formats:
+        if name not in EXPORT_FORMATS:
+            yield f"--formats: found {name!r}, expected some of {','.join(EXPORT_FORMATS)}"
+    if FLAGS.mode == "export" and not FLAGS.out:
+        yield "--mode export needs --out, a folder, e.g. --out model/"
+    if FLAGS.mode in ("predict", "export") and not FLAGS.workdir:
+        yield f"--mode {FLAGS.mode} needs --workdir, the directory of a run"
+    if FLAGS.mode in ("predict", "export") and of_config:
+        yield f"--mode {FLAGS.mode} uses the run's own config: {of_config[0]} has no effect. Fix: leave it out"
     if FLAGS["compare"].present and FLAGS.mode != "spectra":
         yield f"--compare belongs to --mode spectra, found --mode {FLAGS.mode}"
     if FLAGS["compare"].present and len(FLAGS.compare) < 2:
@@ -53,6 +71,21 @@ def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
             yield f"--compare: found no directory {run!r}, expected a run whose spectra were measured"
     if FLAGS.compare and FLAGS.checkpoint and not FLAGS.checkpoint.isdecimal():
         yield f"--compare: found --checkpoint {FLAGS.checkpoint!r}, expected a step"
+
+
+def _adjust_problems(config: ConfigDict) -> Iterator[str]:
+    if FLAGS["adjust"].present and FLAGS.mode not in ("eval", "predict", "export"):
+        yield f"--adjust belongs to --mode eval, predict, and export, found --mode {FLAGS.mode}"
+    try:
+        asked = adjustment.parse(FLAGS.adjust)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if asked.kind == "tau_norm" and config.model.head == "normed":
+        yield (
+            "--adjust tau_norm: the cosine head (model.head='normed') has no lengths of weights to divide by. "
+            "Fix: --adjust logit"
+        )
 
 
 def _process_problems(config: ConfigDict, config_named: bool) -> Iterator[str]:

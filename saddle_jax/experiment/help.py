@@ -21,14 +21,17 @@ TITLES = {
 
 OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware minimization
 
-  python main.py --config configs/cifar10_lt.py:ldam_drw_sam,ratio=100 --workdir runs/ldam
-  python main.py --config configs/digits_lt.py --config.seed=1 --config.sam.rho=0.2
-  python main.py --mode eval --workdir runs/ldam
-  python main.py --mode spectra --workdir runs/ldam --config.spectra.classes=0,7,8,9
-  python main.py --mode report --runs 'runs/*'
+  saddle-jax --config cifar10_lt:ldam_drw_sam,ratio=100 --workdir runs/ldam
+  saddle-jax --config digits_lt --config.seed=1 --config.sam.rho=0.2
+  saddle-jax --mode eval --workdir runs/ldam
+  saddle-jax --mode spectra --workdir runs/ldam --config.spectra.classes=0,7,8,9
+  saddle-jax --mode report --runs 'runs/*'
 
-  --config FILE[:RECIPE]     the experiment; by default configs/digits_lt.py, or the config of the run in --workdir.
-                             The recipe's parts, in any order: LOSS or LOSS_LINK, ratio=, profile=, epochs=, smoke
+  In a clone, python main.py is the same command. So is python -m saddle_jax.
+
+  --config FILE[:RECIPE]     the experiment: one of the configs below, or a file of your own; by default digits_lt, or
+                             the config of the run in --workdir. The recipe's parts, in any order: LOSS or LOSS_LINK,
+                             ratio=, profile=, epochs=, smoke
   --config.FIELD=VALUE       set one field; --help FIELD explains it
   --config.num_seeds=N       train N runs, each in a seed-<n>/ of the workdir, and print mean and standard
                              deviation
@@ -38,7 +41,13 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
   --import_code              import the user's own code that the run in --workdir names
 
   --mode train               train; evaluate and save on the way
-         eval                evaluate the latest and the best checkpoint, or --checkpoint latest | best | STEP
+         eval                evaluate the latest and the best checkpoint, or --checkpoint latest | best | STEP;
+                             --adjust logit or tau_norm shifts the classifier toward rare classes, by a tau that the
+                             validation images choose, or by the TAU of logit:TAU or tau_norm:TAU
+         predict             classify the files, folders, globs in quotes, and lists that follow; --out FILE keeps the
+                             probability of every class as .csv, .jsonl, or .npz
+         export              write the network into the folder --out, for use without saddle_jax: StableHLO, PyTorch's
+                             weights, and ONNX, or only --formats stablehlo,safetensors,onnx
          spectra             measure the Hessian spectrum of each class's loss at the latest checkpoint, or at
                              --checkpoint; with --compare RUN RUN ... draw the spectra of several runs side by side
          check               build everything, print classes, steps and sizes, take one step, draw training images;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from saddle_jax.experiment.catalogue import Values, images_stay_encoded, view_augmentations
+from saddle_jax.experiment.catalogue import ENTRIES, Values, images_stay_encoded, view_augmentations
 from saddle_jax.experiment.catalogue.augmentations import ENCODED_ONLY, IN_MEMORY_ONLY, needs_host
 
 
@@ -59,18 +59,27 @@ def _unused_image_fields(values: Values) -> Iterator[str]:
         return
     unused = []
     if not encoded:
-        unused += ["data.eval_resize", "data.max_bad_fraction", "data.validation_split", "data.check_decode"]
+        unused += ["data.eval_resize", "data.validation_split", "data.check_decode"]
+    if not encoded and source != "folder":
+        unused.append("data.max_bad_fraction")
     only_simclr = set(views.values()) == {"simclr"}
     if encoded or only_simclr:
         unused.append("data.crop_padding")
     if not encoded or only_simclr:
         unused.append("data.color_jitter")
-    if source not in ("image_list", "tfds"):
+    if source not in ("image_list", "tfds", "folder"):
         unused.append("data.image_size")
+    if ENTRIES["data.source"].get(source) is None or not ENTRIES["data.source"][source].fit:
+        unused.append("data.fit_to_images")
     if source != "image_list":
         unused += ["data.train_list", "data.validation_list", "data.test_list"]
     if source != "tfds" and values["data.train_split"] != "train":
         yield f"data.train_split has no effect with data.source={source!r}. Fix: --config.data.train_split=train"
+    if not encoded and source != "folder" and not values["data.exif_orientation"]:
+        yield (
+            f"data.exif_orientation has no effect with data.source={source!r}, whose images have no EXIF data. "
+            "Fix: --config.data.exif_orientation=True"
+        )
     for field in unused:
         if values[field]:
             nothing = {str: "''", bool: "False"}.get(type(values[field]), "0")

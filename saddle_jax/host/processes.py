@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from saddle_jax import errors
 from saddle_jax.errors import ConfigError, Preempted, SaddleError
+from saddle_jax.host import output
 
 _HEARTBEAT_SECONDS = 30  # when a process dies, the others end after this; JAX's default of 100 wastes a pod's time
 # Seconds that an ending process waits for the others to end the same way.
@@ -66,7 +67,7 @@ def end(exit_code: int) -> NoReturn:
         with contextlib.suppress(Exception):  # the others go on, or are gone
             distributed.global_state.client.wait_at_barrier("saddle_jax_end", 1000 * patience)
             jax.distributed.shutdown()
-    os._exit(exit_code)  # a collective that waits for a dead process would keep the interpreter alive
+    os._exit(output.exit_code(exit_code))  # a collective that waits for a dead process would keep the interpreter alive
 
 
 def gather(text: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,9 @@ class StopRequest:
 
     If there are several processes, all stop at the same step, whichever one got the signal. JAX then handles SIGTERM,
     and a second SIGTERM does not end the process. The first SIGINT is passed on as SIGTERM.
+
+    Python handles signals in its main thread alone. In any other one, such as that of a server or of some notebooks,
+    nothing is watched: signals do what they do otherwise.
     """
 
     def __init__(self):
@@ -23,6 +27,8 @@ class StopRequest:
         self._asked = 0
 
     def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         if processes.count() > 1:
             self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._pass_on)
             return self

@@ -1,6 +1,6 @@
 """The contract of a method, which defines what is minimized.
 
-`train/` calls the functions of a `Method` and knows no method by name. A method's own state, such as a queue or a
+`training/` calls the functions of a `Method` and knows no method by name. A method's own state, such as a queue or a
 momentum encoder, is saved in every checkpoint. The plain method has none.
 """
 
@@ -53,7 +53,7 @@ class LossOutput(NamedTuple):
     numerator: jax.Array  # Σ w·l
     denominator: jax.Array  # Σ w; must not depend on the parameters
     model_state: Any  # after this pass
-    images: jax.Array  # number of images; 0 on a device that has only padding
+    images: jax.Array  # number of images; 0 on a device that has only padding. Without any, the step is skipped
     metrics: dict[str, jax.Array]  # sums over this device's images
     # Σ w·l of what is minimized, if the pass computes another loss or only some classes' part of it
     objective: jax.Array | None = None
@@ -72,10 +72,14 @@ class Method(NamedTuple):
     after_update: Callable[[Variables, Any], Any]  # (with new parameters, inputs) -> method state; once per step
     # (params, model_state, batch, train=False, key=None) -> logits; train: the network's mode, key: for its draws
     predict: Callable[..., jax.Array]
+    # (params, model_state) -> those of the config's network alone, whose logits `predict` returns; None: it returns
+    # something else
+    network_of: Callable[[Any, Any], tuple[Any, Any]] | None = None
     # parameters -> a tree of bools: which of them the optimizer changes; None: all of them
     trained: Callable[[Any], Any] | None = None
     # parameters -> a tree of bools: which of them are the classifier's, for CC-SAM; None: CC-SAM can't be used
     is_classifier: Callable[[Any], Any] | None = None
+    linear: str | None = None  # entry of the classifier that predicts, if it is linear; see `models.base.Network`
 
 
 def sums_of(losses_B: jax.Array, batch: Batch, context: Context) -> tuple[jax.Array, jax.Array, jax.Array | None]:

@@ -157,6 +157,11 @@ def make(
         outputs, _ = forward(params, model_state, normalise(batch.images), batch.mask, train=train, key=key)
         return outputs.balanced_BC
 
+    def network_of(params: Any, model_state: Any) -> tuple[Any, Any]:
+        own = ("linear_balanced", "projector", "predictor")
+        network_params = {name: tree for name, tree in params.items() if name not in own}
+        return {**network_params, "linear": params["linear_balanced"]}, model_state
+
     two_views = (config.data.augmentation,) * 2
     return Method(
         streams=(Stream(None, two_views), Stream(resampling_share(stats, glmc.resample_power), two_views)),
@@ -165,6 +170,8 @@ def make(
         loss=loss,
         after_update=lambda variables, _: variables.method_state,
         predict=predict,
+        network_of=network_of,
+        linear="linear_balanced",
     )
 
 

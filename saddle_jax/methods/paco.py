@@ -265,9 +265,12 @@ def make(
         features_BF, _ = features(params, model_state.network, batch.images, batch.mask, train, key)
         return own_heads.apply(params, model_state.heads, features_BF, method="classify")[0]
 
+    def network_of(params: Any, model_state: ModelState) -> tuple[Any, Any]:
+        return {name: tree for name, tree in params.items() if name != "projector"}, model_state.network
+
     views = (config.data.augmentation, paco.key_augmentation)
     sampling = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
-    return Method((Stream(sampling, views),), init, prepare, loss, after_update, predict)
+    return Method((Stream(sampling, views),), init, prepare, loss, after_update, predict, network_of, linear="linear")
 
 
 def of_key_encoder(params: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
-from saddle_jax.losses import make_loss
+from saddle_jax.losses import logit_scale, make_loss
 from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise, sums_of
 from saddle_jax.models import networks
 from saddle_jax.schedules import Schedules
@@ -32,7 +32,7 @@ def make(
     """
     del schedules
     network = networks.make_network(config, stats.num_classes, axis_name)
-    loss_fn = make_loss(config, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
+    loss_fn = make_loss(config, stats, logit_scale(config))
     normalise = make_normalise(config.data)
     share_C = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
 
@@ -63,5 +63,7 @@ def make(
         loss=loss,
         after_update=lambda variables, _inputs: variables.method_state,
         predict=predict,
+        network_of=lambda params, model_state: (params, model_state),
         is_classifier=network.is_classifier,
+        linear=network.linear,
     )

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from saddle_jax.data.images import Batch
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
-from saddle_jax.losses import make_loss
+from saddle_jax.losses import logit_scale, make_loss
 from saddle_jax.methods import plain
 from saddle_jax.methods.base import Context, LossOutput, Method, Variables, make_normalise, sums_of
 from saddle_jax.models import networks
@@ -38,7 +38,7 @@ def make(
     BatchNorm is in training mode, as in the authors' code: it normalizes by the batch and moves the running statistics.
     """
     network = networks.make_network(config, stats.num_classes, axis_name)
-    loss_fn = make_loss(config, stats, config.loss.logit_scale if config.model.head == "normed" else 1.0)
+    loss_fn = make_loss(config, stats, logit_scale(config))
     normalise = make_normalise(config.data)
     flat_weights_C, retrain = flat_weights(stats), config.retrain
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from saddle_jax.models.heads import Linear
+
 Params = dict[str, Any]  # nested dicts of arrays
 
 _CLASSIFIER = "linear"  # name of the classifier's parameters, beside those of a Flax backbone
@@ -56,6 +58,9 @@ class Network(NamedTuple):
     features: Features
     classify: Callable[[Params, jax.Array], jax.Array]  # (params, features_BD) -> logits_BC
     is_classifier: Callable[[Params], Params]  # params -> a tree of bools: which are the classifier's
+    # The entry of the classifier in the parameters, {"kernel": (D, C), "bias": (C,)} or without a bias, if its logits
+    # are features · kernel + bias; None if it computes something else.
+    linear: str | None = None
 
     def logits(
         self,
@@ -171,7 +176,11 @@ def from_flax(
     def is_classifier(params: Params) -> Params:
         return {name: jax.tree.map(lambda _, name=name: name == _CLASSIFIER, tree) for name, tree in params.items()}
 
-    network = Network(init, features, lambda params, features_BD: top.apply(params, {}, features_BD)[0], is_classifier)
+    def classify(params: Params, features_BD: jax.Array) -> jax.Array:
+        return top.apply(params, {}, features_BD)[0]
+
+    linear = _CLASSIFIER if type(head) in (Linear, nn.Dense) else None  # a subclass may compute something else
+    network = Network(init, features, classify, is_classifier, linear)
     return network
 
 

@@ -50,7 +50,9 @@ def unit(x: jax.Array, axis: int) -> jax.Array:
     """
     square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
     has_direction = square > 1e-24
-    return jnp.where(has_direction, x * jax.lax.rsqrt(jnp.where(has_direction, square, 1)), 0)
+    # Ones and zeros of the same dtype: the export to ONNX takes plain numbers in a selection for float64.
+    scaled = x * jax.lax.rsqrt(jnp.where(has_direction, square, jnp.ones_like(square)))
+    return jnp.where(has_direction, scaled, jnp.zeros_like(x))
 
 
 def _uniform(key: jax.Array, shape: tuple, dtype, limit: float) -> jax.Array:

@@ -11,10 +11,10 @@ from saddle_jax.data import inspection, sources
 from saddle_jax.errors import NonFiniteError
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.modes import plan, views
-from saddle_jax.train import origin, seeds
-from saddle_jax.train.feed import Feed
-from saddle_jax.train.program import make_program
-from saddle_jax.train.state import stack
+from saddle_jax.training import origin, seeds
+from saddle_jax.training.feed import Feed
+from saddle_jax.training.program import make_program
+from saddle_jax.training.state import stack
 
 
 def run(command: Command) -> int:
@@ -31,7 +31,7 @@ def run(command: Command) -> int:
     plan.require_directory(workdir)
     splits = sources.load(config)
     program = make_program(config, splits)
-    plan.describe(config, splits, program, command.workdir)
+    plan.describe(config, splits, program, command.workdir, command.notes)
     for line in inspection.class_lines(splits):
         print(line)
     inspection.require_readable(splits, decode=config.data.check_decode)
@@ -54,7 +54,10 @@ def run(command: Command) -> int:
         print(f"memory a step needs about {used / 2**20:,.0f} MiB on each device, according to the compiler")
     metrics = jax.device_get(feed.advance(state, segment)[1])
     loss, perturbed = np.mean(metrics.loss), np.mean(metrics.perturbed_loss)
-    print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; the step was not kept", flush=True)
+    if np.all(metrics.skipped):
+        print("step   skipped, because no image of the first batch is sound", flush=True)
+    else:
+        print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; the step was not kept", flush=True)
     print(f"views  {views.draw(config, splits, program.views, workdir)}")
     if not np.all(metrics.finite):
         raise NonFiniteError("step 1: the loss or the update is not finite. Fix: a lower learning rate or rho")

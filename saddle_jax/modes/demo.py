@@ -17,17 +17,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import digits_lt
 from saddle_jax.data import sources
 from saddle_jax.errors import SaddleError
+from saddle_jax.experiment import config_file
+from saddle_jax.host import output
 from saddle_jax.modes import report as report_program
 from saddle_jax.report import plots, tables
 from saddle_jax.report import spectra as spectra_plots
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train import checkpoint, seeds
-from saddle_jax.train.program import Program, make_program
-from saddle_jax.train.run import Member
+from saddle_jax.training import checkpoint, seeds
+from saddle_jax.training.program import Program, make_program
+from saddle_jax.training.run import Member
 
 METHOD = "ce_drw"  # cross-entropy with deferred re-weighting
 TAIL = (7, 8, 9)
@@ -83,7 +84,7 @@ def program_for(suffix: str, config: ConfigDict, splits: sources.Splits, program
 
 def config_of(suffix: str, seed: int) -> ConfigDict:
     """Return the config of one run."""
-    config = digits_lt.get_config(METHOD + suffix)
+    config = config_file.load(f"digits_lt:{METHOD}{suffix}")
     config.seed = config.data.subset_seed = seed
     config.eval.every = config.checkpoint_every = config.duration
     return config
@@ -101,7 +102,7 @@ def tail(name: str, report: dict) -> str:
 
 def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
     """Print the table and a conclusion, and draw accuracy by class size."""
-    counts_C = sources.load(digits_lt.get_config(METHOD)).stats.counts_C
+    counts_C = sources.load(config_file.load(f"digits_lt:{METHOD}")).stats.counts_C
     print(
         f"\nLong-tailed handwritten digits: {counts_C.max()} training images in the largest class, "
         f"{counts_C.min()} in the smallest.\nResNet-8, cross-entropy with deferred re-weighting, 100 epochs. Test "
@@ -117,7 +118,8 @@ def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
     picture = out / "class_accuracy.png"
     classes = {NAMES[suffix]: [report["class_accuracy"] for report in reports[suffix]] for suffix in NAMES}
     title = "Long-tailed digits: SGD and SAM by class size"
-    plots.class_accuracy(picture, classes, counts_C.tolist(), title, rank_bounds=(3, 7))
+    digits = list(map(str, range(len(counts_C))))
+    plots.classes_figure(classes, digits, counts_C, title=title, rank_sizes=(3, 4, 3)).savefig(picture, dpi=150)
     print(f"Picture: {picture}")
 
 
@@ -173,6 +175,7 @@ def verdict(differences: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
+    output.keep_going()
     try:
         main()
     except SaddleError as error:

@@ -1,31 +1,38 @@
-"""`--mode eval`: evaluate a run's checkpoints on the test set."""
+"""`--mode eval`: evaluate a run's checkpoints on the test set, as they are or with an adjusted classifier."""
 
 from __future__ import annotations
 
+import json
 import pathlib
 
+from saddle_jax import posthoc
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import adjustment
 from saddle_jax.experiment.command_line import Command
-from saddle_jax.modes import stored_run
-from saddle_jax.train import evaluate
-from saddle_jax.train.directory import different_config, differing_images
-from saddle_jax.train.feed import pipeline_of
-from saddle_jax.train.program import make_program
+from saddle_jax.host.files import write_atomically
+from saddle_jax.modes import adjust, stored_run
+from saddle_jax.report import evaluation as texts
+from saddle_jax.training import evaluate
+from saddle_jax.training.directory import different_config, differing_images
+from saddle_jax.training.feed import pipeline_of
+from saddle_jax.training.program import make_program
 
 
 def run(command: Command) -> int:
-    """Evaluate the command's checkpoint, or the latest and the best, and print accuracies overall and per class.
+    """Evaluate the command's checkpoint, or the latest and the best; print the scores, and every class.
 
     Raises:
-      ConfigError: --config names a config that differs from the run's.
+      ConfigError: --config names a config that differs from the run's, or the classifier can't be adjusted as asked.
     """
     config, workdir = command.config, pathlib.Path(command.workdir)
+    asked = adjustment.parse(command.adjust)
     differing = stored_run.differences(command)
     if differing and command.config_named:
         raise ConfigError(different_config(workdir, differing, "leave out --config, or pass the run's own"))
     splits = sources.load(config)
     program = make_program(config, splits)
+    posthoc.require_possible(asked, program.linear)
     # With other images or groups than the run's own, the result is printed but not saved in the run's directory.
     folder = None if differing or differing_images(workdir, splits) else workdir
     checkpoints, like = workdir / "checkpoints", program.init(config.seed)
@@ -37,11 +44,29 @@ def run(command: Command) -> int:
         states[f"best on {best.split}"] = (
             state if is_latest else stored_run.restore_from_a_running_run(checkpoints, "best", like)[1]
         )
-    evaluator = evaluate.Evaluator(config, program, splits.test, splits.stats, pipeline_of(config, [splits]))
+    pipeline, stats, bounds = pipeline_of(config, [splits]), splits.stats, config.eval.rank_bounds
+    evaluator = evaluate.Evaluator(config, program, splits.test, stats, pipeline)
+    validation = None
+    if asked.kind != "none" and asked.tau is None and splits.validation is not None:
+        validation = evaluate.Evaluator(config, program, splits.validation, stats, pipeline)
     for name, state in states.items():
-        report = evaluator.report(state, folder, "test")
-        print(f"{name} (step {int(state.step):,}): {evaluate.one_line(report)}")
-        for label, (count, accuracy) in enumerate(zip(splits.stats.counts_C, report["class_accuracy"], strict=True)):
-            shown = "n/a" if accuracy is None else f"{accuracy:6.2f}"
-            print(f"  class {label:4d}  {splits.stats.names[label]:20.20s} {count:6,d} training images  {shown}")
+        step = int(state.step)
+        seen = evaluator.evaluate(state.params, state.model_state, with_logits=True)
+        report = evaluate.full_report(seen, stats, bounds)
+        if folder is not None:
+            evaluate.write(folder / "eval", step, "test", report, seen)
+        print(f"{name} (step {step:,}): {evaluate.one_line(report)}", flush=True)
+        if asked.kind != "none":
+            classifier = adjust.Classifier(state.params, stats, bounds, program.linear)
+            held_out = None
+            if validation is not None:
+                held_out = validation.evaluate(state.params, state.model_state, with_logits=True)
+            chosen = adjust.choose(asked, classifier, step, held_out, seen, folder)
+            if chosen is not None:
+                report = evaluate.full_report(classifier.adjusted(chosen, seen), stats, bounds)
+                if folder is not None:
+                    named = {"step": step, "split": "test", "adjustment": chosen._asdict(), **report}
+                    write_atomically(folder / "eval" / f"{step}-test-{chosen.kind}.json", json.dumps(named, indent=1))
+                print(f"{name} (step {step:,}) with {chosen}: {evaluate.one_line(report)}")
+        print("\n".join(texts.lines(report, stats.names, stats.counts_C)), flush=True)
     return 0

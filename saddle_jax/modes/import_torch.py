@@ -17,15 +17,16 @@ import numpy as np
 
 from saddle_jax import __version__
 from saddle_jax.data import sources
+from saddle_jax.data.encoded import Encoded
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host.files import write_atomically
 from saddle_jax.host.lock import exclusive
 from saddle_jax.pytorch import archive, class_map, names
 from saddle_jax.schedules import Schedules
-from saddle_jax.train import checkpoint
-from saddle_jax.train.directory import IMPORTED, open_run
-from saddle_jax.train.program import make_program
+from saddle_jax.training import checkpoint
+from saddle_jax.training.directory import IMPORTED, open_run
+from saddle_jax.training.program import make_program
 
 
 def run(command: Command) -> int:
@@ -44,15 +45,16 @@ def run(command: Command) -> int:
     _require_no_run(workdir)
     found = archive.read(path)
     splits = sources.load(config)
-    if splits.class_map_C is not None and not command.class_map:  # the reference's sort is not stable
+    is_encoded = isinstance(splits.train.images, Encoded)
+    if is_encoded and not command.class_map:  # the reference sorts these classes, and its sort is not stable
         raise ConfigError(
             f"--mode import: {config.data.name or config.data.root!r} needs --class_map FILE, because the reference "
             "numbers the classes of such sets in an order that can't be recomputed. Fix: export class_map from the "
             "reference's data set"
         )
-    outputs_C = None
+    outputs_C = splits.stats.labels_C
     if command.class_map:
-        outputs_C = class_map.read(pathlib.Path(command.class_map), splits.stats.names, splits.class_map_C)
+        outputs_C = class_map.read(pathlib.Path(command.class_map), splits.stats.names, outputs_C)
     program = make_program(config, splits)
     step = _step(found.epoch, program.schedules)
     like = jax.eval_shape(lambda: program.init(config.seed))
@@ -72,7 +74,7 @@ def run(command: Command) -> int:
             "arch": found.arch,
             "epoch": found.epoch,
             "part": found.part,
-            "outputs": None if outputs_C is None else outputs_C.tolist(),
+            "outputs": outputs_C.tolist(),
         }
         write_atomically(workdir / IMPORTED, json.dumps(origin, indent=1))
         checkpoint.save(workdir / "checkpoints", state, None, {})

@@ -12,7 +12,7 @@ from saddle_jax.experiment.durations import parse_duration
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.schedules import Schedules
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train.state import Observer, TrainState
+from saddle_jax.training.state import Observer, TrainState
 
 
 def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> Observer | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -15,12 +16,18 @@ from saddle_jax.experiment.fields import knots
 from saddle_jax.host import devices
 from saddle_jax.models import kernels
 from saddle_jax.optim.chain import fields_of, tail_C
-from saddle_jax.train import seeds
-from saddle_jax.train.program import Program
+from saddle_jax.training import seeds
+from saddle_jax.training.program import Program
 
 
-def describe(config: ConfigDict, splits: sources.Splits, program: Program, workdir: str) -> None:
-    """Print one line each about the program, run directory, data, model, and plan."""
+def describe(
+    config: ConfigDict, splits: sources.Splits, program: Program, workdir: str, chosen_fields: Sequence[str] = ()
+) -> None:
+    """Print one line each about the program, run directory, data, model, and plan.
+
+    Args:
+      chosen_fields: what `data.fit_to_images` chose, and why.
+    """
     counts_C, schedules = splits.stats.counts_C, program.schedules
     held_out = 0 if splits.validation is None else len(splits.validation.labels)
     parts = devices.num_devices()
@@ -30,11 +37,17 @@ def describe(config: ConfigDict, splits: sources.Splits, program: Program, workd
         seed = f"seeds {config.seed} to {seeds.seeds_of(config)[-1]}, {at_once} at once"
     print(f"saddle_jax {__version__}  {config.name}  {seed}  {parts} x {jax.devices()[0].device_kind}")
     print(f"run    {workdir}")
+    profile = config.data.profile
+    chosen = "" if profile == "as_is" else f" of {splits.available:,} (profile={profile}, ratio {config.data.ratio:g})"
     print(
-        f"data   {len(splits.train.labels):,} training images ({held_out:,} held out), {splits.stats.num_classes} "
-        f"classes of {counts_C.max():,} to {counts_C.min():,}; {len(splits.test.labels):,} test images; "
-        f"split {splits.split_hash}"
+        f"data   {len(splits.train.labels):,}{chosen} training images ({held_out:,} held out), "
+        f"{splits.stats.num_classes} classes of {counts_C.max():,} to {counts_C.min():,}; "
+        f"{len(splits.test.labels):,} test images; split {splits.split_hash}"
     )
+    for note in splits.notes:
+        print(f"note   {note}")
+    for note in chosen_fields:
+        print(f"chose  {note}")
     drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
     parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: program.init(0)).params))
     print(f"model  {_network_of(config)}: {parameters:,} parameters")

@@ -13,8 +13,8 @@ from saddle_jax.modes import stored_run
 from saddle_jax.report import spectra as plots
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
-from saddle_jax.train.directory import different_config, differing_images
-from saddle_jax.train.program import make_program
+from saddle_jax.training.directory import different_config, differing_images
+from saddle_jax.training.program import make_program
 
 
 def run(command: Command) -> int:

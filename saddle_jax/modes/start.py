@@ -11,7 +11,7 @@ from saddle_jax.errors import ConfigError, tell
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host import devices, processes, watchdog, xla
-from saddle_jax.train.directory import package_versions, source_hash
+from saddle_jax.training.directory import package_versions, source_hash
 
 
 def run(command: Command, mode: Callable[[Command], int]) -> int:

@@ -10,8 +10,8 @@ import jax
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.command_line import Command
-from saddle_jax.train import checkpoint
-from saddle_jax.train.state import TrainState
+from saddle_jax.training import checkpoint
+from saddle_jax.training.state import TrainState
 
 
 def differences(command: Command) -> dict[str, tuple[Any, Any]]:

@@ -15,14 +15,14 @@ from saddle_jax.host import lock, processes
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.modes import plan
 from saddle_jax.modes.observer import make_observer
-from saddle_jax.train import loop, origin, seeds
-from saddle_jax.train.feed import pipeline_of
-from saddle_jax.train.program import make_program
+from saddle_jax.training import loop, origin, seeds
+from saddle_jax.training.feed import pipeline_of
+from saddle_jax.training.program import make_program
 
 
 def run(command: Command) -> int:
     """Train or continue the run in the command's workdir."""
-    config, workdir = command.config, pathlib.Path(command.workdir)
+    config, workdir, words = command.config, pathlib.Path(command.workdir), list(command.words) or sys.argv
     processes.on_first(functools.partial(_require_place_and_origin, config, workdir))
     with StopRequest() as stop:  # already here, so that a signal during loading or compilation is not lost
         splits = sources.load(config)
@@ -37,11 +37,11 @@ def run(command: Command) -> int:
         program = make_program(config, splits)
         observer = make_observer(config, splits, program.schedules)
         if processes.is_first():
-            plan.describe(config, splits, program, str(workdir))
+            plan.describe(config, splits, program, str(workdir), command.notes)
         if config.num_seeds == 1:
-            loop.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
+            loop.train(config, workdir, splits, program, words, stop=stop, observer=observer)
             return 0
-        summary = seeds.train(config, workdir, splits, program, sys.argv, stop=stop, observer=observer)
+        summary = seeds.train(config, workdir, splits, program, words, stop=stop, observer=observer)
     if processes.is_first():
         print("\nTest accuracy in percent, mean ± standard deviation over the seeds:\n")
         print(seeds.table([workdir / run for run in summary["runs"]]))

@@ -13,7 +13,7 @@ from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.host.files import write_atomically, writing
-from saddle_jax.train import seeds
+from saddle_jax.training import seeds
 
 
 def draw(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], workdir: pathlib.Path) -> str:
@@ -27,7 +27,7 @@ def draw(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], work
     try:
         from saddle_jax.report import views as pictures
     except ImportError as error:
-        return f"not drawn: {error}. Fix: pip install -r requirements.txt"
+        return f"not drawn: {error}. Fix: pip install matplotlib"
     samples = inspection.sample(splits, views, config.seed)
     stats = splits.stats
     names = [f"{stats.names[label]}\n{stats.counts_C[label]:,} images" for label in samples.labels_N]

@@ -145,12 +145,7 @@ def problems_of(config: ConfigDict, stats: ClassStats) -> Iterator[str]:
     field, below = f"{group_of(name)}.tail_below", fields.tail_below
     of_images = counts_C > 0
     is_tail_C = tail_C(counts_C, below, config.eval.rank_bounds) & of_images
-    if not below and np.any(np.diff(counts_C) > 0):
-        yield (
-            f"{field}: found 0, which is the tail by rank, but the classes are not ordered by size. Fix: "
-            f"--config.{field}=20, or another number of training images"
-        )
-    elif not is_tail_C.any():
+    if not is_tail_C.any():
         smallest = f"; the smallest class has {counts_C[of_images].min()} training images" if below else ""
         yield f"{field}: found {below}, which leaves no class with images in the tail{smallest}. {_FIX}"
     elif is_tail_C.sum() == of_images.sum():

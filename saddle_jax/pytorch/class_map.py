@@ -12,7 +12,7 @@ import numpy as np
 from saddle_jax.errors import ConfigError
 
 
-def read(path: pathlib.Path, names: Sequence[str], labels_C: np.ndarray | None) -> np.ndarray:
+def read(path: pathlib.Path, names: Sequence[str], labels_C: np.ndarray) -> np.ndarray:
     """Return the checkpoint's output for each of our classes, (C,).
 
     The file has one of three forms:
@@ -24,7 +24,7 @@ def read(path: pathlib.Path, names: Sequence[str], labels_C: np.ndarray | None) 
     Args:
       path: the file.
       names: names of our classes.
-      labels_C: the data set's label of each of our classes, or None if they are the same.
+      labels_C: the data set's label of each of our classes.
 
     Raises:
       ConfigError: the file can't be read or does not give every class its own output. The error lists all problems.
@@ -53,7 +53,7 @@ def read(path: pathlib.Path, names: Sequence[str], labels_C: np.ndarray | None) 
             elif first.setdefault(output, label) != label:
                 problems.append(f"classes {first[output]} and {label} both have output {output}")
         if not problems:
-            return np.array(outputs) if by_name or labels_C is None else np.array(outputs)[labels_C]
+            return np.array(outputs) if by_name else np.array(outputs)[labels_C]
     raise ConfigError([f"--class_map: {str(path)!r}: {problem}" for problem in problems])
 
 

@@ -7,17 +7,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saddle_jax.errors import DataError
-from saddle_jax.report.plots import plain, png
+from saddle_jax.report.plots import new_figure, plain, png
 from saddle_jax.spectra import results
 
 # Safe for color-blind readers (Okabe and Ito, 2008). Markers and line styles keep lines distinct in print.
@@ -37,7 +32,7 @@ def draw_folder(folder: pathlib.Path) -> list[pathlib.Path]:
     drawn = []
     for name in targets:
         stored = _load(folder, name)
-        figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+        figure, axes = new_figure(6.5, 4)
         _density(axes, stored, _limits([stored]))
         axes.set(xlabel="eigenvalue", ylabel="spectral density")
         _caption(figure, f"step {stored_folder['step']:,}: {conditions}")
@@ -90,7 +85,7 @@ def densities(folders: Mapping[str, pathlib.Path], target: str) -> dict[str, byt
     stored = {name: _load(folder, target) for name, folder in folders.items()}
     limits, pictures = _limits(list(stored.values())), {}
     for name, spectrum in stored.items():
-        figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+        figure, axes = new_figure(5.2, 3.6)
         _density(axes, spectrum, limits)
         axes.set(xlabel="eigenvalue", ylabel="spectral density")
         pictures[name] = png(figure)
@@ -108,7 +103,7 @@ def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
     names = list(dict.fromkeys(name for summary in summaries for name in summary["targets"]))
     if len(summaries) < 2:
         return None
-    figure, axes = plt.subplots(figsize=(7, max(4, 0.2 * len(names) + 1)), layout="constrained")
+    figure, axes = new_figure(7, max(4, 0.2 * len(names) + 1))
     for place, name in enumerate(names):
         style = {"color": _COLOURS[place % 8], "marker": _MARKERS[place % 10], "linestyle": _LINES[place % 4]}
         points = [(s["epoch"], s["targets"][name]) for s in summaries if name in s["targets"]]
@@ -127,7 +122,8 @@ def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
 def _grid(cells: Sequence[Sequence[Mapping[str, Any]]], heads: Sequence[str] = ()) -> Figure:
     columns = max(len(row) for row in cells)
     size = (4.2 * columns, 2.9 * len(cells) + 0.3 * bool(heads))
-    figure, grid = plt.subplots(len(cells), columns, figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(cells), columns, squeeze=False)
     everything = _limits([stored for row in cells for stored in row])
     for row, axes_row in zip(cells, grid, strict=True):
         # A comparison of runs shares the axis within a row. The classes of one run all share the same axis.
@@ -193,7 +189,7 @@ def _limits(stored: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
 def _slice(stored: Mapping[str, Any]) -> Figure:
     """Draw the loss along the direction of most negative curvature, and the parabola from its slope and curvature."""
     summary, along = stored["summary"], stored["summary"]["escape"]
-    figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    figure, axes = new_figure(6.5, 4)
     places, losses = stored["escape_places"], stored["escape_losses"]
     axes.plot(places, losses, color="black", label="loss at w + t v")
     axes.plot(
@@ -233,5 +229,4 @@ def _load(folder: pathlib.Path, name: str) -> dict[str, Any]:
 def _save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
     for ending in (".png", ".pdf"):
         figure.savefig(path.with_name(path.name + ending), dpi=150)
-    plt.close(figure)
     return path.with_name(path.name + ".png")

@@ -6,12 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from saddle_jax.report.plots import plain
 
@@ -37,7 +33,7 @@ def draw(names: Sequence[str], images_NHWK: np.ndarray, views: Sequence[View]) -
     groups = [View("original", images_NHWK[None]), *views]
     columns = sum(len(view.images_DNHWK) for view in groups)
     width, height = _LEFT + _CELL * (columns + 0.3 * len(views)), _TOP + _CELL * len(names)
-    figure = plt.figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height))
     left = _LEFT
     for view in groups:
         span = _CELL * len(view.images_DNHWK)
@@ -54,5 +50,4 @@ def draw(names: Sequence[str], images_NHWK: np.ndarray, views: Sequence[View]) -
         figure.text((_LEFT - 0.1) / width, middle / height, plain(name), ha="right", va="center", fontsize=8)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130, facecolor="white")
-    plt.close(figure)
     return content.getvalue()

@@ -135,7 +135,7 @@ def folder_at(workdir: pathlib.Path, step: int | None) -> pathlib.Path:
     found = folders(workdir)
     if not found or (step is not None and step not in found):
         where = f"at step {step} (found steps {', '.join(map(str, found))})" if found else "yet"
-        raise DataError(f"{workdir} has no spectra {where}. Fix: python main.py --mode spectra --workdir {workdir}")
+        raise DataError(f"{workdir} has no spectra {where}. Fix: --mode spectra --workdir {workdir}")
     return found[max(found) if step is None else step]
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from saddle_jax.data import bad_images
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import steps_per_epoch
 from saddle_jax.data.sources import Splits
@@ -174,7 +175,10 @@ class Spectrometer:
         chunks = list(self._chunks(job.positions))
         sound = sound_positions(job.positions, chunks, target.title)
         if masked := len(job.positions) - len(sound):
-            progress.say(f"note   {target.title}: left out {masked} bad images of {len(job.positions)}")
+            workdir = folder.parents[1]
+            bad_images.record(workdir, self._splits.train.images.bad_lines().values())
+            named = f"{workdir / bad_images.FILE} names them"
+            progress.say(f"note   {target.title}: left out {masked} bad images of {len(job.positions)}; {named}")
         mean_loss = MeanLoss(self._pieces, point, chunks, width=chosen.probes_at_once)
         if chosen.linearize:
             mean_loss.linearize(progress.poll)

@@ -16,7 +16,7 @@ _WORDS = ("auto", "each", "whole")
 class Target(NamedTuple):
     """A set of classes. The mean loss of their images is measured."""
 
-    name: str  # in file names: class-7, tail, whole
+    name: str  # in file names: class-7 (its number in the data set), tail, whole
     title: str  # for display: class 7 (horse)
     classes: np.ndarray
 
@@ -25,8 +25,8 @@ def find_targets(text: str, stats: ClassStats, rank_bounds: tuple[int, ...]) -> 
     """Return the targets in a comma-separated list, each once.
 
     Args:
-      text: class indices, class names, groups, or the words auto, each, whole. An index, word, or group wins over a
-        class of the same name.
+      text: class names, numbers that the data set gives its classes, groups, or the words auto, each, whole. A word or
+        a group wins over a class of the same name, and a name over a number.
       stats: sizes and names of the classes.
       rank_bounds: the ranks at which head and mid end.
 
@@ -41,19 +41,19 @@ def find_targets(text: str, stats: ClassStats, rank_bounds: tuple[int, ...]) -> 
         if part == "whole":
             targets = [Target("whole", "whole training set", with_images)]
         elif part in ("auto", "each"):
-            targets = [_class(label, stats) for label in (with_images if part == "each" else _spread(stats))]
+            targets = [_class(rank, stats) for rank in (with_images if part == "each" else _spread(stats))]
         elif part in groups:
             targets = [Target(part, f"{part} ({len(groups[part])} classes)", groups[part])]
-        elif part.isdecimal() and int(part) < stats.num_classes:
-            targets = [_class(int(part), stats)]
         elif part in stats.names:
             targets = [_class(stats.names.index(part), stats)]
+        elif part.isdecimal() and int(part) < stats.num_classes:
+            targets = [_class(stats.labels_C.tolist().index(int(part)), stats)]
         else:
             known = [*_WORDS, *groups, *stats.names]
             hint = did_you_mean(part, known) or f" Groups: {', '.join(groups)}"
             problems.append(
-                f"spectra.classes: {part!r} is neither a class index (0 to {stats.num_classes - 1}) nor the name of a "
-                f"class or a group.{hint}"
+                f"spectra.classes: {part!r} is neither the name of a class or a group nor a class's number "
+                f"(0 to {stats.num_classes - 1}).{hint}"
             )
             continue
         for target in targets:
@@ -67,15 +67,14 @@ def find_targets(text: str, stats: ClassStats, rank_bounds: tuple[int, ...]) -> 
     return list(found.values())
 
 
-def _class(label: int, stats: ClassStats) -> Target:
-    name = stats.names[label] if len(stats.names) > label else str(label)
+def _class(rank: int, stats: ClassStats) -> Target:
+    label = int(stats.labels_C[rank])
+    name = stats.names[rank] if stats.names else str(label)
     title = f"class {label}" if name == str(label) else f"class {label} ({name})"
-    return Target(f"class-{label}", title, np.array([label]))
+    return Target(f"class-{label}", title, np.array([rank]))
 
 
 def _spread(stats: ClassStats) -> list[int]:
     """Return all classes that have images, or ten of them spread from the largest to the smallest if there are more."""
-    by_size = np.argsort(-stats.counts_C, kind="stable")[: np.count_nonzero(stats.counts_C)]
-    if len(by_size) <= _MOST_BY_DEFAULT:
-        return np.sort(by_size).tolist()
-    return by_size[np.linspace(0, len(by_size) - 1, _MOST_BY_DEFAULT).round().astype(int)].tolist()
+    number = int(np.count_nonzero(stats.counts_C))  # empty classes rank last
+    return np.unique(np.linspace(0, number - 1, min(number, _MOST_BY_DEFAULT)).round().astype(int)).tolist()

@@ -1,7 +1,7 @@
-"""Decoding of encoded images with TensorFlow: torchvision's training and evaluation transforms of Pillow images.
+"""Decoding of encoded images: torchvision's training and evaluation transforms of Pillow images, with TensorFlow.
 
-Only the needed part of a JPEG is decoded. The random draws come with the slot as integers, so an image's pixels depend
-only on the file and the slot. As in the reference, the EXIF orientation is ignored.
+TensorFlow decodes upright JPEGs and PNGs, and only the needed part of a JPEG. Pillow decodes everything else. The
+random draws come with the slot as integers, so an image's pixels depend only on the file and the slot.
 
 Differs from the reference: there is one rounding after the resampling, where Pillow rounds after each axis (a
 difference of at most one level of 255).
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from saddle_jax.data import formats
 from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.augment.crop import (
     ASPECT,
@@ -30,6 +31,8 @@ from saddle_jax.data.augment.crop import (
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.feeds import workers
 
+_JPEG, _PNG, _PILLOW = range(3)  # who decodes an image
+_START_OF_SCAN, _APP1 = 0xDA, 0xE1  # codes of JPEG markers: of the picture's data; of EXIF and XMP
 _NEIGHBOURS = 2  # pixels around a part of a JPEG that the colors at its edge are interpolated from
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
@@ -52,11 +55,12 @@ def make_loader(images: Encoded, augmented: Augmentation | None) -> Callable[[An
       augmented: how the draws change the image. None applies the evaluation's resize and center crop.
     """
     read, decoding = _reader(images), images.decoding
-    size = decoding.size
+    size, turn = decoding.size, decoding.exif_orientation
 
     def augment(augmented: Augmentation, position: Any, draws_R: Any) -> Any:
         uniform_R = tf.cast(draws_R[:RESIZED_COLUMNS], tf.float64) / DRAW_LIMIT
-        pixels = _cut(read(position), size, lambda extent: _random_crop(extent, uniform_R, size, augmented.area))
+        content = read(position)
+        pixels = _cut(content, turn, size, lambda extent: _random_crop(extent, uniform_R, size, augmented.area))
         pixels = tf.cond(uniform_R[MIRROR] < 0.5, lambda: pixels, lambda: pixels[:, ::-1])
         pixels = tf.ensure_shape(pixels, (size, size, 3))
         if augmented.color_jitter:
@@ -64,7 +68,7 @@ def make_loader(images: Encoded, augmented: Augmentation | None) -> Callable[[An
         return by_workers(augmented, pixels[None], draws_R[None])[0] if augmented.on_host else pixels
 
     def plain(position: Any) -> Any:
-        return _cut(read(position), size, lambda extent: _centre(extent, size, decoding.resize))
+        return _cut(read(position), turn, size, lambda extent: _centre(extent, size, decoding.resize))
 
     def load(position: Any, mask: Any, draws_R: Any) -> Any:
         with tf.device("CPU"):
@@ -90,14 +94,14 @@ def make_probe(images: Encoded, *, whole: bool) -> Callable[[Any], Any]:
     Args:
       whole: decode the whole image. Otherwise decode only its first pixel; if that fails, no part can be decoded.
     """
-    read = _reader(images)
+    read, turn = _reader(images), images.decoding.exif_orientation
+
+    def choose(extent: Any) -> tuple[Any, Any]:
+        return tf.zeros_like(extent), extent if whole else tf.ones_like(extent)
 
     def probe(position: Any) -> Any:
         with tf.device("CPU"):
-            content = read(position)
-            if whole:
-                return tf.reduce_max(tf.io.decode_image(content, channels=3, expand_animations=False))
-            return tf.reduce_max(_decode(content, lambda extent: (tf.zeros_like(extent), tf.ones_like(extent)))[0])
+            return tf.reduce_max(_decode(read(position), turn, choose)[0])
 
     return tf.function(probe, input_signature=_signature()[:1], autograph=False)
 
@@ -111,11 +115,12 @@ def _signature() -> tuple[Any, Any, Any]:
     return tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.bool), tf.TensorSpec((None,), tf.int32)
 
 
-def _decode(content: Any, choose: Callable[[Any], tuple[Any, ...]]) -> tuple[Any, ...]:
+def _decode(content: Any, turn: bool, choose: Callable[[Any], tuple[Any, ...]]) -> tuple[Any, ...]:
     """Return the pixels of a part of an image, followed by anything more that `choose` returned.
 
     Args:
-      choose: (height, width) -> corner, extent, and anything more.
+      turn: turn the image as its EXIF orientation says.
+      choose: (height, width) of the turned image -> corner, extent, and anything more.
     """
 
     def jpeg() -> tuple[Any, ...]:
@@ -126,20 +131,53 @@ def _decode(content: Any, choose: Callable[[Any], tuple[Any, ...]]) -> tuple[Any
         pixels = tf.image.decode_and_crop_jpeg(content, window, channels=3, dct_method="INTEGER_ACCURATE")
         return part(pixels, corner - start, extent), *more
 
-    def other() -> tuple[Any, ...]:
-        pixels = tf.io.decode_image(content, channels=3, expand_animations=False)
+    def png() -> tuple[Any, ...]:
+        return chosen(tf.io.decode_png(content, channels=3))
+
+    def by_pillow() -> tuple[Any, ...]:
+        def decode(content: bytes) -> np.ndarray:
+            return formats.decode(content, turn=turn)
+
+        return chosen(tf.ensure_shape(tf.numpy_function(decode, [content], tf.uint8, stateful=False), (None, None, 3)))
+
+    def chosen(pixels: Any) -> tuple[Any, ...]:
         corner, extent, *more = choose(tf.shape(pixels)[:2])
         return part(pixels, corner, extent), *more
 
     def part(pixels: Any, corner: Any, extent: Any) -> Any:
         return tf.slice(pixels, tf.pad(corner, [[0, 1]]), tf.concat([extent, [3]], 0))
 
-    return tf.cond(tf.io.is_jpeg(content), jpeg, other)
+    return tf.switch_case(_decoder(content, turn), {_JPEG: jpeg, _PNG: png, _PILLOW: by_pillow})
 
 
-def _cut(content: Any, size: int, choose: Callable[[Any], _Window]) -> Any:
+def _decoder(content: Any, turn: bool) -> Any:
+    """Return who decodes an image to Pillow's levels: TensorFlow as a JPEG or as a PNG, or Pillow, ().
+
+    TensorFlow's are upright PNGs, and upright JPEGs of one or three components. Of four, it misses those whose colors
+    are not inverted.
+    """
+    is_jpeg, is_png = tf.io.is_jpeg(content), tf.equal(tf.strings.substr(content, 0, len(formats.PNG)), formats.PNG)
+    # Markers of a JPEG are 0xff and a code. By chance these two bytes may also lie elsewhere in its header.
+    content_N = tf.io.decode_raw(tf.where(is_jpeg, content, b""), tf.uint8)
+    begins_N, code_N = tf.equal(content_N[:-1], 0xFF), content_N[1:]
+    has_header = tf.reduce_any(begins_N & tf.equal(code_N, _START_OF_SCAN))  # libjpeg complains on stderr without one
+    components = tf.cond(has_header, lambda: tf.io.extract_jpeg_shape(content)[2], lambda: tf.where(is_png, 3, 0))
+    suits = tf.equal(components, 1) | tf.equal(components, 3)
+    if turn:
+        # Pillow reads metadata. Python is slow, so it is not asked about a JPEG without the marker of EXIF and XMP.
+        has_metadata = is_png | tf.reduce_any(begins_N & tf.equal(code_N, _APP1))
+
+        def is_turned() -> Any:
+            turned = tf.numpy_function(formats.may_be_turned, [content], tf.bool, stateful=False)
+            return tf.ensure_shape(turned, ())
+
+        suits &= ~tf.cond(suits & has_metadata, is_turned, lambda: False)
+    return tf.where(suits, tf.where(is_jpeg, _JPEG, _PNG), _PILLOW)
+
+
+def _cut(content: Any, turn: bool, size: int, choose: Callable[[Any], _Window]) -> Any:
     """Return a part of an image at size x size pixels. The triangle filter widens when it shrinks, as in Pillow."""
-    pixels, scale, shift = _decode(content, choose)
+    pixels, scale, shift = _decode(content, turn, choose)
     resampled = tf.raw_ops.ScaleAndTranslate(
         images=pixels[None], size=(size, size), scale=scale, translation=shift, kernel_type="triangle", antialias=True
     )

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
+from saddle_jax.data import bad_images
 from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.feeds.decoding import make_loader, make_probe
@@ -25,7 +25,6 @@ from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Slots
 from saddle_jax.errors import DataError
 
-_SHOWN = 10
 _BAD = tf.errors.InvalidArgumentError  # what decoders raise; other errors say nothing about an image
 
 
@@ -54,7 +53,8 @@ def reason_of(error: tf.errors.OpError) -> str:
     """Return TensorFlow's message on one line, without the names of its nodes."""
     text = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*", "", error.message)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__  # the lines before it say where in the graph
+    reason = lines[-1] if lines else type(error).__name__  # the lines before it say where in the graph
+    return reason.removeprefix("ValueError: ")  # of Pillow
 
 
 def make_whole_check(images: Encoded) -> Callable[[int], str]:
@@ -97,14 +97,8 @@ class _Stream:
         self._images, self._labels_N, self._slots = images, labels_N, iter(slots)
         self._load = make_loader(images, augmented)
         self._probe = make_probe(images, whole=False)
-        self._fraction = images.decoding.max_bad_fraction if train else 0.0
-        self._allowed = images.may_be_bad if train else 0
-        self._kind = "training image" if train else "evaluation image"
-        self._fix = "Fix: restore the file; --mode check --config.data.check_decode=True finds all bad images" + (
-            "; --config.data.max_bad_fraction=0.001 masks up to one in a thousand" if train else ""
-        )
-        self._bad: dict[int, str] = {}  # position -> reason
-        self._hopeless: set[int] = set()  # images without a decodable part; masked before they are read
+        self._train = train
+        self._known = images.known_bad if train else bad_images.KnownBad()
         self._lock = threading.Lock()
         self._waiting: collections.deque[Slots] = collections.deque()  # handed to tf.data, not yet delivered
         self._delivered = 0  # batches
@@ -178,7 +172,7 @@ class _Stream:
         """Append the next slots to the waiting ones. Return whether there were any."""
         slots = next(self._slots, None)
         if slots is not None:
-            self._waiting.append(_masked(slots, np.isin(slots.ids_B, list(self._hopeless))))
+            self._waiting.append(_masked(slots, np.isin(slots.ids_B, list(self._known.hopeless))))
         return slots is not None
 
     def _mask_bad(self) -> bool:
@@ -192,27 +186,18 @@ class _Stream:
         rows = np.flatnonzero(slots.mask_B)
         reasons = {row: _failure(self._load, *(part[row] for part in slots)) for row in rows}
         bad = {row: reason for row, reason in reasons.items() if reason}
-        new = {int(slots.ids_B[row]): reason for row, reason in bad.items() if slots.ids_B[row] not in self._bad}
-        hopeless = self._hopeless | {position for position in new if _failure(self._probe, np.int32(position))}
-        self._bad, self._hopeless = self._bad | new, hopeless
-        if len(self._bad) > self._allowed:
-            raise DataError(self._message())
-        for position, reason in new.items():
-            logging.warning("bad image, masked: %s: %s", self._images.name(position), reason)
-        if new:
-            logging.warning("%d bad images so far; %d are allowed", len(self._bad), self._allowed)
-        gone = list(hopeless)
+        known = self._known
+        new = {int(slots.ids_B[row]): reason for row, reason in bad.items() if slots.ids_B[row] not in known.reasons}
+        known.hopeless |= {position for position in new if _failure(self._probe, np.int32(position))}
+        known.reasons = known.reasons | new
+        allowed, fraction = (self._images.may_be_bad, self._images.decoding.max_bad_fraction) if self._train else (0, 0)
+        if len(known.reasons) > allowed:
+            lines = [f"{self._images.name(position)}: {reason}" for position, reason in known.reasons.items()]
+            raise DataError(bad_images.message("training" if self._train else "evaluation", lines, fraction, allowed))
+        gone = list(known.hopeless)
         self._waiting = collections.deque(_masked(one, np.isin(one.ids_B, gone)) for one in self._waiting)
         self._waiting[0] = _masked(self._waiting[0], np.isin(np.arange(len(slots.mask_B)), list(bad)))
         return bool(bad)
-
-    def _message(self) -> str:
-        shown = list(self._bad.items())[:_SHOWN]
-        lines = [f"  - {self._images.name(position)}: {reason}" for position, reason in shown]
-        more = [f"  ... and {len(self._bad) - _SHOWN} more"] if len(self._bad) > _SHOWN else []
-        count = f"{len(self._bad)} {self._kind}{'s' * (len(self._bad) > 1)} can't be decoded"
-        allowed = f", {self._allowed} allowed (data.max_bad_fraction={self._fraction:g})" if self._fraction else ""
-        return "\n".join([f"{count}{allowed}", *lines, *more, self._fix])
 
 
 def _masked(slots: Slots, rows_B: np.ndarray) -> Slots:

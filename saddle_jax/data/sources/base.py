@@ -5,6 +5,8 @@ Shapes: N images, H x W pixels, K channels; images are uint8, labels int32.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +14,6 @@ from ml_collections import ConfigDict
 
 from saddle_jax import longtail
 from saddle_jax.data.encoded import Decoding, Encoded
-from saddle_jax.data.sources import class_map
 
 
 class Images(NamedTuple):
@@ -23,7 +24,7 @@ class Images(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """A long-tailed experiment's images."""
+    """A long-tailed experiment's images. A class's index is its rank by training images: 0 is the largest."""
 
     train: Images
     validation: Images | None  # held out from the training images, or the set's own; None without any
@@ -31,17 +32,28 @@ class Splits(NamedTuple):
     stats: longtail.ClassStats  # of `train`
     split_hash: str  # identifies the choice of training images
     content_hash: str  # identifies all labels and pixels of all splits (for encoded images, names, not pixels)
-    class_map_C: np.ndarray | None = None  # original label of each class; None if unchanged
+    available: int = 0  # training images of the source, before some were chosen and held out
+    notes: tuple[str, ...] = ()  # what the user should know about how the images were read
+    names: Mapping[str, np.ndarray] = MappingProxyType({})  # split -> names of its images, if they have any
+
+    def name_of(self, split: str, position: int) -> str:
+        """Return a name by which a person can find an image of a split."""
+        if split in self.names:
+            return str(self.names[split][position])
+        images = getattr(self, split).images
+        return images.name(position) if isinstance(images, Encoded) else f"{split} image {position}"
 
 
 class Source(NamedTuple):
-    """All the images of a source, before the long-tailed subset is chosen."""
+    """All the images of a source, as its user numbers the classes, before the long-tailed subset is chosen."""
 
     train: Images
-    test: Images
+    test: Images | None  # None: none of its own (`split.split_test` chooses some)
     names: tuple[str, ...]  # of the classes, in label order
     validation: Images | None = None  # the set's own images for choosing the best epoch
-    class_map_C: np.ndarray | None = None  # original label of each class, if renumbered
+    balanced: bool = False  # its classes differ in size only by chance: a long-tailed subset keeps their order
+    notes: tuple[str, ...] = ()  # what the user should know about how the images were read
+    image_names: Mapping[str, np.ndarray] = MappingProxyType({})  # split -> names of its images, if they have any
 
 
 def take(images: Images, positions: np.ndarray) -> Images:
@@ -56,21 +68,13 @@ def plain_images(images: np.ndarray, labels: np.ndarray) -> Images:
 
 def decoding(data: ConfigDict) -> Decoding:
     """Return how the config's encoded images are decoded."""
-    return Decoding(data.image_size, data.eval_resize, data.max_bad_fraction)
+    return Decoding(data.image_size, data.eval_resize, data.max_bad_fraction, data.exif_orientation)
 
 
-def by_size(
-    train: tuple[Encoded, np.ndarray],
-    validation: tuple[Encoded, np.ndarray] | None,
-    test: tuple[Encoded, np.ndarray],
-    names: tuple[str, ...],
-) -> Source:
-    """Return a set with its classes renumbered from largest to smallest."""
-    class_map_C = class_map.by_size(train[1], len(names))
-
-    def renumbered(part: tuple[Encoded, np.ndarray]) -> Images:
-        return Images(part[0], class_map.renumber(part[1], class_map_C))
-
-    held_out = None if validation is None else renumbered(validation)
-    new_names = tuple(names[label] for label in class_map_C)
-    return Source(renumbered(train), renumbered(test), new_names, held_out, class_map_C)
+def renumbered(images: Images | None, order_C: np.ndarray) -> Images | None:
+    """Return images whose class `order_C[k]` has become class k."""
+    if images is None:
+        return None
+    new_C = np.empty(len(order_C), np.int32)
+    new_C[order_C] = np.arange(len(order_C), dtype=np.int32)
+    return Images(images.images, new_C[images.labels])

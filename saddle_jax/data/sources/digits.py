@@ -26,4 +26,5 @@ def load(fields: Any, data: ConfigDict) -> Source:
     )
     everything = Images(images, labels)
     rest = np.setdiff1d(np.arange(len(labels)), test)
-    return Source(take(everything, rest), take(everything, test), tuple(str(c) for c in range(10)))
+    names = tuple(str(c) for c in range(10))
+    return Source(take(everything, rest), take(everything, test), names, balanced=True)

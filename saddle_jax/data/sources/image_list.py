@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from saddle_jax.data.encoded import Encoded, ImageFiles
+from saddle_jax.data.encoded import ImageFiles
 from saddle_jax.data.sources import lists
-from saddle_jax.data.sources.base import Source, by_size, decoding
+from saddle_jax.data.sources.base import Images, Source, decoding
+from saddle_jax.data.sources.split import split_test
 
 
 def load(fields: Any, data: ConfigDict) -> Source:
@@ -17,10 +18,13 @@ def load(fields: Any, data: ConfigDict) -> Source:
     del fields
     found = lists.load(data)
 
-    def images(listed: lists.Listed) -> tuple[Encoded, np.ndarray]:
+    def images(listed: lists.Listed | None) -> Any:
+        if listed is None:
+            return None
         paths_N = np.array([path.encode() for path in listed.paths])
-        return ImageFiles(found.root, paths_N, decoding(data)), listed.labels_N
+        return Images(ImageFiles(found.root, paths_N, decoding(data)), listed.labels_N)
 
-    names = lists.class_names(found.train, found.num_classes)
-    validation = None if found.validation is None else images(found.validation)
-    return by_size(images(found.train), validation, images(found.test), names)
+    source = Source(images(found.train), images(found.test), found.names, images(found.validation), notes=found.notes)
+    if source.test is not None:
+        return source
+    return split_test(source._replace(image_names={"train": np.array(found.train.paths)}), data)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from saddle_jax.data.sources.base import Source, by_size, decoding, plain_images
+from saddle_jax.data.sources.base import Images, Source, decoding, plain_images
 from saddle_jax.experiment.catalogue import images_stay_encoded
 
 
@@ -25,4 +25,5 @@ def _load_records(data: ConfigDict) -> Source:
     from saddle_jax.data.sources import tfds_records
 
     found = tfds_records.load(data, decoding(data))
-    return by_size(found.train, found.validation, found.test, found.names)
+    train, test = Images(*found.train), Images(*found.test)
+    return Source(train, test, found.names, None if found.validation is None else Images(*found.validation))

@@ -42,7 +42,7 @@ def open_set(name: str, root: str, *, file_format: str = "") -> tuple[Any, Any, 
     except ImportError as error:
         raise DataError(
             f"data.source='tfds' needs tensorflow and tensorflow-datasets ({error}). "
-            "Fix: pip install -r requirements.txt, or use data.source='arrays'"
+            'Fix: pip install "saddle_jax[tensorflow]". Without it: data.source=arrays, or --config FILE:smoke'
         ) from error
     tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
     try:

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax.data.encoded import Decoding, Encoded
-from saddle_jax.data.sources.class_map import require_published
+from saddle_jax.data.sources.published import require_published
 from saddle_jax.data.sources.tfds_arrays import open_set
 from saddle_jax.errors import DataError
 from saddle_jax.host.files import write_atomically

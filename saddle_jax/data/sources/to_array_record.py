@@ -23,11 +23,13 @@ def convert(folder: pathlib.Path) -> None:
     """Write every shard as array_record, then record in dataset_info.json that both formats exist.
 
     Raises:
-      DataError: the folder holds no set in tfrecord.
+      DataError: TensorFlow is not installed, or the folder holds no set in tfrecord.
     """
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(f'this needs TensorFlow ({error}). Fix: pip install "saddle_jax[tensorflow]"') from error
     tf.config.set_visible_devices([], "GPU")
     info_path = folder / "dataset_info.json"
     try:

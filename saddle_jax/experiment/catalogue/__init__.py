@@ -17,12 +17,14 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from saddle_jax.errors import ConfigError, did_you_mean
 from saddle_jax.experiment.catalogue.augmentations import AUGMENTATIONS, view_augmentations
-from saddle_jax.experiment.catalogue.entry import Entry, Link, Loss, Method, Network, Source, Values
+from saddle_jax.experiment.catalogue.entry import Entry, Link, Loss, Method, Network, Source, Values, resolve
 from saddle_jax.experiment.catalogue.links import LINKS
 from saddle_jax.experiment.catalogue.losses import LOSSES
 from saddle_jax.experiment.catalogue.methods import METHODS
@@ -82,6 +84,16 @@ def make(choice: str, name: str, *arguments: Any) -> Any:
     """
     with own_code(choice, name):
         return find(choice, name).maker()(*arguments)
+
+
+def fit(config: ConfigDict, given: Collection[str]) -> list[str]:
+    """Let the source of the images set the fields that are not in `given`. Return what it chose, and why.
+
+    Raises:
+      DataError: the images can't be used.
+    """
+    entry = find("data.source", config.data.source)
+    return resolve(entry.fit)(config, given) if isinstance(entry, Source) and entry.fit else []
 
 
 @contextlib.contextmanager

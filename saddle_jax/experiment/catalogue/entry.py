@@ -15,6 +15,12 @@ from saddle_jax.experiment.fields import Field
 Values = Mapping[str, Any]  # "group.field" -> value
 
 
+def resolve(name: str) -> Callable[..., Any]:
+    """Import and return the function that "package.module:function" names."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """Something that an experiment names: how it is made, the fields that it owns, what it requires of the others.
@@ -44,10 +50,7 @@ class Entry:
 
     def maker(self) -> Callable[..., Any]:
         """Return the function that makes it; import it if necessary."""
-        if not isinstance(self.make, str):
-            return self.make
-        module, _, function = self.make.partition(":")
-        return getattr(importlib.import_module(module), function)
+        return resolve(self.make) if isinstance(self.make, str) else self.make
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +107,11 @@ class Source(Entry):
 
     Args:
       encoded: whether its images stay encoded until a batch asks for them; None: if the augmentation needs that.
+      fit: "package.module:function" (config, given) -> notes, for `data.fit_to_images`: it looks at the images, sets
+        the fields that the user has not given, and says what it chose.
     """
 
     encoded: bool | None = False
+    fit: str = ""
 
     choice: ClassVar[str] = "data.source"

@@ -32,10 +32,16 @@ SOURCES = {
         problems=(functools.partial(_needs, "data.path"),),
     ),
     "image_list": Source(
-        "image files, named in lists of `path label` lines",
+        "image files, named in lists",
         "saddle_jax.data.sources.image_list:load",
         encoded=True,
         problems=(_image_list_problems,),
+    ),
+    "folder": Source(
+        "image files in one folder per class, perhaps below train/, val/, and test/",
+        "saddle_jax.data.sources.folder:load",
+        encoded=None,
+        fit="saddle_jax.data.sources.fitting:fit",
     ),
     "tfds": Source(
         "a set of tensorflow-datasets; prepared as array_record, its images stay encoded",

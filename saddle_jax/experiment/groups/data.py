@@ -19,19 +19,33 @@ DATA = {
     "name": text("", "tfds: the data set, e.g. cifar10 or cifar10:3.0.2; image_list: imagenet_lt, inat18, or your own"),
     "path": text("", "arrays: the .npz file", may_change=True),
     "root": text(
-        "", "image_list: folder of lists and images; tfds: folder of prepared sets, '' is its default", may_change=True
+        "",
+        "folder: the folder of the classes' folders; image_list: that of lists and images; tfds: that of prepared "
+        "sets, '' is its default",
+        may_change=True,
+    ),
+    "fit_to_images": flag(
+        False,
+        "folder: look at the images and choose their size, the network, normalization, augmentation, batch size, and "
+        "epochs by them; what is given on the command line stays",
     ),
     "train_list": text(
         "",
-        "image_list: file of `path label` lines, with paths under data.root or absolute; '' is that of data.name",
+        "image_list: file of `path label` lines, or CSV with columns path, label, and perhaps split; '' is that of "
+        "data.name",
         may_change=True,
     ),
     "validation_list": text(
         "",
-        "image_list: the same for images that choose the best epoch; '' is that of data.name, or none",
+        "image_list: the same for images that choose the best epoch; '' is that of data.name, the split of train_list, "
+        "or none",
         may_change=True,
     ),
-    "test_list": text("", "image_list: the same for the test images", may_change=True),
+    "test_list": text(
+        "",
+        "image_list: the same for the test images; '' is that of data.name, that of train_list, or a part of it",
+        may_change=True,
+    ),
     "train_split": text("train", "tfds: training images, as any split expression, e.g. train[:80%]"),
     "test_split": text("test", "tfds: test images, as any split expression"),
     "validation_split": text(
@@ -39,10 +53,10 @@ DATA = {
     ),
     "image_size": number(
         0,
-        "tfds, image_list: side of the images that the network sees, in pixels",
+        "tfds, image_list, folder: side of the images that the network sees, in pixels",
         at_least=1,
         unit="pixels",
-        zero="to leave a tfds set as it is",
+        zero="to leave a set in memory as it is",
     ),
     "profile": choice(
         "exp",
@@ -61,6 +75,12 @@ DATA = {
     ),
     "subset_seed": random_seed("seed of the long-tailed subset, and of the digits' test images"),
     "allow_empty_classes": flag(False, "accept classes that end up with no training image"),
+    "test_fraction": number(
+        0.2,
+        "arrays, folder, image_list: part of every class that becomes test images if the set has none of its own",
+        at_least=0.01,
+        at_most=0.9,
+    ),
     "validation_fraction": number(
         0.0, "part of every class's training images that is held out for validation", at_least=0, at_most=0.5
     ),
@@ -99,9 +119,11 @@ DATA = {
     "eval_resize": number(
         0, "encoded images: length of the shorter side in evaluation, before the center crop", at_least=0, unit="pixels"
     ),
+    "exif_orientation": flag(True, "image files: turn each one as its EXIF orientation says, as a photo viewer does"),
     "max_bad_fraction": number(
         0.0,
-        "part of the training images that may be undecodable; those are masked. 0 stops the run at the first one",
+        "part of the images of a folder, or of the encoded training images, that may be undecodable; those are left "
+        "out or masked. 0 stops the run at the first one",
         at_least=0,
         less_than=1,
         may_change=True,

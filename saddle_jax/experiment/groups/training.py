@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from saddle_jax.experiment.catalogue import ENTRIES
 from saddle_jax.experiment.fields import (
+    Field,
     choice,
     entry_name,
     interpolation,
+    is_numbers,
     items,
     length,
     number,
@@ -14,14 +18,43 @@ from saddle_jax.experiment.fields import (
     schedule,
 )
 
+_WEIGHTS_EXAMPLE = "(('cat', 2.0), ('dog', 0.5)), or (('cat', 2.0),) for one class"
+
+
+def _weight_problems(value: tuple) -> Iterator[str]:
+    names: set[str] = set()
+    for pair in value:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            yield f"found {pair!r}, expected (class name, weight) pairs such as {_WEIGHTS_EXAMPLE}"
+        elif not (is_numbers(pair[1:]) and pair[1] > 0):
+            yield f"found weight {pair[1]!r} of class {pair[0]!r}, expected a number above 0"
+        elif pair[0] in names:
+            yield f"class {pair[0]!r} is named twice, expected once"
+        else:
+            names.add(pair[0])
+
+
 LOSS = {
     "name": entry_name("ce", "the loss of an example", ENTRIES["loss.name"]),
     "class_weights": choice(
         "none",
         "weights of the classes in the mean loss",
-        {"none": "", "reweight": "by effective number, from the start", "drw": "by effective number, from drw_start"},
+        {
+            "none": "",
+            "reweight": "by effective number, from the start",
+            "drw": "by effective number, from drw_start",
+            "custom": "custom_weights, from the start",
+            "custom_drw": "custom_weights, from drw_start",
+        },
     ),
-    "drw_start": position("80%", "position from which deferred re-weighting acts"),
+    "custom_weights": Field(
+        (),
+        f"your own class weights by class name, such as {_WEIGHTS_EXAMPLE}; classes that are not named weigh 1. Only "
+        "ratios count, since the mean divides by the sum of weights",
+        "a tuple of (class name, weight above 0) pairs",
+        _weight_problems,
+    ),
+    "drw_start": position("80%", "position from which deferred class weights act"),
     "effective_beta": number(
         0.9999, "beta of the effective number of n images, (1 - beta^n) / (1 - beta)", at_least=0, less_than=1
     ),

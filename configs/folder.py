@@ -1,0 +1,32 @@
+"""Your own images, in one folder per class. It looks at them and chooses the rest, and says what it chose and why.
+
+    python main.py --config configs/folder.py --config.data.root=my_images               # logit adjustment and SAM
+    python main.py --config configs/folder.py:ce_drw_sam --config.data.root=my_images    # CE+DRW+SAM
+    python main.py --config configs/folder.py:epochs=50 --config.data.root=my_images --config.model.name=resnet50
+
+data.root holds my_images/<class>/*, or my_images/train/<class>/* with val/ or test/ beside train/. Without a folder of
+test images, a fifth of every class becomes test images. A tenth of the rest chooses the best epoch. The image size, the
+network, the normalization, the augmentation, the batch size, and the number of epochs follow from the images. The
+settings are ours, and untuned.
+"""
+
+from configs import default, recipes
+
+RHO = dict.fromkeys(recipes.LOSSES, 0.1)
+
+
+def get_config(argument: str = ""):
+    """Return the recipe for the method in `argument`."""
+    config = default.get_config()
+    config.name = "folder"
+    config.data.source = "folder"
+    config.data.fit_to_images = True
+    config.data.profile = "as_is"
+    config.data.max_bad_fraction = 0.05
+    config.data.validation_fraction = 0.1
+    config.data.validation_floor = 2
+    config.optim.lr = ((0, 0.02), ("5%", 0.1), ("100%", 0.0))
+    config.optim.lr_interpolation = "cosine"
+    config.optim.weight_decay = 5e-4
+    config.loss.drw_start = "80%"
+    return recipes.apply(config, argument, default_method="la_sam", rho=RHO)

@@ -1,0 +1,110 @@
+"""Image files as Pillow decodes them: every format that can be read, and how an image is turned upright.
+
+TensorFlow decodes most JPEGs and PNGs to the same levels, and faster (see `data.feeds.decoding`). What it can't decode,
+or decodes differently, comes here: palettes in a BMP, CMYK, GIFs with a frame smaller than the picture, TIFF.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base as Tags
+
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # how these files start
+STARTS = {
+    "JPEG": (JPEG,),
+    "PNG": (PNG,),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "WebP": (b"RIFF",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".png",
+    ".gif",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+)  # usual ones; the content decides
+NAMES = f"{', '.join(list(STARTS)[:-1])}, or {list(STARTS)[-1]}"
+
+_TURNS = {  # by EXIF orientation: how a picture is turned upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG_METADATA = (b"eXIf", b"exif", b"iTXt")  # in a PNG that may have an orientation
+
+# They name no image. What Pillow can't decode is named, with the reason.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def decode(content: bytes, *, turn: bool) -> np.ndarray:
+    """Return the pixels of an image's first picture, (H, W, 3) uint8: Pillow's `Image.open(...).convert("RGB")`.
+
+    Gray levels of 16 bits become their upper eight, where Pillow would cut them off at 255.
+
+    Args:
+      turn: turn the picture as its EXIF orientation says. Pillow itself turns a TIFF, whatever this says.
+
+    Raises:
+      ValueError: it can't be decoded.
+    """
+    try:
+        with open_image(io.BytesIO(content)) as image:
+            image.load()
+            upright = image.transpose(_TURNS[at]) if turn and (at := _orientation(image)) in _TURNS else image
+            if upright.mode.startswith("I;16"):
+                return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+            if upright.mode in ("I", "F"):
+                raise ValueError("found levels of 32 bits, expected 8 or 16")
+            upright.info.pop("transparency", None)  # convert() only warns of it
+            return np.asarray(upright.convert("RGB"))
+    except UnidentifiedImageError:
+        kind = kind_of(content)
+        raise ValueError(f"the header of this {kind} is damaged" if kind else f"not a {NAMES}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost anything
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def kind_of(content: bytes) -> str:
+    """Return the name of the format that a file starts like, or ""."""
+    return next((kind for kind, starts in STARTS.items() if content.startswith(starts)), "")
+
+
+def may_be_turned(content: bytes) -> bool:
+    """Return whether a JPEG has an EXIF orientation that turns it. A PNG has to be decoded to tell, so it may be."""
+    if content.startswith(PNG):
+        return any(word in content for word in _PNG_METADATA)
+    try:
+        with open_image(io.BytesIO(content)) as image:
+            return _orientation(image) in _TURNS
+    except Exception:  # a bad image; whoever decodes it says so
+        return False
+
+
+def open_image(file: IO[bytes]) -> Image.Image:
+    """Open an image of a format that is read. Pillow knows more; for some of them it would run other programs."""
+    return Image.open(file, formats=[name.upper() for name in STARTS])
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1, as it is, if there is none or the EXIF data are damaged."""
+    try:
+        return image.getexif().get(Tags.Orientation, 1)
+    except Exception:  # Pillow's parser raises almost anything
+        return 1

@@ -1,0 +1,224 @@
+"""Folders of image files, one folder per class."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax.data import formats, pixels
+from saddle_jax.data.encoded import ImageFiles
+from saddle_jax.data.sources.base import Images, Source, decoding
+from saddle_jax.data.sources.split import split_test
+from saddle_jax.errors import DataError, did_you_mean
+from saddle_jax.experiment.catalogue import images_stay_encoded
+
+_SPLITS = {  # names that people give to the folder of a split
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+_SHOWN = 10
+_THREADS = 16
+_STRETCH = 64  # files
+
+
+class Files(NamedTuple):
+    """The image files of a split."""
+
+    paths: list[str]  # below the root, with "/" between folders; in the order of their names
+    labels_N: np.ndarray  # int32, by name of class
+
+
+class Folders(NamedTuple):
+    """The image files below a root."""
+
+    root: pathlib.Path
+    names: tuple[str, ...]  # of the classes, sorted
+    splits: dict[str, Files]
+    notes: tuple[str, ...]
+
+
+def load(fields: Any, data: ConfigDict) -> Source:
+    """Return the images below data.root. Small ones are read into memory, large ones stay files.
+
+    Raises:
+      DataError: the folders hold no classes, or more image files are broken than data.max_bad_fraction allows.
+    """
+    del fields
+    found = without_broken(find(data.root), data.max_bad_fraction)
+    named = {split: np.array(files.paths) for split, files in found.splits.items()}
+    if images_stay_encoded(data.source, data.augmentation, data.eval_resize):
+        parts = {
+            split: Images(ImageFiles(str(found.root), np.array([p.encode() for p in files.paths]), decoding(data)),
+                          files.labels_N)
+            for split, files in found.splits.items()
+        }  # fmt: skip
+    else:
+        parts = {split: Images(_read(found.root, files, data), files.labels_N) for split, files in found.splits.items()}
+    test, validation, notes = parts.get("test"), parts.get("validation"), found.notes
+    if test is None and validation is not None:
+        test, validation = validation, None
+        named["test"] = named.pop("validation")
+        notes = (*notes, "there is no folder of test images: the validation images are the test images")
+    source = Source(parts["train"], test, found.names, validation, notes=notes, image_names=named)
+    return split_test(source, data)
+
+
+def find(root: str) -> Folders:
+    """Return the image files below a root: root/<class>/*, or root/train/<class>/* with root/val, root/test, or both.
+
+    Raises:
+      DataError: there are no such folders, or a split has a class that the training images lack.
+    """
+    if not root:
+        raise DataError(
+            "data.root is not given. It is the folder that holds one folder of images per class. "
+            "Fix: --config.data.root=FOLDER"
+        )
+    top = pathlib.Path(os.path.expanduser(str(root)))
+    try:
+        inside = _folders(top)
+    except OSError as error:
+        raise DataError(
+            f"data.root: {top} can't be listed ({error.strerror}). Fix: --config.data.root=FOLDER"
+        ) from error
+    tops = {
+        split: next((folder for folder in inside if folder.name.lower() in known), None)
+        for split, known in _SPLITS.items()
+    }
+    if tops["train"] is None:
+        tops = {"train": top, "validation": None, "test": None}
+    classes = {split: _folders(folder) for split, folder in tops.items() if folder is not None}
+    names = tuple(folder.name for folder in classes["train"])
+    if len(names) < 2:
+        raise DataError(
+            f"data.root: {tops['train']} holds {len(names)} folders, expected one folder of images for each of two or "
+            f"more classes. It may also hold train/, with val/ or test/ beside it, and the classes below those. "
+            "Fix: --config.data.root=FOLDER"
+        )
+    strange = [
+        f"  - {folder}: the training images have no class {folder.name!r}.{did_you_mean(folder.name, names)}"
+        for split, folders in classes.items()
+        for folder in folders
+        if folder.name not in names
+    ]
+    if strange:
+        raise DataError("\n".join([f"{len(strange)} classes have no training images", *strange[:_SHOWN]]))
+    number = {name: label for label, name in enumerate(names)}
+    splits, others = {}, []
+    for split, folders in classes.items():
+        paths: list[str] = []
+        labels: list[int] = []
+        for folder in folders:
+            images, rest = _images(folder)
+            paths += [path.relative_to(top).as_posix() for path in images]
+            labels += [number[folder.name]] * len(images)
+            others += rest
+        splits[split] = Files(paths, np.array(labels, np.int32))
+        if not paths:
+            suffixes = " ".join(formats.SUFFIXES)
+            raise DataError(f"data.root: no folder in {tops[split]} has an image file (expected {suffixes})")
+    notes = (
+        (f"files left out because their names are not those of images: {len(others):,}, e.g. {others[0]}",)
+        if others
+        else ()
+    )
+    return Folders(top, names, splits, notes)
+
+
+def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the folders in a folder by name; hidden ones don't count."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
+
+
+def _images(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Return the image files below a folder by name, and the other files; hidden ones don't count."""
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+    images = [path for path in files if path.suffix.lower() in formats.SUFFIXES]
+    return images, [path for path in files if path.suffix.lower() not in formats.SUFFIXES]
+
+
+def without_broken(found: Folders, most: float) -> Folders:
+    """Return the files without those that are not whole images.
+
+    Raises:
+      DataError: they are more than the fraction `most` of a split.
+    """
+    splits, broken, too_many = {}, [], False
+    for split, files in found.splits.items():
+        problems = _problems(found.root, files.paths)
+        kept = [place for place, problem in enumerate(problems) if not problem]
+        lines = [f"{path}: {problem}" for path, problem in zip(files.paths, problems, strict=True) if problem]
+        broken += lines
+        too_many |= len(lines) > most * len(files.paths)
+        splits[split] = Files([files.paths[place] for place in kept], files.labels_N[kept])
+    if not broken:
+        return found
+    shown = [f"  - {line}" for line in broken[:_SHOWN]]
+    shown += [f"  ... and {len(broken) - _SHOWN:,} more"] if len(broken) > _SHOWN else []
+    if too_many:
+        total = sum(len(files.paths) for files in found.splits.values())
+        raise DataError(
+            "\n".join(
+                [
+                    f"{len(broken):,} of {total:,} image files in {found.root} are broken",
+                    *shown,
+                    "Fix: restore or remove them, or leave them out: --config.data.max_bad_fraction="
+                    f"{min(0.99, 1.5 * len(broken) / total):.2g}",
+                ]
+            )
+        )
+    note = "\n".join([f"broken image files left out: {len(broken):,}", *shown])
+    return found._replace(splits=splits, notes=(*found.notes, note))
+
+
+def _problems(root: pathlib.Path, paths: Sequence[str]) -> list[str]:
+    """Return what is wrong with each file, or ""."""
+
+    def look(path: str) -> str:
+        try:
+            return pixels.problem_of(root / path)
+        except OSError as error:
+            return error.strerror or str(error)
+
+    return _each(paths, look)
+
+
+def _read(root: pathlib.Path, files: Files, data: ConfigDict) -> np.ndarray:
+    """Return the images of a split as one array.
+
+    Raises:
+      DataError: they differ in size, or can't be decoded.
+    """
+    channels, size = len(data.mean), (data.image_size, data.image_size) if data.image_size else None
+
+    def read(path: str) -> np.ndarray | str:
+        try:
+            return pixels.read((root / path).read_bytes(), channels, size, turn=data.exif_orientation)
+        except (OSError, ValueError) as error:
+            return f"  - {path}: {error}"
+
+    images = _each(files.paths, read)
+    if problems := [image for image in images if isinstance(image, str)]:
+        raise DataError("\n".join([f"{len(problems):,} images in {root} can't be decoded", *problems[:_SHOWN]]))
+    sizes = {image.shape[:2]: path for path, image in zip(files.paths, images, strict=True)}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{path} {height} x {width}" for (height, width), path in list(sizes.items())[:3])
+        raise DataError(
+            f"the images in {root} have {len(sizes)} sizes ({shown}), expected one. "
+            "Fix: --config.data.image_size=64 brings them to one size, in pixels per side"
+        )
+    return np.stack(images)
+
+
+def _each(items: Sequence[str], function: Any) -> list[Any]:
+    """Return the function's result for each item, computed by several threads, which a stretch at a time keeps busy."""
+    stretches = [items[start : start + _STRETCH] for start in range(0, len(items), _STRETCH)]
+    with ThreadPoolExecutor(min(_THREADS, 4 * (os.cpu_count() or 1))) as pool:
+        return [result for part in pool.map(lambda part: [function(one) for one in part], stretches) for result in part]

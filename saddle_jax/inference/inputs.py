@@ -1,0 +1,185 @@
+"""Images to classify, in all the forms in which people have them: files, folders, globs, lists, arrays."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from saddle_jax.data import formats, pixels
+from saddle_jax.data.encoded import Contents, Decoding, Encoded
+from saddle_jax.data.sources import arrays, meaning
+from saddle_jax.errors import DataError
+
+_LISTS = (".txt", ".csv", ".tsv")
+_KEYS = ("images", "test_images", "x_test", "train_images", "x_train")  # of an .npz, by preference
+
+_EXPECTED = "a path, an array, or a Pillow image"
+
+
+class Item(NamedTuple):
+    """An image to classify."""
+
+    name: str
+    content: pathlib.Path | np.ndarray  # a file, or pixels (H, W, K) uint8
+
+
+def find(arguments: Sequence[str]) -> list[Item]:
+    """Return the images that command-line arguments name, in the order of the arguments.
+
+    An argument is an image file, a folder (all image files below it, by name), a glob, an .npz of images, or a list:
+    a .txt, .csv, or .tsv whose first column holds paths, absolute or relative to the list.
+
+    Raises:
+      DataError: an argument names nothing. It reports all such arguments.
+    """
+    items: list[Item] = []
+    problems: list[str] = []
+    for argument in arguments:
+        try:
+            items += _of_argument(argument)
+        except DataError as error:
+            problems.append(str(error))
+    if not arguments:
+        problems.append("no images are named. Fix: name files, folders, globs in quotes, lists, or an .npz")
+    if problems:
+        raise DataError("\n".join(problems))
+    return items
+
+
+def _of_argument(argument: str) -> Iterator[Item]:
+    path = pathlib.Path(argument).expanduser()
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("[!.]*") if p.suffix.lower() in formats.SUFFIXES and p.is_file())
+        if not files:
+            raise DataError(f"{argument}: the folder has no image file ({' '.join(formats.SUFFIXES)})")
+        return (Item(str(file), file) for file in files)
+    if path.suffix.lower() == ".npz":
+        return _of_arrays(argument, path)
+    if path.is_file() and path.suffix.lower() in _LISTS:
+        return _of_list(argument, path)
+    if path.is_file():
+        return iter([Item(argument, path)])
+    if found := sorted(glob.glob(str(path), recursive=True)):
+        return (item for name in found for item in _of_argument(name))
+    raise DataError(f"{argument}: found no file, folder, or glob of that name")
+
+
+def _of_arrays(argument: str, path: pathlib.Path) -> Iterator[Item]:
+    found = arrays.read(path)
+    key = next((key for key in (*_KEYS, *found) if key in found), None)
+    if key is None:
+        raise DataError(f"{argument}: found no array in it, expected images (N, height, width[, channels])")
+    images = meaning.images(f"{argument}: {key}", found[key]).array
+    return (Item(f"{argument}[{number}]", image) for number, image in enumerate(images))
+
+
+def _of_list(argument: str, path: pathlib.Path) -> Iterator[Item]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{argument}: can't be read as a list of paths ({error})") from error
+    separator = "\t" if "\t" in text else ","
+    if separator in text:
+        names = [row[0].strip() for row in csv.reader(io.StringIO(text), delimiter=separator) if row and row[0].strip()]
+    else:
+        names = [_without_label(path.parent, line.strip()) for line in text.splitlines() if line.strip()]
+    if names and names[0].lower() in ("path", "file", "filename", "image", "name"):
+        names = names[1:]
+    if not names:
+        raise DataError(f"{argument}: the list is empty")
+    return (Item(name, path.parent / name) for name in names)
+
+
+def _without_label(folder: pathlib.Path, line: str) -> str:
+    """Return the path in a line that may end in a label."""
+    return line if (folder / line).exists() else line.rpartition(" ")[0] or line
+
+
+def of_python(images: Any) -> list[Item]:
+    """Return the images that a call from Python names.
+
+    Args:
+      images: a path or several, an array (N, H, W[, K]) or (H, W[, K]) of pixels, one of Pillow's images, or a list of
+        any of these.
+
+    Raises:
+      DataError: it is none of these.
+    """
+    if isinstance(images, str | pathlib.Path):
+        return find([str(images)])
+    if isinstance(images, Image.Image):
+        return [Item("image 0", pixels.as_array(images))]
+    if _is_array(images):
+        pixel_levels = np.asarray(images)
+        if pixel_levels.ndim == 2 or (pixel_levels.ndim == 3 and pixel_levels.shape[-1] in (1, 3)):
+            pixel_levels = pixel_levels[None]
+        return [Item(f"image {n}", image) for n, image in enumerate(meaning.images("images", pixel_levels).array)]
+    if not isinstance(images, Iterable):
+        raise DataError(f"images: found {type(images).__name__}, expected {_EXPECTED}, or a list of these")
+    items: list[Item] = []
+    for number, one in enumerate(images):
+        if not isinstance(one, str | pathlib.Path | Image.Image) and not _is_array(one):
+            raise DataError(f"image {number}: found {type(one).__name__}, expected {_EXPECTED}")
+        is_named = isinstance(one, str | pathlib.Path)
+        items += [item if is_named else item._replace(name=f"image {number}") for item in of_python(one)]
+    return items
+
+
+def _is_array(found: Any) -> bool:
+    """Return whether this is an array of pixels: NumPy's, or one of JAX, PyTorch, or TensorFlow on the host."""
+    return hasattr(found, "__array__") and getattr(found, "ndim", 0) >= 2
+
+
+def prepare(items: Sequence[Item], shape: tuple[int, int, int], *, turn: bool) -> tuple[np.ndarray, dict[int, str]]:
+    """Return the pixels (N, H, W, K) of the sound images, and {place: reason} for the others."""
+    height, width, channels = shape
+    found: list[np.ndarray] = []
+    problems: dict[int, str] = {}
+    for place, (_, content) in enumerate(items):
+        try:
+            if isinstance(content, pathlib.Path):
+                image = pixels.read(content.read_bytes(), channels, (height, width), turn=turn)
+            else:
+                image = pixels.fit(content, channels, (height, width))
+            found.append(image)
+        except (OSError, ValueError) as error:
+            problems[place] = _reason(error)
+    return np.stack(found) if found else np.empty((0, *shape), np.uint8), problems
+
+
+def prepare_encoded(items: Sequence[Item], decoding: Decoding) -> tuple[Encoded, dict[int, str]]:
+    """Return the sound images, still encoded, and {place: reason} for the others, for which each is decoded once."""
+    from saddle_jax.data.feeds import streaming
+
+    everything = Contents(lambda place: _encoded(items[place].content), [item.name for item in items], decoding)
+    look = streaming.make_whole_check(everything)
+    problems: dict[int, str] = {}
+    for place in range(len(items)):
+        try:
+            reason = look(place)
+        except OSError as error:
+            reason = _reason(error)
+        if reason:
+            problems[place] = reason
+    sound = np.array([place for place in range(len(items)) if place not in problems], np.int64)
+    return everything[sound], problems
+
+
+def _encoded(content: pathlib.Path | np.ndarray) -> bytes:
+    """Return an image as the content of a file."""
+    if isinstance(content, pathlib.Path):
+        return content.read_bytes()
+    buffer = io.BytesIO()
+    pixels.as_image(content).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

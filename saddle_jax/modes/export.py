@@ -1,0 +1,35 @@
+"""`--mode export`: write a run's network for use without saddle_jax."""
+
+from __future__ import annotations
+
+import pathlib
+
+from saddle_jax.experiment.command_line import Command
+from saddle_jax.inference import export
+from saddle_jax.inference.classifier import Classifier
+
+
+def run(command: Command) -> int:
+    """Write the formats that the command names, or all that are possible, into the folder that it names.
+
+    Raises:
+      ConfigError: the workdir holds no run, the folder holds something else, or a format that was named is impossible.
+      CheckpointError: the checkpoint is missing or damaged, or the disk refused.
+    """
+    out = pathlib.Path(command.out or "").expanduser()
+    export.require_possible(out, command.formats)
+    classifier = Classifier(
+        pathlib.Path(command.workdir), command.checkpoint, adjust=command.adjust, trusted=command.import_code
+    )
+    shape = " x ".join(map(str, classifier.image_shape))
+    classes = classifier.stats.num_classes
+    print(f"run    {command.workdir} at step {classifier.step:,}; {classes:,} classes; pixels {shape}", flush=True)
+    written = export.write(classifier, out, command.formats)
+    for name, size in written.files.items():
+        print(f"wrote  {name:18s} {size:>13,} bytes")
+    for reason in written.left_out:
+        print(f"note   left out {reason}")
+    if written.replaced is not None:
+        print(f"note   replaced the export of step {written.replaced:,} that was there")
+    print(f"done   {out}")
+    return 0

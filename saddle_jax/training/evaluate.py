@@ -1,0 +1,185 @@
+"""Evaluation of a network: its prediction for every image, and its accuracy overall, per class, and per group."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax import longtail, scores
+from saddle_jax.data.feeds import evaluation, resident
+from saddle_jax.data.order import Slots, evaluation_slots
+from saddle_jax.data.sources import Images
+from saddle_jax.errors import NonFiniteError
+from saddle_jax.host import devices, processes, watchdog
+from saddle_jax.host.faults import fault_point
+from saddle_jax.host.files import write_atomically, writing
+from saddle_jax.training.program import Program
+from saddle_jax.training.state import TrainState
+from saddle_jax.training.steps import TOP, EvalOutput
+
+
+class Evaluation(NamedTuple):
+    """The predictions for all images, in the order of the images."""
+
+    labels_N: np.ndarray  # int32
+    predictions_N: np.ndarray  # int32
+    in_top_N: np.ndarray  # bool: the label is among the five largest logits
+    logits_NC: np.ndarray | None = None  # float32, whose softmax is the probabilities; None unless asked for
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy over all images, in percent."""
+        return 100 * float(np.mean(self.labels_N == self.predictions_N))
+
+    def class_accuracy_C(self, num_classes: int) -> np.ndarray:
+        """Return the accuracy of each class in percent; NaN for a class without images."""
+        totals_C = np.bincount(self.labels_N, minlength=num_classes)
+        correct_C = np.bincount(self.labels_N[self.labels_N == self.predictions_N], minlength=num_classes)
+        return 100 * np.divide(correct_C, totals_C, out=np.full(num_classes, np.nan), where=totals_C > 0)
+
+
+class Evaluator:
+    """Evaluates states on one set of images, which stays on the devices if the pipeline is resident."""
+
+    def __init__(self, config: ConfigDict, program: Program, images: Images, stats: longtail.ClassStats, pipeline: str):
+        self._images, self._stats, self._rank_bounds = images, stats, config.eval.rank_bounds
+        self._resident = pipeline == "resident"
+        self._data = resident.put(*images) if self._resident else ()
+        self._program = program
+        parts = devices.num_devices()
+        self._batch_size = -(-min(config.eval.batch_size, len(images.labels)) // parts) * parts
+
+    @property
+    def fair_accuracy(self) -> str:
+        """Which accuracy of a report gives every class the same weight: the plain one only if all are equally large."""
+        counts_C = np.bincount(self._images.labels, minlength=self._stats.num_classes)
+        return "accuracy" if len(set(counts_C.tolist())) == 1 else "balanced_accuracy"
+
+    def evaluate(self, params: Any, model_state: Any, *, with_logits: bool = False) -> Evaluation:
+        """Run the network over all images.
+
+        Args:
+          with_logits: keep every image's logits, which are a gigabyte for some sets.
+
+        Raises:
+          NonFiniteError: a logit is NaN or infinite.
+        """
+        total = len(self._images.labels)
+        # Each process fills in the images that its devices saw; the others stay 0.
+        seen = EvalOutput(np.zeros(total, np.int32), np.zeros(total, bool), np.zeros(total, bool))
+        if with_logits:
+            seen = seen._replace(logits=np.zeros((total, self._stats.num_classes), np.float32))
+        step = self._program.eval_step(self._resident, with_logits)
+        for slots, output in self._outputs(step, devices.replicate(params), devices.replicate(model_state)):
+            ids = slots.ids_B[slots.mask_B]
+            for all_N, part in zip(jax.tree.leaves(seen), jax.tree.leaves(jax.device_get(output)), strict=True):
+                all_N[ids] = part.reshape(-1, *all_N.shape[1:])[slots.mask_B]
+            fault_point("eval")
+            watchdog.alive()
+        predictions_N, in_top_N, finite_N, logits_NC = processes.sum_over(seen)
+        if broken := int((~finite_N).sum()):
+            raise NonFiniteError(f"evaluation: the logits of {broken} images are not finite")
+        return Evaluation(self._images.labels, predictions_N, in_top_N, logits_NC)
+
+    def _outputs(self, step: Callable[..., EvalOutput], *variables: Any) -> Iterator[tuple[Slots, EvalOutput]]:
+        """Yield each batch's output once the next batch is queued, so that the device does not wait for the host."""
+        before: tuple[Slots, EvalOutput] | None = None
+        for slots, inputs in self._inputs():
+            inputs = devices.put(devices.split(inputs))
+            output = devices.settle(step(*variables, self._data, inputs))
+            if before is not None:
+                yield before
+            before = slots, output
+        if before is not None:
+            yield before
+
+    def _inputs(self) -> Iterator[tuple[Slots, Any]]:
+        """Yield this process's rows of every batch's slots, and the step's inputs."""
+        everyones = evaluation_slots(len(self._images.labels), self._batch_size, devices.num_devices())
+        slots = [devices.own_rows(one) for one in everyones]
+        return zip(
+            slots, slots if self._resident else evaluation.plain_batches(*self._images, slots=slots), strict=True
+        )
+
+    def report(self, state: TrainState, workdir: pathlib.Path | None, split: str) -> dict[str, Any]:
+        """Return the report on a state, and write it into the run's directory if one is given."""
+        evaluation = self.evaluate(state.params, state.model_state)
+        report = summary(evaluation, self._stats, self._rank_bounds)
+        if workdir is not None:
+            write(workdir / "eval", int(state.step), split, report, evaluation)
+        return report
+
+
+def from_logits(labels_N: np.ndarray, logits_NC: np.ndarray) -> Evaluation:
+    """Return the evaluation of logits on the host. Of equal logits, that of the first class counts as larger."""
+    in_top = []
+    for rows in scores.blocks(logits_NC):
+        block, labels_N1 = logits_NC[rows], labels_N[rows, None]
+        own_N1 = np.take_along_axis(block, labels_N1, axis=1)
+        before = (block == own_N1) & (np.arange(block.shape[1]) < labels_N1)
+        in_top.append(((block > own_N1) | before).sum(1) < TOP)
+    return Evaluation(labels_N, logits_NC.argmax(1).astype(np.int32), np.concatenate(in_top), logits_NC)
+
+
+def full_report(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tuple[int, ...]) -> dict[str, Any]:
+    """Return the summary of an evaluation with logits, and the figures of `scores.measure`."""
+    assert evaluation.logits_NC is not None
+    figures = scores.measure(evaluation.labels_N, evaluation.predictions_N, evaluation.logits_NC)
+    return {**summary(evaluation, stats, rank_bounds), **figures}
+
+
+def summary(evaluation: Evaluation, stats: longtail.ClassStats, rank_bounds: tuple[int, ...]) -> dict[str, Any]:
+    """Return the report on an evaluation, in percent; None for a class or a group without a test image."""
+    class_accuracy_C = evaluation.class_accuracy_C(stats.num_classes)
+    present_C = ~np.isnan(class_accuracy_C)
+
+    def mean(classes: np.ndarray) -> float | None:
+        chosen = class_accuracy_C[classes][present_C[classes]]
+        return float(chosen.mean()) if chosen.size else None
+
+    groups = (*longtail.rank_groups(stats.num_classes, rank_bounds), *longtail.count_groups(stats.counts_C))
+    return {
+        "images": len(evaluation.labels_N),
+        "accuracy": evaluation.accuracy,
+        "top5": 100 * float(evaluation.in_top_N.mean()) if stats.num_classes > 5 else None,
+        "balanced_accuracy": mean(np.arange(stats.num_classes)),
+        "groups": {group.name: {"accuracy": mean(group.classes), "classes": len(group.classes)} for group in groups},
+        "class_accuracy": [None if np.isnan(a) else float(a) for a in class_accuracy_C],
+    }
+
+
+def write(folder: pathlib.Path, step: int, split: str, report: dict[str, Any], evaluation: Evaluation) -> None:
+    """Write eval/<step>-<split>.json, with every image's label, prediction, and, if known, logits beside it."""
+    images = {"labels": evaluation.labels_N, "predictions": evaluation.predictions_N}
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        temporary = folder / f".{step}-{split}.tmp.npz"
+        if evaluation.logits_NC is None:
+            np.savez_compressed(temporary, **images)
+        else:  # compression would take long and save little
+            np.savez(temporary, **images, logits=evaluation.logits_NC)
+        temporary.replace(folder / f"{step}-{split}-predictions.npz")
+    write_atomically(folder / f"{step}-{split}.json", json.dumps({"step": step, "split": split, **report}, indent=1))
+
+
+def one_line(report: dict[str, Any]) -> str:
+    """Return "accuracy 71.2  head 90.1  mid 70.3  tail 50.0  | many 80.2 (6)  medium ..." for a terminal."""
+
+    def shown(name: str) -> str:
+        group = report["groups"][name]
+        value = "n/a" if group["accuracy"] is None else f"{group['accuracy']:.1f}"
+        return f"{name} {value} ({group['classes']})"
+
+    ranks, counts = (("head", "mid", "tail"), ("many", "medium", "few"))
+    return (
+        f"accuracy {report['accuracy']:.2f}  balanced {report['balanced_accuracy']:.2f}  "
+        + "  ".join(map(shown, ranks))
+        + "  |  "
+        + "  ".join(map(shown, counts))
+    )

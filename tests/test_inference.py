@@ -1,0 +1,195 @@
+"""A trained run in use: predictions equal to evaluation's, in every form in which images come; the Python door."""
+
+import csv
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import saddle_jax
+from saddle_jax.errors import ConfigError, DataError
+from saddle_jax.inference import inputs
+
+NAMES = ("zero", "one", "two")
+SIZES = (6, 20, 11)  # the largest class is "one"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Return digits of three classes as folders of files."""
+    from sklearn.datasets import load_digits
+
+    root, found = tmp_path_factory.mktemp("images"), load_digits()
+    for label, (name, number) in enumerate(zip(NAMES, SIZES, strict=True)):
+        for part, rows in (("train", slice(0, number)), ("test", slice(30, 34))):
+            (root / part / name).mkdir(parents=True)
+            for place, image in enumerate(found.images[found.target == label][rows]):
+                Image.fromarray((image * 255 / 16).astype(np.uint8)).save(root / part / name / f"{place:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folders, tmp_path_factory):
+    """Train for some steps from Python, on small images of a folder, and in a thread, as some notebooks do."""
+    fields = {"duration": "30 steps", "model.width": 0.25, "eval.every": "100%", "checkpoint_every": "100%"}
+    fields |= {"tensorboard": False, "model.kernels": "lax"}
+    workdir = tmp_path_factory.mktemp("runs") / "r"
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(saddle_jax.train, "folder:la", root=folders, workdir=workdir, fields=fields).result()
+
+
+@pytest.fixture(scope="module")
+def evaluated(run):
+    """Return the logits that --mode eval writes for the test images, and their labels, by name of the file."""
+    from saddle_jax import modes
+    from saddle_jax.experiment import command_line
+
+    command = command_line.parse(["main.py", "--mode=eval", f"--workdir={run.workdir}", "--checkpoint=latest"])
+    assert modes.run(command) == 0
+    with np.load(run.workdir / "eval" / "30-test-predictions.npz") as stored:
+        return stored["logits"], stored["labels"]
+
+
+def test_a_run_knows_its_classes_in_the_users_words(run):
+    assert run.class_names == ("one", "two", "zero")
+    assert run.class_sizes == {"one": 18, "two": 10, "zero": 5}
+    assert run.step == 30 and "3 classes of 18 to 5" in repr(run)
+    assert run.results["last"]["step"] == 30
+    assert run.config.data.image_size == 8 and run.config.model.width == 0.25
+    (start,) = json.loads((run.workdir / "run.json").read_text())["starts"]  # a command that does the same
+    assert start["command"][:3] == ["saddle-jax", "--config=folder:la", f"--workdir={run.workdir}"]
+    assert {"--config.model.width=0.25", f"--config.data.root={run.config.data.root}"} <= set(start["command"])
+
+
+def test_predictions_are_evaluations_to_the_bit(run, folders, evaluated):
+    logits, labels = evaluated
+    found = run.predict(folders / "test")  # by name: the order of evaluation
+    np.testing.assert_array_equal(found.logits_NC, logits)
+    assert [name.split("/")[-2] for name in found.names] == [run.class_names[label] for label in labels]
+    np.testing.assert_allclose(found.probabilities_NC.sum(1), 1, rtol=1e-6)
+    assert found.classes == [run.class_names[best] for best in logits.argmax(1)]
+    report = run.evaluate(folders / "test", [name.split("/")[-2] for name in found.names])
+    stored = json.loads((run.workdir / "eval" / "30-test.json").read_text())
+    assert dict(report) == dict(run.evaluate()) == {name: stored[name] for name in report}
+    assert [line.split()[:3] for line in repr(report).splitlines()[-3:]] == [
+        ["one", "18", "4"], ["two", "10", "4"], ["zero", "5", "4"],
+    ]  # fmt: skip
+
+
+def test_predictions_are_a_sequence_and_a_table(run, folders, evaluated):
+    found = run.predict(folders / "test")
+    assert len(found) == len(list(found)) == 12
+    image, label, probability = list(found)[3]
+    assert found[3] == found[-9] == (image, label, probability)
+    assert image.endswith("one/03.png") and label == found.classes[3]
+    assert probability == found.probabilities_NC[3].max()
+    shown = repr(found).splitlines()
+    assert len(shown) == 12 and shown[-1] == "... and 2 more"
+    assert f"  {label} {probability:.2f}  " in shown[4]
+    with pytest.raises(AttributeError, match="cannot assign"):
+        found.names = ()
+
+
+def test_the_figure_shows_every_class_and_compares_reports(run):
+    from matplotlib import pyplot
+
+    figure = run.plot()
+    accuracy, sizes = figure.axes
+    (line,) = accuracy.get_legend_handles_labels()[0]
+    np.testing.assert_allclose(line.lines[0].get_ydata(), run.results["last"]["class_accuracy"])
+    assert [label.get_text() for label in sizes.get_xticklabels()] == ["one", "two", "zero"]
+    assert [bar.get_height() for bar in sizes.patches] == [18, 10, 5]
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    one, other = run.results["last"], {"class_accuracy": [0.0, 0.0, None]}
+    names = run.plot({"as it is": [one, one], "nothing $": other}).axes[0].get_legend_handles_labels()[1]
+    assert names == ["as it is (mean ± sd, n = 2)", r"nothing \$"]
+    assert not pyplot.get_fignums()
+
+
+def test_every_form_of_images_gives_the_same(run, folders, tmp_path, evaluated):
+    files = sorted((folders / "test").rglob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    np.savez(tmp_path / "a.npz", images=pixels)
+    (tmp_path / "list.txt").write_text("".join(f"{file} 0\n" for file in files))
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{file},x\n" for file in files))
+    forms = [
+        pixels, pixels / 255.0, jax.numpy.asarray(pixels), list(pixels), [Image.open(file) for file in files],
+        list(map(str, files)), np.array(list(map(str, files))),
+        tmp_path / "a.npz", tmp_path / "list.txt", tmp_path / "list.csv", str(folders / "test" / "*"),
+    ]  # fmt: skip
+    for form in forms:
+        found = run.predict(form)
+        np.testing.assert_array_equal(found.logits_NC, evaluated[0], err_msg=str(form)[:80])
+    one = run.predict(pixels[3])
+    np.testing.assert_allclose(one.logits_NC, evaluated[0][3:4], rtol=1e-5, atol=1e-6)
+
+
+def test_a_logit_adjustment_moves_the_logits(run, folders, evaluated):
+    adjusted = saddle_jax.load(run.workdir, adjust="logit:1").predict(folders / "test").logits_NC
+    priors = np.array([18, 10, 5]) / 33
+    np.testing.assert_allclose(adjusted, evaluated[0] - np.log(priors), rtol=1e-5, atol=1e-5)
+
+
+def test_the_command_writes_every_probability_and_names_bad_images(run, folders, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n then nothing")
+    (tmp_path / "large.jpg").parent.mkdir(exist_ok=True)
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "large.jpg")
+    arguments = [str(folders / "test" / "one"), str(tmp_path / "broken.png"), str(tmp_path / "large.jpg")]
+    command = [sys.executable, ROOT / "main.py", "--mode", "predict", "--workdir", run.workdir, *arguments]
+    result = subprocess.run([*command, "--out", "p.csv"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    table = result.stdout.splitlines()[1:-2]  # between the lines that hold paths
+    assert len(table) == 7 and all(len(line) <= 80 for line in table)
+    assert "not read: " in result.stdout and "1 of 6 images could not be read" in result.stdout
+    rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
+    assert len(rows) == 6 and rows[4]["problem"] and not rows[4]["class"]
+    expected = run.predict(arguments)
+    assert (list(expected)[4].label, expected.problems.keys()) == (None, {4})
+    for row, label, probabilities in zip(rows, expected.classes, expected.probabilities_NC, strict=True):
+        if label is not None:
+            assert row["class"] == label
+            assert [float(row[name]) for name in run.class_names] == pytest.approx(probabilities, rel=1e-5)
+    from saddle_jax.inference import outputs
+
+    for name in ("p.jsonl", "p.npz"):
+        outputs.write(expected, tmp_path / name)
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert lines[0]["class"] == expected.classes[0] and set(lines[0]["probabilities"]) == set(NAMES)
+    with np.load(tmp_path / "p.npz") as stored:
+        np.testing.assert_array_equal(stored["logits"], expected.logits_NC)
+        assert stored["problems"][4] and stored["classes"][0] == expected.classes[0]
+
+
+def test_what_is_no_image_is_told_at_once(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"(?s)nothing.png: found no file.*empty: the folder has no image file"):
+        inputs.find([str(tmp_path / "nothing.png"), str(tmp_path / "empty")])
+    with pytest.raises(DataError, match="no images are named"):
+        inputs.find([])
+    with pytest.raises(DataError, match="image 1: found int, expected a path"):
+        run.predict([np.zeros((8, 8)), 3])
+    with pytest.raises(DataError, match="images: found NoneType, expected a path"):
+        run.evaluate(labels=["two"])
+    with pytest.raises(DataError, match="labels: 'tow' is not a class of this run. Did you mean two"):
+        run.evaluate([np.zeros((8, 8))], ["tow"])
+    with pytest.raises(DataError, match="found no labels for 1 images"):
+        run.evaluate([np.zeros((8, 8))])
+    with pytest.raises(ConfigError, match="spectra.probe: there is no such field. Did you mean spectra.probes"):
+        run.spectra("zero", probe=1)
+    with pytest.raises(ConfigError, match="spectra.classes: 'zeros' is neither.*Did you mean zero"):
+        run.spectra("zeros")
+    with pytest.raises(ConfigError, match="holds no run"):
+        saddle_jax.load(tmp_path)
+    with pytest.raises(ConfigError, match="there is no such field. Did you mean"):
+        saddle_jax.train("folder:la", root=tmp_path, fields={"data.flipp": True})
+
+
+def test_importing_costs_nothing():
+    code = "import sys, saddle_jax; assert not {'jax', 'numpy', 'absl'} & set(sys.modules), set(sys.modules) & {'jax'}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
