@@ -18,7 +18,7 @@ class OneLayer(nn.Module):
     def __call__(self, images_BHWK, mask_B, train):
         pixels_BP = images_BHWK.reshape(len(images_BHWK), -1)
         hidden_BD = nn.Dense(6, use_bias=False, param_dtype=pixels_BP.dtype)(pixels_BP)
-        return nn.relu(self.norm()(hidden_BD, mask_B, train))
+        return nn.relu(self.norm(name="bn1")(hidden_BD, mask_B, train))
 
 
 def make(config, num_classes, axis_name):

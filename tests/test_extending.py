@@ -36,41 +36,38 @@ def outside(tmp_path_factory):
 
 def run(folder, *arguments, expected=0):
     """Run a command in a folder; return what it prints."""
-    return run_all(folder, arguments, expected=expected)[0]
+    script = [ROOT / "main.py", *map(of_repository, arguments)]
+    result = in_process(script, folder)
+    assert result.returncode == expected, result.stdout
+    return result.stdout
 
 
-# Commands as main.py runs them, one after the other in one process, which has to start only once.
+def in_process(script, folder):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *script], cwd=folder, env=environment, text=True, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+# Commands with the same flags, one after the other in one process, which has to start only once.
 SEVERAL = """
 import json, sys
-import main
-from saddle_jax.errors import SaddleError, tell
+from saddle_jax.__main__ import main, parse_flags
 
 for arguments in json.loads(sys.argv[1]):
     try:
-        code = main.main(main.parse_flags(["main.py", *arguments]))
+        code = main(parse_flags(["main.py", *arguments]))
     except SystemExit as error:
         code = error.code
     print(f"\\nended with {code or 0}", flush=True)
 """
 
 
-def run_all(folder, *commands, expected=0):
-    """Run commands that all end with the same code; return what each prints."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    if len(commands) == 1:
-        script = [ROOT / "main.py", *map(of_repository, commands[0])]
-    else:
-        script = ["-c", SEVERAL, json.dumps([list(map(of_repository, command)) for command in commands])]
-        environment["PYTHONPATH"] = str(ROOT)
-    result = subprocess.run(
-        [sys.executable, *script], cwd=folder, env=environment, text=True, timeout=300,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    if len(commands) == 1:
-        assert result.returncode == expected, result.stdout
-        return [result.stdout]
-    *told, rest = result.stdout.split(f"\nended with {expected}\n")
-    assert len(told) == len(commands) and not rest, result.stdout
+def all_told(folder, commands):
+    """Run commands that are refused; return what each prints."""
+    *told, rest = in_process(["-c", SEVERAL, json.dumps(commands)], folder).stdout.split("\nended with 2\n")
+    assert len(told) == len(commands) and not rest, rest
     return told
 
 
@@ -104,13 +101,10 @@ def test_an_entry_from_outside_trains_and_resumes(number, outside, tmp_path):
     # Somebody else's run: its code is named, and imported with a flag only.
     refused = run(outside, "--mode=eval", f"--workdir={workdir}", expected=2)
     assert "names code from outside" in refused and "my_package.losses:balanced" in refused
-    report, evaluated, described = run_all(
-        outside,
-        ["--mode=report", f"--runs={workdir}", f"--workdir={outside}/report"],  # reads files, and imports nothing
-        ["--mode=eval", f"--workdir={workdir}", "--import_code"],
-        [f"--help={name['name']}"],
-    )
-    assert "done" in report and "accuracy" in evaluated and "factor on the log of the prior" in described
+    assert "accuracy" in run(outside, "--mode=eval", f"--workdir={workdir}", "--import_code")
+    assert "factor on the log of the prior" in run(outside, f"--help={name['name']}")
+    report = run(outside, "--mode=report", f"--runs={workdir}", f"--workdir={outside}/report")
+    assert "done" in report  # which reads files, and imports nothing
     assert "balanced" in (outside / "report/report.md").read_text()
 
 
@@ -147,7 +141,8 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         ("optim.name", "sam", "rename the entry"),
     )
     commands = [[*start, f"--config.{field}=my_package.wrong:{name}"] for field, name, _ in cases]
-    for found, (_, _, words) in zip(run_all(folder, *commands, expected=2), cases, strict=True):
+    commands = [list(map(of_repository, command)) for command in commands]
+    for found, (_, _, words) in zip(all_told(folder, commands), cases, strict=True):
         assert words in found
 
 

@@ -31,7 +31,7 @@ from saddle_jax.training.gradient import make_gradient, pass_like
 from saddle_jax.training.program import make_program
 from saddle_jax.training.steps import init_state, make_eval_step, make_train_step
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "small_network")
 
 STATS = ClassStats(COUNTS, ())
 EVERY = pytest.mark.parametrize("name", METHODS)
