@@ -49,6 +49,24 @@ def forget_compiled_code():
 
 
 @pytest.fixture
+def compile_quickly():
+    """Compile with few optimizations, for tests that show what slow code shows, too."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def small_network(monkeypatch):
+    """Train one layer, whatever network the config names; for programs that no other test shares."""
+    import one_layer
+
+    from saddle_jax.models import networks
+
+    monkeypatch.setattr(networks, "make_network", one_layer.make)
+
+
+@pytest.fixture
 def x64():
     """Run the test in float64."""
     with jax.enable_x64(True):

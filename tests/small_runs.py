@@ -2,9 +2,12 @@
 
 import pathlib
 
+import jax.numpy as jnp
+
 from configs import digits_lt
 from saddle_jax import methods
 from saddle_jax.data import sources
+from saddle_jax.experiment import config as config_lib
 from saddle_jax.training import loop
 from saddle_jax.training.program import make_program
 
@@ -20,6 +23,10 @@ METHODS = {
     for name, fields in _FIELDS.items()
     if (pathlib.Path(methods.__path__[0]) / f"{name}.py").is_file()
 }
+# What is compiled does not depend on these.
+_BESIDES = {"seed": 0, "num_seeds": 1, "seeds_at_once": 0, "name": "", "start_from": "", "tensorboard": False}
+_BESIDES |= {"log_every": "1 steps", "checkpoint_every": "1 steps", "eval.every": "1 steps"}
+_PROGRAMS = {}
 
 
 def small_config(method="ce_drw_sam", **changes):
@@ -32,7 +39,18 @@ def small_config(method="ce_drw_sam", **changes):
     return config
 
 
-def train(config, workdir):
+def program_of(config, splits):
+    """Return the program of runs that differ only in what it does not depend on; they share all that is compiled."""
+    alike = config.copy_and_resolve_references()
+    alike.update_from_flattened_dict(_BESIDES)
+    key = config_lib.to_json(alike), jnp.result_type(float), splits.split_hash, splits.content_hash
+    if key not in _PROGRAMS:
+        _PROGRAMS[key] = make_program(config, splits)
+    return _PROGRAMS[key]
+
+
+def train(config, workdir, *, program=None, quiet=True):
     """Train in this process; return the reports."""
     splits = sources.load(config)
-    return loop.train(config, pathlib.Path(workdir), splits, make_program(config, splits), ["test"], quiet=True)
+    program = program or program_of(config, splits)
+    return loop.train(config, pathlib.Path(workdir), splits, program, ["test"], quiet=quiet)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from small_runs import small_config, train
+from small_runs import program_of, small_config, train
 
 from saddle_jax import longtail
 from saddle_jax.data import sources
@@ -41,8 +41,7 @@ def copy(trained, tmp_path):
 
 
 def like(config):
-    program = make_program(config, sources.load(config))
-    return jax.eval_shape(lambda: program.init(0))
+    return jax.eval_shape(lambda: program_of(config, sources.load(config)).init(0))
 
 
 def restored(found):

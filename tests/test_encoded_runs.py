@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from jpeg_folder import BY_SIZE, list_config, write_folder
-from small_runs import train
+from small_runs import program_of, train
 
 from saddle_jax.data import sources
 from saddle_jax.data.feeds import evaluation
@@ -40,7 +40,7 @@ def unbroken(photos, tmp_path_factory):
 
 
 def end_of(workdir, config):
-    like = make_program(config, sources.load(config)).init(0)
+    like = jax.eval_shape(lambda: program_of(config, sources.load(config)).init(0))
     return jax.device_get(checkpoint.restore(checkpoint.find(workdir / "checkpoints"), like))
 
 
@@ -136,7 +136,7 @@ def test_a_bad_image_ends_training_by_name_or_becomes_a_masked_slot(tmp_path, ca
     (summary,) = spectra_results.read_summary(folder)["targets"].values()
     assert summary["images"] == 13  # of 14
     assert (tmp_path / "run/bad_images.txt").read_text().startswith(f"{bad}: ")
-    program = make_program(tolerant, splits)
+    program = program_of(tolerant, splits)
     evaluator = evaluate.Evaluator(tolerant, program, splits.test, splits.stats, "tfdata")
     with pytest.raises(DataError, match=r"1 evaluation image can't be decoded\n  - .*/test/class 0/0.JPEG: "):
         evaluator.report(program.init(0), None, "test")
@@ -146,7 +146,7 @@ def test_what_is_evaluated_is_what_pillow_shows(photos):
     """Through the whole evaluation: a network of known logits counts what it should."""
     config = list_config(photos)
     splits = sources.load(config)
-    program = make_program(config, splits)
+    program = program_of(config, splits)
     state = program.init(0)
     evaluator = evaluate.Evaluator(config, program, splits.test, splits.stats, "tfdata")
     encoded = evaluator.report(state, None, "test")

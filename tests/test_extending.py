@@ -35,16 +35,45 @@ def outside(tmp_path_factory):
 
 
 def run(folder, *arguments, expected=0):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    arguments = [
-        a.replace("configs/", f"{ROOT}/configs/").replace("digits_lt.py:", "digits_lt.py:smoke,") for a in arguments
-    ]
-    result = subprocess.run(
-        [sys.executable, ROOT / "main.py", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
+    """Run a command in a folder; return what it prints."""
+    script = [ROOT / "main.py", *map(of_repository, arguments)]
+    result = in_process(script, folder)
+    assert result.returncode == expected, result.stdout
+    return result.stdout
+
+
+def in_process(script, folder):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *script], cwd=folder, env=environment, text=True, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    assert result.returncode == expected, result.stderr
-    return result.stdout + result.stderr
+
+
+# Commands with the same flags, one after the other in one process, which has to start only once.
+SEVERAL = """
+import json, sys
+from saddle_jax.__main__ import main, parse_flags
+
+for arguments in json.loads(sys.argv[1]):
+    try:
+        code = main(parse_flags(["main.py", *arguments]))
+    except SystemExit as error:
+        code = error.code
+    print(f"\\nended with {code or 0}", flush=True)
+"""
+
+
+def all_told(folder, commands):
+    """Run commands that are refused; return what each prints."""
+    *told, rest = in_process(["-c", SEVERAL, json.dumps(commands)], folder).stdout.split("\nended with 2\n")
+    assert len(told) == len(commands) and not rest, rest
+    return told
+
+
+def of_repository(argument):
+    """Return the argument with the whole path of a shipped config, in its smoke version."""
+    return argument.replace("configs/", f"{ROOT}/configs/").replace("digits_lt.py:", "digits_lt.py:smoke,")
 
 
 def test_the_page_has_what_it_promises():
@@ -69,11 +98,11 @@ def test_an_entry_from_outside_trains_and_resumes(number, outside, tmp_path):
     other = ["--config", "configs/digits_lt.py:ce_sam", f"--workdir={workdir}"]
     stranger = run(tmp_path, *other, expected=2)
     assert "names code from outside" in stranger  # training beside it imports nothing either
-    assert "factor on the log of the prior" in run(outside, f"--help={name['name']}")
     # Somebody else's run: its code is named, and imported with a flag only.
     refused = run(outside, "--mode=eval", f"--workdir={workdir}", expected=2)
     assert "names code from outside" in refused and "my_package.losses:balanced" in refused
     assert "accuracy" in run(outside, "--mode=eval", f"--workdir={workdir}", "--import_code")
+    assert "factor on the log of the prior" in run(outside, f"--help={name['name']}")
     report = run(outside, "--mode=report", f"--runs={workdir}", f"--workdir={outside}/report")
     assert "done" in report  # which reads files, and imports nothing
     assert "balanced" in (outside / "report/report.md").read_text()
@@ -102,7 +131,7 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         "nothing = Link('no link', lambda fields, context: 3)\n"
         "sam = Link('a taken name', lambda fields, context: 3, fields=nothing.fields)\n"
     )
-    for field, name, words in (
+    cases = (
         ("loss.name", "total", "expected one floating-point number per example, shape (2,)"),
         ("loss.name", "nothing", "is a Link, expected a saddle_jax.experiment.catalogue.Loss"),
         ("loss.name", "totl", "Did you mean total?"),
@@ -110,8 +139,11 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         ("loss.name", "fails", "my_package.wrong:fails fails: AttributeError"),
         ("optim.name", "tuples", "my_package.wrong:tuples fails: AttributeError"),
         ("optim.name", "sam", "rename the entry"),
-    ):
-        assert words in run(folder, *start, f"--config.{field}=my_package.wrong:{name}", expected=2)
+    )
+    commands = [[*start, f"--config.{field}=my_package.wrong:{name}"] for field, name, _ in cases]
+    commands = [list(map(of_repository, command)) for command in commands]
+    for found, (_, _, words) in zip(all_told(folder, commands), cases, strict=True):
+        assert words in found
 
 
 def test_a_config_file_names_an_entry_and_a_command_another(outside, monkeypatch):

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from small_runs import small_config, train
+from small_runs import program_of, small_config, train
 
 from configs import cifar10_lt, default
 from saddle_jax.data import sources
@@ -20,7 +20,6 @@ from saddle_jax.experiment.config import flatten
 from saddle_jax.host import devices
 from saddle_jax.training import checkpoint, loop, metrics, run, seeds
 from saddle_jax.training.feed import Feed, pipeline_of
-from saddle_jax.training.program import make_program
 from saddle_jax.training.state import stack, unstack
 
 
@@ -83,7 +82,7 @@ def test_runs_on_the_same_bytes_end_bit_for_bit_alike(tmp_path):
         config = small_config(data__pipeline=name)
         train(config, tmp_path / name)
         latest = checkpoint.find(tmp_path / name / "checkpoints")
-        like = make_program(config, sources.load(config)).init(0)
+        like = jax.eval_shape(lambda: program_of(config, sources.load(config)).init(0))  # noqa: B023
         ends.append(jax.device_get(checkpoint.restore(latest, like)))
     for a, *others in zip(*map(jax.tree.leaves, ends), strict=True):
         assert {b.tobytes() for b in others} == {a.tobytes()}
@@ -95,7 +94,7 @@ def test_scanned_runs_of_several_seeds_follow_each_alone(x64):
     config = small_config(data__pipeline="numpy", duration="50 steps", num_seeds=3, seed=4)
     configs = [seeds.member_config(config, seed) for seed in seeds.seeds_of(config)]
     splits = sources.load(config)
-    program = make_program(config, splits)
+    program = program_of(config, splits)
     alone = [steps([one], [splits], program, 50) for one in configs]
     for one in configs:
         one.data.pipeline, one.steps_at_once = "resident", 5
@@ -111,7 +110,7 @@ def test_runs_at_once_may_have_images_of_their_own(x64):
     configs = [small_config(seed=seed, data__subset_seed=seed) for seed in (0, 1)]
     splits = [sources.load(config) for config in configs]
     assert splits[0].content_hash != splits[1].content_hash
-    program = make_program(configs[0], splits[0])
+    program = program_of(configs[0], splits[0])
     together, _ = steps(configs, splits, program, 4)
     for config, split, state in zip(configs, splits, together, strict=True):
         alone, _ = steps([config], [split], program, 4)
@@ -121,7 +120,7 @@ def test_runs_at_once_may_have_images_of_their_own(x64):
 def test_segments_end_at_every_event_and_have_two_lengths():
     config = small_config(steps_at_once=5)
     splits = sources.load(config)
-    feed = Feed([config], [splits], make_program(config, splits))
+    feed = Feed([config], [splits], program_of(config, splits))
     found = [(s.start, s.stop) for s in feed.segments(3, 27, lambda step: step in (8, 10, 20))]
     assert found == [(3, 8), (8, 9), (9, 10), (10, 15), (15, 20), (20, 25), (25, 26), (26, 27)]
 
@@ -131,7 +130,7 @@ def test_a_step_that_is_not_finite_stops_all_later_ones_of_a_scan():
     knots = ((0, 0.1), ("5 steps", 1e38), ("7 steps", 0.1))
     config = small_config(steps_at_once=12, optim__lr=knots)
     splits = sources.load(config)
-    program = make_program(config, splits)
+    program = program_of(config, splits)
     feed = Feed([config], [splits], program)
     state = devices.replicate(program.init(0))
     (segment,) = feed.segments(0, 12, never)
@@ -155,7 +154,7 @@ def with_nan_in_seed_1(program, part):
 def test_of_several_seeds_those_that_stay_finite_finish(tmp_path):
     config = small_config(num_seeds=3, seeds_at_once=3)
     splits = sources.load(config)
-    program = make_program(config, splits)
+    program = program_of(config, splits)
 
     broken = with_nan_in_seed_1(program, "params")
     with pytest.raises(NonFiniteError, match=r"^seed-1: step 1: loss is nan"):
@@ -171,7 +170,7 @@ def test_of_several_seeds_those_that_stay_finite_finish(tmp_path):
 def test_a_seed_whose_evaluation_is_not_finite_ends_alone(tmp_path):
     config = small_config(num_seeds=3, seeds_at_once=3)
     splits = sources.load(config)
-    program = make_program(config, splits)
+    program = program_of(config, splits)
 
     broken = with_nan_in_seed_1(program, "model_state")
     for _ in range(2):  # again when it is started again
@@ -185,7 +184,7 @@ def test_no_seed_is_trained_if_one_of_them_can_not_be(tmp_path):
     splits = sources.load(config)
     train(small_config(seed=2, optim__momentum=0.5), tmp_path / "seed-2")
     with pytest.raises(ConfigError, match=r"optim.momentum: the run has 0.5, this command 0.9"):
-        seeds.train(config, tmp_path, splits, make_program(config, splits), ["test"], quiet=True)
+        seeds.train(config, tmp_path, splits, program_of(config, splits), ["test"], quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["seed-2"]
 
 
@@ -198,7 +197,7 @@ def test_nothing_is_compiled_and_nothing_travels_unasked_between_logging_points(
     )  # fmt: skip
     splits = sources.load(config)
     assert len(splits.train.labels) % config.batch_size
-    program = make_program(config, splits)
+    program = program_of(config, splits)
     compiled, reached, looked = [], [0], []
     advance, look = Feed.advance, run.Run.log
 
@@ -234,7 +233,7 @@ def test_nothing_is_compiled_and_nothing_travels_unasked_between_logging_points(
 def test_an_unasked_transfer_would_be_seen():
     config = small_config()
     splits = sources.load(config)
-    program = make_program(config, splits)
+    program = program_of(config, splits)
     feed = Feed([config], [splits], program)
     segment = next(feed.segments(0, 1, never))
     state = devices.replicate(program.init(0))
@@ -246,7 +245,7 @@ def test_an_unasked_transfer_would_be_seen():
 def test_seeds_leave_complete_runs_and_their_mean(tmp_path):
     config = small_config(num_seeds=3, seed=2)
     splits = sources.load(config)
-    program = make_program(config, splits)
+    program = program_of(config, splits)
     summary = seeds.train(config, tmp_path / "runs", splits, program, ["test"], quiet=True)
     assert summary == json.loads((tmp_path / "runs/summary.json").read_text())
     assert summary["runs"] == ["seed-2", "seed-3", "seed-4"]
@@ -284,7 +283,7 @@ def test_seeds_interrupted_at_different_steps_end_where_they_would_have(tmp_path
 
     config = small_config(num_seeds=2, seeds_at_once=2)
     splits = sources.load(config)
-    program = make_program(config, splits)
+    program = program_of(config, splits)
     save = run.Run.save
 
     def stop(self, state, step):

@@ -19,6 +19,7 @@ from saddle_jax.errors import ConfigError
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.catalogue import find
 from saddle_jax.experiment.checks import problems_of
+from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import glmc
 from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
@@ -29,6 +30,8 @@ from saddle_jax.schedules import make_schedules
 from saddle_jax.training import metrics, steps
 from saddle_jax.training.gradient import make_gradient, pass_like
 from saddle_jax.training.steps import init_state, make_train_step
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 STATS = ClassStats(COUNTS, ())
 TERMS = ("balance", "rebalance", "contrast")
@@ -48,7 +51,7 @@ def build(config, axis_name=None, *, stats=STATS, image_shape=IMAGES.shape[1:], 
         micro_batches=config.micro_batches,
         axis_name=axis_name,
     )
-    return method, step, jax.jit(lambda key: init_state(method, tx, key))(jax.random.key(0))
+    return method, step, devices.jit_once(lambda key: init_state(method, tx, key))(jax.random.key(0))
 
 
 def small_config(**changes):
@@ -166,7 +169,7 @@ def test_a_sam_step_is_the_published_one(golden, published, monkeypatch):
             found = found[part]
         layout = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[expected.ndim]
         np.testing.assert_allclose(found, expected.transpose(layout), rtol=1e-9, atol=1e-11, err_msg=name)
-    logits = published.method.predict(state.params, state.model_state, published.views[0])
+    logits = jax.jit(published.method.predict)(state.params, state.model_state, published.views[0])
     np.testing.assert_allclose(logits, golden["step/logits_eval_after"], rtol=1e-9, atol=1e-10)
 
 

@@ -21,6 +21,8 @@ from saddle_jax.training.gradient import pass_like
 from saddle_jax.training.program import make_program
 from saddle_jax.training.steps import init_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def softmax_regression():
     """A method without batch statistics, whose micro-batches have to add up exactly; its state counts steps."""
@@ -54,7 +56,7 @@ def step_of(config, method, micro_batches, axis_name):
     schedules = make_schedules(config, ClassStats(COUNTS, ()), steps_per_epoch=3)
     tx = make_optimizer(config, schedules, ClassStats(COUNTS, ()), aux_like=pass_like(method), axis_name=axis_name)
     step = make_train_step(method, tx, schedules.class_weights, micro_batches=micro_batches, axis_name=axis_name)
-    return step, init_state(method, tx, jax.random.key(0))
+    return step, devices.jit_once(lambda key: init_state(method, tx, key))(jax.random.key(0))
 
 
 @pytest.mark.parametrize("axis_name", [None, devices.AXIS])

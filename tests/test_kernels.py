@@ -15,6 +15,7 @@ from conftest import ROOT  # noqa: F401 (its devices)
 from configs import default, digits_lt
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.checks import problems_of
+from saddle_jax.host import devices
 from saddle_jax.models import kernels
 from saddle_jax.models.networks import make_resnet
 from saddle_jax.models.normalise import normalise
@@ -40,7 +41,7 @@ def problem(**fields):
     draw = np.random.default_rng(0)
     network = network_of("lax", **fields)
     images = draw.standard_normal((6, 33, 32, 3)).astype(np.float32)
-    variables = network.init(jax.random.key(0), images.shape[1:])
+    variables = devices.jit_once(lambda key: network.init(key, images.shape[1:]))(jax.random.key(0))
     params, model_state = jax.tree.map(
         lambda x: np.asarray(x) + 0.05 * draw.standard_normal(x.shape).astype(np.float32), variables
     )
@@ -101,7 +102,7 @@ def test_training_is_computed_by_the_package_and_nothing_else_is():
 def test_compiled_for_other_devices_it_is_xla():
     network = network_of("onednn", name="resnet8")
     images, mask = jnp.zeros((2, 32, 32, 3)), jnp.ones(2, bool)
-    params, model_state = network.init(jax.random.key(0), (32, 32, 3))
+    params, model_state = devices.jit_once(lambda key: network.init(key, (32, 32, 3)))(jax.random.key(0))
 
     def gradient(params):
         return jax.grad(lambda p: network.logits(p, model_state, images, mask, train=True)[0].sum())(params)

@@ -3,9 +3,6 @@
 The network is one small layer, so that a step compiles in a second; at the end other methods train ResNets.
 """
 
-import functools
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,10 +20,6 @@ from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import plain
 from saddle_jax.methods.base import ASCENT, DESCENT
-from saddle_jax.models import networks
-from saddle_jax.models.base import from_flax
-from saddle_jax.models.heads import Normed
-from saddle_jax.models.networks import make_linear, make_norm
 from saddle_jax.optim import chain
 from saddle_jax.optim.link import find_link_state, with_key
 from saddle_jax.schedules import make_schedules
@@ -34,6 +27,8 @@ from saddle_jax.training import checkpoint
 from saddle_jax.training.gradient import pass_like
 from saddle_jax.training.program import make_program
 from saddle_jax.training.steps import init_state, make_train_step
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 STATS = ClassStats(COUNTS, ())
 EVALUATIONS = {  # a step's, or those of seven steps
@@ -44,24 +39,6 @@ every_link = pytest.mark.parametrize("link", LINKS)
 every_loss = pytest.mark.parametrize(
     "loss", ["ldam", *(pytest.param(loss, marks=pytest.mark.nightly) for loss in ("ce", "vs"))]
 )
-
-
-class OneLayer(nn.Module):
-    """The features of a layer with BatchNorm, as backbones have them."""
-
-    norm: functools.partial
-
-    @nn.compact
-    def __call__(self, images_BHWK, mask_B, train):
-        pixels_BP = images_BHWK.reshape(len(images_BHWK), -1)
-        hidden_BD = nn.Dense(6, use_bias=False, param_dtype=pixels_BP.dtype)(pixels_BP)
-        return nn.relu(self.norm()(hidden_BD, mask_B, train))
-
-
-def one_layer(config, num_classes, axis_name):
-    model = config.model
-    head = Normed(num_classes) if model.head == "normed" else make_linear(model, num_classes)
-    return from_flax(OneLayer(make_norm(model, axis_name)), head)
 
 
 def config_of(link, loss, **changes):
@@ -95,7 +72,7 @@ class Built:
             axis_name=axis_name,
         )
         self.step = devices.map_step(step, 1) if axis_name else jax.jit(step)
-        self.init = jax.jit(lambda key: init_state(method, tx, key))
+        self.init = devices.jit_once(lambda key: init_state(method, tx, key))
         self.state = self.init(jax.random.key(0))
         self.batches = [devices.split(batch) for batch in batches(8)] if axis_name else batches(1)
 
@@ -106,11 +83,6 @@ class Built:
             state, metrics = jax.device_get(self.step(state, (self.batches[number % 3],)))
             seen.append(metrics)
         return state, seen
-
-
-@pytest.fixture
-def small_network(monkeypatch):
-    monkeypatch.setattr(networks, "make_network", one_layer)
 
 
 @every_loss

@@ -31,6 +31,8 @@ from saddle_jax.training.gradient import make_gradient, pass_like
 from saddle_jax.training.program import make_program
 from saddle_jax.training.steps import init_state, make_eval_step, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compile_quickly", "small_network")
+
 STATS = ClassStats(COUNTS, ())
 EVERY = pytest.mark.parametrize("name", METHODS)
 OTHERS = pytest.mark.parametrize("name", [name for name in METHODS if name != "plain"])  # its own is in test_devices.py
@@ -76,7 +78,7 @@ class Built:
         }
         step = make_train_step(self.method, tx, schedules.class_weights, **policy)
         self.step = devices.map_step(step, 1) if axis_name else jax.jit(step)
-        self.state = jax.jit(lambda key: init_state(self.method, tx, key))(jax.random.key(0))
+        self.state = devices.jit_once(lambda key: init_state(self.method, tx, key))(jax.random.key(0))
 
     def views(self, step, num_devices=1):
         """Return the batches of a step, a third of an epoch of 75 images: 32, 32 and 11."""

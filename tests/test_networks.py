@@ -28,6 +28,8 @@ from saddle_jax.training.gradient import pass_like
 from saddle_jax.training.program import make_program
 from saddle_jax.training.steps import make_train_step
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def waves(key, shape, dtype=jnp.float32):
     """Return initial weights without a draw, which takes long to compile."""
@@ -61,14 +63,6 @@ class Transformer(nn.Module):
 def transformer(model, num_classes, axis_name, dropout=0.5, blocks=1):
     del model, axis_name
     return from_flax(Transformer(dropout, blocks), heads.Linear(num_classes, waves))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """What is shown here is shown by slow code, too."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
@@ -155,7 +149,7 @@ def test_draws_are_those_of_the_step_the_device_and_the_micro_batch(named):
     schedules = test_methods.make_schedules(config, test_methods.STATS, 3)
     tx = test_methods.make_optimizer(config, schedules, test_methods.STATS, aux_like=pass_like(method))
     step = make_train_step(method, tx, lambda _: jnp.ones(5), micro_batches=2)
-    start = test_methods.init_state(method, tx, jax.random.key(0))
+    start = jax.jit(lambda key: test_methods.init_state(method, tx, key))(jax.random.key(0))
     state = jax.jit(step)(start, (built.batches[0],))[0].model_state
     assert 0 < state["before"] != state["draw"] > 0
 
@@ -192,7 +186,7 @@ def test_a_run_resumes_to_the_bit_is_measured_and_retrained(named, tmp_path):
     shutil.copytree(whole, part)
     shutil.rmtree(part / "checkpoints/8")
     loop.train(config, part, splits, program, ["test"], quiet=True)
-    like = program.init(config.seed)
+    like = jax.eval_shape(lambda: program.init(config.seed))
     end, resumed = (checkpoint.restore(checkpoint.find(run / "checkpoints"), like) for run in (whole, part))
     assert end.step == 8
     jax.tree.map(np.testing.assert_array_equal, resumed, end)
@@ -204,14 +198,16 @@ def test_a_run_resumes_to_the_bit_is_measured_and_retrained(named, tmp_path):
     second.method, second.eval.every = "retrain", "4 steps"
     retraining = make_program(second, splits)
     loop.train(second, tmp_path / "second", splits, retraining, ["test"], quiet=True)
-    after = checkpoint.restore(checkpoint.find(tmp_path / "second/checkpoints"), retraining.init(0))
+    after = checkpoint.restore(
+        checkpoint.find(tmp_path / "second/checkpoints"), jax.eval_shape(lambda: retraining.init(0))
+    )
     is_classifier = transformer(None, 10, None).is_classifier(end.params)
     assert jax.tree.map(differ, after.params, end.params) == is_classifier
 
 
 def init_of(backbone, head=None, **fields):
     network = from_flax(backbone, nn.Dense(3) if head is None else head, **fields)
-    return network, *network.init(jax.random.key(0), (4, 4, 3))
+    return network, *jax.jit(lambda key: network.init(key, (4, 4, 3)))(jax.random.key(0))
 
 
 class Pooled(nn.Module):

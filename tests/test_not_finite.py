@@ -59,15 +59,16 @@ def breaking(kind, step):
 def check(kind, step, folder, monkeypatch):
     config = small_config()
     monkeypatch.setattr(program, "make_method", breaking(kind, step))
+    own = program.make_program(config, sources.load(config))
     with pytest.raises(NonFiniteError, match=rf"step {step}: .*(nan|inf)") as error:
-        train(config, folder)
+        train(config, folder, program=own)
     assert error.value.exit_code == 5
     quantity = {"loss": "loss is inf", "gradient": "update is nan", "second pass": "update is nan"}
     assert quantity.get(kind, "loss is nan") in str(error.value)
     saved = checkpoint.available(folder / "checkpoints")
     kept = {1: [], 7: [4, 6], 8: [4, 6], 12: [6, 8]}  # saved every 4 steps, and at 6 as the best; the newest two stay
     assert saved == kept[step]
-    like = jax.eval_shape(lambda: program.make_program(config, sources.load(config)).init(0))
+    like = jax.eval_shape(lambda: own.init(0))
     for which in saved:
         state = checkpoint.restore(checkpoint.find(folder / "checkpoints", str(which)), like)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)), which

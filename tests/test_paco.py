@@ -1,5 +1,6 @@
 """PaCo and PaCo with SAM: the loss to the authors' figures, the queue, the key encoder, one device and eight."""
 
+import functools
 import subprocess
 import sys
 
@@ -30,6 +31,8 @@ from saddle_jax.training.gradient import pass_like
 from saddle_jax.training.program import make_program
 from saddle_jax.training.steps import init_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 STATS = ClassStats(COUNTS, ())
 
 
@@ -58,7 +61,7 @@ def build(config, axis_name):
         batch_stats_policy=config.optim.batch_stats,
         axis_name=axis_name,
     )
-    return method, step, init_state(method, tx, jax.random.key(0))
+    return method, step, devices.jit_once(lambda key: init_state(method, tx, key))(jax.random.key(0))
 
 
 def views_of(ids, num_devices):
@@ -257,8 +260,8 @@ def test_the_key_encoder_follows_the_published_sequence(x64):
 def test_without_images_it_is_the_cross_entropy_of_the_logits_with_the_prior(x64):
     method, _, state = build(config_of(paco__alpha=0.0, paco__gamma=0.0), None)
     batch, key = steps_of(1)[0]
-    output = part_of(method)(state.params, variables_of(state), (batch, key))[1][1]
-    logits_BC = method.predict(state.params, state.model_state, batch, train=True)
+    output = jax.jit(part_of(method))(state.params, variables_of(state), (batch, key))[1][1]
+    logits_BC = jax.jit(functools.partial(method.predict, train=True))(state.params, state.model_state, batch)
     expected_B = cross_entropy(logits_BC + np.log(COUNTS / COUNTS.sum() + 1e-9), batch.labels)
     np.testing.assert_allclose(output.numerator, expected_B.sum(), rtol=1e-10)
     assert output.metrics["contrast"] == 0
@@ -269,8 +272,9 @@ def test_prediction_is_the_class_head_without_the_prior(x64):
     method, _, state = build(config_of(), None)
     batch, _ = steps_of(1)[0]
     nothing = {**state.params, "linear": jax.tree.map(jnp.zeros_like, state.params["linear"])}
-    np.testing.assert_array_equal(method.predict(nothing, state.model_state, batch), np.zeros((32, len(COUNTS))))
-    logits_BC = method.predict(state.params, state.model_state, batch)
+    predict = jax.jit(method.predict)
+    np.testing.assert_array_equal(predict(nothing, state.model_state, batch), np.zeros((32, len(COUNTS))))
+    logits_BC = predict(state.params, state.model_state, batch)
     assert len(np.unique(np.argmax(logits_BC, 1))) > 1
 
 

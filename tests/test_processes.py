@@ -88,7 +88,7 @@ def last_state(workdir):
     """The leaves of the last checkpoint, in float64."""
     with jax.enable_x64(True):
         config = config_lib.from_json((workdir / "config.json").read_bytes())
-        like = make_program(config, sources.load(config)).init(0)
+        like = jax.eval_shape(lambda: make_program(config, sources.load(config)).init(0))
         found = checkpoint.find(workdir / "checkpoints")
         assert found.step == 24
         return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.restore(found, like))]

@@ -14,6 +14,7 @@ from conftest import ROOT  # noqa: F401 (its devices)
 from benchmarks.operations import multiply_adds
 from configs import default
 from saddle_jax.experiment.catalogue import ENTRIES
+from saddle_jax.host import devices
 from saddle_jax.models import resnet, resnet_cifar
 from saddle_jax.models.networks import make_backbone, make_resnet
 from saddle_jax.models.pooling import max_pool
@@ -154,7 +155,7 @@ def test_names_are_what_checkpoints_are_mapped_to():
 
 def test_initialisation_follows_torchvision():
     network = network_of("resnet10", classes=100)
-    params, _ = jax.jit(lambda key: network.init(key, (8, 8, 3)))(jax.random.key(1))
+    params, _ = devices.jit_once(lambda key: network.init(key, (8, 8, 3)))(jax.random.key(1))
     kernel = params["layer3_0"]["conv1"]["kernel"]
     assert kernel.shape == (3, 3, 128, 256)
     assert np.std(kernel) == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)  # fan out

@@ -9,6 +9,7 @@ from golden_resnet import HEADS, batch, config_of, load, method_of, variables
 from ml_collections import ConfigDict
 
 from configs import default
+from saddle_jax.host import devices
 from saddle_jax.methods.base import ASCENT, Context
 from saddle_jax.models import heads
 from saddle_jax.models.networks import make_resnet
@@ -28,7 +29,7 @@ def test_forward_equals_the_reference(head, x64):
     config = config_of(head)
     method = method_of(config, store)
     start = variables(store, head)
-    logits = method.predict(start.params, start.model_state, batch(store, 0))
+    logits = jax.jit(method.predict)(start.params, start.model_state, batch(store, 0))
     np.testing.assert_allclose(logits, store["logits_eval"], rtol=1e-8, atol=1e-10)
 
     network, first = make_resnet(None, config.model, 10, None), batch(store, 0)
@@ -52,7 +53,7 @@ def test_initialisation_follows_the_reference():
     for head in HEADS:
         config.head = head
         network = make_resnet(None, config, 10, None)
-        params, _ = network.init(jax.random.key(1), (32, 32, 3))
+        params, _ = devices.jit_once(lambda key, network=network: network.init(key, (32, 32, 3)))(jax.random.key(1))
         kernel = params["layer3_1"]["conv1"]["kernel"]
         assert np.std(kernel) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
         assert np.abs(kernel).max() > 3.5 * np.std(kernel)  # not truncated
@@ -78,12 +79,12 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     config.data.mean, config.data.std = (0.5,) * 3, (0.5,) * 3
     store = load("linear")
     method = method_of(config, store)
-    start = method.init(jax.random.key(0))
+    start = devices.jit_once(method.init)(jax.random.key(0))
     images = (np.random.default_rng(0).random((8, 32, 32, 3)) * 255).astype(np.uint8)
     inputs = batch(store, 0)._replace(images=images), Context(jnp.zeros((), int), ASCENT, jnp.ones(10))
-    output = method.loss(start, *inputs)
+    output = jax.jit(method.loss)(start, *inputs)
     assert {x.dtype for x in jax.tree.leaves((start.params, output.model_state))} == {jnp.dtype("float32")}
     config.model.dtype = "float32"
-    exact = method_of(config, store).loss(start, *inputs)
+    exact = jax.jit(method_of(config, store).loss)(start, *inputs)
     assert output.numerator != exact.numerator
     np.testing.assert_allclose(output.numerator, exact.numerator, rtol=0.05)

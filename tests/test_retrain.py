@@ -1,6 +1,5 @@
 """CC-SAM's second stage: its loss in closed form, what stays as it was, and runs that start from another's weights."""
 
-import functools
 import json
 import pathlib
 import shutil
@@ -11,13 +10,13 @@ import numpy as np
 import optax
 import pytest
 from orbax.checkpoint import v1 as ocp
-from small_runs import small_config
+from small_runs import program_of, small_config, train
 
 from saddle_jax.data import sources
 from saddle_jax.data.images import Batch
 from saddle_jax.errors import CheckpointError, ConfigError
-from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import retrain
 from saddle_jax.methods.base import DESCENT, Context
@@ -27,8 +26,7 @@ from saddle_jax.modes import train as train_mode
 from saddle_jax.optim.link import only
 from saddle_jax.optim.sam import sam
 from saddle_jax.schedules import make_schedules
-from saddle_jax.training import checkpoint, directory, loop, origin, run
-from saddle_jax.training.program import make_program
+from saddle_jax.training import checkpoint, directory, origin, run
 
 COUNTS = np.array([100, 30, 10, 4, 1])
 LABELS = np.array([0, 0, 0, 1, 1, 3, 3, 4, 2, 2])
@@ -43,21 +41,6 @@ def second_config(first="", named="retrain", **changes):
     return config
 
 
-@functools.cache
-def program_of(fields):
-    """Return what runs that differ in their seed and in their start alone share, with all that is compiled."""
-    config = config_lib.from_json(fields)
-    return make_program(config, sources.load(config))
-
-
-def train(config, workdir, *, quiet=True):
-    """Train in this process; return the reports."""
-    alike = config.copy_and_resolve_references()
-    alike.update(seed=0, start_from="")
-    program = program_of(config_lib.to_json(alike))
-    return loop.train(config, pathlib.Path(workdir), sources.load(config), program, ["test"], quiet=quiet)
-
-
 class OnBatch:
     """The method's loss and gradient of one random batch, at any step."""
 
@@ -69,7 +52,7 @@ class OnBatch:
         draws = np.zeros((len(LABELS), 3), np.int32)
         self.batch = Batch(images, LABELS, MASK, np.arange(len(LABELS)), draws)
         self.method = make_method(config, stats, (8, 8, 1), None, make_schedules(config, stats, steps_per_epoch=1))
-        self.variables = jax.jit(self.method.init)(jax.random.key(0))
+        self.variables = devices.jit_once(self.method.init)(jax.random.key(0))
 
         def of_params(params, step):
             context = Context(step, DESCENT, jnp.ones(len(COUNTS)))
@@ -288,7 +271,7 @@ def test_what_a_run_can_not_start_from_is_told_before_its_first_file(harm, error
 )
 def test_another_network_is_refused(changes, word, first, tmp_path):
     config = second_config(first, **changes)
-    program = make_program(config, sources.load(config))
+    program = program_of(config, sources.load(config))
     state = jax.eval_shape(lambda: program.init(0))
     with pytest.raises(CheckpointError, match="start_from: .*12 belongs to another network:") as told:
         origin.adopt(origin.find(config, tmp_path), state)

@@ -61,16 +61,18 @@ def test_three_steps_of_resnet32_equal_the_reference(head, rho, x64):
     schedules = make_schedules(config, stats, steps_per_epoch=100)
     tx = make_optimizer(config, schedules, stats, aux_like=pass_like(method))
     start = variables(store, head)
-    state = init_state(method, tx, jax.random.key(0))._replace(
-        params=start.params, model_state=start.model_state, opt_state=tx.init(start.params)
+    like = jax.eval_shape(lambda: init_state(method, tx, jax.random.key(0)))
+    state = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), like)._replace(
+        step=jnp.zeros((), jnp.int32), params=start.params, model_state=start.model_state
     )
+    state = state._replace(opt_state=tx.init(start.params))
     step = jax.jit(make_train_step(method, tx, schedules.class_weights, batch_stats_policy="both"))
     for index in range(3):
         state, metrics = step(state, (batch(store, index),))
         np.testing.assert_allclose(
             [metrics.loss, metrics.perturbed_loss], store[f"sam_rho{rho}/losses"][index], rtol=1e-8
         )
-    logits = method.predict(state.params, state.model_state, batch(store, 3))
+    logits = jax.jit(method.predict)(state.params, state.model_state, batch(store, 3))
     np.testing.assert_allclose(logits, store[f"sam_rho{rho}/logits_eval_after"], rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(global_norm(state.params), store[f"sam_rho{rho}/after/norm"], rtol=1e-8)
     for key in store:

@@ -78,7 +78,7 @@ class Small:
         self.loss_fn = make_loss(config, stats, 30.0 if head == "normed" else 1.0)
         self.dtype, self.train_mode = dtype, train_mode
         self.method = make_plain(config, stats, self.images.shape[1:], devices.AXIS)
-        start = self.method.init(jax.random.key(0))
+        start = devices.jit_once(self.method.init)(jax.random.key(0))
         # Running statistics that are not those of an untrained network, biases that are not 0.
         self.params = jax.tree.map(
             lambda x: np.asarray(x) + 0.1 * np.arange(x.size).reshape(x.shape) / x.size, start.params

@@ -198,7 +198,7 @@ def test_the_loss_of_a_run_is_what_its_name_says(ldam, tmp_path, loss, scale, we
     images, labels = splits.train.images[chosen], splits.train.labels[chosen]
     method = make_plain(config, splits.stats, images.shape[1:], None)
     batch = Batch(images, labels, np.ones(len(labels), bool), labels, labels)
-    cosines = np.asarray(method.predict(state.params, state.model_state, batch), np.float64)
+    cosines = np.asarray(jax.jit(method.predict)(state.params, state.model_state, batch), np.float64)
     logits, counts = cosines * (scale or 30.0), splits.stats.counts_C
     class_weights = np.ones(10)
     if loss == "training":

@@ -134,13 +134,13 @@ def test_an_empty_group_is_not_a_number(tmp_path):
     assert results["last"]["groups"]["few"] == {"accuracy": None, "classes": 0}
 
 
+@pytest.mark.usefixtures("small_network", "compile_quickly")
 @pytest.mark.parametrize("method", [m for m in recipes.with_links(recipes.LOSSES, ["sam"]) if m != "ce_drw_sam"])
-@pytest.mark.slow
 def test_every_method_trains(method, tmp_path):
     config = cifar10_lt.get_config(f"{method},smoke")
     config.duration, config.eval.every, config.tensorboard = "8 steps", "8 steps", False
     config.checkpoint_every, config.log_every, config.data.pipeline = "8 steps", "8 steps", "numpy"
-    results = train(config, tmp_path / "run")
+    results = train(config, tmp_path / "run", program=make_program(config, sources.load(config)))
     assert results["last"]["step"] == 8
     (record,) = [r for r in metrics.read(tmp_path / "run") if "train/loss" in r]
     assert np.isfinite(record["train/loss"])
