@@ -130,11 +130,11 @@ def weighted_sums(
     weights_C: jax.Array,
     extra_weights_C: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return Σ w·l and Σ w over the unmasked examples.
+    """Return Σ w·l and Σ w over the unmasked examples. A mask of numbers from 0 to 1 counts parts of examples.
 
     `extra_weights_C` multiplies only the numerator, so that the gradients of groups of classes add up to the batch's.
     """
     weights_B = weights_C.astype(losses_B.dtype)[labels_B] * mask_B
     numerator_B = weights_B if extra_weights_C is None else weights_B * extra_weights_C[labels_B]
     # A masked example's loss may be infinite, and 0 · inf would be NaN.
-    return jnp.sum(numerator_B * jnp.where(mask_B, losses_B, 0)), jnp.sum(weights_B)
+    return jnp.sum(numerator_B * jnp.where(mask_B != 0, losses_B, 0)), jnp.sum(weights_B)

@@ -47,8 +47,41 @@ def _perturbation_problems(values: Values) -> Iterator[str]:
             )
 
 
+def _cutmix_problems(values: Values) -> Iterator[str]:
+    if values["plain.cutmix"] and values["model.cache_views"]:
+        yield (
+            "plain.cutmix cuts boxes out of images, and model.cache_views keeps their features only. "
+            "Fix: --config.plain.cutmix=0, or --config.plain.mixup=0.2"
+        )
+
+
 METHODS = {
-    "plain": Method("one network, one loss, one view of each image", "saddle_jax.methods.plain:make"),
+    "plain": Method(
+        "one network, one loss, one view of each image",
+        "saddle_jax.methods.plain:make",
+        fields={
+            "mixup": number(
+                0.0,
+                "alpha of Mixup: images are mixed by a share from Beta(alpha, alpha), and so are their losses",
+                more_than=0,
+                zero="for no Mixup",
+            ),
+            "cutmix": number(
+                0.0,
+                "alpha of CutMix: a box of another image takes a share from Beta(alpha, alpha); with mixup, of every "
+                "second batch",
+                more_than=0,
+                zero="for no CutMix",
+            ),
+            "label_smoothing": number(
+                0.0,
+                "part of the loss that is the mean over all labels in place of the image's own",
+                at_least=0,
+                less_than=1,
+            ),
+        },
+        problems=(_cutmix_problems,),
+    ),
     "glmc": Method(
         "GLMC: two mixed views of each image, a second classifier for re-weighted classes, and a contrastive term",
         "saddle_jax.methods.glmc:make",
