@@ -10,6 +10,7 @@ import pytest
 from golden_resnet import HEADS, batch, config_of, global_norm, leaf, load, method_of, our_value, variables
 
 from saddle_jax.longtail import ClassStats
+from saddle_jax.models import tuning
 from saddle_jax.optim.chain import make_optimizer
 from saddle_jax.optim.link import find_link_state
 from saddle_jax.optim.sam import perturbation, sam, stable_norm
@@ -190,3 +191,29 @@ def test_parameters_are_required():
     tx = sam(0.1)
     with pytest.raises(ValueError, match="found params=None"):
         tx.update({"w": jnp.ones(3)}, tx.init({"w": jnp.ones(3)}), None, grad_fn=quadratic)
+
+
+@pytest.mark.parametrize("perturbed", ["norm", "head"])
+def test_a_part_of_the_parameters_is_perturbed_and_all_of_them_move(perturbed):
+    params = {
+        "bn": {"scale": jnp.ones(3), "bias": jnp.zeros(3)},
+        "conv": {"kernel": jnp.ones(4)},
+        "linear": {"kernel": jnp.ones(2), "bias": jnp.ones(2)},
+    }
+    mask = {"norm": tuning.norms, "head": lambda p: {k: jax.tree.map(lambda _, k=k: k == "linear", p[k]) for k in p}}
+    seen = []
+
+    def grad_fn(point, class_weights_C=None):
+        del class_weights_C
+        seen.append(point)
+        return jax.tree.map(jnp.ones_like, point), ()
+
+    link = sam(2.0, perturbed=mask[perturbed])
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates, state = link.update(grads, link.init(params), params, grad_fn=grad_fn, probe=False)
+    moved = jax.tree.map(lambda a, b: a - b, seen[-1], params)
+    size = {"norm": 6, "head": 4}[perturbed]
+    for chosen, change in zip(jax.tree.leaves(mask[perturbed](params)), jax.tree.leaves(moved), strict=True):
+        np.testing.assert_allclose(change, 2 / size**0.5 if chosen else 0, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, updates, grads)
+    assert state.ascent_norm == pytest.approx(size**0.5)

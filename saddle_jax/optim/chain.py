@@ -16,6 +16,7 @@ from saddle_jax.experiment.catalogue import group_of, is_dotted, make, own_code
 from saddle_jax.experiment.durations import parse_duration
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats, rank_groups
+from saddle_jax.models.tuning import decayed_rates
 from saddle_jax.optim.link import LinkContext, only, shared
 from saddle_jax.schedules import Schedules, field_schedule
 
@@ -33,7 +34,7 @@ def make_optimizer(
     trained: Callable[[optax.Params], Any] | None = None,
     is_classifier: Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Return SGD with momentum, preceded by the link that the config names.
+    """Return SGD with momentum or AdamW, preceded by the link that the config names.
 
     Gradients come in as each device's own part of the batch's gradient, both from the caller and from grad_fn. `shared`
     sums them before the link, so that every device has the same perturbation. If they are summed only after the link,
@@ -48,18 +49,30 @@ def make_optimizer(
 def _make_chain(
     config: ConfigDict, schedules: Schedules, stats: ClassStats, of_link: dict[str, Any], axis_name: str | None
 ) -> optax.GradientTransformationExtraArgs:
-    sgd = (
-        optax.add_decayed_weights(config.optim.weight_decay),
-        optax.trace(config.optim.momentum),
-        optax.scale_by_learning_rate(schedules.lr),
-    )
+    base = _base(config.optim, schedules)
     if config.optim.name == "sgd":
-        return optax.chain(sum_over_devices(axis_name), *sgd)
+        return optax.chain(sum_over_devices(axis_name), *base)
     if fields_of(config).get("perturbation") == "per_device":
         link = make_link(config, schedules, stats, **of_link, axis_name=axis_name)
-        return optax.chain(link, sum_over_devices(axis_name), *sgd)
+        return optax.chain(link, sum_over_devices(axis_name), *base)
     link = make_link(config, schedules, stats, **of_link)
-    return optax.chain(shared(link, axis_name), *sgd)
+    return optax.chain(shared(link, axis_name), *base)
+
+
+def _base(optim: ConfigDict, schedules: Schedules) -> Iterator[optax.GradientTransformation]:
+    """Yield what stands behind the link: the optimizer that turns its gradient into a step."""
+    if optim.clip_norm:
+        yield optax.clip_by_global_norm(optim.clip_norm)
+    decay = optax.add_decayed_weights(optim.weight_decay)
+    yield from {
+        "sgd": (decay, optax.trace(optim.momentum)),
+        "adamw": (optax.scale_by_adam(b1=optim.momentum), decay),
+    }[optim.base]
+    if optim.layer_decay < 1:
+        yield optax.stateless(
+            lambda updates, _: jax.tree.map(jnp.multiply, updates, decayed_rates(updates, optim.layer_decay))
+        )
+    yield optax.scale_by_learning_rate(schedules.lr)
 
 
 def make_link(

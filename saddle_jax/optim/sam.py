@@ -9,6 +9,7 @@ follows it is plain optax. A chain without the link is the base optimizer and ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,13 +18,14 @@ import optax
 from ml_collections import ConfigDict
 
 from saddle_jax.host import devices
+from saddle_jax.models import tuning
 from saddle_jax.optim.link import Ask, LinkContext, Step, make_link, value_at
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
     """Make the link from the values of its fields in a config."""
-    del fields
-    return sam(context.schedule("rho"), axis_name=context.axis_name, aux_like=context.aux_like)
+    perturbed = {"all": None, "norm": tuning.norms, "head": context.is_classifier}[fields.perturbed]
+    return sam(context.schedule("rho"), perturbed=perturbed, axis_name=context.axis_name, aux_like=context.aux_like)
 
 
 def make_adaptive(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
@@ -43,6 +45,7 @@ def sam(
     adaptive: bool = False,
     adaptive_eta: float = 0.01,
     eps: float = 1e-12,
+    perturbed: Callable[[optax.Params], Any] | None = None,
     aux_like: Any = (),
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -53,6 +56,8 @@ def sam(
       adaptive: use ASAM; see `perturbation`.
       adaptive_eta: see `perturbation`.
       eps: added to the gradient's length, as in the reference.
+      perturbed: parameters -> a tree of bools: those that are perturbed. The length counts them alone, and the gradient
+        at w + e moves all. None perturbs all.
       aux_like: a tree with the structure, shapes, and dtypes of grad_fn's aux, to keep it in the state; () drops it.
       axis_name: axis of the devices, if the incoming gradients are each device's own. The reported ascent norm is then
         the mean over the devices, so that the state stays equal on all of them. The perturbation is not averaged.
@@ -62,6 +67,8 @@ def sam(
 
     def take(grads: optax.Updates, params: optax.Params, ask: Ask) -> Step:
         radius = value_at(rho, ask.count)
+        if perturbed is not None:
+            grads = jax.tree.map(lambda chosen, g: g if chosen else jnp.zeros_like(g), perturbed(params), grads)
         shift, norm = perturbation(grads, params, radius, adaptive=adaptive, adaptive_eta=adaptive_eta, eps=eps)
         descent, aux = ask.grad_fn(optax.apply_updates(params, shift))
         return Step(descent, devices.mean_over(norm, axis_name), 2, aux)

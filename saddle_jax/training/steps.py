@@ -110,7 +110,7 @@ def make_train_step(
         )
         link = find_link_state(opt_state)
         last = first if link is None or link.aux == () else link.aux
-        params = optax.apply_updates(state.params, updates)
+        params = _moved(method, state.params, updates)
         model_state = {"first": first, "frozen": start}.get(batch_stats_policy, last).model_state
         method_state = method.after_update(Variables(params, model_state, state.method_state), inputs)
         new = TrainState(state.step + 1, params, model_state, opt_state, method_state, state.key, state.finite)
@@ -136,6 +136,14 @@ def make_train_step(
         return jax.tree.map(functools.partial(jnp.where, finite & ~is_empty), new, stays), metrics
 
     return step
+
+
+def _moved(method: Method, params: Any, updates: Any) -> Any:
+    """Return the parameters after an update, which leaves those that the method does not train as they are."""
+    moved = optax.apply_updates(params, updates)
+    if method.trained is None:
+        return moved
+    return jax.tree.map(lambda chosen, new, old: new if chosen else old, method.trained(params), moved, params)
 
 
 def _counted(before: Any, after: Any) -> Any:

@@ -110,7 +110,19 @@ LINKS = {
         "saddle_jax.optim.sam:make",
         size="rho",
         ascends=True,
-        fields={**_radius(0.05), "perturbation": _PERTURBATION},
+        fields={
+            **_radius(0.05),
+            "perturbation": _PERTURBATION,
+            "perturbed": choice(
+                "all",
+                "the parameters that are perturbed",
+                {
+                    "all": "",
+                    "norm": "scales and biases of normalization layers alone (SAM-ON; Mueller et al., NeurIPS 2023)",
+                    "head": "the classifier alone",
+                },
+            ),
+        },
         paper="Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR 2021",
     ),
     "asam": Link(

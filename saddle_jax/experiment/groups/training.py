@@ -65,9 +65,26 @@ OPTIM = {
     "name": entry_name(
         "sgd", "the link that gradients pass through before weight decay and momentum", ENTRIES["optim.name"]
     ),
-    "momentum": number(0.9, "momentum of SGD", at_least=0, less_than=1),
+    "base": choice(
+        "sgd",
+        "the optimizer behind the link",
+        {"sgd": "momentum, as in the reference", "adamw": "AdamW (Loshchilov and Hutter, ICLR 2019)"},
+    ),
+    "momentum": number(0.9, "momentum of SGD, or AdamW's beta 1", at_least=0, less_than=1),
     "weight_decay": number(
-        2e-4, "weight decay of all parameters, as in the reference (the code of the paper's authors)", at_least=0
+        2e-4,
+        "weight decay of all trained parameters, as in the reference (the code of the paper's authors); AdamW's is "
+        "decoupled from the gradient",
+        at_least=0,
+    ),
+    "clip_norm": number(
+        0.0, "length to which a longer gradient is cut, after the link", more_than=0, zero="to leave it as it is"
+    ),
+    "layer_decay": number(
+        1.0,
+        "factor on the learning rate from each block to the one before it, so that the first blocks move least",
+        more_than=0,
+        at_most=1,
     ),
     "lr": schedule(0.1, "learning rate", of="learning rate"),
     "lr_interpolation": interpolation(),
