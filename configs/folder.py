@@ -17,6 +17,11 @@ RHO = dict.fromkeys(recipes.LOSSES, 0.1)
 
 def get_config(argument: str = ""):
     """Return the recipe for the method in `argument`."""
+    return recipes.apply(base(), argument, default_method="la_sam", rho=RHO)
+
+
+def base():
+    """Return the settings for any folder of images."""
     config = default.get_config()
     config.name = "folder"
     config.data.source = "folder"
@@ -29,4 +34,4 @@ def get_config(argument: str = ""):
     config.optim.lr_interpolation = "cosine"
     config.optim.weight_decay = 5e-4
     config.loss.drw_start = "80%"
-    return recipes.apply(config, argument, default_method="la_sam", rho=RHO)
+    return config

@@ -66,12 +66,17 @@ def apply(
     """
     options = parse_argument(argument, METHODS, shown=shown_methods(LOSSES))
     loss, link = METHODS[options.method or default_method]
+    set_method(config, loss, link, rho[loss], settings)
+    return finish(config, options, name_of(loss, link))
+
+
+def set_method(config: ConfigDict, loss: str, link: str, rho: float | Knots, settings: Settings | None = None) -> None:
+    """Set the loss, the head that it needs, and the link, each with its settings. `rho` is SAM's radius."""
     config.loss.update(LOSSES[loss])
     if config.loss.name == "ldam":
         config.model.head = "normed"
     config.update_from_flattened_dict((settings or {}).get(config.loss.name, {}))
-    set_link(config, link, rho[loss], settings)
-    return finish(config, options, name_of(loss, link))
+    set_link(config, link, rho, settings)
 
 
 def one_method(config: ConfigDict, argument: str, rho: float | Knots, settings: Settings | None = None) -> ConfigDict:
@@ -180,6 +185,7 @@ def shrink(config: ConfigDict) -> None:
     config.data.mean, config.data.std = (0.3,), (0.35,)
     config.model.name = "resnet8"
     config.model.width = 0.25
+    config.model.update(weights="", train="all", cache_views=0, input_size=0)
     config.eval.every = "30 steps"
     config.eval.rank_bounds = ()
     config.checkpoint_every = "30 steps"

@@ -26,8 +26,8 @@ FLOORS = [
     "training.metrics",
     "report",
     "spectra",
-    "training",
     "pytorch",
+    "training",
     "inference",
     "modes",
     "api",
@@ -95,7 +95,7 @@ def test_each_library_has_its_place():
         "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
         "report.plots", "data.formats", "data.pixels", "inference.inputs",
     }  # fmt: skip
-    assert users_of("safetensors") == {"inference.to_safetensors"}
+    assert users_of("safetensors") == {"inference.to_safetensors", "pytorch.weight_file"}
     assert users_of("jax2onnx", "onnx", "onnxruntime") == {"inference.to_onnx"}
     assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
     assert "matplotlib.pyplot" not in {found for _, path in modules() for found in imports(path)}  # it is the user's

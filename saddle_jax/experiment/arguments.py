@@ -36,13 +36,14 @@ def parse_argument(
     Args:
       argument: the text after the colon of --config.
       methods: names of the methods.
-      choices: the experiment's own options, each with the values that it can have.
+      choices: the experiment's own options, each with the values that it can have. A value may stand alone: net=a, a.
       shown: how a message lists the methods; "" names all.
 
     Raises:
       ConfigError: every option that can't be read.
     """
     choices = choices or {}
+    words = {value: key for key, values in choices.items() for value in values}
     found: dict[str, Any] = {}
     problems: list[str] = []
 
@@ -71,6 +72,8 @@ def parse_argument(
             take("profile", value, text)
         elif separator and value in choices.get(key, ()):
             take(key, value, text)
+        elif text in words:
+            take(words[text], text, text)
         else:
             own = [f"{key}={value}" for key, values in choices.items() for value in values]
             known = [*methods, "smoke", "ratio=100", "profile=exp", "epochs=400", *own]

@@ -19,6 +19,7 @@ from saddle_jax.experiment.config import flatten
 from saddle_jax.experiment.durations import parse_duration
 from saddle_jax.experiment.fields import Field, fraction, knots, order_problems
 from saddle_jax.experiment.image_checks import IMAGE_CHECKS
+from saddle_jax.experiment.model_checks import MODEL_CHECKS
 
 
 def problems_of(config: ConfigDict, base: ConfigDict | None = None) -> list[str]:
@@ -223,4 +224,5 @@ _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (
     *(_spectra_of_method, _spectra_requires, _spectra_scale, _spectra_positions),
     *(_onednn, _profile, _drw_start, _custom_weights, _channels),
     *IMAGE_CHECKS,
+    *MODEL_CHECKS,
 )

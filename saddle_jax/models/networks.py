@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.catalogue import group_of, is_dotted, make, own_code
-from saddle_jax.models import heads, kernels, resnet, resnet_cifar
+from saddle_jax.models import heads, kernels, resnet, resnet_cifar, tuning
 from saddle_jax.models.base import Network, from_flax
 from saddle_jax.models.batchnorm import BatchNorm
 
@@ -62,14 +62,16 @@ def make_network(config: ConfigDict, num_classes: int, axis_name: str | None) ->
             f"model.name: {name} returned {type(made).__name__}, expected a saddle_jax.models.base.Network such as "
             "`from_flax` returns"
         )
-    if not is_dotted(name):
-        return made
+    if is_dotted(name):
+        init_own = made.init
 
-    def init(key: jax.Array, image_shape: tuple[int, ...]) -> Any:
-        with own_code("model.name", name):
-            return made.init(key, image_shape)
+        def init(key: jax.Array, image_shape: tuple[int, ...]) -> Any:
+            with own_code("model.name", name):
+                return init_own(key, image_shape)
 
-    return made._replace(init=init)
+        made = made._replace(init=init)
+    made = tuning.resized(made, config.model.input_size) if config.model.input_size else made
+    return tuning.frozen(made) if config.model.train == "head" else made
 
 
 def make_resnet(fields: Any, model: ConfigDict, num_classes: int, axis_name: str | None) -> Network:

@@ -43,7 +43,10 @@ def run(command: Command) -> int:
             f"--mode import: found num_seeds={config.num_seeds}, expected 1: a file is one run. Fix: leave it out"
         )
     _require_no_run(workdir)
-    found = archive.read(path)
+    try:
+        found = archive.read(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"--torch_file: {error}") from error
     splits = sources.load(config)
     is_encoded = isinstance(splits.train.images, Encoded)
     if is_encoded and not command.class_map:  # the reference sorts these classes, and its sort is not stable

@@ -15,7 +15,7 @@ from saddle_jax.host import lock, processes
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.modes import plan
 from saddle_jax.modes.observer import make_observer
-from saddle_jax.training import loop, origin, seeds
+from saddle_jax.training import feature_cache, loop, origin, seeds
 from saddle_jax.training.feed import pipeline_of
 from saddle_jax.training.program import make_program
 
@@ -36,6 +36,9 @@ def run(command: Command) -> int:
         )
         program = make_program(config, splits)
         observer = make_observer(config, splits, program.schedules)
+        if config.model.cache_views:
+            splits = feature_cache.with_features(config, workdir, splits, program)
+            program = make_program(config, splits)
         if processes.is_first():
             plan.describe(config, splits, program, str(workdir), command.notes)
         if config.num_seeds == 1:

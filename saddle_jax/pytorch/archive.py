@@ -76,8 +76,8 @@ def read(path: pathlib.Path) -> TorchFile:
     except _REFUSED as error:
         told = str(error) if type(error) is ValueError else f"damaged ({type(error).__name__}: {str(error)[:200]})"
         raise CheckpointError(
-            f"--torch_file: {str(path)!r} was refused, and nothing in it was run: {told}. Fix: in the code that "
-            "trained the model, call torch.save({'state_dict': model.state_dict(), 'epoch': epoch}, NEW_FILE)"
+            f"{str(path)!r} was refused, and nothing in it was run: {told}. Fix: in the code that trained the model, "
+            "call torch.save({'state_dict': model.state_dict(), 'epoch': epoch}, NEW_FILE)"
         ) from error
 
 

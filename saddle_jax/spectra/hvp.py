@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
 from saddle_jax.data.images import Batch
@@ -44,6 +45,7 @@ class Point(NamedTuple):
     params_P: jax.Array
     model_state: Any
     class_weights_C: jax.Array
+    fixed: Any = ()  # {path: parameter} of those whose curvature is not measured
 
 
 class DifferentiableLoss(Protocol):
@@ -116,15 +118,31 @@ class Pieces(NamedTuple):
     apply: Callable[..., jax.Array]  # (total_SP, vectors_SP, linear map)
 
 
-def flat_point(params: Any, model_state: Any, class_weights_C: np.ndarray, dtype: str) -> tuple[Point, Callable]:
-    """Return the weights as a `Point` in `dtype`, and the function that turns a flat vector into a parameter tree."""
+def flat_point(
+    params: Any, model_state: Any, class_weights_C: np.ndarray, dtype: str, measured: Callable[[Any], Any] | None = None
+) -> tuple[Point, Callable]:
+    """Return the weights as a `Point` in `dtype`, and the function that turns a flat vector into a parameter tree.
+
+    Args:
+      measured: parameters -> a tree of bools: those to measure, which alone are in the vector; None: all of them.
+    """
 
     def to_dtype(x: Any) -> np.ndarray:
         return np.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
 
     cast = jax.tree.map(to_dtype, (params, model_state, class_weights_C))
-    params_P, unravel = ravel_pytree(cast[0])
-    return devices.replicate(Point(params_P, *cast[1:])), unravel
+    part, fixed = cast[0], ()
+    if measured is not None:
+        chosen, leaves = flatten_dict(measured(params)), flatten_dict(part)
+        part = unflatten_dict({path: leaf for path, leaf in leaves.items() if chosen[path]})
+        fixed = {path: leaf for path, leaf in leaves.items() if not chosen[path]}
+    params_P, unravel = ravel_pytree(part)
+    return devices.replicate(Point(params_P, *cast[1:], fixed)), unravel
+
+
+def _whole(part: Any, fixed: Any) -> Any:
+    """Return all parameters: the measured ones and the others."""
+    return unflatten_dict({**flatten_dict(part), **fixed}) if fixed else part
 
 
 def make_pieces(method: Method, loss_fn: Callable, unravel: Callable, *, train_mode: bool) -> Pieces:
@@ -133,7 +151,7 @@ def make_pieces(method: Method, loss_fn: Callable, unravel: Callable, *, train_m
     Args:
       method: a method built for steps mapped over `devices.AXIS`.
       loss_fn: maps (logits_BC, labels_B) to losses_B.
-      unravel: maps a flat vector to the parameter tree.
+      unravel: maps a flat vector to the tree of the measured parameters.
       train_mode: run the network in training mode. BatchNorm then normalizes with the statistics of each device's part
         of a chunk instead of the running statistics. Dropout is active with a fixed key, so every product is still with
         the same matrix.
@@ -141,7 +159,7 @@ def make_pieces(method: Method, loss_fn: Callable, unravel: Callable, *, train_m
     of_network = {"train": True, "key": jax.random.key(0)} if train_mode else {"train": False}
 
     def numerator(params_P: jax.Array, point: Point, chunk: Batch) -> jax.Array:
-        logits_BC = method.predict(unravel(params_P), point.model_state, chunk, **of_network)
+        logits_BC = method.predict(_whole(unravel(params_P), point.fixed), point.model_state, chunk, **of_network)
         return weighted_sums(loss_fn(logits_BC, chunk.labels), chunk.labels, chunk.mask, point.class_weights_C)[0]
 
     def gradient_of(point: Point, chunk: Batch) -> Callable[[jax.Array], jax.Array]:

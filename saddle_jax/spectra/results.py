@@ -68,8 +68,9 @@ def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
 def conditions(settings: Mapping[str, Any]) -> str:
     """Return a one-line description of the measured loss."""
     weights = ", class weights of the step" if settings["class_weights"] == "training" else ""
+    of = " of the trained parameters" if settings.get("parameters") == "trained" else ""
     return (
-        f"{settings['loss']} loss, logit scale {settings['logit_scale']:g}{weights}, BatchNorm in "
+        f"{settings['loss']} loss{of}, logit scale {settings['logit_scale']:g}{weights}, BatchNorm in "
         f"{settings['batch_norm']} mode, {settings['dtype']}"
     )
 

@@ -144,7 +144,10 @@ class Spectrometer:
         weights_C = np.ones(self._splits.stats.num_classes)
         if self._config.spectra.class_weights == "training":
             weights_C = np.asarray(self._schedules.class_weights(int(state.step)))
-        point, self._unravel = flat_point(state.params, state.model_state, weights_C, self._config.spectra.dtype)
+        measured = self._method.trained if self._config.spectra.parameters == "trained" else None
+        point, self._unravel = flat_point(
+            state.params, state.model_state, weights_C, self._config.spectra.dtype, measured
+        )
         if self._pieces is None:
             loss_fn = make_loss(self._config, self._splits.stats, self.logit_scale, self._loss)
             train_mode = self._config.spectra.batch_norm == "train"

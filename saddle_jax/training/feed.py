@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.features import Features
 from saddle_jax.data.feeds import numpy as in_process
 from saddle_jax.data.feeds import resident, workers
 from saddle_jax.data.order import Order, slots_at
@@ -120,12 +121,14 @@ class Feed:
 def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
     """Return the pipeline that the config names.
 
-    auto means tfdata if images are encoded, workers if a view is augmented with Pillow, and resident if the images fit
-    into the devices' memory or several steps are to be taken at once. Otherwise it means tfdata, or numpy without
-    TensorFlow.
+    Features are always resident. For images, auto means tfdata if they are encoded, workers if a view is augmented with
+    Pillow, and resident if they fit into the devices' memory or several steps are to be taken at once. Otherwise it
+    means tfdata, or numpy without TensorFlow.
     """
+    if isinstance(splits[0].train.images, Features):
+        return "resident"
     if config.data.pipeline != "auto":
-        return config.data.pipeline
+        return str(config.data.pipeline)
     if isinstance(splits[0].train.images, Encoded):
         return "tfdata"
     if needs_host(flatten(config)):

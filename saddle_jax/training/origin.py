@@ -1,20 +1,40 @@
-"""The weights that a run starts from: random ones, or those of the run that `config.start_from` names."""
+"""The weights that a run starts from: random ones, a published file's, or those of the run that `start_from` names."""
 
 from __future__ import annotations
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ml_collections import ConfigDict
 
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError, DataError
-from saddle_jax.training import checkpoint
+from saddle_jax.training import checkpoint, pretrained
 from saddle_jax.training.directory import IMPORTED, differing_images
 from saddle_jax.training.state import TrainState
 
 
-class Origin(NamedTuple):
+class Origin(Protocol):
+    """Where the first weights of a run come from, if they are not random."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the entry for the new run's run.json."""
+        ...
+
+    def adopt(self, state: TrainState, splits: Splits) -> TrainState:
+        """Return the state with the origin's weights, on the host.
+
+        Raises:
+          CheckpointError: the weights are another network's; the message lists the differences.
+        """
+        ...
+
+    def describe(self, splits: Splits) -> str:
+        """Return a line that says where the weights come from and warns of a likely mistake."""
+        ...
+
+
+class RunOrigin(NamedTuple):
     """The run whose weights a run starts from, and the checkpoint that holds them."""
 
     run: pathlib.Path
@@ -24,19 +44,41 @@ class Origin(NamedTuple):
         """Return the entry for the new run's run.json."""
         return {"run": str(self.run.resolve()), "step": self.checkpoint.step}
 
+    def adopt(self, state: TrainState, splits: Splits) -> TrainState:
+        """Return the state with the run's weights, on the host; see `Origin`."""
+        del splits
+        try:
+            return checkpoint.restore_weights(self.checkpoint, state)
+        except CheckpointError as error:
+            fix = f"Fix: use the model and the number of classes of {self.run / 'config.json'}"
+            raise CheckpointError(f"start_from: {error}\n{fix}") from error
+
+    def describe(self, splits: Splits) -> str:
+        """Return a line that says where the weights come from and warns of a likely mistake."""
+        line = f"weights start as those of {self.run} at step {self.checkpoint.step:,}"
+        if not any((self.run / name).is_file() for name in ("results.json", IMPORTED)):
+            line += ", a run that has not finished"
+        try:
+            differing = differing_images(self.run, splits)
+        except DataError:
+            return f"{line}; the images that it was trained on are not known"
+        return f"{line}; it was trained on other images ({', '.join(differing)} differ)" if differing else line
+
 
 def find(config: ConfigDict, workdir: pathlib.Path) -> Origin | None:
     """Return the origin of the run in `workdir`, or None if it has random weights or a checkpoint of its own.
 
     Raises:
-      ConfigError: `start_from` names no run, or runs of several seeds that lack this one.
+      ConfigError: `start_from` names no run, or runs of several seeds that lack this one; or `model.weights` no file.
       CheckpointError: that run has no checkpoint, or its newest is damaged.
     """
-    if not config.start_from or checkpoint.available(workdir / "checkpoints"):
+    if checkpoint.available(workdir / "checkpoints"):
         return None
+    if not config.start_from:
+        return pretrained.find(config)
     run = _run_of(pathlib.Path(config.start_from).expanduser(), config.seed)
     try:
-        return Origin(run, checkpoint.find(run / "checkpoints", by_flag=False))
+        return RunOrigin(run, checkpoint.find(run / "checkpoints", by_flag=False))
     except CheckpointError as error:
         raise CheckpointError(f"start_from: {error}") from error
 
@@ -52,28 +94,3 @@ def _run_of(folder: pathlib.Path, seed: int) -> pathlib.Path:
             f"--config.start_from={folder / others[0]}"
         )
     raise ConfigError(f"start_from: {folder} holds no run. Fix: --config.start_from=DIRECTORY of a run that has saved")
-
-
-def adopt(origin: Origin, state: TrainState) -> TrainState:
-    """Return the state with the origin's weights, on the host.
-
-    Raises:
-      CheckpointError: the weights are another network's; the message lists the differences.
-    """
-    try:
-        return checkpoint.restore_weights(origin.checkpoint, state)
-    except CheckpointError as error:
-        fix = f"Fix: use the model and the number of classes of {origin.run / 'config.json'}"
-        raise CheckpointError(f"start_from: {error}\n{fix}") from error
-
-
-def describe(origin: Origin, splits: Splits) -> str:
-    """Return a line that says where the weights come from and warns of a likely mistake."""
-    line = f"weights start as those of {origin.run} at step {origin.checkpoint.step:,}"
-    if not any((origin.run / name).is_file() for name in ("results.json", IMPORTED)):
-        line += ", a run that has not finished"
-    try:
-        differing = differing_images(origin.run, splits)
-    except DataError:
-        return f"{line}; the images that it was trained on are not known"
-    return f"{line}; it was trained on other images ({', '.join(differing)} differ)" if differing else line

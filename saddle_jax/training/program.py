@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from saddle_jax.data.augment import augmentation
 from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.features import Features
 from saddle_jax.data.feeds import resident
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Slots, steps_per_epoch
@@ -149,6 +150,8 @@ def _views(config: ConfigDict, splits: Splits, streams: tuple[Stream, ...]) -> t
 
 def _view(config: ConfigDict, splits: Splits, name: str) -> Augmentation:
     images = splits.train.images
+    if isinstance(images, Features):
+        return Augmentation(name, images.shape[1:], views=images.views)
     return augmentation.make(config.data, name, images.shape[1:], encoded=isinstance(images, Encoded))
 
 

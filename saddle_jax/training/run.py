@@ -112,8 +112,8 @@ class Run:
         directory.require_never_saved(self.workdir)
         self._origin = origin.find(self.config, self.workdir)
         if self._origin is not None:
-            self._state = origin.adopt(self._origin, self._state)
-            notes.append(origin.describe(self._origin, self.splits))
+            self._state = self._origin.adopt(self._state, self.splits)
+            notes.append(self._origin.describe(self.splits))
         return None, notes
 
     def _open(self, command: list[str]) -> list[str]:

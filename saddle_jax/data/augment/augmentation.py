@@ -32,11 +32,12 @@ class Augmentation(NamedTuple):
     flip: bool = True  # mirror half of the images
     color_jitter: float = 0.0  # encoded, not simclr: scales brightness, contrast, saturation by 1 ± this at most
     mean: tuple[int, ...] = ()  # level of each channel that randaugment fills with
+    views: int = 0  # above 0: the images are features of this many views, of which each slot takes one
 
     @property
     def on_host(self) -> bool:
         """Whether it has a policy, which a jitted step can't compute."""
-        return self.name in ON_HOST
+        return self.name in ON_HOST and not self.views
 
     @property
     def area(self) -> tuple[float, float]:
@@ -60,6 +61,8 @@ def make(data: ConfigDict, name: str, image_shape: tuple[int, ...], *, encoded: 
 
 def problem_of(augmentation: Augmentation) -> str:
     """Return why this augmentation does not suit the images, and the fix; or ""."""
+    if augmentation.views:
+        return ""
     name, channels = augmentation.name, augmentation.image_shape[2]
     if augmentation.on_host and channels != 3:
         return f"{name} changes colors: found images with {channels} channels, expected 3. Fix: crop_flip"
@@ -73,6 +76,8 @@ def problem_of(augmentation: Augmentation) -> str:
 def draw(augmentation: Augmentation, generator: np.random.Generator, total: int) -> np.ndarray:
     """Return the draws of `total` images, (N, R) int32: those of the crop, then the policy's seed if there is one."""
     flip = augmentation.flip
+    if augmentation.views:
+        return generator.integers(0, augmentation.views, size=(total, 1), dtype=np.int32)
     if augmentation.encoded:
         draws_NR = crop.draw_resized(generator, total, flip=flip)
     else:
@@ -89,6 +94,8 @@ def apply(augmentation: Augmentation, images_BHWK: Any, draws_BR: Any, xp: Modul
     Args:
       xp: `numpy`, or `jax.numpy` inside a jitted step, for an augmentation without a policy.
     """
+    if augmentation.views:
+        return images_BHWK[np.arange(len(images_BHWK)), draws_BR[:, 0]]
     if not augmentation.encoded and augmentation.name != "simclr":
         padding = augmentation.crop_padding
         images_BHWK = crop.crop_and_flip(images_BHWK, draws_BR[:, : crop.PADDED_COLUMNS], padding, xp)

@@ -18,6 +18,8 @@ _TINY = 12  # pixels
 _VIEWS = 300_000  # views of images that training takes, if that is _EPOCHS
 _EPOCHS = (30, 200)
 _EVALUATIONS = 20
+# Fields that a pretrained network and its recipe have settled.
+_NETWORKS_OWN = ("model.name", "data.mean", "data.std", "batch_size", "duration")
 
 
 class Sample(NamedTuple):
@@ -43,6 +45,8 @@ def fit(config: ConfigDict, given: Collection[str]) -> list[str]:
     chosen = [("name", name, ""), *_sizes(config, given, sample), *_length(images)]
     if "validation" in found.splits and "test" in found.splits:
         chosen.append(("data.validation_fraction", 0.0, "there is a folder of validation images"))
+    if config.model.weights:
+        chosen = [*_of_network(config, sample), *(one for one in chosen if one[0] not in _NETWORKS_OWN)]
     notes = []
     for field, value, reason in chosen:
         if field in given:
@@ -50,6 +54,19 @@ def fit(config: ConfigDict, given: Collection[str]) -> list[str]:
         config.update_from_flattened_dict({field: value})
         notes += [f"{field}={_shown(value)}: {reason}"] if reason else []
     return notes
+
+
+def _of_network(config: ConfigDict, sample: Sample) -> list[tuple[str, Any, str]]:
+    """Return the normalization that a pretrained network needs, which gray images enter as three equal channels."""
+    mean, std = config.data.mean, config.data.std
+    in_memory = int(np.median(sample.sizes.min(axis=1))) <= _SMALL
+    if not (sample.gray and in_memory and len(mean) == 3):
+        return []
+    gray = tuple(round(float(np.mean(values)), 3) for values in (mean, std))
+    return [
+        ("data.mean", gray[:1], "gray images: the mean over the network's channels"),
+        ("data.std", gray[1:], "likewise"),
+    ]
 
 
 def _shown(value: Any) -> str:

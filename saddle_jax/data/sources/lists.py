@@ -25,6 +25,7 @@ SPLITS = ("train", "validation", "test")
 OFFICIAL = {  # by data.name; "" means no list
     "imagenet_lt": ("ImageNet_LT_train.txt", "ImageNet_LT_val.txt", "ImageNet_LT_test.txt"),
     "inat18": ("iNaturalist18_train.txt", "", "iNaturalist18_val.txt"),
+    "places_lt": ("Places_LT_train.txt", "Places_LT_val.txt", "Places_LT_test.txt"),
 }
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?", re.ASCII)
 _TOO_LARGE = 1_000_000  # for a label

@@ -96,7 +96,12 @@ class Network(Entry):
     """A network. make(fields, model, num_classes, axis_name) -> saddle_jax.models.base.Network.
 
     `model` is config.model; `axis_name` is the axis of the devices, for modules that compute over the whole batch.
+
+    Args:
+      adapters: whether its blocks take the layers that `model.train` = lora and adaptformer add.
     """
+
+    adapters: bool = False
 
     choice: ClassVar[str] = "model.name"
 

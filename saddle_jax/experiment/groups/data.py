@@ -16,7 +16,9 @@ from saddle_jax.experiment.fields import (
 
 DATA = {
     "source": entry_name("digits", "where images come from", ENTRIES["data.source"]),
-    "name": text("", "tfds: the data set, e.g. cifar10 or cifar10:3.0.2; image_list: imagenet_lt, inat18, or your own"),
+    "name": text(
+        "", "tfds: the data set, e.g. cifar10 or cifar10:3.0.2; image_list: imagenet_lt, inat18, places_lt, or your own"
+    ),
     "path": text("", "arrays: the .npz file", may_change=True),
     "root": text(
         "",

@@ -8,6 +8,7 @@ from saddle_jax.experiment.fields import (
     entry_name,
     flag,
     number,
+    text,
 )
 
 MODEL = {
@@ -34,6 +35,54 @@ MODEL = {
     ),
     "batch_norm_momentum": number(
         0.1, "weight of the new batch in the running statistics, in PyTorch's sense", more_than=0, at_most=1
+    ),
+    "weights": text(
+        "",
+        "file of the weights that the network starts from, as its authors publish them: .safetensors, .pth, or .npz; a "
+        "classifier of other classes is left out; '' starts from random weights",
+        may_change=True,
+    ),
+    "class_vectors": text(
+        "",
+        "an .npz file of one vector per class name, as long as the network's features, with which the normed "
+        "classifier starts: CLIP's text features of the names; '' starts at random",
+        may_change=True,
+    ),
+    "train": choice(
+        "all",
+        "which parameters are trained; the classifier always is",
+        {
+            "all": "",
+            "head": "the classifier alone; the backbone computes as in evaluation",
+            "norm": "and the scales and biases of normalization layers",
+            "bias": "and all biases",
+            "last_1": "and the last block, with what follows it",
+            "last_2": "and the last two blocks",
+            "last_4": "and the last four blocks",
+            "lora": "and low-rank additions to a transformer's queries and values (Hu et al., ICLR 2022)",
+            "adaptformer": "and small layers beside a transformer's MLPs (Chen et al., NeurIPS 2022)",
+        },
+    ),
+    "rank": number(
+        0,
+        "width of lora's and adaptformer's layers",
+        at_least=1,
+        zero="for LIFT's rule: the power of 2 below classes / (2 · blocks)",
+    ),
+    "cache_views": number(
+        0,
+        "with model.train=head: features are computed once and kept beside the run, of every training image as it is "
+        "and of this many less one augmented copies; an epoch shows one of them, drawn at random",
+        at_least=1,
+        zero="to compute features in every step",
+    ),
+    "input_size": number(
+        0,
+        "side of the images inside the network, which resizes them after augmentation (bicubic) and gives gray ones "
+        "three equal channels",
+        at_least=1,
+        unit="pixels",
+        zero="to leave them as they are",
     ),
     "remat": flag(
         False, "recompute blocks in the backward pass: less memory, for one more forward pass", may_change=True

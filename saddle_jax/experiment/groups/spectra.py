@@ -28,6 +28,11 @@ SPECTRA = {
         "the loss whose Hessian is measured; training means that of loss.name",
         ("training", *ENTRIES["loss.name"]),
     ),
+    "parameters": choice(
+        "all",
+        "the parameters whose Hessian is measured",
+        {"all": "", "trained": "those that model.train selects; the others stay as they are"},
+    ),
     "class_weights": choice(
         "none", "weights of the classes in the loss", {"none": "", "training": "those of training at this step"}
     ),

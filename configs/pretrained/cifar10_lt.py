@@ -1,0 +1,30 @@
+"""CIFAR-10-LT from a published network: by default, a linear classifier on CLIP's ViT-B/16, with logit adjustment.
+
+    python main.py --config configs/pretrained/cifar10_lt.py
+    python main.py --config configs/pretrained/cifar10_lt.py:adaptformer,la_sam
+    python main.py --config configs/pretrained/cifar10_lt.py:net=efficientnet_lite0
+
+Compare results only among networks that were trained on the same images before. ImageNet has classes of CIFAR's.
+adaptformer and lora have the settings of LIFT (Shi et al., ICML 2024), except for its augmentation and the first
+weights of its classifier. linear_probe and full are ours. Measured results are in docs/pretrained.md.
+"""
+
+from configs import cifar10_lt
+from configs.pretrained import recipes
+
+
+def get_config(argument: str = ""):
+    """Return the recipe for the network, the tuning, the method, ratio, and profile in `argument`."""
+    config = cifar10_lt.base()
+    config.name = "cifar10_lt"
+    config.data.name = "cifar10"
+    config.eval.rank_bounds = (3, 7)
+    set_images(config)
+    return recipes.apply(config, argument)
+
+
+def set_images(config) -> None:
+    """Set how small images enter a large network."""
+    config.model.input_size = 224
+    config.loss.drw_start = "80%"
+    config.eval.batch_size = 100

@@ -1,0 +1,20 @@
+"""Your own images, in one folder per class, from a published network: a classifier on its features, in minutes.
+
+    python main.py --config configs/pretrained/folder.py:net=resnet18 --config.data.root=my_images
+    python main.py --config configs/pretrained/folder.py:net=clip_vit_b16,adaptformer --config.data.root=my_images
+
+The network's weights are a file; a command without it says how to download it. Folders are read as by
+configs/folder.py, which trains from scratch. By default, the features of every image are computed once, and logit
+adjustment with SAM trains a linear classifier on them. A CPU is enough for that. The settings are ours, and untuned.
+"""
+
+from configs import folder
+from configs.pretrained import recipes
+
+
+def get_config(argument: str = ""):
+    """Return the recipe for the network, the tuning, and the method in `argument`."""
+    config = folder.base()
+    config.model.input_size = 224
+    config.eval.batch_size = 100
+    return recipes.apply(config, argument, default_net="resnet18", default_method="la_sam")

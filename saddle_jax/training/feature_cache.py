@@ -1,0 +1,188 @@
+"""The features of a frozen backbone, computed once, kept beside the run, and shared by all runs that they fit.
+
+Caching excludes what would change the features: training the backbone, its dropout, and fresh augmentation in every
+epoch, in place of which each image has a fixed number of views. Shapes: N images, V views, D features, R random
+numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from saddle_jax.data.augment import augmentation
+from saddle_jax.data.augment.augmentation import Augmentation
+from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.features import Features
+from saddle_jax.data.feeds import evaluation, workers
+from saddle_jax.data.feeds import numpy as in_process
+from saddle_jax.data.images import Batch
+from saddle_jax.data.order import Slots, evaluation_slots
+from saddle_jax.data.sources import Images, Splits
+from saddle_jax.experiment import config as config_lib
+from saddle_jax.host import devices, processes, watchdog
+from saddle_jax.host.files import write_atomically, writing
+from saddle_jax.host.progress import Progress
+from saddle_jax.methods.base import make_normalise
+from saddle_jax.models import networks
+from saddle_jax.training import checkpoint, origin, seeds
+from saddle_jax.training.program import Program
+from saddle_jax.training.state import TrainState
+
+_SPLITS = ("train", "validation", "test")
+# Fields that change the features, beside the weights and the images.
+_FIELDS = ("model.name", "model.dtype", "model.width", "model.input_size", "data.mean", "data.std", "data.image_size")
+_FIELDS_OF_VIEWS = ("data.augmentation", "data.crop_padding", "data.flip", "data.color_jitter", "data.subset_seed")
+
+
+def with_features(config: ConfigDict, workdir: pathlib.Path, splits: Splits, program: Program) -> Splits:
+    """Return the splits with the features of their images, computed now or before.
+
+    Raises:
+      ConfigError, CheckpointError: see `origin.find` and `origin.Origin.adopt`.
+      DataError: an image can't be decoded, a training image included.
+    """
+    weights = _backbone(config, workdir, splits, program)
+    key = _key(config, splits, weights)
+    folder = workdir.resolve().parent / "features" / key
+    parts = {}
+    for name in _SPLITS:
+        images: Images | None = getattr(splits, name)
+        if images is None:
+            parts[name] = None
+            continue
+        views = config.model.cache_views if name == "train" else 1
+        path = folder / f"{name}.npy"
+        values_NVD = processes.on_first(functools.partial(_read, path, len(images.labels), views))
+        if values_NVD is None:
+            values_NVD = _compute(config, splits, images, weights, name, views)
+            processes.on_first(functools.partial(_write, path, values_NVD))
+        parts[name] = Images(Features(values_NVD, splits.train.images.shape[1:]), images.labels)
+    note = f"features of {config.model.cache_views} views of each training image are kept in {folder}"
+    return splits._replace(**parts, notes=(*splits.notes, note))
+
+
+class _Backbone(NamedTuple):
+    params: Any
+    model_state: Any
+
+
+def _backbone(config: ConfigDict, workdir: pathlib.Path, splits: Splits, program: Program) -> _Backbone:
+    """Return the network's weights, on the host: those of the run if it has begun, else those that it starts from."""
+
+    def read() -> TrainState:
+        first, folder = seeds.runs_of(config, workdir)[0]
+        state = jax.device_get(program.init(first.seed))
+        if checkpoint.available(folder / "checkpoints"):
+            return checkpoint.restore_weights(checkpoint.find(folder / "checkpoints"), state)
+        found = origin.find(first, folder)
+        return found.adopt(state, splits) if found else state
+
+    state = processes.on_first(read)
+    network = networks.make_network(config, splits.stats.num_classes, None)
+    return _Backbone(network.backbone_params(state.params), state.model_state)
+
+
+def _key(config: ConfigDict, splits: Splits, backbone: _Backbone) -> str:
+    """Return a hash of all that the features depend on."""
+    values = config_lib.flatten(config)
+    own = [name for name in values if name.startswith(f"{config.model.name}.")]
+    views = _FIELDS_OF_VIEWS if config.model.cache_views > 1 else ()
+    fields = {name: values[name] for name in (*_FIELDS, *own, *views)}
+    known = [fields, config.model.cache_views, splits.content_hash, splits.split_hash]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
+    for leaf in jax.tree.leaves(backbone):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
+
+
+def _compute(
+    config: ConfigDict, splits: Splits, images: Images, backbone: _Backbone, split: str, views: int
+) -> np.ndarray:
+    """Return the features of every view of the images, (N, V, D) float32."""
+    network = networks.make_network(config, splits.stats.num_classes, devices.AXIS)
+    normalise = make_normalise(config.data)
+
+    def features(params: Any, model_state: Any, batch: Batch) -> jax.Array:
+        inputs = normalise(batch.images)
+        return network.features(params, model_state, inputs, batch.mask, train=False)[0].astype(np.float32)
+
+    step = devices.map_step(features, num_replicated=2, gather=True)
+    params, model_state = devices.replicate(backbone.params), devices.replicate(backbone.model_state)
+    parts, total = devices.num_devices(), len(images.labels)
+    batch_size = -(-min(config.eval.batch_size, total) // parts) * parts
+    batches = -(-total // batch_size) * views
+    progress = Progress(batches, batch_size, 0, label=f"features of {split}", quiet=not processes.is_first())
+    found: np.ndarray | None = None
+    for view in range(views):
+        slots = list(map(devices.own_rows, _slots(config, splits, total, batch_size, view)))
+        for number, (one, batch) in enumerate(zip(slots, _batches(config, splits, images, slots, view), strict=True)):
+            output = jax.device_get(devices.settle(step(params, model_state, devices.put(devices.split(batch)))))
+            output = output.reshape(-1, output.shape[-1])
+            if found is None:
+                found = np.zeros((total, views, output.shape[-1]), np.float32)
+                progress.begin(number)
+            found[one.ids_B[one.mask_B], view] = output[one.mask_B]
+            watchdog.alive()
+            progress.update(view * len(slots) + number + 1, "")
+    assert found is not None
+    return processes.sum_over(found)
+
+
+def _slots(config: ConfigDict, splits: Splits, total: int, batch_size: int, view: int) -> Iterator[Slots]:
+    """Yield the slots of one view of all images, in order. The first view is not augmented."""
+    draws_NR = None
+    if view:
+        generator = np.random.default_rng([config.data.subset_seed, view])
+        draws_NR = augmentation.draw(_augmentation(config, splits), generator, total)
+    for slots in evaluation_slots(total, batch_size, devices.num_devices()):
+        yield slots if draws_NR is None else slots._replace(draws_BR=draws_NR[slots.ids_B] * slots.mask_B[:, None])
+
+
+def _augmentation(config: ConfigDict, splits: Splits) -> Augmentation:
+    images = splits.train.images
+    return augmentation.make(
+        config.data, config.data.augmentation, images.shape[1:], encoded=isinstance(images, Encoded)
+    )
+
+
+def _batches(config: ConfigDict, splits: Splits, images: Images, slots: list[Slots], view: int) -> Iterator[Batch]:
+    if not view:
+        return evaluation.plain_batches(*images, slots=slots)
+    augmented = _augmentation(config, splits)
+    if isinstance(images.images, Encoded):
+        from saddle_jax.data.feeds import tfdata
+
+        return tfdata.training_batches(images.images, images.labels, slots, augmented)
+    feed = workers if augmented.on_host else in_process
+    return feed.training_batches(images.images, images.labels, slots, augmented)
+
+
+def _read(path: pathlib.Path, total: int, views: int) -> np.ndarray | None:
+    """Return features that were computed before, or None if there are none or the file is damaged."""
+    try:
+        values_NVD = np.load(path, allow_pickle=False)
+        recorded = path.with_suffix(".sha256").read_text()
+    except (OSError, ValueError, EOFError):
+        return None
+    is_sound = hashlib.sha256(values_NVD.data).hexdigest() == recorded and values_NVD.shape[:2] == (total, views)
+    return values_NVD if is_sound else None
+
+
+def _write(path: pathlib.Path, values_NVD: np.ndarray) -> None:
+    """Write features and their hash; runs that do so at the same time write the same."""
+    with writing(path, values_NVD.nbytes):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    np.save(content, values_NVD)
+    write_atomically(path.with_suffix(".sha256"), hashlib.sha256(values_NVD.data).hexdigest())
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,246 @@
+"""Runs that start from a file of weights: what is read, what stays as it is, and features that are computed once."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from small_runs import small_config, train
+
+from configs.pretrained import cifar10_lt, cifar100_lt, folder, imagenet_lt, inat18, places_lt, recipes
+from saddle_jax.data import sources
+from saddle_jax.errors import CheckpointError, ConfigError
+from saddle_jax.experiment import checks
+from saddle_jax.experiment.catalogue.published import PUBLISHED
+from saddle_jax.models import tuning
+from saddle_jax.pytorch import names
+from saddle_jax.training import checkpoint, feature_cache, loop, run
+from saddle_jax.training.program import make_program
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file as torchvision's: the network of a config, with another classifier."""
+    config = small_config()
+    program = make_program(config, sources.load(config))
+    state = jax.device_get(program.init(7))
+    tensors = names.to_torch(state.params, state.model_state, head="fc", steps=0)
+    # Running statistics that no new network has.
+    tensors = {name: x + 0.25 if name.endswith("running_mean") else x for name, x in tensors.items()}
+    tensors["fc.weight"], tensors["fc.bias"] = np.ones((1000, 16), np.float32), np.ones(1000, np.float32)
+    path = tmp_path_factory.mktemp("weights") / "resnet8.safetensors"
+    safetensors.numpy.save_file(tensors, path)
+    return path
+
+
+def tuned(weights, choice="head", **changes):
+    return small_config("la_sam", model__weights=str(weights), model__train=choice, **changes)
+
+
+def train_on_features(config, workdir):
+    splits = sources.load(config)
+    program = make_program(config, splits)
+    splits = feature_cache.with_features(config, pathlib.Path(workdir), splits, program)
+    return loop.train(config, pathlib.Path(workdir), splits, make_program(config, splits), ["test"], quiet=True)
+
+
+def last_state(config, workdir):
+    program = make_program(config, sources.load(config))
+    like = jax.eval_shape(lambda: program.init(0))
+    return checkpoint.restore(checkpoint.find(pathlib.Path(workdir) / "checkpoints"), like)
+
+
+def tensors_of(state):
+    return names.to_torch(state.params, state.model_state, head="fc", steps=0)
+
+
+@pytest.mark.parametrize("choice", ["head", "norm", "bias", "last_1"])
+def test_frozen_tensors_keep_every_bit_and_have_no_optimizer_state(choice, weights, tmp_path):
+    config = tuned(weights, choice)
+    train(config, tmp_path / "run")
+    state, given = last_state(config, tmp_path / "run"), safetensors.numpy.load_file(weights)
+    found = tensors_of(state)
+    is_norm = {"norm": "bn", "bias": ".bias", "last_1": "layer3.0"}.get(choice)
+    for name, tensor in found.items():
+        is_statistic = "running" in name or "num_batches" in name
+        is_trained = name.startswith("fc.") or (is_norm is not None and is_norm in name and not is_statistic)
+        if is_trained:
+            assert not np.array_equal(tensor, given.get(name)), name
+        elif not is_statistic or choice == "head":
+            np.testing.assert_array_equal(tensor, given[name], err_msg=name)
+    momentum = sum(x.size for x in jax.tree.leaves(state.opt_state) if np.issubdtype(x.dtype, np.floating) and x.ndim)
+    network = make_program(config, sources.load(config))
+    params = jax.eval_shape(lambda: network.init(0)).params
+    mask = tuning.trained(choice, _network(config))(params)
+    trained = sum(
+        x.size for x, chosen in zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True) if chosen and x.ndim
+    )
+    assert trained <= momentum < 2.5 * trained
+    recorded = json.loads((tmp_path / "run/run.json").read_text())["weights_from"]
+    assert recorded["file"] == str(weights) and len(recorded["sha256"]) == 64
+
+
+def _network(config):
+    from saddle_jax.models import networks
+
+    return networks.make_network(config, 10, None)
+
+
+def test_features_train_the_classifier_as_images_do(weights, tmp_path):
+    still = {"data__crop_padding": 0, "data__flip": False}
+    by_images = train(tuned(weights, **still), tmp_path / "images")
+    config = tuned(weights, model__cache_views=1, **still)
+    by_features = train_on_features(config, tmp_path / "features_run")
+    assert by_features["last"]["accuracy"] == pytest.approx(by_images["last"]["accuracy"], abs=0.4)
+    one, other = last_state(config, tmp_path / "features_run"), last_state(config, tmp_path / "images")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), one.params, other.params)
+
+
+def test_features_are_computed_once_per_weights_and_images_and_survive_damage(weights, tmp_path, monkeypatch):
+    config = tuned(weights, model__cache_views=3)
+    whole = train_on_features(config, tmp_path / "a")
+    (cache,) = (tmp_path / "features").iterdir()
+    assert np.load(cache / "train.npy").shape[1:] == (3, 16)
+
+    def never(*_):
+        raise AssertionError("computed again")
+
+    compute = feature_cache._compute
+    monkeypatch.setattr(feature_cache, "_compute", never)
+    shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=lambda *_: ["checkpoints", "results.json"])
+    other = config.copy_and_resolve_references()
+    other.loss.name = "ce"  # the features don't depend on it
+    train_on_features(other, tmp_path / "c")
+    with pytest.raises(AssertionError, match="again"):
+        train_on_features(tuned(weights, model__cache_views=3, data__ratio=5.0), tmp_path / "d")
+    monkeypatch.setattr(feature_cache, "_compute", compute)
+    content = bytearray((cache / "train.npy").read_bytes())
+    content[-3] ^= 1
+    (cache / "train.npy").write_bytes(content)
+    assert train_on_features(config, tmp_path / "e") == whole
+
+
+def test_a_stopped_run_on_features_ends_as_the_unbroken_one(weights, tmp_path, monkeypatch):
+    config, look = tuned(weights, model__cache_views=2), run.Run.log
+    whole = train_on_features(config, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(self, step, values, done):
+        look(self, step, values, done)
+        if step == 9:
+            raise Stop
+
+    monkeypatch.setattr(run.Run, "log", stop)
+    with pytest.raises(Stop):
+        train_on_features(config, tmp_path / "parts")
+    monkeypatch.setattr(run.Run, "log", look)
+    moved = tuned("/nowhere", model__cache_views=2)  # the file is not needed any more
+    assert train_on_features(moved, tmp_path / "parts") == whole
+    jax.tree.map(
+        np.testing.assert_array_equal, last_state(config, tmp_path / "parts"), last_state(config, tmp_path / "whole")
+    )
+
+
+def test_class_vectors_start_the_classifier(weights, tmp_path):
+    config = tuned(weights, model__head="normed", model__class_vectors=str(tmp_path / "text.npz"), optim__lr=(0.0,))
+    names_of_classes = sources.load(config).stats.names
+    vectors = {name: np.random.default_rng(n).normal(size=16) for n, name in enumerate(names_of_classes)}
+    np.savez(tmp_path / "text.npz", **vectors)
+    train(config, tmp_path / "run")
+    kernel_DC = last_state(config, tmp_path / "run").params["linear"]["kernel"]
+    for column, name in enumerate(names_of_classes):
+        np.testing.assert_allclose(kernel_DC[:, column], vectors[name] / np.linalg.norm(vectors[name]), rtol=1e-6)
+    del vectors["3"]
+    np.savez(tmp_path / "text.npz", **{**vectors, "4": np.ones(5)})
+    with pytest.raises(ConfigError, match=r"does not fit:\n.*'3' has no vector\n.*'4': found float64 of shape \(5,\)"):
+        train(config, tmp_path / "other")
+
+
+def without(name):
+    return lambda tensors: {key: x for key, x in tensors.items() if key != name}
+
+
+def reshaped(name):
+    return lambda tensors: {**tensors, name: tensors[name][..., :1]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without("layer2.0.conv1.weight"), ["params/layer2_0/conv1/kernel: the file has no tensor for it"]),
+        (reshaped("layer1.0.conv2.weight"), ["'layer1.0.conv2.weight' as params/layer1_0/conv2/kernel: found (3, 1,"]),
+        (lambda tensors: {**tensors, "extra.weight": np.ones((2, 2), np.float32)}, ["'extra.weight': the network has"]),
+        (
+            lambda _: {f"blocks.{n}.attn.qkv.weight": np.ones((3, 3), np.float32) for n in range(4)},
+            ["the weights of another network", "blocks.0.attn.qkv.weight (3, 3)", "Fix: the --config.model.name"],
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_and_nothing_is_written(change, words, weights, tmp_path):
+    path = tmp_path / "other.safetensors"
+    safetensors.numpy.save_file(change(safetensors.numpy.load_file(weights)), path)
+    with pytest.raises(CheckpointError) as told:
+        train(tuned(path), tmp_path / "run")
+    assert all(word in str(told.value) for word in ["model.weights: ", *words]), told.value
+    assert {file.name for file in (tmp_path / "run").rglob("*")} <= {".lock"}
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 and then nothing", b"\x20\0\0\0\0\0\0\0{ no json", b"hello " * 9])
+def test_a_damaged_file_is_told(content, tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="model.weights: "):
+        train(tuned(path), tmp_path / "run")
+
+
+def test_a_missing_file_is_told_with_the_command_that_gets_it(tmp_path):
+    config = tuned(tmp_path / "resnet18-f37072fd.pth")
+    with pytest.raises(ConfigError) as told:
+        train(config, tmp_path / "run")
+    assert f"curl -L -o {tmp_path}/resnet18-f37072fd.pth https://" in str(told.value)
+    assert "SHA-256 begins with f37072fd" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model__weights": ""}, "keeps the rest of the network as it starts, which is at random"),
+        ({"start_from": "x"}, "both say what the weights start from"),
+        ({"method": "glmc"}, "goes with method='plain' only"),
+        ({"optim__name": "cc_sam"}, "'cc_sam' moves the classifier"),
+        ({"model__train": "lora"}, "needs a transformer"),
+        ({"model__class_vectors": "text.npz"}, "are directions in the feature space"),
+        ({"model__rank": 4}, "model.rank has no effect"),
+        ({"model__cache_views": 2, "model__train": "norm"}, "needs a backbone that stays"),
+        ({"model__cache_views": 2, "data__pipeline": "numpy"}, "features stay on the devices"),
+    ],
+)
+def test_what_does_not_go_together_is_told_at_once(changes, words):
+    config = tuned("file")
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    assert any(words in problem for problem in checks.problems_of(config)), checks.problems_of(config)
+
+
+@pytest.mark.parametrize("recipe", [cifar10_lt, cifar100_lt, folder, imagenet_lt, inat18, places_lt])
+@pytest.mark.parametrize("tune", recipes.TUNINGS)
+def test_every_recipe_is_sound(recipe, tune):
+    for net in PUBLISHED:
+        if tune in ("lora", "adaptformer") and "vit" not in net:
+            continue
+        config = recipe.get_config(f"{tune},la_sam,net={net}")
+        if recipe is folder:
+            config.data.root = "images"
+        assert not checks.problems_of(config), (net, checks.problems_of(config))
+    assert recipe.get_config(f"{tune},ldam_drw_sam,smoke").model.name == "resnet8"
+
+
+def test_depth_follows_the_blocks():
+    names_of = ["patch_embed", "blocks_0", "blocks_2", "blocks_10", "norm", "linear"]
+    assert tuning.depths({name: {} for name in names_of}) == dict(zip(names_of, [0, 1, 2, 3, 4, 4], strict=True))
+    rates = tuning.decayed_rates({name: {"bias": 1.0} for name in names_of}, 0.5)
+    assert [rates[name]["bias"] for name in names_of] == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 1]
