@@ -66,10 +66,12 @@ def conv_fields(*, onednn: bool) -> dict[str, Any]:
     return {"conv_general_dilated": _convolve, "promote_dtype": _promote} if onednn else {}
 
 
-def _promote(images: jax.Array, kernel: jax.Array, bias: None, *, dtype: Any) -> tuple[jax.Array, jax.Array, None]:
+def _promote(
+    images: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, dtype: Any
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Cast as Flax does, but leave a float32 kernel as it is, so that its gradient is not rounded to bfloat16."""
-    cast = promote_dtype(images, kernel, dtype=dtype)
-    return cast[0], kernel if kernel.dtype == jnp.float32 else cast[1], bias
+    cast: Any = promote_dtype(images, kernel, bias, dtype=dtype)
+    return cast[0], kernel if kernel.dtype == jnp.float32 else cast[1], cast[2]
 
 
 def _convolve(images_BHWK: jax.Array, kernel_HWIO: jax.Array, strides, padding, **fields: Any) -> jax.Array:

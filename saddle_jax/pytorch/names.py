@@ -1,10 +1,11 @@
-"""Translate the names and layouts of a ResNet's parameters from PyTorch to ours, and back.
+"""Translate the names and layouts of a network's parameters from PyTorch to ours; of a ResNet's, also back.
 
 layer1.0.conv1.weight           (out, in, h, w)  params/layer1_0/conv1/kernel            (h, w, in, out)
 layer1.0.bn1.weight, .bias                       params/layer1_0/bn1/scale, /bias
 layer1.0.bn1.running_mean, _var                  batch_stats/layer1_0/bn1/mean, /var
 layer1.0.downsample.0.weight                     params/layer1_0/downsample_conv/kernel
-linear.weight or fc.weight      (out, in)        params/linear/kernel                    (in, out)
+blocks.0.attn.qkv.weight        (out, in)        params/blocks_0/attn/qkv/kernel         (in, out)
+linear., fc. or head.weight     (out, in)        params/linear/kernel                    (in, out)
 linear.weight without a bias    (in, out)        params/linear/kernel                    (in, out): cosine head
 fc_cb.weight                    (out, in)        params/linear_balanced/kernel           (in, out)
 projection_head.0.weight        (out, in)        params/projector/kernel                 (in, out)
@@ -31,13 +32,13 @@ _CLASSIFIERS = (_HEAD, ("params", "linear_balanced"))
 # From DataParallel, Lightning, and torch.compile, and the usual names of a module that holds the network; also nested.
 _PREFIX = re.compile(r"((module|model|_orig_mod|net|backbone)\.)+")
 _RULES = (
-    (r"^fc\.", "linear."),
+    (r"^(fc|classifier|head\.fc)\.|^head\.(?=weight$|bias$)", "linear."),
     (r"^fc_cb\.", "linear_balanced."),
     (r"^projection_head\.0\.", "projector."),
     (r"^contrast_head\.0\.", "predictor."),
-    (r"\blayer(\d+)\.(\d+)\.", r"layer\1_\2."),
-    (r"\bdownsample\.0\.", "downsample_conv."),
-    (r"\bdownsample\.1\.", "downsample_bn."),
+    (r"\b(layer\d+\.\d+)\.downsample\.0\.", r"\1.downsample_conv."),
+    (r"\b(layer\d+\.\d+)\.downsample\.1\.", r"\1.downsample_bn."),
+    (r"\.(?=\d+\.)", "_"),
 )
 _STATISTICS = {"running_mean": "mean", "running_var": "var"}
 _THEIR_MODULES = (
@@ -98,7 +99,8 @@ def convert(
             problems.append(f"{name!r}: the network has no {'/'.join(path)!r}")
         else:
             took[path] = name
-            value = _our_layout(tensors[name], transposed=path[:-1] in biased)
+            is_cosine = path[:-1] in _CLASSIFIERS and path[:-1] not in biased
+            value = _our_layout(tensors[name], transposed=not is_cosine)
             if misfit := _misfit(value, expected[path]):
                 problems.append(f"{name!r} as {'/'.join(path)}: {misfit}")
             else:

@@ -1,11 +1,66 @@
-"""The networks that an experiment can name. Each takes images of any size."""
+"""The networks that an experiment can name. ResNets take images of any size, Vision Transformers whole patches."""
 
 from __future__ import annotations
 
-from saddle_jax.experiment.catalogue.entry import Network
+from collections.abc import Iterator
+
+from saddle_jax.experiment.catalogue.entry import Network, Values
+from saddle_jax.experiment.fields import choice, number
 
 _HE = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
 _MAKE = "saddle_jax.models.networks:make_resnet"
+
+_VIT_FIELDS = {
+    "variant": choice(
+        "augreg",
+        "the publisher's network",
+        {
+            "augreg": "Google's ViT of AugReg and big_vision, which is timm's",
+            "clip": "the image tower of OpenAI's CLIP, whose features end with its projection",
+            "dinov2": "Meta's DINOv2; features are the class token",
+        },
+    ),
+    "registers": number(0, "register tokens of the variant dinov2; published with 0 and 4", at_least=0),
+    "drop_path": number(
+        0.0,
+        "stochastic depth: the probability that an image skips a part of the last block in training; it rises from 0 "
+        "in the first block",
+        at_least=0,
+        less_than=1,
+    ),
+}
+
+
+def _vit(name: str, summary: str, patch: int) -> Network:
+    """Return the entry of a Vision Transformer with patches of this side in pixels."""
+
+    def problems(values: Values) -> Iterator[str]:
+        variant, image_size = values[f"{name}.variant"], values["data.image_size"]
+        if values[f"{name}.registers"] and variant != "dinov2":
+            yield (
+                f"{name}.registers={values[f'{name}.registers']} does not go with {name}.variant={variant!r}, which "
+                f"has none. Fix: --config.{name}.registers=0, or --config.{name}.variant=dinov2"
+            )
+        if image_size % patch:
+            nearest = max(1, round(image_size / patch)) * patch
+            yield (
+                f"data.image_size: found {image_size}, expected a multiple of {patch}, the side of a patch of "
+                f"model.name={name!r}. Fix: --config.data.image_size={nearest}"
+            )
+
+    return Network(
+        summary,
+        "saddle_jax.models.vit:make",
+        fields=_VIT_FIELDS,
+        paper="Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021",
+        requires={
+            "model.width": (1.0, "its sizes are fixed"),
+            "model.batch_norm": ("per_device", "it has no BatchNorm"),
+            "model.batch_norm_momentum": (0.1, "it has no BatchNorm"),
+        },
+        problems=(problems,),
+    )
+
 
 NETWORKS = {
     "resnet8": Network("ResNet-8 for small images: 16, 32 and 64 filters", _MAKE, paper=_HE),
@@ -25,4 +80,10 @@ NETWORKS = {
         _MAKE,
         paper="Xie et al., Aggregated Residual Transformations for Deep Neural Networks, CVPR 2017",
     ),
+    "vit_s16": _vit("vit_s16", "ViT-S/16 for large images: 22 million parameters", 16),
+    "vit_b16": _vit("vit_b16", "ViT-B/16 for large images: 86 million parameters", 16),
+    "vit_l16": _vit("vit_l16", "ViT-L/16 for large images: 303 million parameters", 16),
+    "vit_s14": _vit("vit_s14", "ViT-S/14 for large images: 22 million parameters", 14),
+    "vit_b14": _vit("vit_b14", "ViT-B/14 for large images: 86 million parameters", 14),
+    "vit_l14": _vit("vit_l14", "ViT-L/14 for large images: 303 million parameters", 14),
 }
