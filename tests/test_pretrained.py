@@ -15,9 +15,9 @@ from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment import checks
 from saddle_jax.experiment.catalogue.published import PUBLISHED
-from saddle_jax.models import tuning
+from saddle_jax.models import adapters, networks, tuning, vit
 from saddle_jax.pytorch import names
-from saddle_jax.training import checkpoint, feature_cache, loop, run
+from saddle_jax.training import checkpoint, feature_cache, loop, pretrained, run
 from saddle_jax.training.program import make_program
 
 
@@ -84,8 +84,6 @@ def test_frozen_tensors_keep_every_bit_and_have_no_optimizer_state(choice, weigh
 
 
 def _network(config):
-    from saddle_jax.models import networks
-
     return networks.make_network(config, 10, None)
 
 
@@ -244,3 +242,47 @@ def test_depth_follows_the_blocks():
     assert tuning.depths({name: {} for name in names_of}) == dict(zip(names_of, [0, 1, 2, 3, 4, 4], strict=True))
     rates = tuning.decayed_rates({name: {"bias": 1.0} for name in names_of}, 0.5)
     assert [rates[name]["bias"] for name in names_of] == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 1]
+
+
+@pytest.fixture(scope="module")
+def vit_weights(tmp_path_factory):
+    """A file as timm's: a small transformer for images of 64 pixels, under the name of a larger one."""
+    usual, vit.ARCHITECTURES["vit_s16"] = (
+        vit.ARCHITECTURES["vit_s16"],
+        vit.Architecture(patch=16, dim=24, depth=3, heads=3, projection=8),
+    )
+    config = small_config(model__name="vit_s16", model__width=1.0, model__input_size=64)
+    program = make_program(config, sources.load(config))
+    params = jax.device_get(program.init(3)).params
+    tensors = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        *modules, name = [key.key for key in path]
+        modules = ".".join(modules).replace("blocks_", "blocks.").replace("linear", "head")
+        leaf = leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T if name == "kernel" else leaf
+        tensors[f"{modules}.{'weight' if name in ('kernel', 'scale') else name}".lstrip(".")] = leaf
+    path = tmp_path_factory.mktemp("vit") / "vit.safetensors"
+    safetensors.numpy.save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, path)
+    yield path
+    vit.ARCHITECTURES["vit_s16"] = usual
+
+
+@pytest.mark.parametrize("choice", ["lora", "adaptformer"])
+def test_adapters_train_and_nothing_else_moves(choice, vit_weights, tmp_path):
+    changes = {"model__name": "vit_s16", "model__width": 1.0, "model__input_size": 32}
+    config = tuned(vit_weights, choice, **changes)
+    train(config, tmp_path / "run")
+    program = make_program(config, sources.load(config))
+    given = jax.device_get(program.init(config.seed))
+    start = pretrained.find(config).adopt(given, sources.load(config))
+    end = last_state(config, tmp_path / "run")
+    modules = {*adapters.ADAPTERS[choice], "linear"}
+    moved = set()
+    for (path, before), after in zip(
+        jax.tree_util.tree_leaves_with_path(start.params), jax.tree.leaves(end.params), strict=True
+    ):
+        keys = {key.key for key in path}
+        if modules.isdisjoint(keys):
+            assert np.asarray(before).tobytes() == np.asarray(after).tobytes(), path
+        elif not np.array_equal(before, after):
+            moved |= modules & keys
+    assert moved == modules

@@ -220,7 +220,7 @@ def test_new_adapters_change_nothing(adapter, module, first, deviation):
     paths = traverse_util.flatten_dict(shapes_of(adapted), sep=".").keys() - params.keys()
     assert len({path.partition(".")[0] for path in paths}) == golden.DEPTH
     for path in paths:
-        name = next(name for name in adapters.MODULES if f".{name}." in path)
+        name = next(name for modules in adapters.ADAPTERS.values() for name in modules if f".{name}." in path)
         params[path] = traverse_util.flatten_dict(new, sep=".")[path.partition(f"{name}.")[2]]
     params = traverse_util.unflatten_dict(params, sep=".")
     np.testing.assert_array_equal(features_of(adapted, params), features_of(plain, without))

@@ -17,5 +17,4 @@ def get_config(argument: str = ""):
     inat18.set_images(config)
     config.name = "inat18"
     pretrained.set_images(config)
-    argument = argument or "adaptformer"
-    return recipes.apply(config, argument if "epochs=" in argument else f"{argument},epochs=20")
+    return recipes.apply(config, argument or "adaptformer", epochs_of_lift=20)

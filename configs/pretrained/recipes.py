@@ -13,7 +13,6 @@ from saddle_jax.experiment.catalogue.published import PUBLISHED
 
 _LIFT = {  # Shi et al., ICML 2024
     "batch_size": 128,
-    "duration": "10 epochs",
     "model.head": "normed",
     "loss.logit_scale": 25.0,
     "optim.lr": ((0, 0.01), ("100%", 0.0)),
@@ -50,7 +49,12 @@ RHO = dict.fromkeys(recipes.LOSSES, 0.05)  # ours and untuned
 
 
 def apply(
-    config: ConfigDict, argument: str, *, default_net: str = "clip_vit_b16", default_method: str = "la"
+    config: ConfigDict,
+    argument: str,
+    *,
+    default_net: str = "clip_vit_b16",
+    default_method: str = "la",
+    epochs_of_lift: int = 10,
 ) -> ConfigDict:
     """Set the network, what of it is trained, and all that `configs/recipes.py` reads from an argument.
 
@@ -59,6 +63,7 @@ def apply(
       argument: the text after the colon of --config.
       default_net: the network if the argument names none.
       default_method: the method if the argument names none.
+      epochs_of_lift: the length of a run with adaptformer or lora.
 
     Raises:
       ConfigError: reports everything that is wrong with the argument.
@@ -69,6 +74,8 @@ def apply(
     tune, net = options.chosen.get("tune", "linear_probe"), options.chosen.get("net", default_net)
     config.update_from_flattened_dict({**TUNINGS[tune], **PUBLISHED[net].settings})
     config.model.weights = f"weights/{PUBLISHED[net].file}"
+    if tune in ("adaptformer", "lora"):
+        config.duration = f"{epochs_of_lift} epochs"
     loss, link = recipes.METHODS[options.method or default_method]
     recipes.set_method(config, loss, link, RHO[loss])
     return recipes.finish(config, options, f"{net}-{tune}-{recipes.name_of(loss, link)}")

@@ -1,6 +1,6 @@
 """Small modules inside the blocks of a transformer that are trained in place of its own weights.
 
-A new one adds exactly 0, so the network starts as it was. Their parameters are under the names in `MODULES`.
+A new one adds exactly 0, so the network starts as it was. Their parameters are under the names in `ADAPTERS`.
 Initial weights and scales are those of LIFT's code (Shi et al., Long-Tail Learning with Foundation Model: Heavy
 Fine-Tuning Hurts, ICML 2024). Shapes: B images, T tokens, D features, R rank.
 """
@@ -14,8 +14,8 @@ from flax.linen.dtypes import promote_dtype
 
 from saddle_jax.models.base import Params
 
-ADAPTERS = ("lora", "adaptformer")
-MODULES = ("lora_q", "lora_v", "adapter")  # LoRA's beside the queries and the values, AdaptFormer's
+# model.train -> the names of the modules: LoRA's beside the queries and the values, AdaptFormer's beside the MLP.
+ADAPTERS = {"lora": ("lora_q", "lora_v"), "adaptformer": ("adapter",)}
 
 
 class LoRA(nn.Module):

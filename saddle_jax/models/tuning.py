@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from saddle_jax.models.adapters import ADAPTERS
 from saddle_jax.models.base import Network, Params
 
 Mask = Callable[[Params], Any]  # parameters -> a tree of bools
 
 _STEM = re.compile(r"(conv1|bn1|conv_stem|stem.*|patch_embed|cls_token|pos_embed|reg_token|norm_pre)")
 _BLOCK = re.compile(r"\D+(\d+)(?:_(\d+))*")
-ADAPTERS = {"lora": ("lora_q", "lora_v"), "adaptformer": ("adapter",)}
 
 
 def trained(choice: str, network: Network) -> Mask | None:
@@ -37,7 +37,7 @@ def trained(choice: str, network: Network) -> Mask | None:
 
         def is_chosen(path: tuple[str, ...]) -> bool:
             if choice == "norm":
-                return of_norms[path]
+                return bool(of_norms[path])
             if choice == "bias":
                 return path[-1] == "bias"
             if choice in ADAPTERS:

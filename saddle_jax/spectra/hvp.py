@@ -137,7 +137,7 @@ def flat_point(
         part = unflatten_dict({path: leaf for path, leaf in leaves.items() if chosen[path]})
         fixed = {path: leaf for path, leaf in leaves.items() if not chosen[path]}
     params_P, unravel = ravel_pytree(part)
-    return devices.replicate(Point(params_P, *cast[1:], fixed)), unravel
+    return devices.replicate(Point(params_P, cast[1], cast[2], fixed)), unravel
 
 
 def _whole(part: Any, fixed: Any) -> Any:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError, first_lines
 from saddle_jax.experiment.catalogue.published import how_to_get
-from saddle_jax.models.tuning import ADAPTERS
+from saddle_jax.models.adapters import ADAPTERS
 from saddle_jax.pytorch import names, publishers, weight_file
 from saddle_jax.training.state import TrainState
 

@@ -35,17 +35,18 @@ def _vit(name: str, summary: str, patch: int) -> Network:
     """Return the entry of a Vision Transformer with patches of this side in pixels."""
 
     def problems(values: Values) -> Iterator[str]:
-        variant, image_size = values[f"{name}.variant"], values["data.image_size"]
+        variant = values[f"{name}.variant"]
+        field = "model.input_size" if values["model.input_size"] else "data.image_size"
         if values[f"{name}.registers"] and variant != "dinov2":
             yield (
                 f"{name}.registers={values[f'{name}.registers']} does not go with {name}.variant={variant!r}, which "
                 f"has none. Fix: --config.{name}.registers=0, or --config.{name}.variant=dinov2"
             )
-        if image_size % patch:
-            nearest = max(1, round(image_size / patch)) * patch
+        if values[field] % patch:
+            nearest = max(1, round(values[field] / patch)) * patch
             yield (
-                f"data.image_size: found {image_size}, expected a multiple of {patch}, the side of a patch of "
-                f"model.name={name!r}. Fix: --config.data.image_size={nearest}"
+                f"{field}: found {values[field]}, expected a multiple of {patch}, the side of a patch of "
+                f"model.name={name!r}. Fix: --config.{field}={nearest}"
             )
 
     return Network(
@@ -59,6 +60,7 @@ def _vit(name: str, summary: str, patch: int) -> Network:
             "model.batch_norm_momentum": (0.1, "it has no BatchNorm"),
         },
         problems=(problems,),
+        adapters=True,
     )
 
 

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+Tensors = dict[str, np.ndarray]
+
 
 class Publisher(NamedTuple):
     """Somebody who publishes weights under names of his own, and their translation to timm's names and layouts."""
 
     name: str
     recognises: Callable[[Collection[str]], bool]  # the names of all tensors -> whether they are his
-    translate: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # tensors under his names -> under timm's
+    translate: Callable[[Tensors], Tensors]  # tensors under his names -> under timm's

@@ -12,9 +12,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from saddle_jax.pytorch.publishers.base import Publisher
+from saddle_jax.pytorch.publishers.base import Publisher, Tensors
 
-Tensors = dict[str, np.ndarray]
 _Rules = tuple[tuple[str, str | None], ...]
 
 _BLOCK = r"transformer\.resblocks\.(\d+)\."
