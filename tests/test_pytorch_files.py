@@ -209,10 +209,10 @@ def test_a_malicious_file_is_refused_before_it_does_harm(kind, tmp_path, monkeyp
     make, reason = MALICIOUS[kind]
     content = make()
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(CheckpointError, match=reason) as refused:
         read(tmp_path, content)
-    took, (_, peak) = time.monotonic() - began, tracemalloc.get_traced_memory()
+    took, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert refused.value.exit_code == 4
     assert "nothing in it was run" in str(refused.value)

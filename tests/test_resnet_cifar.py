@@ -82,9 +82,9 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     start = devices.jit_once(method.init)(jax.random.key(0))
     images = (np.random.default_rng(0).random((8, 32, 32, 3)) * 255).astype(np.uint8)
     inputs = batch(store, 0)._replace(images=images), Context(jnp.zeros((), int), ASCENT, jnp.ones(10))
-    output = jax.jit(method.loss)(start, *inputs)
+    output = jax.jit(lambda start: method.loss(start, *inputs))(start)
     assert {x.dtype for x in jax.tree.leaves((start.params, output.model_state))} == {jnp.dtype("float32")}
     config.model.dtype = "float32"
-    exact = jax.jit(method_of(config, store).loss)(start, *inputs)
+    exact = jax.jit(lambda start: method_of(config, store).loss(start, *inputs))(start)
     assert output.numerator != exact.numerator
     np.testing.assert_allclose(output.numerator, exact.numerator, rtol=0.05)
