@@ -1,4 +1,4 @@
-"""Translate the names and layouts of a network's parameters from PyTorch to ours; of a ResNet's, also back.
+"""Translate the names and layouts of a network's parameters from PyTorch to ours; and back.
 
 layer1.0.conv1.weight           (out, in, h, w)  params/layer1_0/conv1/kernel            (h, w, in, out)
 layer1.0.bn1.weight, .bias                       params/layer1_0/bn1/scale, /bias
@@ -42,9 +42,9 @@ _RULES = (
 )
 _STATISTICS = {"running_mean": "mean", "running_var": "var"}
 _THEIR_MODULES = (
-    (r"\blayer(\d+)_(\d+)\b", r"layer\1.\2"),
     (r"\bdownsample_conv\b", "downsample.0"),
     (r"\bdownsample_bn\b", "downsample.1"),
+    (r"_(?=\d+(_|\.|$))", "."),
 )
 _THEIR_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
@@ -134,12 +134,12 @@ def convert(
 
 
 def to_torch(params: Any, model_state: Any, *, head: str, steps: int) -> dict[str, np.ndarray]:
-    """Return a ResNet's parameters and state as the state_dict of its PyTorch network; `convert` leads back.
+    """Return a network's parameters and state as the state_dict of its PyTorch network; `convert` leads back.
 
     Args:
       params: parameters of the network alone, without a method's further heads.
       model_state: other state of the network, arrays.
-      head: PyTorch's name of the classifier: fc in torchvision, linear in the reference.
+      head: PyTorch's name of the classifier: fc in torchvision, linear in the reference, head in timm's transformers.
       steps: training steps taken. PyTorch's BatchNorm counts them, and a strict load asks for the number.
     """
     ours: dict[Path, Any] = traverse_util.flatten_dict({"params": params, **model_state})
@@ -148,8 +148,10 @@ def to_torch(params: Any, model_state: Any, *, head: str, steps: int) -> dict[st
         modules = ".".join({"linear": head}.get(module, module) for module in path[1:-1])
         for ours_in_name, theirs in _THEIR_MODULES:
             modules = re.sub(ours_in_name, theirs, modules)
-        is_transposed = (*path[:-1], "bias") in ours
-        tensors[f"{modules}.{_THEIR_LEAVES.get(path[-1], path[-1])}"] = _their_layout(np.asarray(value), is_transposed)
+        is_cosine = path[:-1] in _CLASSIFIERS and (*path[:-1], "bias") not in ours
+        is_transposed = path[-1] == "kernel" and not is_cosine
+        name = f"{modules}.{_THEIR_LEAVES.get(path[-1], path[-1])}".lstrip(".")
+        tensors[name] = _their_layout(np.asarray(value), is_transposed)
         if path[-1] == "mean":
             tensors[f"{modules}.num_batches_tracked"] = np.array(steps, np.int64)
     return tensors

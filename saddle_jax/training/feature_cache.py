@@ -130,7 +130,7 @@ def _compute(
             output = output.reshape(-1, output.shape[-1])
             if found is None:
                 found = np.zeros((total, views, output.shape[-1]), np.float32)
-                progress.begin(number)
+                progress.begin(1)
             found[one.ids_B[one.mask_B], view] = output[one.mask_B]
             watchdog.alive()
             progress.update(view * len(slots) + number + 1, "")

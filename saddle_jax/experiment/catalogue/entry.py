@@ -99,9 +99,11 @@ class Network(Entry):
 
     Args:
       adapters: whether its blocks take the layers that `model.train` = lora and adaptformer add.
+      torch_head: name of the classifier in the PyTorch network whose other names are the same; "" if there is none.
     """
 
     adapters: bool = False
+    torch_head: str = ""
 
     choice: ClassVar[str] = "model.name"
 
