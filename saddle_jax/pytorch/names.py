@@ -1,9 +1,10 @@
-"""Translate the names and layouts of a ResNet's parameters from PyTorch to ours, and back.
+"""Translate the names and layouts of parameters from PyTorch and timm to ours, and those of a ResNet back.
 
 layer1.0.conv1.weight           (out, in, h, w)  params/layer1_0/conv1/kernel            (h, w, in, out)
 layer1.0.bn1.weight, .bias                       params/layer1_0/bn1/scale, /bias
 layer1.0.bn1.running_mean, _var                  batch_stats/layer1_0/bn1/mean, /var
 layer1.0.downsample.0.weight                     params/layer1_0/downsample_conv/kernel
+blocks.1.0.conv_pw.weight                        params/blocks_1_0/conv_pw/kernel
 linear.weight or fc.weight      (out, in)        params/linear/kernel                    (in, out)
 linear.weight without a bias    (in, out)        params/linear/kernel                    (in, out): cosine head
 fc_cb.weight                    (out, in)        params/linear_balanced/kernel           (in, out)
@@ -31,13 +32,13 @@ _CLASSIFIERS = (_HEAD, ("params", "linear_balanced"))
 # From DataParallel, Lightning, and torch.compile, and the usual names of a module that holds the network; also nested.
 _PREFIX = re.compile(r"((module|model|_orig_mod|net|backbone)\.)+")
 _RULES = (
-    (r"^fc\.", "linear."),
+    (r"^(fc|classifier|head\.fc)\.|^head\.(?=weight$|bias$)", "linear."),
     (r"^fc_cb\.", "linear_balanced."),
     (r"^projection_head\.0\.", "projector."),
     (r"^contrast_head\.0\.", "predictor."),
-    (r"\blayer(\d+)\.(\d+)\.", r"layer\1_\2."),
-    (r"\bdownsample\.0\.", "downsample_conv."),
-    (r"\bdownsample\.1\.", "downsample_bn."),
+    (r"\b(layer\d+\.\d+)\.downsample\.0\.", r"\1.downsample_conv."),
+    (r"\b(layer\d+\.\d+)\.downsample\.1\.", r"\1.downsample_bn."),
+    (r"\.(?=\d+\.)", "_"),
 )
 _STATISTICS = {"running_mean": "mean", "running_var": "var"}
 _THEIR_MODULES = (

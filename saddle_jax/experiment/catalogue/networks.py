@@ -7,6 +7,9 @@ from saddle_jax.experiment.catalogue.entry import Network
 _HE = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
 _MAKE = "saddle_jax.models.networks:make_resnet"
 
+_TAN = "Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML 2019"
+_LITE = "saddle_jax.models.efficientnet_lite:make"
+
 NETWORKS = {
     "resnet8": Network("ResNet-8 for small images: 16, 32 and 64 filters", _MAKE, paper=_HE),
     "resnet20": Network("ResNet-20 for small images", _MAKE, paper=_HE),
@@ -25,4 +28,7 @@ NETWORKS = {
         _MAKE,
         paper="Xie et al., Aggregated Residual Transformations for Deep Neural Networks, CVPR 2017",
     ),
+    "efficientnet_lite0": Network("EfficientNet-Lite0 for large images, fast on CPUs: 224 pixels", _LITE, paper=_TAN),
+    "efficientnet_lite1": Network("EfficientNet-Lite1: 240 pixels", _LITE, paper=_TAN),
+    "efficientnet_lite2": Network("EfficientNet-Lite2: 260 pixels", _LITE, paper=_TAN),
 }

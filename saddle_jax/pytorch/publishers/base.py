@@ -1,0 +1,16 @@
+"""What the tables of publishers' names have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Publisher(NamedTuple):
+    """Somebody who publishes weights under names of his own, and their translation to timm's names and layouts."""
+
+    name: str
+    recognises: Callable[[Collection[str]], bool]  # the names of all tensors -> whether they are his
+    translate: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # tensors under his names -> under timm's
