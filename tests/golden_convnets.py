@@ -57,7 +57,14 @@ def efficientnet_lite():
     )
 
 
-FAMILIES = {"efficientnet_lite": efficientnet_lite}
+def convnext():
+    """Return timm's ConvNeXt with few blocks and filters, without a classifier."""
+    from timm.models.convnext import ConvNeXt
+
+    return ConvNeXt(depths=(1, 1, 2, 1), dims=(4, 8, 16, 32), num_classes=0)
+
+
+FAMILIES = {"efficientnet_lite": efficientnet_lite, "convnext": convnext}
 
 
 def figures() -> dict[str, np.ndarray]:

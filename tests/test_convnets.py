@@ -1,7 +1,8 @@
-"""EfficientNet-Lite: timm's figures, publishers' names, kernels, sizes. The originals themselves run where they are."""
+"""EfficientNet-Lite and ConvNeXt: timm's figures, publishers' names, kernels, sizes, stochastic depth."""
 
 import functools
 
+import flax.linen as nn
 import golden_convnets as golden
 import jax
 import jax.numpy as jnp
@@ -12,34 +13,43 @@ from conftest import ROOT  # noqa: F401 (its devices)
 from flax import traverse_util
 from test_kernels import needs_package
 
-from configs import default
+from saddle_jax.experiment import checks, schema
 from saddle_jax.host import devices
-from saddle_jax.models import depthwise, networks
+from saddle_jax.models import convnext, depthwise, networks
 from saddle_jax.models.base import from_flax
 from saddle_jax.models.efficientnet_lite import Architecture, EfficientNetLite, Stage
 from saddle_jax.pytorch import archive, names
+from saddle_jax.pytorch.publishers import convnext as convnext_publishers
 from saddle_jax.pytorch.publishers import efficientnet_lite as lite_publishers
+from saddle_jax.pytorch.publishers import resnet as resnet_publishers
 
 PARAMETERS = {  # of timm's networks with 1000 classes
     "efficientnet_lite0": 4_652_008,
     "efficientnet_lite1": 5_416_680,
     "efficientnet_lite2": 6_092_072,
+    "convnext_tiny": 28_589_128,
+    "convnext_base": 88_591_464,
 }
+SMALL_CONVNEXT = convnext.Architecture((1, 1, 2, 1), (4, 8, 16, 32))
 SMALL_LITE = Architecture(stages=(Stage(1, 3, 1, 1, 16), Stage(2, 5, 2, 6, 24), Stage(1, 3, 2, 6, 40)))
 
 
-def model_of(name, **fields):
-    model = default.get_config().model
-    model.update(name=name, **fields)
-    return model
+def config_of(name, **fields):
+    """Return the default config with this network and its own fields."""
+    config = schema.default_config({"model.name": name})
+    config.model.update(name=name, **fields)
+    return config
 
 
 def small(family, kernels="lax", **fields):
     """Return the network of timm's figures, with five classes."""
-    del family
-    model = model_of("efficientnet_lite0", kernels=kernels)
-    layers = {"conv": networks.make_conv(model), "norm": networks.make_norm(model, None, epsilon=1e-3)}
-    backbone = EfficientNetLite(SMALL_LITE, **{"width": 0.25, "dtype": None, "remat": False, **layers, **fields})
+    model = config_of("efficientnet_lite0", kernels=kernels).model
+    common = {"dtype": None, "remat": False, "conv": networks.make_conv(model)}
+    if family == "convnext":
+        backbone = convnext.ConvNeXt(SMALL_CONVNEXT, **{"width": 1.0, "drop_path": 0.0, **common, **fields})
+    else:
+        norm = networks.make_norm(model, None, epsilon=1e-3)
+        backbone = EfficientNetLite(SMALL_LITE, **{"width": 0.25, "norm": norm, **common, **fields})
     return from_flax(backbone, networks.make_head(model, 5))
 
 
@@ -55,7 +65,8 @@ def figures():
 
 def tensors_of(family):
     """Return the weights of timm's figures, and a classifier's."""
-    classifier = {"classifier.weight": golden.value("head", (5, 320)), "classifier.bias": golden.value("bias", (5,))}
+    name, features = ("head.fc", 32) if family == "convnext" else ("classifier", 320)
+    classifier = {f"{name}.weight": golden.value("head", (5, features)), f"{name}.bias": golden.value("bias", (5,))}
     return golden.tensors_of(figures()[f"{family}/names"], figures()[f"{family}/shapes"]) | classifier
 
 
@@ -68,8 +79,7 @@ def test_features_equal_timms(family, x64):
     np.testing.assert_allclose(features, figures()[f"{family}/features"], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("family", golden.FAMILIES)
-def test_the_figures_are_those_of_timm_at_hand(family):
+def test_the_figures_are_those_of_timm_at_hand():
     torch_libraries.library("timm")
     for key, found in golden.figures().items():
         expected = figures()[key]
@@ -81,23 +91,16 @@ def test_the_figures_are_those_of_timm_at_hand(family):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_published_sizes(name):
-    network = networks.make_network(_config(name), 1000, None)
+    network = networks.make_network(config_of(name), 1000, None)
     params, _ = shapes_of(network)
     assert sum(x.size for x in jax.tree.leaves(params)) == PARAMETERS[name]
-    assert shapes_of(networks.make_network(_config(name, remat=True), 1000, None), size=1)[0] == params
-
-
-def _config(name, **fields):
-    config = default.get_config()
-    config.model.update(name=name, **fields)
-    return config
+    assert shapes_of(networks.make_network(config_of(name, remat=True), 1000, None), size=33)[0] == params
 
 
 @needs_package
 @pytest.mark.parametrize("family", golden.FAMILIES)
-@pytest.mark.slow
 def test_training_and_curvature_are_those_of_float64(family, compile_quickly):
-    """Of oneDNN's kernels and of shifted products, and whatever the padding among the images shows."""
+    """By oneDNN's kernels, and whatever the padding among the images shows."""
     tensors, images, mask = tensors_of(family), golden.images(), np.array([True, False, True])
 
     def results(kernels, params, state, direction, images):
@@ -116,7 +119,7 @@ def test_training_and_curvature_are_those_of_float64(family, compile_quickly):
 
     other_padding = images.copy()
     other_padding[1] = 100
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), depthwise.only_xla():
         right = jax.device_get(found("lax", np.float64, images))
     lengths = [np.linalg.norm(x) for x in jax.tree.leaves(right)]
     leaves = jax.tree_util.tree_leaves_with_path(found("onednn", np.float32, other_padding))
@@ -153,7 +156,8 @@ def test_depthwise_convolutions_are_those_of_xla(strides, padding, x64):
 
 
 def test_bfloat16_and_the_normed_head():
-    network = networks.make_network(_config("efficientnet_lite0", width=0.25, dtype="bfloat16", head="normed"), 5, None)
+    config = config_of("efficientnet_lite0", width=0.25, dtype="bfloat16", head="normed")
+    network = networks.make_network(config, 5, None)
     params, state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes_of(network))
     assert {x.dtype for x in jax.tree.leaves((params, state))} == {jnp.dtype("float32")}
     images, mask = jnp.ones((2, 32, 32, 3)), jnp.ones(2, bool)
@@ -202,11 +206,96 @@ def test_names_of_efficientnet_lite_pytorch():
     }
 
 
+CONVNEXT_NAMES = {  # Facebook's, Hugging Face's, and torchvision's names, and timm's
+    "stem.0.weight": ("downsample_layers.0.0.weight", "embeddings.patch_embeddings.weight", "features.0.0.weight"),
+    "stem.1.bias": ("downsample_layers.0.1.bias", "embeddings.layernorm.bias", "features.0.1.bias"),
+    "stages.0.blocks.0.conv_dw.weight": (
+        *("stages.0.0.dwconv.weight", "encoder.stages.0.layers.0.dwconv.weight", "features.1.0.block.0.weight"),
+    ),
+    "stages.0.blocks.0.gamma": (
+        *("stages.0.0.gamma", "encoder.stages.0.layers.0.layer_scale_parameter", "features.1.0.layer_scale"),
+    ),
+    "stages.1.downsample.1.bias": (
+        *("downsample_layers.1.1.bias", "encoder.stages.1.downsampling_layer.1.bias", "features.2.1.bias"),
+    ),
+    "stages.2.blocks.8.norm.bias": (
+        *("stages.2.8.norm.bias", "encoder.stages.2.layers.8.layernorm.bias", "features.5.8.block.2.bias"),
+    ),
+    "stages.3.blocks.2.mlp.fc1.weight": (
+        *("stages.3.2.pwconv1.weight", "encoder.stages.3.layers.2.pwconv1.weight", "features.7.2.block.3.weight"),
+    ),
+    "stages.3.blocks.2.mlp.fc2.bias": (
+        *("stages.3.2.pwconv2.bias", "encoder.stages.3.layers.2.pwconv2.bias", "features.7.2.block.5.bias"),
+    ),
+    "head.norm.weight": ("norm.weight", "layernorm.weight", "classifier.0.weight"),
+    "head.fc.bias": ("head.bias", "classifier.bias", "classifier.2.bias"),
+}
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_names_of_convnexts_publishers(number):
+    publisher = convnext_publishers.PUBLISHERS[number]
+    theirs = {names[number]: np.array([[[float(n)]]]) for n, names in enumerate(CONVNEXT_NAMES.values())}
+    if publisher.name == "Hugging Face":  # also of the network with a classifier
+        theirs = {name if name.startswith("classifier") else f"convnext.{name}": x for name, x in theirs.items()}
+    assert [one.recognises(theirs) for one in convnext_publishers.PUBLISHERS] == [n == number for n in range(3)]
+    found = publisher.translate(theirs)
+    assert {name: x.item() for name, x in found.items()} == {name: n for n, name in enumerate(CONVNEXT_NAMES)}
+    assert found["stages.0.blocks.0.gamma"].ndim == (1 if publisher.name == "torchvision" else 3)
+    assert not publisher.recognises(CONVNEXT_NAMES)
+
+
+RESNET_NAMES = {
+    "resnet.embedder.embedder.convolution.weight": "conv1.weight",
+    "resnet.embedder.embedder.normalization.running_mean": "bn1.running_mean",
+    "resnet.encoder.stages.0.layers.1.layer.0.convolution.weight": "layer1.1.conv1.weight",
+    "resnet.encoder.stages.3.layers.0.layer.2.normalization.bias": "layer4.0.bn3.bias",
+    "resnet.encoder.stages.1.layers.0.shortcut.convolution.weight": "layer2.0.downsample.0.weight",
+    "resnet.encoder.stages.1.layers.0.shortcut.normalization.weight": "layer2.0.downsample.1.weight",
+    "classifier.1.weight": "fc.weight",
+}
+
+
+def test_names_of_hugging_faces_resnets():
+    (publisher,) = resnet_publishers.PUBLISHERS
+    for theirs in (RESNET_NAMES, {name.removeprefix("resnet."): ours for name, ours in RESNET_NAMES.items()}):
+        tensors = {name: np.array(n) for n, name in enumerate(theirs)}
+        assert publisher.recognises(tensors)
+        assert publisher.translate(tensors) == {name: n for n, name in enumerate(theirs.values())}
+    assert not publisher.recognises(RESNET_NAMES.values())
+
+
+def test_stochastic_depth_takes_whole_images():
+    block = convnext.Block(0.25, None, nn.Conv)
+    image = golden.draw("block", (1, 8, 8, 4)).astype(np.float32)
+    images = np.broadcast_to(image, (256, 8, 8, 4))
+    shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), image, False))
+    variables = jax.tree.map(lambda x: jnp.full(x.shape, 0.5), shapes)
+    whole = block.apply(variables, image, False) - image
+    added = np.asarray(block.apply(variables, images, True, rngs={"dropout": jax.random.key(1)}) - images)
+    skips = (added == 0).all((1, 2, 3))
+    assert 0.15 < skips.mean() < 0.35
+    np.testing.assert_allclose(added[~skips], np.broadcast_to(whole / 0.75, added[~skips].shape), rtol=1e-4, atol=1e-5)
+    rates = convnext.ConvNeXt(SMALL_CONVNEXT, 1.0, 0.4, None, False, nn.Conv)._rates()
+    np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_fields_that_do_not_go_with_convnext_are_told():
+    config = config_of("convnext_tiny", batch_norm="synchronized")
+    config.data.image_size = 16
+    config.convnext_tiny.drop_path = 1.0
+    told = "\n".join(checks.problems_of(config))
+    for part in ("convnext_tiny.drop_path: found 1.0", "data.image_size: found 16, expected 32", "no BatchNorm"):
+        assert part in told
+    with pytest.raises(ValueError, match="found images of 16 x 16 pixels, expected 32 or more"):
+        shapes_of(small("convnext"), size=16)
+
+
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2", "convnext_tiny", "resnet18", "resnet34"])
 def test_networks_of_full_size_equal_timms(name, tmp_path):
     timm, torch = torch_libraries.library("timm"), torch_libraries.library("torch")
-    original = timm.create_model(f"tf_{name}").eval()
+    original = timm.create_model(f"tf_{name}" if "lite" in name else name).eval()
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in original.state_dict().values():
@@ -219,7 +308,7 @@ def test_networks_of_full_size_equal_timms(name, tmp_path):
         expected = original.double()(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
     for dtype, tolerance in ((np.float32, 1e-4), (np.float64, 1e-9)):
         with jax.enable_x64(dtype is np.float64):
-            network = networks.make_network(_config(name), 1000, None)
+            network = networks.make_network(config_of(name), 1000, None)
             params, state = names.convert(tensors, *shapes_of(network))
             function = jax.jit(functools.partial(network.logits, train=False))
             logits, _ = function(params, state, images.astype(dtype), np.ones(3, bool))

@@ -1,8 +1,45 @@
-"""The networks that an experiment can name. Each takes images of any size."""
+"""The networks that an experiment can name. Each takes images of any size, unless its entry says otherwise."""
 
 from __future__ import annotations
 
-from saddle_jax.experiment.catalogue.entry import Network
+from collections.abc import Iterator
+
+from saddle_jax.experiment.catalogue.entry import Network, Values
+from saddle_jax.experiment.fields import Field, number
+
+
+def drop_path() -> Field:
+    """Return the field of stochastic depth."""
+    return number(
+        0.0,
+        "stochastic depth: probability that an image skips the last block in training; it rises from 0 in the first",
+        at_least=0,
+        less_than=1,
+    )
+
+
+def _convnext(name: str, summary: str) -> Network:
+    """Return the entry of a ConvNeXt."""
+
+    def problems(values: Values) -> Iterator[str]:
+        if 0 < values["data.image_size"] < 32:
+            yield (
+                f"data.image_size: found {values['data.image_size']}, expected 32 or more for model.name={name!r}, "
+                "which halves the image five times. Fix: --config.data.image_size=32"
+            )
+
+    return Network(
+        summary,
+        "saddle_jax.models.convnext:make",
+        fields={"drop_path": drop_path()},
+        paper="Liu et al., A ConvNet for the 2020s, CVPR 2022",
+        requires={
+            "model.batch_norm": ("per_device", "it has no BatchNorm"),
+            "model.batch_norm_momentum": (0.1, "it has no BatchNorm"),
+        },
+        problems=(problems,),
+    )
+
 
 _HE = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
 _MAKE = "saddle_jax.models.networks:make_resnet"
@@ -33,4 +70,6 @@ NETWORKS = {
     "efficientnet_lite0": Network("EfficientNet-Lite0 for large images, fast on CPUs: 224 pixels", _LITE, paper=_TAN),
     "efficientnet_lite1": Network("EfficientNet-Lite1: 240 pixels", _LITE, paper=_TAN),
     "efficientnet_lite2": Network("EfficientNet-Lite2: 260 pixels", _LITE, paper=_TAN),
+    "convnext_tiny": _convnext("convnext_tiny", "ConvNeXt-Tiny for images of 32 pixels or more: 28 million parameters"),
+    "convnext_base": _convnext("convnext_base", "ConvNeXt-Base for images of 32 pixels or more: 88 million parameters"),
 }
