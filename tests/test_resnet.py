@@ -20,6 +20,8 @@ from saddle_jax.models.networks import make_backbone, make_resnet
 from saddle_jax.models.pooling import max_pool
 
 PUBLISHED = {  # torchvision's: parameters with 1000 classes, 1e9 multiply-adds at 224
+    "resnet18": (11_689_512, 1.814),
+    "resnet34": (21_797_672, 3.664),
     "resnet50": (25_557_032, 4.089),
     "resnet101": (44_549_160, 7.801),
     "resnet152": (60_192_808, 11.514),

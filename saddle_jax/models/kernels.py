@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from saddle_jax.errors import ConfigError
+from saddle_jax.models import depthwise
 
 PACKAGE = "saddle_kernels"
 
@@ -63,7 +64,9 @@ def on_cpus(kernel: Callable, reference: Callable) -> Callable:
 
 def conv_fields(*, onednn: bool) -> dict[str, Any]:
     """Return the fields of `flax.linen.Conv` that make it use these kernels."""
-    return {"conv_general_dilated": _convolve, "promote_dtype": _promote} if onednn else {}
+    if not onednn:
+        return {"conv_general_dilated": _convolve_by_xla}
+    return {"conv_general_dilated": _convolve, "promote_dtype": _promote}
 
 
 def _promote(
@@ -76,10 +79,28 @@ def _promote(
 
 def _convolve(images_BHWK: jax.Array, kernel_HWIO: jax.Array, strides, padding, **fields: Any) -> jax.Array:
     """Compute what Flax asks `jax.lax.conv_general_dilated` for. XLA does what our oneDNN kernels do not support."""
-    sides = {side for pair in padding for side in pair}
     dilations = {*fields["lhs_dilation"], *fields["rhs_dilation"]}
-    if isinstance(padding, str) or len(sides) > 1 or len(set(strides)) > 1 or dilations != {1}:
-        kernel = kernel_HWIO.astype(images_BHWK.dtype)
-        return jax.lax.conv_general_dilated(images_BHWK, kernel, strides, padding, **fields)
+    if not suit(images_BHWK, kernel_HWIO) or len(set(strides)) > 1 or dilations != {1}:
+        return _convolve_by_xla(images_BHWK, kernel_HWIO.astype(images_BHWK.dtype), strides, padding, **fields)
+    padding = _sides(images_BHWK, kernel_HWIO, strides, padding)
+    if len({side for pair in padding for side in pair}) > 1:  # as of "SAME" with a stride of 2
+        images_BHWK = jnp.pad(images_BHWK, ((0, 0), *padding, (0, 0)))
+        padding = ((0, 0), (0, 0))
     groups = fields["feature_group_count"]
-    return library().conv(images_BHWK, kernel_HWIO, stride=strides[0], padding=sides.pop(), groups=groups)
+    return library().conv(images_BHWK, kernel_HWIO, stride=strides[0], padding=padding[0][0], groups=groups)
+
+
+def _convolve_by_xla(images_BHWK: jax.Array, kernel_HWIO: jax.Array, strides, padding, **fields: Any) -> jax.Array:
+    """Compute what Flax asks `jax.lax.conv_general_dilated` for, depthwise convolutions by `depthwise.convolve`."""
+    dilations = {*fields["lhs_dilation"], *fields["rhs_dilation"]}
+    if depthwise.is_depthwise(images_BHWK.shape[-1], kernel_HWIO.shape) and dilations == {1}:
+        padding = _sides(images_BHWK, kernel_HWIO, strides, padding)
+        return depthwise.convolve(images_BHWK, kernel_HWIO, strides, padding, fields["precision"])
+    return jax.lax.conv_general_dilated(images_BHWK, kernel_HWIO, strides, padding, **fields)
+
+
+def _sides(images_BHWK: jax.Array, kernel_HWIO: jax.Array, strides, padding) -> list[tuple[int, int]]:
+    """Return the zeros before and after each axis; `padding` may be a word, such as "SAME"."""
+    if isinstance(padding, str):
+        return jax.lax.padtype_to_pads(images_BHWK.shape[1:3], kernel_HWIO.shape[:2], strides, padding)
+    return [(before, after) for before, after in padding]

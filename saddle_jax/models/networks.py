@@ -18,24 +18,35 @@ from saddle_jax.models.base import Network, from_flax
 from saddle_jax.models.batchnorm import BatchNorm
 
 
-def make_norm(model: ConfigDict, axis_name: str | None) -> Callable[..., BatchNorm]:
+def make_norm(model: ConfigDict, axis_name: str | None, *, epsilon: float = 1e-5) -> Callable[..., BatchNorm]:
     """Return the constructor of BatchNorm for steps mapped over `axis_name`."""
     return functools.partial(
         BatchNorm,
         axis_name=axis_name,
         synchronized=model.batch_norm == "synchronized",
         momentum=model.batch_norm_momentum,
+        epsilon=epsilon,
         onednn=kernels.uses_onednn(model.kernels),
     )
 
 
+def make_conv(model: ConfigDict) -> Callable[..., nn.Conv]:
+    """Return the constructor of convolutions."""
+    return functools.partial(nn.Conv, **kernels.conv_fields(onednn=kernels.uses_onednn(model.kernels)))
+
+
+def arithmetic(model: ConfigDict) -> Any:
+    """Return the dtype of the layers' arithmetic; None: that of the images."""
+    return jnp.bfloat16 if model.dtype == "bfloat16" else None
+
+
 def make_backbone(model: ConfigDict, axis_name: str | None) -> nn.Module:
-    """Return a network (images_BHWK, mask_B, train) -> features_BD for steps mapped over `axis_name`."""
+    """Return a ResNet (images_BHWK, mask_B, train) -> features_BD for steps mapped over `axis_name`."""
     common = {
         "width": model.width,
-        "dtype": jnp.bfloat16 if model.dtype == "bfloat16" else None,
+        "dtype": arithmetic(model),
         "remat": model.remat,
-        "conv": functools.partial(nn.Conv, **kernels.conv_fields(onednn=kernels.uses_onednn(model.kernels))),
+        "conv": make_conv(model),
         "norm": make_norm(model, axis_name),
     }
     if model.name in resnet.ARCHITECTURES:
@@ -44,9 +55,14 @@ def make_backbone(model: ConfigDict, axis_name: str | None) -> nn.Module:
 
 
 def make_linear(model: ConfigDict, num_classes: int) -> nn.Module:
-    """Return the linear head for a backbone, with weights initialized as in the reference."""
-    is_large = model.name in resnet.ARCHITECTURES
-    return heads.Linear(num_classes, heads.pytorch_uniform if is_large else heads.kaiming_normal)
+    """Return the linear head for a backbone, initialized as in the reference for CIFAR, else as PyTorch's Linear."""
+    is_small = model.name in resnet_cifar.ARCHITECTURES
+    return heads.Linear(num_classes, heads.kaiming_normal if is_small else heads.pytorch_uniform)
+
+
+def make_head(model: ConfigDict, num_classes: int) -> nn.Module:
+    """Return the head that `model.head` names."""
+    return heads.Normed(num_classes) if model.head == "normed" else make_linear(model, num_classes)
 
 
 def make_network(config: ConfigDict, num_classes: int, axis_name: str | None) -> Network:
@@ -77,5 +93,4 @@ def make_network(config: ConfigDict, num_classes: int, axis_name: str | None) ->
 def make_resnet(fields: Any, model: ConfigDict, num_classes: int, axis_name: str | None) -> Network:
     """Return the ResNet that `model` describes. ResNets have no fields of their own."""
     del fields
-    head = heads.Normed(num_classes) if model.head == "normed" else make_linear(model, num_classes)
-    return from_flax(make_backbone(model, axis_name), head)
+    return from_flax(make_backbone(model, axis_name), make_head(model, num_classes))

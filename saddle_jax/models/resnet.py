@@ -33,6 +33,8 @@ class Architecture(NamedTuple):
 
 ARCHITECTURES = {
     "resnet10": Architecture((1, 1, 1, 1), bottleneck=False),
+    "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
+    "resnet34": Architecture((3, 4, 6, 3), bottleneck=False),
     "resnet50": Architecture((3, 4, 6, 3), bottleneck=True),
     "resnet101": Architecture((3, 4, 23, 3), bottleneck=True),
     "resnet152": Architecture((3, 8, 36, 3), bottleneck=True),

@@ -1,4 +1,4 @@
-"""Translate the names and layouts of a network's parameters from PyTorch to ours; and back.
+"""Translate the names and layouts of a network's parameters from PyTorch and timm to ours, and back.
 
 layer1.0.conv1.weight           (out, in, h, w)  params/layer1_0/conv1/kernel            (h, w, in, out)
 layer1.0.bn1.weight, .bias                       params/layer1_0/bn1/scale, /bias
