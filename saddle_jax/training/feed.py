@@ -49,8 +49,9 @@ class Feed:
         step, wrap = program.step_of_batches, over_runs
         if self.pipeline == "resident":
             step = program.step_of_slots
-            self._length = steps_at_once(config, program.schedules.steps_per_epoch)
             images, labels = splits[0].train.images, splits[0].train.labels
+            convolves = not isinstance(images, Features)
+            self._length = steps_at_once(config, program.schedules.steps_per_epoch, convolves=convolves)
             if own_images:
                 wrap = over_runs_with_own_data
                 images = np.stack([split.train.images for split in splits])
@@ -139,12 +140,14 @@ def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
     return "tfdata" if importlib.util.find_spec("tensorflow") else "numpy"
 
 
-def steps_at_once(config: ConfigDict, steps_per_epoch: int) -> int:
+def steps_at_once(config: ConfigDict, steps_per_epoch: int, *, convolves: bool = True) -> int:
     """Return how many steps a device takes without returning to the host: by default one epoch, but one step on a CPU.
 
-    On CPUs the gradient of a convolution kernel is some thirty times slower inside a scan.
+    On CPUs the gradient of a convolution kernel is some thirty times slower inside a scan. A step that `convolves`
+    nothing, because it takes features, is scanned there, too.
     """
-    return int(config.steps_at_once) or (1 if jax.default_backend() == "cpu" else steps_per_epoch)
+    is_slow = convolves and jax.default_backend() == "cpu"
+    return int(config.steps_at_once) or (1 if is_slow else steps_per_epoch)
 
 
 def _orders(config: ConfigDict, splits: Splits, program: Program) -> list[Order]:
