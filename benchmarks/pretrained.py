@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the images inside the network")
     parser.add_argument("--views", type=int, default=4, help="views of each training image")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rho", type=float, help="SAM's radius; by default, the recipe's")
     parser.add_argument("--spectra", action="store_true", help="also measure curvature, of seed 0 with CE and LA")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/pretrained", help="folder for the runs")
@@ -85,8 +85,12 @@ def train(options: argparse.Namespace, base: str, loss: str, link: str) -> dict:
     command = ["main.py", "--config", f"configs/pretrained/{options.name}_lt.py:{argument}", *BASES[base]]
     command += ["--config.data.source=arrays", f"--config.data.path={options.data.resolve()}"]
     command += [f"--config.model.weights={options.weights.resolve()}", f"--config.model.input_size={options.size}"]
-    command += [f"--config.model.cache_views={options.views}", f"--config.num_seeds={options.seeds}"]
-    command += ["--config.eval.every=10%", "--config.checkpoint_every=100%", "--config.tensorboard=False"]
+    command += [
+        f"--config.model.cache_views={options.views}",
+        f"--config.num_seeds={options.seeds}",
+        "--config.seeds_at_once=5",
+    ]
+    command += ["--config.eval.every=20%", "--config.checkpoint_every=100%", "--config.tensorboard=False"]
     command += [f"--config.sam.rho={options.rho}"] if options.rho and link else []
     if not (workdir / "summary.json").is_file():
         began = time.monotonic()

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from small_runs import small_config, train
+from torch_libraries import library
 
 from configs.pretrained import cifar10_lt, cifar100_lt, folder, imagenet_lt, inat18, places_lt, recipes
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment import checks
 from saddle_jax.experiment.catalogue.published import PUBLISHED
+from saddle_jax.inference import to_safetensors
+from saddle_jax.inference.classifier import Classifier
 from saddle_jax.models import adapters, networks, tuning, vit
 from saddle_jax.pytorch import names
 from saddle_jax.training import checkpoint, feature_cache, loop, pretrained, run
@@ -266,10 +269,12 @@ def vit_weights(tmp_path_factory):
     vit.ARCHITECTURES["vit_s16"] = usual
 
 
+VIT = {"model__name": "vit_s16", "model__width": 1.0, "model__input_size": 32}
+
+
 @pytest.mark.parametrize("choice", ["lora", "adaptformer"])
 def test_adapters_train_and_nothing_else_moves(choice, vit_weights, tmp_path):
-    changes = {"model__name": "vit_s16", "model__width": 1.0, "model__input_size": 32}
-    config = tuned(vit_weights, choice, **changes)
+    config = tuned(vit_weights, choice, **VIT)
     train(config, tmp_path / "run")
     program = make_program(config, sources.load(config))
     given = jax.device_get(program.init(config.seed))
@@ -286,3 +291,25 @@ def test_adapters_train_and_nothing_else_moves(choice, vit_weights, tmp_path):
         elif not np.array_equal(before, after):
             moved |= modules & keys
     assert moved == modules
+    classifier = Classifier(tmp_path / "run")
+    if choice == "adaptformer":
+        with pytest.raises(ConfigError, match="AdaptFormer can't be merged"):
+            to_safetensors.serialize(classifier)
+        return
+    exported = to_safetensors.serialize(classifier)
+    plain = networks.make_network(small_config("la_sam", **VIT), 10, None)
+    like = jax.eval_shape(lambda: plain.init(jax.random.key(0), (32, 32, 3)))[0]
+    merged, _ = names.convert(safetensors.numpy.load(exported), like, {})  # which has no layers of LoRA
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    adapted, mask = _network(config), np.ones(4, bool)
+    logits, _ = plain.logits(merged, {}, images, mask, train=False)
+    unmerged, _ = adapted.logits(end.params, {}, images, mask, train=False)
+    np.testing.assert_allclose(logits, unmerged, rtol=1e-4, atol=1e-5)
+    torch, timm = library("torch"), library("timm")
+    original = timm.models.VisionTransformer(32, 16, num_classes=10, embed_dim=24, depth=3, num_heads=3).eval()
+    original.load_state_dict(
+        {name: torch.tensor(x) for name, x in safetensors.numpy.load(exported).items()}, strict=True
+    )
+    with torch.no_grad():
+        found = original(torch.tensor(images.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(found.numpy(), logits, rtol=1e-4, atol=1e-5)
