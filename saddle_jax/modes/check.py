@@ -11,7 +11,7 @@ from saddle_jax.data import inspection, sources
 from saddle_jax.errors import NonFiniteError
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.modes import plan, views
-from saddle_jax.training import feature_cache, origin, seeds
+from saddle_jax.training import origin, seeds
 from saddle_jax.training.feed import Feed
 from saddle_jax.training.program import make_program
 from saddle_jax.training.state import stack
@@ -35,9 +35,6 @@ def run(command: Command) -> int:
     for line in inspection.class_lines(splits):
         print(line)
     inspection.require_readable(splits, decode=config.data.check_decode)
-    if config.model.cache_views:
-        splits = feature_cache.with_features(config, workdir, splits, program)
-        program = make_program(config, splits)
     state = program.init(config.seed)
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)

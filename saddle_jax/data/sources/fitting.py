@@ -15,11 +15,12 @@ from saddle_jax.data.sources import folder
 _SAMPLED = 500  # images
 _SMALL = 96  # pixels: up to this size, images are held in memory for a network of small images
 _TINY = 12  # pixels
-_VIEWS = 300_000  # views of images that training takes, if that is _EPOCHS
-_EPOCHS = (30, 200)
+# Views of images that training takes, within these numbers of epochs: of a whole network, and of a classifier alone.
+_VIEWS, _EPOCHS = 300_000, (30, 200)
+_VIEWS_OF_HEAD, _EPOCHS_OF_HEAD = 60_000, (20, 100)
 _EVALUATIONS = 20
 # Fields that a pretrained network and its recipe have settled.
-_NETWORKS_OWN = ("model.name", "data.mean", "data.std", "batch_size", "duration")
+_NETWORKS_OWN = ("model.name", "data.mean", "data.std")
 
 
 class Sample(NamedTuple):
@@ -42,11 +43,12 @@ def fit(config: ConfigDict, given: Collection[str]) -> list[str]:
     sample = look(found, train.paths)
     images = len(train.paths) - round(len(train.paths) * _held_out(config, found.splits.keys()))
     name = f"{found.root.resolve().name}{config.name.removeprefix('folder')}".removesuffix("-as_is")
-    chosen = [("name", name, ""), *_sizes(config, given, sample), *_length(images)]
+    chosen = [("name", name, ""), *_sizes(config, given, sample), *_length(images, config.model.train)]
     if "validation" in found.splits and "test" in found.splits:
         chosen.append(("data.validation_fraction", 0.0, "there is a folder of validation images"))
     if config.model.weights:
-        chosen = [*_of_network(config, sample), *(one for one in chosen if one[0] not in _NETWORKS_OWN)]
+        own = _NETWORKS_OWN if config.model.train == "head" else (*_NETWORKS_OWN, "duration")
+        chosen = [*_of_network(config, sample), *(one for one in chosen if one[0] not in own)]
     notes = []
     for field, value, reason in chosen:
         if field in given:
@@ -115,9 +117,10 @@ def _sizes(config: ConfigDict, given: Collection[str], sample: Sample) -> list[t
     ]
 
 
-def _length(images: int) -> list[tuple[str, Any, str]]:
-    """Return the fields that follow from the number of training images."""
-    epochs = int(np.clip(round(_VIEWS / max(images, 1)), *_EPOCHS))
+def _length(images: int, train: str) -> list[tuple[str, Any, str]]:
+    """Return the fields that follow from the number of training images, and from what is trained."""
+    views, limits = (_VIEWS_OF_HEAD, _EPOCHS_OF_HEAD) if train == "head" else (_VIEWS, _EPOCHS)
+    epochs = int(np.clip(round(views / max(images, 1)), *limits))
     batch = 128 if images >= 10_000 else 64 if images >= 1_000 else 32
     every = f"{100 // _EVALUATIONS}%"
     return [
