@@ -18,10 +18,10 @@ from saddle_jax.host import devices
 from saddle_jax.models import convnext, depthwise, networks
 from saddle_jax.models.base import from_flax
 from saddle_jax.models.efficientnet_lite import Architecture, EfficientNetLite, Stage
-from saddle_jax.pytorch import archive, names
-from saddle_jax.pytorch.publishers import convnext as convnext_publishers
-from saddle_jax.pytorch.publishers import efficientnet_lite as lite_publishers
-from saddle_jax.pytorch.publishers import resnet as resnet_publishers
+from saddle_jax.weights import archive, names
+from saddle_jax.weights.publishers import convnext as convnext_publishers
+from saddle_jax.weights.publishers import efficientnet_lite as lite_publishers
+from saddle_jax.weights.publishers import resnet as resnet_publishers
 
 PARAMETERS = {  # of timm's networks with 1000 classes
     "efficientnet_lite0": 4_652_008,

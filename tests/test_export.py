@@ -32,10 +32,10 @@ from saddle_jax.inference.classifier import Classifier
 from saddle_jax.inference.function import function_of
 from saddle_jax.models.base import from_flax
 from saddle_jax.models.networks import make_resnet
-from saddle_jax.pytorch import names
 from saddle_jax.training import checkpoint
 from saddle_jax.training.directory import open_run
 from saddle_jax.training.program import make_program
+from saddle_jax.weights import names
 
 CLASSES, SIZE, MEAN, STD = ("wren", "owl", "kiwi", "emu"), 12, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 # What a machine does that has the export, jax, NumPy, and Pillow.

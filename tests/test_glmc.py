@@ -24,12 +24,12 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.methods import glmc
 from saddle_jax.methods.base import ASCENT, DESCENT, Context, Variables
 from saddle_jax.optim.chain import make_optimizer
-from saddle_jax.pytorch import names
 from saddle_jax.report import rows
 from saddle_jax.schedules import make_schedules
 from saddle_jax.training import metrics, steps
 from saddle_jax.training.gradient import make_gradient, pass_like
 from saddle_jax.training.steps import init_state, make_train_step
+from saddle_jax.weights import names
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 

@@ -26,7 +26,7 @@ FLOORS = [
     "training.metrics",
     "report",
     "spectra",
-    "pytorch",
+    "weights",
     "training",
     "inference",
     "modes",
@@ -95,7 +95,7 @@ def test_each_library_has_its_place():
         "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
         "report.plots", "data.formats", "data.pixels", "inference.inputs",
     }  # fmt: skip
-    assert users_of("safetensors") == {"inference.to_safetensors", "pytorch.weight_file"}
+    assert users_of("safetensors") == {"inference.to_safetensors", "weights.weight_file"}
     assert users_of("jax2onnx", "onnx", "onnxruntime") == {"inference.to_onnx"}
     assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
     assert "matplotlib.pyplot" not in {found for _, path in modules() for found in imports(path)}  # it is the user's
@@ -105,7 +105,7 @@ def test_what_runs_before_jax_does_not_import_it():
     assert not users_of("jax", "flax", "optax") & {
         "errors", "longtail", "scores", "posthoc", "host.files", "host.faults", "modes.report",
         "spectra.results", "spectra.targets",
-        "training.metrics", "pytorch.pickles", "pytorch.archive", "pytorch.class_map",
+        "training.metrics", "weights.pickles", "weights.archive", "weights.class_map",
         *({n for n in KNOWN if n.startswith(("configs.", "data.", "experiment.", "report."))}
           - {"data.feeds.resident"}),
     }  # fmt: skip

@@ -20,13 +20,13 @@ from saddle_jax.data.order import deal
 from saddle_jax.host import devices
 from saddle_jax.models import heads, networks
 from saddle_jax.models.base import Network, from_flax
-from saddle_jax.pytorch import names
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.training import checkpoint, loop
 from saddle_jax.training.gradient import pass_like
 from saddle_jax.training.program import make_program
 from saddle_jax.training.steps import make_train_step
+from saddle_jax.weights import names
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 

@@ -19,9 +19,9 @@ from saddle_jax.experiment.catalogue.published import PUBLISHED
 from saddle_jax.inference import to_safetensors
 from saddle_jax.inference.classifier import Classifier
 from saddle_jax.models import adapters, networks, tuning, vit
-from saddle_jax.pytorch import names
 from saddle_jax.training import checkpoint, feature_cache, loop, pretrained, run
 from saddle_jax.training.program import make_program
+from saddle_jax.weights import names
 
 
 @pytest.fixture(scope="module")

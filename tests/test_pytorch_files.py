@@ -16,7 +16,7 @@ from conftest import GOLDEN
 from torch_files import archive, call, checkpoint, legacy, mapping, tensor, value, whole
 
 from saddle_jax.errors import CheckpointError
-from saddle_jax.pytorch import archive as torch_archive
+from saddle_jax.weights import archive as torch_archive
 
 FOUR = np.arange(4, dtype=np.float32)
 HUGE = 10**9

@@ -25,9 +25,9 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.models.networks import make_resnet
 from saddle_jax.modes import import_torch as program
-from saddle_jax.pytorch import archive, class_map, names
 from saddle_jax.training import checkpoint
 from saddle_jax.training.program import make_program
+from saddle_jax.weights import archive, class_map, names
 
 NAMES = tuple("abcd")
 ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]

@@ -18,8 +18,8 @@ from saddle_jax.experiment import checks
 from saddle_jax.experiment.catalogue import ENTRIES
 from saddle_jax.models import adapters, heads, vit
 from saddle_jax.models.base import from_flax
-from saddle_jax.pytorch import archive, names
-from saddle_jax.pytorch.publishers.vit import PUBLISHERS
+from saddle_jax.weights import archive, names
+from saddle_jax.weights.publishers.vit import PUBLISHERS
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 TINY = vit.Architecture(golden.PATCH, golden.DIM, golden.DEPTH, golden.HEADS, golden.PROJECTION)

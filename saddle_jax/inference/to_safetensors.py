@@ -12,7 +12,7 @@ from saddle_jax.experiment.catalogue import find, is_dotted
 from saddle_jax.inference.classifier import Classifier
 from saddle_jax.inference.function import method_of
 from saddle_jax.models import adapters
-from saddle_jax.pytorch import names
+from saddle_jax.weights import names
 
 
 def serialize(classifier: Classifier) -> bytes:

@@ -22,11 +22,11 @@ from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host.files import write_atomically
 from saddle_jax.host.lock import exclusive
-from saddle_jax.pytorch import archive, class_map, names
 from saddle_jax.schedules import Schedules
 from saddle_jax.training import checkpoint
 from saddle_jax.training.directory import IMPORTED, open_run
 from saddle_jax.training.program import make_program
+from saddle_jax.weights import archive, class_map, names
 
 
 def run(command: Command) -> int:

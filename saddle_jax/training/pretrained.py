@@ -20,8 +20,8 @@ from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError, first_lines
 from saddle_jax.experiment.catalogue.published import how_to_get
 from saddle_jax.models.adapters import ADAPTERS
-from saddle_jax.pytorch import names, publishers, weight_file
 from saddle_jax.training.state import TrainState
+from saddle_jax.weights import names, publishers, weight_file
 
 _HEAD = "linear"  # entry of the classifier's parameters
 _ADAPTERS = {module for modules in ADAPTERS.values() for module in modules}

@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from saddle_jax.pytorch.publishers.base import Publisher, Tensors
+from saddle_jax.weights.publishers.base import Publisher, Tensors
 
 _Rules = tuple[tuple[str, str | None], ...]
 

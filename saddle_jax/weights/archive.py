@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from saddle_jax.errors import CheckpointError
-from saddle_jax.pytorch import pickles
+from saddle_jax.weights import pickles
 
 MAX_FILE = 4 * 2**30  # bytes; a ResNet-152 with its momentum takes half a gigabyte
 MAX_PICKLE = 16 * 2**20  # bytes of everything except the tensors' numbers

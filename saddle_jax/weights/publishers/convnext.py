@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from saddle_jax.pytorch.publishers.base import Publisher, Tensors
+from saddle_jax.weights.publishers.base import Publisher, Tensors
 
 Rules = Sequence[tuple[str, str]]  # patterns and replacements, applied one after the other
 

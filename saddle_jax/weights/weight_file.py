@@ -11,7 +11,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from saddle_jax.errors import CheckpointError
-from saddle_jax.pytorch import archive
+from saddle_jax.weights import archive
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from saddle_jax.pytorch.publishers.base import Publisher, Tensors
+from saddle_jax.weights.publishers.base import Publisher, Tensors
 
 _PREFIX = "resnet."  # of everything but the classifier, in a network with one
 _STEM = "embedder.embedder."

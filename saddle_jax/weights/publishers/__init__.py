@@ -10,9 +10,9 @@ import numpy as np
 
 from saddle_jax.errors import CheckpointError
 from saddle_jax.models.vit import resize_positions
-from saddle_jax.pytorch.names import prefix_of
-from saddle_jax.pytorch.publishers import convnext, efficientnet_lite, resnet, vit
-from saddle_jax.pytorch.publishers.base import Tensors
+from saddle_jax.weights.names import prefix_of
+from saddle_jax.weights.publishers import convnext, efficientnet_lite, resnet, vit
+from saddle_jax.weights.publishers.base import Tensors
 
 _PUBLISHERS = tuple(one for family in (vit, convnext, efficientnet_lite, resnet) for one in family.PUBLISHERS)
 _POSITIONS = "pos_embed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from saddle_jax.pytorch.publishers.base import Publisher, Tensors
+from saddle_jax.weights.publishers.base import Publisher, Tensors
 
 _OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _IN_BLOCK = {
