@@ -1,5 +1,6 @@
 """Runs that start from a file of weights: what is read, what stays as it is, and features that are computed once."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -19,7 +20,7 @@ from saddle_jax.experiment.catalogue.published import PUBLISHED
 from saddle_jax.inference import to_safetensors
 from saddle_jax.inference.classifier import Classifier
 from saddle_jax.models import adapters, networks, tuning, vit
-from saddle_jax.training import checkpoint, feature_cache, loop, pretrained, run
+from saddle_jax.training import checkpoint, feature_cache, loop, metrics, pretrained, run
 from saddle_jax.training.program import make_program
 from saddle_jax.weights import names
 
@@ -124,22 +125,32 @@ def test_features_are_computed_once_per_weights_and_images_and_survive_damage(we
     assert train_on_features(config, tmp_path / "e") == whole
 
 
-def test_a_stopped_run_on_features_ends_as_the_unbroken_one(weights, tmp_path, monkeypatch):
-    config, look = tuned(weights, model__cache_views=2), run.Run.log
-    whole = train_on_features(config, tmp_path / "whole")
+class Stop(Exception):
+    pass
 
-    class Stop(Exception):
-        pass
+
+@contextlib.contextmanager
+def stopped():
+    """Stop the run that is trained inside after its ninth step."""
+    look = run.Run.log
 
     def stop(self, step, values, done):
         look(self, step, values, done)
         if step == 9:
             raise Stop
 
-    monkeypatch.setattr(run.Run, "log", stop)
-    with pytest.raises(Stop):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run.Run, "log", stop)
+        with contextlib.suppress(Stop):
+            yield
+            raise AssertionError("the run ended")
+
+
+def test_a_stopped_run_on_features_ends_as_the_unbroken_one(weights, tmp_path):
+    config = tuned(weights, model__cache_views=2)
+    whole = train_on_features(config, tmp_path / "whole")
+    with stopped():
         train_on_features(config, tmp_path / "parts")
-    monkeypatch.setattr(run.Run, "log", look)
     moved = tuned("/nowhere", model__cache_views=2)  # the file is not needed any more
     assert train_on_features(moved, tmp_path / "parts") == whole
     jax.tree.map(
@@ -274,12 +285,18 @@ VIT = {"model__name": "vit_s16", "model__width": 1.0, "model__input_size": 32}
 
 @pytest.mark.parametrize("choice", ["lora", "adaptformer"])
 def test_adapters_train_and_nothing_else_moves(choice, vit_weights, tmp_path):
-    config = tuned(vit_weights, choice, **VIT)
+    config = tuned(vit_weights, choice, **VIT, optim__lr=(0.01,))
     train(config, tmp_path / "run")
     program = make_program(config, sources.load(config))
     given = jax.device_get(program.init(config.seed))
     start = pretrained.find(config).adopt(given, sources.load(config))
     end = last_state(config, tmp_path / "run")
+    losses = [record["train/loss"] for record in metrics.read(tmp_path / "run") if "train/loss" in record]
+    assert np.mean(losses[1:]) < losses[0]
+    with stopped():
+        train(config, tmp_path / "parts")
+    train(config, tmp_path / "parts")
+    jax.tree.map(np.testing.assert_array_equal, last_state(config, tmp_path / "parts"), end)
     modules = {*adapters.ADAPTERS[choice], "linear"}
     moved = set()
     for (path, before), after in zip(
