@@ -231,7 +231,7 @@ def test_no_bad_value_gets_through(field, value):
         ({"data__std": (0.0,)}, "expected one number above 0"),
         ({"eval__rank_bounds": (7, 3)}, "two rising class ranks"),
         ({"data__profile": "as_is", "data__largest_class": 5}, "has no effect"),
-        ({"model__name": "resnet33"}, "Did you mean resnet32"),
+        ({"model__name": "wide_resnet3"}, "Did you mean wide_resnet32"),
         ({"optim__batch_stats": "bth"}, "Did you mean both?"),
         ({"data__ratio": 0.01}, "expected 1 or more"),
         ({"spectra__loss": "ldam"}, "spectra.loss='ldam' needs model.head='normed'"),

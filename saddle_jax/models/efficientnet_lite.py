@@ -101,18 +101,13 @@ class Block(nn.Module):
         """Return the convolutions of x, plus x if the shapes are the same."""
         shape, expands = self.shape, self.shape.expansion > 1
         shortcut = x if shape.stride == 1 and x.shape[-1] == shape.filters else None
-        norms = iter(range(1, 4))
-
-        def norm(x: jax.Array, **how: Any) -> jax.Array:
-            return self.norm(name=f"bn{next(norms)}")(x, mask_B, train, **how)
-
         if expands:
             x = _conv(self, shape.expansion * x.shape[-1], 1, 1, "conv_pw")(x)
-            x = _clipped(norm(x, rectify=True))
+            x = _clipped(self.norm(name="bn1")(x, mask_B, train, rectify=True))
         x = _conv(self, x.shape[-1], shape.size, shape.stride, "conv_dw", groups=x.shape[-1])(x)
-        x = _clipped(norm(x, rectify=True))
+        x = _clipped(self.norm(name="bn2" if expands else "bn1")(x, mask_B, train, rectify=True))
         x = _conv(self, shape.filters, 1, 1, "conv_pwl" if expands else "conv_pw")(x)
-        return norm(x, residual=shortcut)
+        return self.norm(name="bn3" if expands else "bn2")(x, mask_B, train, residual=shortcut)
 
 
 def make(fields: Any, model: ConfigDict, num_classes: int, axis_name: str | None) -> Network:
@@ -150,6 +145,6 @@ def _clipped(x: jax.Array) -> jax.Array:
 
 
 def _rounded(filters: float) -> int:
-    """Return a near multiple of 8 that is at least 0.9 times as large (He et al.'s and TensorFlow's rule)."""
+    """Return a near multiple of 8 that is at least 0.9 times as large, by the rule of TensorFlow's code."""
     rounded = max(8, int(filters + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * filters else rounded + 8

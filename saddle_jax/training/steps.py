@@ -132,10 +132,15 @@ def make_train_step(
         )
         skipped = state._replace(step=new.step, opt_state=_counted(state.opt_state, opt_state))
         broken = state._replace(finite=jnp.zeros_like(state.finite))
-        stays = jax.tree.map(functools.partial(jnp.where, metrics.skipped), skipped, broken)
-        return jax.tree.map(functools.partial(jnp.where, finite & ~is_empty), new, stays), metrics
+        stays = _where(metrics.skipped, skipped, broken)
+        return _where(finite & ~is_empty, new, stays), metrics
 
     return step
+
+
+def _where(condition: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """Return one of two states. What is the same in both is returned as it is, so that no loop copies it."""
+    return jax.tree.map(lambda a, b: a if a is b else jnp.where(condition, a, b), new, old)
 
 
 def _moved(method: Method, params: Any, updates: Any) -> Any:
