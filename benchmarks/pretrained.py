@@ -85,11 +85,7 @@ def train(options: argparse.Namespace, base: str, loss: str, link: str) -> dict:
     command = ["main.py", "--config", f"configs/pretrained/{options.name}_lt.py:{argument}", *BASES[base]]
     command += ["--config.data.source=arrays", f"--config.data.path={options.data.resolve()}"]
     command += [f"--config.model.weights={options.weights.resolve()}", f"--config.model.input_size={options.size}"]
-    command += [
-        f"--config.model.cache_views={options.views}",
-        f"--config.num_seeds={options.seeds}",
-        "--config.seeds_at_once=5",
-    ]
+    command += [f"--config.model.cache_views={options.views}", f"--config.num_seeds={options.seeds}"]
     command += ["--config.eval.every=20%", "--config.checkpoint_every=100%", "--config.tensorboard=False"]
     command += [f"--config.sam.rho={options.rho}"] if options.rho and link else []
     if not (workdir / "summary.json").is_file():

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import traverse_util
 from small_runs import small_config, train
 from torch_libraries import library
 
@@ -16,6 +17,7 @@ from configs.pretrained import cifar10_lt, cifar100_lt, folder, imagenet_lt, ina
 from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment import checks
+from saddle_jax.experiment.catalogue import ENTRIES
 from saddle_jax.experiment.catalogue.published import PUBLISHED
 from saddle_jax.inference import to_safetensors
 from saddle_jax.inference.classifier import Classifier
@@ -330,3 +332,15 @@ def test_adapters_train_and_nothing_else_moves(choice, vit_weights, tmp_path):
     with torch.no_grad():
         found = original(torch.tensor(images.transpose(0, 3, 1, 2)))
     np.testing.assert_allclose(found.numpy(), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES["model.name"].items() if entry.torch_head])
+def test_every_parameter_has_a_name_in_pytorch_that_leads_back(name):
+    config = small_config(model__name=name, model__width=1.0)
+    network = networks.make_network(config, 7, None)
+    side = 224 if name.startswith("vit") else 32
+    trees = jax.eval_shape(lambda: network.init(jax.random.key(0), (side, side, 3)))
+    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), trees)
+    tensors = names.to_torch(*zeros, head=ENTRIES["model.name"][name].torch_head, steps=0)
+    back = {names.our_path(key, x.ndim) for key, x in tensors.items() if not key.endswith("num_batches_tracked")}
+    assert back == traverse_util.flatten_dict({"params": trees[0], **trees[1]}).keys()
