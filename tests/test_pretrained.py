@@ -253,6 +253,17 @@ def test_every_recipe_is_sound(recipe, tune):
     assert recipe.get_config(f"{tune},ldam_drw_sam,smoke").model.name == "resnet8"
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 20, 12, 3)])
+def test_images_are_resized_as_jax_does(shape):
+    echo = networks.make_network(small_config(), 10, None)._replace(
+        features=lambda _, state, images, *__, **___: (images, state)
+    )
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    found, _ = tuning.resized(echo, 16).features({}, {}, images, np.ones(2, bool), train=False)
+    expected = jax.image.resize(images, (2, 16, 16, shape[-1]), "cubic")
+    np.testing.assert_allclose(found, np.broadcast_to(expected, (2, 16, 16, 3)), rtol=1e-5, atol=1e-5)
+
+
 def test_depth_follows_the_blocks():
     names_of = ["patch_embed", "blocks_0", "blocks_2", "blocks_10", "norm", "linear"]
     assert tuning.depths({name: {} for name in names_of}) == dict(zip(names_of, [0, 1, 2, 3, 4, 4], strict=True))

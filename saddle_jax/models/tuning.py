@@ -6,12 +6,14 @@ numbers: blocks_0, blocks_1, ..., or layer1_0, layer1_1, layer2_0, .... The stem
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from saddle_jax.models.adapters import ADAPTERS
@@ -112,12 +114,20 @@ def resized(network: Network, side: int) -> Network:
         train: bool,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
-        batch, *_, channels = images_BHWK.shape
-        images = jax.image.resize(images_BHWK, (batch, side, side, channels), "cubic").astype(images_BHWK.dtype)
-        images = jnp.broadcast_to(images, (batch, side, side, 3))
+        _, height, width, channels = images_BHWK.shape
+        rows_SH, columns_SW = (_resizing(length, side, images_BHWK.dtype) for length in (height, width))
+        images = jnp.einsum("bhwk,sh,tw->bstk", images_BHWK, rows_SH, columns_SW, precision="highest")
+        images = jnp.repeat(images, 3, axis=-1) if channels == 1 else images
         return network.features(params, model_state, images, mask_B, train=train, key=key)
 
     return network._replace(init=init, features=features)
+
+
+@functools.cache
+def _resizing(length: int, side: int, dtype: jnp.dtype) -> np.ndarray:
+    """Return the matrix that resizes an axis. As a constant, it works for any number of images, also in exports."""
+    with jax.ensure_compile_time_eval():
+        return np.asarray(jax.image.resize(jnp.eye(length, dtype=dtype), (side, length), "cubic"))
 
 
 def hold(params: Params, mask: Mask | None) -> Params:
