@@ -1,6 +1,8 @@
 """Folders of images: what is found, left out, split, and chosen; and one clear error for each thing that is wrong."""
 
+import csv
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from saddle_jax.data.sources import fitting, split
 from saddle_jax.data.sources.folder import find
 from saddle_jax.errors import DataError
 from saddle_jax.experiment.config import flatten
+from saddle_jax.training import directory
 
 SIZES = {"ant": 4, "bee": 11, "cat": 1, "dog": 6}
 
@@ -55,6 +58,9 @@ def test_classes_are_folders_ranked_by_size_and_each_gives_test_images(tmp_path)
             path = splits.name_of(name, position)
             assert path.startswith(splits.stats.names[label] + "/")
             np.testing.assert_array_equal(part.images[position], np.asarray(Image.open(root / path)))
+    rows = list(csv.DictReader(directory.images_table(splits).splitlines()))
+    assert Counter(row["split"] for row in rows) == {"train": 18, "test": 4}
+    assert all(row["image"].startswith(row["class"] + "/") for row in rows)
 
 
 def test_the_choice_of_test_images_depends_on_names_alone():

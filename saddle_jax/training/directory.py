@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.metadata
+import io
 import json
 import pathlib
 import subprocess
@@ -22,6 +24,7 @@ from saddle_jax.experiment import config as config_lib
 from saddle_jax.host.files import write_atomically
 
 _RECORD = "run.json"
+_IMAGES = "images.csv"  # which image belongs to which split, where images have names
 _PACKAGES = (
     *("jax", "jaxlib", "saddle_kernels", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu"),
     *("tensorflow", "tensorflow-cpu"),
@@ -61,8 +64,8 @@ def open_run(
 ) -> list[str]:
     """Write a run's records into its directory and return warnings. Call `require_same_run` first.
 
-    run.json lists every start with its versions and devices, the step of the first checkpoint, and the run that the
-    first weights come from, if they are another run's.
+    run.json lists every start with its versions and devices, the step of the first checkpoint, and where the first
+    weights come from, if they are not random. images.csv lists the images that have names.
     """
     stored = workdir / "config.json"
     record = _run_record(workdir) if stored.is_file() else {"starts": []}
@@ -76,10 +79,23 @@ def open_run(
         )
     warnings += _changed_code(starts[-1], this_start) if starts else []
     write_atomically(workdir / "class_stats.json", json.dumps(_class_stats(splits), indent=1))
+    if splits.names and not (workdir / _IMAGES).is_file():
+        write_atomically(workdir / _IMAGES, images_table(splits))
     if not (workdir / "results.json").is_file():  # a finished run takes no further step
         write_atomically(workdir / _RECORD, json.dumps({**record, "starts": [*starts, this_start]}, indent=1))
     write_atomically(stored, config_lib.to_json(config))  # written last: it makes the directory a run
     return warnings
+
+
+def images_table(splits: Splits) -> str:
+    """Return a CSV table of the images that have names: the image, its class, and its split."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("image", "class", "split"))
+    for split, names in splits.names.items():
+        labels = getattr(splits, split).labels
+        writer.writerows((name, splits.stats.names[label], split) for name, label in zip(names, labels, strict=True))
+    return table.getvalue()
 
 
 def _changed_code(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
