@@ -22,6 +22,11 @@ __all__ = ["Run", "__version__", "load", "train"]
 xla.prepare()  # before JAX reads its flags
 
 
+def __dir__() -> list[str]:
+    """List what the package offers, also what is not imported yet."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Import what belongs to `saddle_jax.api` when it is first used."""
     if name not in ("Run", "load", "train"):

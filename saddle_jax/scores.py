@@ -38,9 +38,10 @@ def measure(labels_N: np.ndarray, predictions_N: np.ndarray, logits_NC: np.ndarr
     classes that have test images. classes: precision and recall of each class as lists, with None where a class is
     never predicted, or has no test image.
 
-    low and high are the 2.5 % and 97.5 % quantiles over resamples of the images (percentile bootstrap). Resamples
-    have a lower macro F1 and a higher ECE than the images themselves. For these two, the quantiles are reflected at the
-    value (basic bootstrap). The interval is then widened to hold the value.
+    low and high are the 2.5 % and 97.5 % quantiles over resamples of each class's images (stratified percentile
+    bootstrap), so that no resample lacks a class. Resamples have a lower macro F1 and a higher ECE than the images
+    themselves. For these two, the quantiles are reflected at the value (basic bootstrap). The interval is then widened
+    to hold the value.
     """
     nll_N, confidence_N = _nll_and_confidence(labels_N, logits_NC)
     bins_N = np.clip(np.ceil(confidence_N * BINS).astype(int) - 1, 0, BINS - 1)
@@ -58,7 +59,7 @@ def measure(labels_N: np.ndarray, predictions_N: np.ndarray, logits_NC: np.ndarr
         )
 
     values = _figures(sums(np.ones(len(labels_N))))
-    drawn = map(sums, _resamples(len(labels_N)))
+    drawn = map(sums, _resamples(labels_N))
     reports = {}
     for name, found_R in _figures(_Sums(*map(np.stack, zip(*drawn, strict=True)))).items():
         value, (low, high) = values[name], _quantiles(found_R)
@@ -96,11 +97,14 @@ def blocks(logits_NC: np.ndarray) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def _resamples(images: int) -> Iterator[np.ndarray]:
-    """Yield how often each image occurs in each resample, which draws as many images with replacement."""
-    generator = np.random.default_rng(SEED)
+def _resamples(labels_N: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield how often each image occurs in each resample, which draws as many images of each class with replacement."""
+    generator, images = np.random.default_rng(SEED), len(labels_N)
+    by_class_N = np.argsort(labels_N, kind="stable")
+    sizes_C = np.bincount(labels_N)
+    first_N, size_N = (np.repeat(values_C, sizes_C) for values_C in (np.cumsum(sizes_C) - sizes_C, sizes_C))
     for _ in range(RESAMPLES):
-        yield np.bincount(generator.integers(images, size=images), minlength=images)
+        yield np.bincount(by_class_N[first_N + generator.integers(size_N)], minlength=images)
 
 
 def _figures(sums: _Sums) -> dict[str, np.ndarray]:

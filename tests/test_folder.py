@@ -52,7 +52,10 @@ def test_classes_are_folders_ranked_by_size_and_each_gives_test_images(tmp_path)
     assert np.bincount(splits.test.labels, minlength=4).tolist() == [2, 1, 1, 0]
     told = " ".join(splits.notes)
     assert "not those of images: 1" in told and "notes.txt" in told
-    assert "4 of 22 images became test images" in told and "1 classes with a single image have no test image" in told
+    assert (
+        "4 of 22 images became test images" in told
+        and "classes with a single image have no test image: 1 (cat)" in told
+    )
     for part, name in ((splits.train, "train"), (splits.test, "test")):
         for position, label in enumerate(part.labels):
             path = splits.name_of(name, position)

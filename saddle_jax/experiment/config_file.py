@@ -54,6 +54,11 @@ def _find(file: str) -> pathlib.Path:
     name = file.removeprefix("configs/").removesuffix(".py")
     if name in SHIPPED:
         return _FOLDER / f"{name}.py"
+    first, comma, rest = file.partition(",")
+    if comma and first.removeprefix("configs/").removesuffix(".py") in SHIPPED:
+        raise ConfigError(
+            f"--config: found {file!r}, expected a colon after the experiment. Fix: --config {first}:{rest}"
+        )
     raise ConfigError(
         f"--config: found no file {file!r}, and no experiment of that name.{did_you_mean(name, SHIPPED)} "
         f"Known: {', '.join(SHIPPED)}"

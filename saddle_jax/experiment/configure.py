@@ -118,6 +118,8 @@ def _override_problem(override: str, base: ConfigDict) -> str | None:
             return f"--config.{name} is a group of fields; set one of them, e.g. --config.{name}.…"
         ends = [field for field in known if field.rpartition(".")[2] == name.rpartition(".")[2]]
         hint = f" Did you mean {' or '.join(ends)}?" if ends else did_you_mean(name, known)
+        if name in arguments.FIELDS:
+            hint = f" Fix: --config.{arguments.FIELDS[name]}, or --config FILE:{name}=..."
         return f"--config.{name}: there is no such field.{hint}"
     try:
         _overridden([override], base)

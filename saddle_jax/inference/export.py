@@ -127,6 +127,8 @@ def _about(classifier: Classifier) -> dict[str, Any]:
         "class_names": list(classifier.stats.names),  # in the order of the outputs
         "labels": classifier.stats.labels_C.tolist(),  # of the source, in the same order
         "network": {"name": config.model.name, "width": config.model.width, "head": config.model.head},
+        # Inside model.stablehlo and model.onnx; a user of model.safetensors has to do it. 0: not at all.
+        "network_input_size": {"side": config.model.input_size, "resampling": "bicubic, antialiased"},
         "method": config.method,
         "image_size": [height, width],
         "colors": "gray" if channels == 1 else "RGB",
@@ -152,7 +154,7 @@ def _require_replaceable(out: pathlib.Path, run: dict[str, Any]) -> int | None:
         there, files = {}, set()
     fix = "Fix: another --out"
     if not there:
-        raise ConfigError(f"--out: {out} holds {', '.join(found[:3])}, which is no export. {fix}")
+        raise ConfigError(f"--out: {out} holds {', '.join(found[:3])}, which is not an export. {fix}")
     same = ("fingerprint", "seed", "started")
     if any(there.get(key) != run[key] for key in same):
         raise ConfigError(f"--out: {out} holds an export of another run, {there.get('name')!r}. {fix}, or delete it")

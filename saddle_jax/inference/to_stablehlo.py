@@ -40,7 +40,7 @@ def script(classifier: Classifier) -> str:
     """Return a Python script that classifies image files with the exported network."""
     lines = preparation(classifier.config.data, classifier.image_shape, encoded=classifier.is_encoded)
     how = "as in evaluation, up to one level of 255" if classifier.is_encoded else "as in evaluation"
-    return _SCRIPT.format(how=how, prepare=textwrap.indent("\n".join(lines), "    "))
+    return _SCRIPT.format(how=how, prepare=textwrap.indent("\n".join(lines), " " * 8))
 
 
 def preparation(data: ConfigDict, image_shape: tuple[int, int, int], *, encoded: bool) -> list[str]:
@@ -61,7 +61,7 @@ def preparation(data: ConfigDict, image_shape: tuple[int, int, int], *, encoded:
     return [*lines, f"pixels = np.asarray(image).reshape(1, {height}, {width}, {channels})"]
 
 
-_SCRIPT = '''"""Classify image files: python predict.py photo.jpg ...
+_SCRIPT = '''"""Classify image files: python predict.py photo.jpg more.png
 
 It needs jax, numpy, and Pillow, but not saddle_jax. It prepares images {how}.
 """
@@ -77,9 +77,18 @@ from PIL import Image, ImageOps
 folder = pathlib.Path(__file__).parent
 names = json.loads((folder / "model.json").read_text())["class_names"]
 model = jax.export.deserialize(bytearray((folder / "model.stablehlo").read_bytes()))
+unread = 0
+if not sys.argv[1:] or sys.argv[1].startswith("-"):
+    sys.exit(__doc__)
 for path in sys.argv[1:]:
+    try:
 {prepare}
+    except OSError as error:
+        print(f"{{path}}: not read: {{error}}")
+        unread += 1
+        continue
     probabilities = np.asarray(model.call(pixels)["probabilities"])[0]
     best = probabilities.argmax()
     print(f"{{path}}: {{names[best]}} {{probabilities[best]:.3f}}")
+sys.exit(3 if unread else 0)
 '''

@@ -49,6 +49,8 @@ def run(command: Command) -> int:
     validation = None
     if asked.kind != "none" and asked.tau is None and splits.validation is not None:
         validation = evaluate.Evaluator(config, program, splits.validation, stats, pipeline)
+    if asked.kind == "logit" and config.loss.name in ("la", "vs"):
+        print(f"note   trained with {config.loss.name}, which adjusts logits already: adjusting again may overshoot")
     for name, state in states.items():
         step = int(state.step)
         seen = evaluator.evaluate(state.params, state.model_state, with_logits=True)
@@ -69,4 +71,6 @@ def run(command: Command) -> int:
                     write_atomically(folder / "eval" / f"{step}-test-{chosen.kind}.json", json.dumps(named, indent=1))
                 print(f"{name} (step {step:,}) with {chosen}: {evaluate.one_line(report)}")
         print("\n".join(texts.lines(report, stats.names, stats.counts_C)), flush=True)
+    if folder is not None:
+        print(f"done   {folder / 'eval'} has every figure, and the label, prediction, and logits of every image")
     return 0

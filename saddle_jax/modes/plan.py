@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -49,13 +50,20 @@ def describe(
     for note in chosen_fields:
         print(f"chose  {note}")
     drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
-    parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: program.init(0)).params))
-    print(f"model  {_network_of(config)}: {parameters:,} parameters")
+    params = jax.eval_shape(lambda: program.init(0)).params
+    trained = f", {_size(params, program.trained(params)):,} of them trained" if program.trained else ""
+    print(f"model  {_network_of(config)}: {_size(params):,} parameters{trained}")
     print(
         f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "
         f"method {config.method}, loss {config.loss.name}{drw}; {_link_of(config, splits)}",
         flush=True,
     )
+
+
+def _size(params: Any, mask: Any = None) -> int:
+    """Return how many numbers the parameters have, or those that a tree of bools marks."""
+    marks = jax.tree.leaves(mask) if mask is not None else [True] * len(jax.tree.leaves(params))
+    return sum(leaf.size for leaf, marked in zip(jax.tree.leaves(params), marks, strict=True) if marked)
 
 
 def _network_of(config: ConfigDict) -> str:

@@ -73,7 +73,7 @@ def _accuracy(images: ImageSet) -> Iterator[Block]:
     yield Text(
         "Test accuracy in percent, mean ± sample standard deviation over n seeds. A single seed has no spread. A "
         "group's accuracy is the mean over its classes; the number of classes is in parentheses. head, mid, and tail "
-        "are the first, middle, and last classes in the order of their numbers. many, medium, and few are the classes "
+        "are the first, middle, and last classes in the order of their sizes. many, medium, and few are the classes "
         "with more than 100, 20 to 100, and fewer than 20 training images."
     )
     if tells_cost:

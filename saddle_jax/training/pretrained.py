@@ -61,7 +61,7 @@ class FileOrigin(NamedTuple):
         tensors, publisher = publishers.to_timm(weight_file.read(self.path))
         left_out = sum(_is_head(name, tensor) for name, tensor in tensors.items())
         line = f"weights are those of {self.path}, {len(tensors) - left_out} tensors under {publisher} names"
-        return f"{line}; its classifier is left out, and ours starts anew" if left_out else line
+        return f"{line}; its classifier is left out, and a new one starts" if left_out else line
 
 
 def find(config: ConfigDict) -> FileOrigin | None:

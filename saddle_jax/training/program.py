@@ -72,6 +72,7 @@ class Program(NamedTuple):
     # (resident, with logits) -> the mapped function (params, model_state, data, inputs) -> output
     eval_step: Callable[[bool, bool], Callable[[Any, Any, Any, Any], EvalOutput]]
     linear: str | None  # see `methods.base.Method`
+    trained: Callable[[Any], Any] | None  # likewise
 
 
 def make_program(config: ConfigDict, splits: Splits) -> Program:
@@ -140,6 +141,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         mapped=mapped,
         eval_step=eval_step,
         linear=method.linear,
+        trained=method.trained,
     )
 
 

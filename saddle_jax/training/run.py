@@ -225,7 +225,7 @@ class Run:
             self.writer.write(step, {**overall, **groups})
             self.progress.say(f"eval {split} step {step:,}: {evaluate.one_line(report)}")
             accuracy = report[evaluator.fair_accuracy]
-            if split == chooser and (self._best is None or accuracy > self._best.accuracy):
+            if split == chooser and (self._best is None or accuracy >= self._best.accuracy):
                 self._best = checkpoint.Best(step, accuracy, split)
                 improved = True
         return improved

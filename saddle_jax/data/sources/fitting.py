@@ -99,7 +99,11 @@ def _sizes(config: ConfigDict, given: Collection[str], sample: Sample) -> list[t
             ("data.flip", True, "photographs may be mirrored; turn this off for text and signs"),
             ("data.mean", sample.mean * (3 // len(sample.mean)), f"measured on {len(sample.sizes):,} images"),
             ("data.std", sample.std * (3 // len(sample.std)), "measured on the same images"),
-            ("model.name", "resnet50", "the usual network for photographs; on a CPU, --config.data.image_size=64"),
+            (
+                "model.name",
+                "resnet50",
+                "the usual network for photographs; on a CPU or with few images, --config pretrained/folder",
+            ),
         ]
     size = wanted or (int(sample.sizes[0, 0]) if one_size else min(_SMALL, max(8, 8 * round(shorter / 8))))
     why = f"all {len(sample.sizes):,} sampled images have it" if one_size and size == shorter else "brought to one size"

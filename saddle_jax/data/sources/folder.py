@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,7 +124,18 @@ def find(root: str) -> Folders:
         if others
         else ()
     )
-    return Folders(top, names, splits, notes)
+    return Folders(top, names, splits, (*notes, *_too_high(tops["train"], classes["train"], splits["train"].paths)))
+
+
+def _too_high(top: pathlib.Path | None, classes: list[pathlib.Path], paths: list[str]) -> Iterator[str]:
+    """Yield a note if every image lies two folders or more below the root, as if the root were one level too high."""
+    below = 0 if top is None else min(len((top / path).parts) for path in paths) - len(top.parts)
+    inner = [folder.name for folder in _folders(classes[0])]
+    if below > 2 and len(inner) > 1:
+        yield (
+            f"every class holds only folders, such as {classes[0].name}/{inner[0]}. If those are the classes, "
+            f"use --config.data.root={classes[0]}"
+        )
 
 
 def _folders(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -34,8 +34,9 @@ def split_test(source: Source, data: ConfigDict) -> Source:
         )
     train, test = np.flatnonzero(~is_test_N), np.flatnonzero(is_test_N)
     image_names = {"train": names[train], "test": names[test]} if source.image_names else {}
-    alone = len(source.names) - len(np.unique(labels_N[test]))
-    lonely = f"; {alone} classes with a single image have no test image" if alone else ""
+    alone = [name for label, name in enumerate(source.names) if label not in labels_N[test]]
+    some = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
+    lonely = f"; classes with a single image have no test image: {len(alone)} ({some})" if alone else ""
     note = (
         f"the set has no test images of its own: {len(test):,} of {len(labels_N):,} images became test images, about "
         f"{data.test_fraction:.0%} of every class (data.test_fraction, data.subset_seed){lonely}"
