@@ -335,6 +335,6 @@ def test_nothing_that_is_there_is_lost(birds, tmp_path, monkeypatch, capsys):
     (out / "model.json").write_text(json.dumps(about))
     refused("holds an export of another run, 'birds'. Fix: another --out, or delete it")
     (out / "model.json").unlink()
-    refused("which is no export. Fix: another --out")
+    refused("which is not an export. Fix: another --out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     assert tuple(export.FORMATS) == flag_checks.EXPORT_FORMATS
