@@ -274,7 +274,7 @@ def test_another_network_is_refused(changes, word, first, tmp_path):
     program = program_of(config, sources.load(config))
     state = jax.eval_shape(lambda: program.init(0))
     with pytest.raises(CheckpointError, match="start_from: .*12 belongs to another network:") as told:
-        origin.adopt(origin.find(config, tmp_path), state)
+        origin.find(config, tmp_path).adopt(state, sources.load(config))
     assert word in str(told.value)
     assert f"Fix: use the model and the number of classes of {first / 'config.json'}" in str(told.value)
 
@@ -300,7 +300,7 @@ def test_what_may_be_a_mistake_is_said(first, tmp_path):
     (given / "results.json").unlink()
     config = second_config(given, data__ratio=20.0)
     splits = sources.load(config)
-    told = origin.describe(origin.find(config, tmp_path / "second"), splits)
+    told = origin.find(config, tmp_path / "second").describe(splits)
     assert "a run that has not finished; it was trained on other images (counts, " in told
     (given / "class_stats.json").unlink()
-    assert "are not known" in origin.describe(origin.find(config, tmp_path / "second"), splits)
+    assert "are not known" in origin.find(config, tmp_path / "second").describe(splits)
