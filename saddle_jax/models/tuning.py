@@ -79,15 +79,9 @@ def frozen(network: Network) -> Network:
     """Return a network whose backbone computes as in evaluation. It also takes its own features in place of images."""
 
     def features(
-        params: Params,
-        model_state: Any,
-        images_BHWK: jax.Array,
-        mask_B: jax.Array,
-        *,
-        train: bool,
-        key: jax.Array | None = None,
+        params: Params, model_state: Any, images_BHWK: jax.Array, mask_B: jax.Array, **how: Any
     ) -> tuple[jax.Array, Any]:
-        del train, key
+        del how
         if images_BHWK.ndim == 2:  # features that were computed before
             return images_BHWK, model_state
         return network.features(params, model_state, images_BHWK, mask_B, train=False)[0], model_state
@@ -106,19 +100,13 @@ def resized(network: Network, side: int) -> Network:
         return network.init(key, (side, side, 3))
 
     def features(
-        params: Params,
-        model_state: Any,
-        images_BHWK: jax.Array,
-        mask_B: jax.Array,
-        *,
-        train: bool,
-        key: jax.Array | None = None,
+        params: Params, model_state: Any, images_BHWK: jax.Array, mask_B: jax.Array, **how: Any
     ) -> tuple[jax.Array, Any]:
         _, height, width, channels = images_BHWK.shape
         rows_SH, columns_SW = (_resizing(length, side, images_BHWK.dtype) for length in (height, width))
         images = jnp.einsum("bhwk,sh,tw->bstk", images_BHWK, rows_SH, columns_SW, precision="highest")
         images = jnp.repeat(images, 3, axis=-1) if channels == 1 else images
-        return network.features(params, model_state, images, mask_B, train=train, key=key)
+        return network.features(params, model_state, images, mask_B, **how)
 
     return network._replace(init=init, features=features)
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from saddle_jax.errors import ConfigError
-from saddle_jax.models import adapters, heads, kernels
+from saddle_jax.models import adapters, heads, networks
 from saddle_jax.models.base import Network, from_flax
 
 _normal = nn.initializers.normal(0.02)  # timm's trunc_normal_ cuts at 100 standard deviations, which never happens
@@ -256,13 +256,11 @@ def make(fields: ConfigDict, model: ConfigDict, num_classes: int, axis_name: str
         drop_path=fields.drop_path,
         adapter=train if train in adapters.ADAPTERS else "none",
         rank=model.get("rank", 0) or adapters.rank_of(num_classes, architecture.depth),
-        dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
+        dtype=networks.arithmetic(model),
         remat=model.remat,
-        conv=functools.partial(nn.Conv, **kernels.conv_fields(onednn=kernels.uses_onednn(model.kernels))),
+        conv=networks.make_conv(model),
     )
-    is_normed = model.head == "normed"
-    head = heads.Normed(num_classes) if is_normed else heads.Linear(num_classes, heads.pytorch_uniform)
-    return from_flax(backbone, head)
+    return from_flax(backbone, networks.make_head(model, num_classes))
 
 
 def _grid(size: tuple[int, ...], patch: int) -> tuple[int, ...]:
