@@ -17,6 +17,6 @@ def get_config(argument: str = ""):
     """Return the recipe for the network, the tuning, and the method in `argument`."""
     config = imagenet_lt.base()
     config.name = config.data.name = "places_lt"
-    config.eval.rank_bounds = (131, 259)
+    config.eval.rank_bounds = (131, 294)
     pretrained.set_images(config)
     return recipes.apply(config, argument or "adaptformer")

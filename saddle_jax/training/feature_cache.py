@@ -40,7 +40,10 @@ from saddle_jax.training.state import TrainState
 
 _SPLITS = ("train", "validation", "test")
 # Fields that change the features, beside the weights and the images.
-_FIELDS = ("model.name", "model.dtype", "model.width", "model.input_size", "data.mean", "data.std", "data.image_size")
+_FIELDS = (
+    *("model.name", "model.dtype", "model.width", "model.input_size", "data.mean", "data.std"),
+    *("data.image_size", "data.eval_resize", "data.exif_orientation"),
+)
 _FIELDS_OF_VIEWS = ("data.augmentation", "data.crop_padding", "data.flip", "data.color_jitter", "data.subset_seed")
 
 
@@ -64,7 +67,7 @@ def with_features(config: ConfigDict, workdir: pathlib.Path, splits: Splits, pro
         path = folder / f"{name}.npy"
         values_NVD = processes.on_first(functools.partial(_read, path, len(images.labels), views))
         if values_NVD is None:
-            values_NVD = _compute(config, splits, images, weights, name, views)
+            values_NVD = _compute(config, program.views[0], splits.stats.num_classes, images, weights, views)
             processes.on_first(functools.partial(_write, path, values_NVD))
         parts[name] = Images(Features(values_NVD, splits.train.images.shape[1:]), images.labels)
     note = f"features of {config.model.cache_views} views of each training image are kept in {folder}"
@@ -106,10 +109,10 @@ def _key(config: ConfigDict, splits: Splits, backbone: _Backbone) -> str:
 
 
 def _compute(
-    config: ConfigDict, splits: Splits, images: Images, backbone: _Backbone, split: str, views: int
+    config: ConfigDict, augmented: Augmentation, num_classes: int, images: Images, backbone: _Backbone, views: int
 ) -> np.ndarray:
     """Return the features of every view of the images, (N, V, D) float32."""
-    network = networks.make_network(config, splits.stats.num_classes, devices.AXIS)
+    network = networks.make_network(config, num_classes, devices.AXIS)
     normalise = make_normalise(config.data)
 
     def features(params: Any, model_state: Any, batch: Batch) -> jax.Array:
@@ -121,11 +124,11 @@ def _compute(
     parts, total = devices.num_devices(), len(images.labels)
     batch_size = -(-min(config.eval.batch_size, total) // parts) * parts
     batches = -(-total // batch_size) * views
-    progress = Progress(batches, batch_size, 0, label=f"features of {split}", quiet=not processes.is_first())
+    progress = Progress(batches, batch_size, 0, label="features", quiet=not processes.is_first())
     found: np.ndarray | None = None
     for view in range(views):
-        slots = list(map(devices.own_rows, _slots(config, splits, total, batch_size, view)))
-        for number, (one, batch) in enumerate(zip(slots, _batches(config, splits, images, slots, view), strict=True)):
+        slots = list(map(devices.own_rows, _slots(config, augmented, total, batch_size, view)))
+        for number, (one, batch) in enumerate(zip(slots, _batches(augmented, images, slots, view), strict=True)):
             output = jax.device_get(devices.settle(step(params, model_state, devices.put(devices.split(batch)))))
             output = output.reshape(-1, output.shape[-1])
             if found is None:
@@ -138,27 +141,19 @@ def _compute(
     return processes.sum_over(found)
 
 
-def _slots(config: ConfigDict, splits: Splits, total: int, batch_size: int, view: int) -> Iterator[Slots]:
+def _slots(config: ConfigDict, augmented: Augmentation, total: int, batch_size: int, view: int) -> Iterator[Slots]:
     """Yield the slots of one view of all images, in order. The first view is not augmented."""
     draws_NR = None
     if view:
         generator = np.random.default_rng([config.data.subset_seed, view])
-        draws_NR = augmentation.draw(_augmentation(config, splits), generator, total)
+        draws_NR = augmentation.draw(augmented, generator, total)
     for slots in evaluation_slots(total, batch_size, devices.num_devices()):
         yield slots if draws_NR is None else slots._replace(draws_BR=draws_NR[slots.ids_B] * slots.mask_B[:, None])
 
 
-def _augmentation(config: ConfigDict, splits: Splits) -> Augmentation:
-    images = splits.train.images
-    return augmentation.make(
-        config.data, config.data.augmentation, images.shape[1:], encoded=isinstance(images, Encoded)
-    )
-
-
-def _batches(config: ConfigDict, splits: Splits, images: Images, slots: list[Slots], view: int) -> Iterator[Batch]:
+def _batches(augmented: Augmentation, images: Images, slots: list[Slots], view: int) -> Iterator[Batch]:
     if not view:
         return evaluation.plain_batches(*images, slots=slots)
-    augmented = _augmentation(config, splits)
     if isinstance(images.images, Encoded):
         from saddle_jax.data.feeds import tfdata
 
