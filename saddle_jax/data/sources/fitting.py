@@ -48,7 +48,8 @@ def fit(config: ConfigDict, given: Collection[str]) -> list[str]:
         chosen.append(("data.validation_fraction", 0.0, "there is a folder of validation images"))
     if config.model.weights:
         own = _NETWORKS_OWN if config.model.train == "head" else (*_NETWORKS_OWN, "duration")
-        chosen = [*_of_network(config, sample), *(one for one in chosen if one[0] not in own)]
+        channels = next(len(value) for field, value, _ in chosen if field == "data.mean")
+        chosen = [*_of_network(config, channels), *(one for one in chosen if one[0] not in own)]
     notes = []
     for field, value, reason in chosen:
         if field in given:
@@ -58,11 +59,10 @@ def fit(config: ConfigDict, given: Collection[str]) -> list[str]:
     return notes
 
 
-def _of_network(config: ConfigDict, sample: Sample) -> list[tuple[str, Any, str]]:
+def _of_network(config: ConfigDict, channels: int) -> list[tuple[str, Any, str]]:
     """Return the normalization that a pretrained network needs, which gray images enter as three equal channels."""
     mean, std = config.data.mean, config.data.std
-    in_memory = int(np.median(sample.sizes.min(axis=1))) <= _SMALL
-    if not (sample.gray and in_memory and len(mean) == 3):
+    if channels == len(mean):
         return []
     gray = tuple(round(float(np.mean(values)), 3) for values in (mean, std))
     return [

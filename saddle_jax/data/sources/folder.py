@@ -124,14 +124,14 @@ def find(root: str) -> Folders:
         if others
         else ()
     )
-    return Folders(top, names, splits, (*notes, *_too_high(tops["train"], classes["train"], splits["train"].paths)))
+    return Folders(top, names, splits, (*notes, *_too_high(top, classes["train"], splits["train"].paths)))
 
 
-def _too_high(top: pathlib.Path | None, classes: list[pathlib.Path], paths: list[str]) -> Iterator[str]:
-    """Yield a note if every image lies two folders or more below the root, as if the root were one level too high."""
-    below = 0 if top is None else min(len((top / path).parts) for path in paths) - len(top.parts)
+def _too_high(root: pathlib.Path, classes: list[pathlib.Path], paths: list[str]) -> Iterator[str]:
+    """Yield a note if no class has an image of its own, but folders of images, as if the root were too high."""
+    folders = {(root / path).parent for path in paths}
     inner = [folder.name for folder in _folders(classes[0])]
-    if below > 2 and len(inner) > 1:
+    if folders.isdisjoint(classes) and len(inner) > 1:
         yield (
             f"every class holds only folders, such as {classes[0].name}/{inner[0]}. If those are the classes, "
             f"use --config.data.root={classes[0]}"

@@ -23,10 +23,10 @@ class Published(NamedTuple):
     trained_on: str
     sha256: str = ""  # as far as its publisher states it
 
-    def commands(self, path: pathlib.Path) -> list[str]:
-        """Return the commands that put the file at `path`."""
+    def command(self, path: pathlib.Path) -> str:
+        """Return the command that puts the file at `path`."""
         check = f"  # SHA-256 begins with {self.sha256}" if self.sha256 else ""
-        return [f"mkdir -p {path.parent} && curl -L -o {path} {self.url}{check}"]
+        return f"mkdir -p {path.parent} && curl -L -o {path} {self.url}{check}"
 
 
 def _timm(name: str, model: str, settings: dict[str, Any], trained_on: str) -> Published:
@@ -83,5 +83,5 @@ def how_to_get(path: str, model: str) -> str:
     fitting = own or [one for one in PUBLISHED.values() if one.settings["model.name"] == model]
     if not fitting:
         return "Fix: the path of your file"
-    lines = [line for one in fitting for line in one.commands(wanted if own else pathlib.Path("weights", one.file))]
+    lines = [one.command(wanted if own else pathlib.Path("weights", one.file)) for one in fitting]
     return "\n".join(["Fix: download it, for example", *(f"  {line}" for line in lines)])
