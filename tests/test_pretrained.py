@@ -302,7 +302,7 @@ def test_adapters_train_and_nothing_else_moves(choice, vit_weights, tmp_path):
     train(config, tmp_path / "run")
     program = make_program(config, sources.load(config))
     given = jax.device_get(program.init(config.seed))
-    start = pretrained.find(config).adopt(given, sources.load(config))
+    start, _ = pretrained.find(config).adopt(given, sources.load(config))
     end = last_state(config, tmp_path / "run")
     losses = [record["train/loss"] for record in metrics.read(tmp_path / "run") if "train/loss" in record]
     assert np.mean(losses[1:]) < losses[0]

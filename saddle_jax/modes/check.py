@@ -45,7 +45,7 @@ def run(command: Command) -> int:
     states = []
     for run_config, folder in runs:
         found = origin.find(run_config, folder)
-        states.append(found.adopt(start, splits) if found else start)
+        states.append(found.adopt(start, splits)[0] if found else start)
     state = stack(states)
     memory = feed.lower(state, segment).compile().memory_analysis()
     if memory is not None:

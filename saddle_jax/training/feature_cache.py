@@ -88,7 +88,7 @@ def _backbone(config: ConfigDict, workdir: pathlib.Path, splits: Splits, program
         if checkpoint.available(folder / "checkpoints"):
             return checkpoint.restore_weights(checkpoint.find(folder / "checkpoints"), state)
         found = origin.find(first, folder)
-        return found.adopt(state, splits) if found else state
+        return found.adopt(state, splits)[0] if found else state
 
     state = processes.on_first(read)
     network = networks.make_network(config, splits.stats.num_classes, None)

@@ -21,16 +21,12 @@ class Origin(Protocol):
         """Return the entry for the new run's run.json."""
         ...
 
-    def adopt(self, state: TrainState, splits: Splits) -> TrainState:
-        """Return the state with the origin's weights, on the host.
+    def adopt(self, state: TrainState, splits: Splits) -> tuple[TrainState, str]:
+        """Return the state with the origin's weights, on the host, and a line that says where they come from.
 
         Raises:
           CheckpointError: the weights are another network's; the message lists the differences.
         """
-        ...
-
-    def describe(self, splits: Splits) -> str:
-        """Return a line that says where the weights come from and warns of a likely mistake."""
         ...
 
 
@@ -44,11 +40,10 @@ class RunOrigin(NamedTuple):
         """Return the entry for the new run's run.json."""
         return {"run": str(self.run.resolve()), "step": self.checkpoint.step}
 
-    def adopt(self, state: TrainState, splits: Splits) -> TrainState:
-        """Return the state with the run's weights, on the host; see `Origin`."""
-        del splits
+    def adopt(self, state: TrainState, splits: Splits) -> tuple[TrainState, str]:
+        """Return the state with the run's weights, on the host, and a line about them; see `Origin`."""
         try:
-            return checkpoint.restore_weights(self.checkpoint, state)
+            return checkpoint.restore_weights(self.checkpoint, state), self.describe(splits)
         except CheckpointError as error:
             fix = f"Fix: use the model and the number of classes of {self.run / 'config.json'}"
             raise CheckpointError(f"start_from: {error}\n{fix}") from error

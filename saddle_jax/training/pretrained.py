@@ -39,29 +39,26 @@ class FileOrigin(NamedTuple):
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"file": str(self.path.resolve()), "sha256": digest}
 
-    def adopt(self, state: TrainState, splits: Splits) -> TrainState:
-        """Return the state with the backbone's weights from the file, on the host. The rest stays as it is.
+    def adopt(self, state: TrainState, splits: Splits) -> tuple[TrainState, str]:
+        """Return the state with the backbone's weights from the file, on the host, and a line about them.
+
+        All that is not the backbone's stays as it is.
 
         Raises:
           CheckpointError: the file can't be read, or holds another network's weights.
         """
         try:
-            tensors, _ = publishers.to_timm(weight_file.read(self.path))
+            tensors, publisher = publishers.to_timm(weight_file.read(self.path))
             state = _placed(tensors, state)
         except CheckpointError as error:
             raise CheckpointError(f"model.weights: {str(self.path)!r}: {error}") from error
-        if self.class_vectors is None:
-            return state
-        kernel_DC = _class_vectors(self.class_vectors, splits.stats.names, state.params[_HEAD]["kernel"])
-        return state._replace(params={**state.params, _HEAD: {**state.params[_HEAD], "kernel": kernel_DC}})
-
-    def describe(self, splits: Splits) -> str:
-        """Return a line that says whose weights these are, and what of them is left out."""
-        del splits
-        tensors, publisher = publishers.to_timm(weight_file.read(self.path))
         left_out = sum(_is_head(name, tensor) for name, tensor in tensors.items())
         line = f"weights are those of {self.path}, {len(tensors) - left_out} tensors under {publisher} names"
-        return f"{line}; its classifier is left out, and a new one starts" if left_out else line
+        line += "; its classifier is left out, and a new one starts" if left_out else ""
+        if self.class_vectors is None:
+            return state, line
+        kernel_DC = _class_vectors(self.class_vectors, splits.stats.names, state.params[_HEAD]["kernel"])
+        return state._replace(params={**state.params, _HEAD: {**state.params[_HEAD], "kernel": kernel_DC}}), line
 
 
 def find(config: ConfigDict) -> FileOrigin | None:

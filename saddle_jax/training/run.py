@@ -112,8 +112,8 @@ class Run:
         directory.require_never_saved(self.workdir)
         self._origin = origin.find(self.config, self.workdir)
         if self._origin is not None:
-            self._state = self._origin.adopt(self._state, self.splits)
-            notes.append(self._origin.describe(self.splits))
+            self._state, line = self._origin.adopt(self._state, self.splits)
+            notes.append(line)
         return None, notes
 
     def _open(self, command: list[str]) -> list[str]:
