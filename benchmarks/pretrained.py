@@ -5,7 +5,7 @@
 
 Features are computed once; then each loss trains with SGD and with AdamW, each with and without SAM. Runs that are
 finished are not trained again. Writes benchmarks/results/pretrained-<name>-<device>.json and prints it as a table for
-docs/pretrained.md. With --spectra, it also measures the smallest eigenvalue of the tail's classes.
+docs/pretrained.md. With --spectra, it also measures the extreme eigenvalues of the rarest classes, in the classifier.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rho", type=float, help="SAM's radius; by default, the recipe's")
-    parser.add_argument("--spectra", action="store_true", help="also measure curvature, of seed 0 with CE and LA")
+    parser.add_argument("--spectra", action="store_true", help="also measure curvature, of seed 0 with CE")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/pretrained", help="folder for the runs")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder for the record")
     options = parser.parse_args()
@@ -60,14 +60,14 @@ def main() -> None:
         for loss in LOSSES:
             rows += [train(options, base, loss, link) for link in LINKS]
             print(line(rows[-2]), line(rows[-1]), gain(rows[-2], rows[-1]), sep="\n", flush=True)
-    curvature = [measure(options, loss, link) for loss in ("CE", "LA") for link in LINKS] if options.spectra else []
+    curvature = [measure(options, link) for link in LINKS] if options.spectra else []
     import jax
 
     record = {
         **{name: str(value) for name, value in vars(options).items() if name not in ("runs", "output")},
         "rows": rows,
         "gains": [{"row": a["row"], **paired(a, b)} for a, b in zip(rows[::2], rows[1::2], strict=True)],
-        "smallest_eigenvalues": curvature,
+        "extreme_eigenvalues": curvature,
     }
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     write(f"pretrained-{options.name}", jax.devices()[0].device_kind, packages, record, options.output)
@@ -97,16 +97,17 @@ def train(options: argparse.Namespace, base: str, loss: str, link: str) -> dict:
     return {"row": f"{loss}, {base}{link}", "seconds": json.loads((workdir / "seconds.json").read_text()), **found}
 
 
-def measure(options: argparse.Namespace, loss: str, link: str) -> dict:
-    """Return the smallest eigenvalues of the tail's classes, of the whole network, at the end of seed 0's run."""
-    workdir = folder_of(options, "SGD", loss, link) / "seed-0"
-    command = ["main.py", "--mode", "spectra", f"--workdir={workdir}", "--config.spectra.classes=7,8,9"]
-    command += ["--config.spectra.steps=40", "--config.spectra.probes=1", "--config.spectra.batch_norm=eval"]
+def measure(options: argparse.Namespace, link: str) -> dict:
+    """Return the extreme eigenvalues of the rarest classes' loss, in the classifier: seed 0 with CE and SGD."""
+    workdir = folder_of(options, "SGD", "CE", link) / "seed-0"
+    rarest = {"cifar10": "7,8,9", "cifar100": "97,98,99"}[options.name]
+    command = ["main.py", "--mode", "spectra", f"--workdir={workdir}", f"--config.spectra.classes={rarest}"]
+    command += ["--config.spectra.parameters=trained", "--config.spectra.steps=60", "--config.spectra.probes=1"]
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
     (summary,) = (workdir / "spectra").glob("*/summary.json")
     targets = json.loads(summary.read_text())["targets"]
-    values = {name: (one["largest"]["value"], one["smallest"]["value"]) for name, one in targets.items()}
-    return {"row": f"{loss}{link}", "largest and smallest": values}
+    values = {name: (one["lambda_max"], one["lambda_min"]) for name, one in targets.items()}
+    return {"row": f"CE, SGD{link}", "largest and smallest": values}
 
 
 def paired(sgd: dict, sam: dict) -> dict:

@@ -23,8 +23,7 @@ from saddle_jax.data.augment import augmentation
 from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.features import Features
-from saddle_jax.data.feeds import evaluation, workers
-from saddle_jax.data.feeds import numpy as in_process
+from saddle_jax.data.feeds import evaluation
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import Slots, evaluation_slots
 from saddle_jax.data.sources import Images, Splits
@@ -35,6 +34,7 @@ from saddle_jax.host.progress import Progress
 from saddle_jax.methods.base import make_normalise
 from saddle_jax.models import networks
 from saddle_jax.training import checkpoint, origin, seeds
+from saddle_jax.training.feed import training_batches
 from saddle_jax.training.program import Program
 from saddle_jax.training.state import TrainState
 
@@ -154,12 +154,8 @@ def _slots(config: ConfigDict, augmented: Augmentation, total: int, batch_size: 
 def _batches(augmented: Augmentation, images: Images, slots: list[Slots], view: int) -> Iterator[Batch]:
     if not view:
         return evaluation.plain_batches(*images, slots=slots)
-    if isinstance(images.images, Encoded):
-        from saddle_jax.data.feeds import tfdata
-
-        return tfdata.training_batches(images.images, images.labels, slots, augmented)
-    feed = workers if augmented.on_host else in_process
-    return feed.training_batches(images.images, images.labels, slots, augmented)
+    pipeline = "tfdata" if isinstance(images.images, Encoded) else "workers" if augmented.on_host else "numpy"
+    return training_batches(pipeline, *images, slots=slots, augmented=augmented)
 
 
 def _read(path: pathlib.Path, total: int, views: int) -> np.ndarray | None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.features import Features
 from saddle_jax.data.feeds import numpy as in_process
 from saddle_jax.data.feeds import resident, workers
-from saddle_jax.data.order import Order, slots_at
+from saddle_jax.data.images import Batch
+from saddle_jax.data.order import Order, Slots, slots_at
 from saddle_jax.data.sources import Splits
 from saddle_jax.experiment.catalogue.augmentations import needs_host
 from saddle_jax.experiment.config import flatten
@@ -102,12 +104,7 @@ class Feed:
         slots = (devices.own_rows(slots_at(order, step)) for step in range(start, total))
         if self.pipeline == "resident":
             return slots
-        if self.pipeline == "tfdata":
-            from saddle_jax.data.feeds import tfdata
-
-            return tfdata.training_batches(images, order.labels_N, slots, order.augmentation)
-        feed = workers if self.pipeline == "workers" else in_process
-        return feed.training_batches(images, order.labels_N, slots, order.augmentation)
+        return training_batches(self.pipeline, images, order.labels_N, slots, order.augmentation)
 
     def _arrange(self, inputs: list[list[Any]]) -> Any:
         """Return (D, [steps,] [runs,] B / D, ...) arrays from a batch for every step and run."""
@@ -119,12 +116,27 @@ class Feed:
         return stacked(steps, len(steps) > 1)
 
 
+def training_batches(
+    pipeline: str, images: Any, labels_N: np.ndarray, slots: Iterable[Slots], augmented: Augmentation
+) -> Iterator[Batch]:
+    """Yield the augmented batches that `slots` describe, made on the host by one of its pipelines."""
+    if pipeline == "tfdata":
+        from saddle_jax.data.feeds import tfdata
+
+        return tfdata.training_batches(images, labels_N, slots, augmented)
+    feed = workers if pipeline == "workers" else in_process
+    return feed.training_batches(images, labels_N, slots, augmented)
+
+
 def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
     """Return the pipeline that the config names.
 
-    Features are always resident. For images, auto means tfdata if they are encoded, workers if a view is augmented with
-    Pillow, and resident if they fit into the devices' memory or several steps are to be taken at once. Otherwise it
-    means tfdata, or numpy without TensorFlow.
+    Features are always resident. For images, auto means the first of these that applies:
+
+    - tfdata, if they are encoded
+    - workers, if a view is augmented with Pillow
+    - resident, if they fit into the devices' memory, or several steps are to be taken at once
+    - tfdata, or numpy without TensorFlow
     """
     if isinstance(splits[0].train.images, Features):
         return "resident"
