@@ -38,8 +38,8 @@ def measure(labels_N: np.ndarray, predictions_N: np.ndarray, logits_NC: np.ndarr
     classes that have test images. classes: precision and recall of each class as lists, with None where a class is
     never predicted, or has no test image.
 
-    low and high are the 2.5 % and 97.5 % quantiles over resamples of each class's images (stratified percentile
-    bootstrap), so that no resample lacks a class. Resamples have a lower macro F1 and a higher ECE than the images
+    low and high are the 2.5 % and 97.5 % quantiles over resamples (percentile bootstrap). Images are resampled within
+    their classes, so that no resample lacks a class. Resamples have a lower macro F1 and a higher ECE than the images
     themselves. For these two, the quantiles are reflected at the value (basic bootstrap). The interval is then widened
     to hold the value.
     """

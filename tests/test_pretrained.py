@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import ROOT
 from flax import traverse_util
 from small_runs import small_config, train
 from torch_libraries import library
@@ -262,6 +263,13 @@ def test_images_are_resized_as_jax_does(shape):
     found, _ = tuning.resized(echo, 16).features({}, {}, images, np.ones(2, bool), train=False)
     expected = jax.image.resize(images, (2, 16, 16, shape[-1]), "cubic")
     np.testing.assert_allclose(found, np.broadcast_to(expected, (2, 16, 16, 3)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_page_lists_every_published_file():
+    page = (ROOT / "docs/pretrained.md").read_text()
+    for net, one in PUBLISHED.items():
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{net}` |"))
+        assert f"`{one.settings['model.name']}`" in row and f"| {one.trained_on} | `{one.file}` |" in row
 
 
 def test_depth_follows_the_blocks():

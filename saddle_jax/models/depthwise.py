@@ -1,8 +1,9 @@
 """Depthwise convolutions, whose every channel has a filter of its own, in a form that is fast on CPUs without oneDNN.
 
-XLA's own are slow there. Sums of shifted products take their place: XLA fuses them into one loop. A convolution, its
-gradient in the images and its gradient in the kernel are each bilinear, and each is the transpose of another, as in
-`saddle_kernels.conv`; derivatives of every order use the same three. `benchmarks/depthwise.py` measures them.
+XLA's own are slow there. Sums of shifted products take their place: XLA fuses them into one loop. There are three
+operations: a convolution, its gradient in the images, and its gradient in the kernel. Each is bilinear and the
+transpose of another, as in `saddle_kernels.conv`. So derivatives of every order need no further ones.
+`benchmarks/depthwise.py` measures them.
 """
 
 from __future__ import annotations

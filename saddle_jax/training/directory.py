@@ -64,8 +64,8 @@ def open_run(
 ) -> list[str]:
     """Write a run's records into its directory and return warnings. Call `require_same_run` first.
 
-    run.json lists every start with its versions and devices, the step of the first checkpoint, and where the first
-    weights come from, if they are not random. images.csv lists the images that have names.
+    run.json lists every start with its versions and devices, and the step of the first checkpoint. If the first weights
+    are not random, it says where they come from. images.csv lists the images that have names.
     """
     stored = workdir / "config.json"
     record = _run_record(workdir) if stored.is_file() else {"starts": []}

@@ -53,7 +53,7 @@ class FileOrigin(NamedTuple):
         except CheckpointError as error:
             raise CheckpointError(f"model.weights: {str(self.path)!r}: {error}") from error
         left_out = sum(_is_head(name, tensor) for name, tensor in tensors.items())
-        line = f"weights are those of {self.path}, {len(tensors) - left_out} tensors under {publisher} names"
+        line = f"weights are those of {self.path}, {len(tensors) - left_out} tensors in the naming of {publisher}"
         line += "; its classifier is left out, and a new one starts" if left_out else ""
         if self.class_vectors is None:
             return state, line

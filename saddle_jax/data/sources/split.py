@@ -34,7 +34,7 @@ def split_test(source: Source, data: ConfigDict) -> Source:
         )
     train, test = np.flatnonzero(~is_test_N), np.flatnonzero(is_test_N)
     image_names = {"train": names[train], "test": names[test]} if source.image_names else {}
-    alone = [name for label, name in enumerate(source.names) if label not in labels_N[test]]
+    alone = [source.names[label] for label in np.setdiff1d(np.arange(len(source.names)), labels_N[test])]
     some = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
     lonely = f"; classes with a single image have no test image: {len(alone)} ({some})" if alone else ""
     note = (

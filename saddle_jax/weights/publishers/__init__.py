@@ -24,7 +24,7 @@ def to_timm(tensors: Tensors) -> tuple[Tensors, str]:
     for publisher in _PUBLISHERS:
         if publisher.recognises(tensors.keys()):
             return publisher.translate(tensors), publisher.name
-    return tensors, "timm's or torchvision's"
+    return tensors, "timm or torchvision"
 
 
 def fitted(tensors: Tensors, params: Mapping[str, Any]) -> Tensors:
