@@ -24,18 +24,12 @@ from ml_collections import ConfigDict
 from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import DESCENT, Context, LossOutput, Method, Stream, Variables, make_normalise
+from saddle_jax.methods.mixing import Mixture, draw_mixture, paste
 from saddle_jax.models import heads, networks
 from saddle_jax.models.base import beside, functions_of
 from saddle_jax.schedules import Schedules
 
 _MIXING = 1  # folded into the run's key for the mixtures; the key itself initializes the network
-
-
-class Mixture(NamedTuple):
-    """The values by which all pairs of a batch are mixed."""
-
-    lam: jax.Array  # (): λ, the share of the uniform stream
-    box: jax.Array  # (4,) int32: h1, w1, h2, w2; CutMix pastes rows h1 to h2 and columns w1 to w2
 
 
 class Inputs(NamedTuple):
@@ -193,19 +187,6 @@ def balance_weight(step: jax.Array, schedules: Schedules) -> jax.Array:
     return 1 - jnp.square(epoch_start / schedules.total_steps)
 
 
-def draw_mixture(key: jax.Array, height: int, width: int, beta: float) -> Mixture:
-    """Draw λ from Beta(beta, beta), and a box of 1 - λ of the area around a random pixel, clipped at the borders."""
-    lam_key, row_key, column_key = jax.random.split(key, 3)
-    lam = jax.random.beta(lam_key, beta, beta)
-    corners = []
-    for side, side_key in ((height, row_key), (width, column_key)):
-        half = jnp.ceil(side * jnp.sqrt(1 - lam)).astype(jnp.int32) // 2
-        centre = jax.random.randint(side_key, (), 0, side, jnp.int32)
-        corners.append((jnp.maximum(centre - half, 0), jnp.minimum(centre + half, side)))
-    (h1, h2), (w1, w2) = corners
-    return Mixture(lam, jnp.stack((h1, w1, h2, w2)))
-
-
 def mix(views: tuple[Batch, ...], mixture: Mixture, num_classes: int, *, area_corrected: bool) -> Inputs:
     """Return the mixed images and their soft labels.
 
@@ -215,20 +196,17 @@ def mix(views: tuple[Batch, ...], mixture: Mixture, num_classes: int, *, area_co
         change. The published method uses λ.
     """
     uniform_1, uniform_2, resampled_1, resampled_2 = views
-    lam, (h1, w1, h2, w2) = mixture.lam.astype(uniform_1.images.dtype), mixture.box
-    height, width = uniform_1.images.shape[1:3]
-    rows_Hx1x1, columns_Wx1 = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]
-    is_pasted_HWx1 = (h1 <= rows_Hx1x1) & (rows_Hx1x1 < h2) & (w1 <= columns_Wx1) & (columns_Wx1 < w2)
+    lam = mixture.lam.astype(uniform_1.images.dtype)
 
     def soft_labels(part: jax.Array) -> jax.Array:
         uniform_BC = jax.nn.one_hot(uniform_1.labels, num_classes, dtype=part.dtype)
         resampled_BC = jax.nn.one_hot(resampled_1.labels, num_classes, dtype=part.dtype)
         return part * uniform_BC + (1 - part) * resampled_BC
 
-    kept = 1 - ((h2 - h1) * (w2 - w1) / (height * width)).astype(lam.dtype)
+    cutmix_BHWK, kept = paste(uniform_2.images, resampled_2.images, mixture.box)
     return Inputs(
         mixup_BHWK=lam * uniform_1.images + (1 - lam) * resampled_1.images,
-        cutmix_BHWK=jnp.where(is_pasted_HWx1, resampled_2.images, uniform_2.images),
+        cutmix_BHWK=cutmix_BHWK,
         mixup_targets_BC=soft_labels(lam),
         cutmix_targets_BC=soft_labels(kept if area_corrected else lam),
         mask_B=uniform_1.mask & uniform_2.mask & resampled_1.mask & resampled_2.mask,

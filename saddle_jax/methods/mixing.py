@@ -1,4 +1,4 @@
-"""Mixup and CutMix of a batch with itself, for any loss of an image and a label, and label smoothing likewise.
+"""Mixup and CutMix: what pairs are mixed by, and the mixture of a batch with itself, for any loss; label smoothing.
 
 The loss of a mixed image is the mean of the losses with either label, weighted by the images' shares. For cross-entropy
 that equals the loss with soft labels (Zhang et al., ICLR 2018; Yun et al., ICCV 2019). Shapes: B images, C classes.
@@ -13,6 +13,13 @@ import jax.numpy as jnp
 
 from saddle_jax.data.images import Batch
 from saddle_jax.losses import Loss
+
+
+class Mixture(NamedTuple):
+    """The values by which all pairs of a batch are mixed."""
+
+    lam: jax.Array  # (): λ, the share of the first image of each pair
+    box: jax.Array  # (4,) int32: h1, w1, h2, w2; CutMix pastes rows h1 to h2 and columns w1 to w2
 
 
 class Mixed(NamedTuple):
@@ -41,7 +48,7 @@ def mix(batch: Batch, key: jax.Array, mixup: float, cutmix: float) -> Mixed:
         lam = jax.random.beta(of_mixup, mixup, mixup).astype(images.dtype)
         mixed, shares = lam * images + (1 - lam) * images[::-1], lam * shares
     if cutmix:
-        cut, kept = _cut(images, of_cutmix, cutmix)
+        cut, kept = paste(images, images[::-1], draw_mixture(of_cutmix, *images.shape[1:3], cutmix).box)
         use_cut = jax.random.bernoulli(which) if mixup else jnp.ones((), bool)
         mixed, shares = jnp.where(use_cut, cut, mixed), jnp.where(use_cut, kept, shares)
     shares_B = jnp.where(of_pair, shares, 1)  # an image whose partner is padding stays as it is
@@ -49,19 +56,27 @@ def mix(batch: Batch, key: jax.Array, mixup: float, cutmix: float) -> Mixed:
     return Mixed(batch._replace(images=mixed), batch.labels[::-1], shares_B)
 
 
-def _cut(images_BHWK: jax.Array, key: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
-    """Return images with a box of their partners', and the share of the area that is left."""
-    _, height, width, _ = images_BHWK.shape
-    of_share, of_row, of_column = jax.random.split(key, 3)
-    side = jnp.sqrt(1 - jax.random.beta(of_share, alpha, alpha))
-    is_inside = []
-    for length, draw in ((height, of_row), (width, of_column)):
-        centre, half = jax.random.uniform(draw) * length, side * length / 2
-        pixel = jnp.arange(length) + 0.5
-        is_inside.append((centre - half <= pixel) & (pixel < centre + half))
-    box_HW = is_inside[0][:, None] & is_inside[1]
-    kept = 1 - jnp.mean(box_HW, dtype=images_BHWK.dtype)
-    return jnp.where(box_HW[..., None], images_BHWK[::-1], images_BHWK), kept
+def draw_mixture(key: jax.Array, height: int, width: int, beta: float) -> Mixture:
+    """Draw λ from Beta(beta, beta), and a box of 1 - λ of the area around a random pixel, clipped at the borders."""
+    lam_key, row_key, column_key = jax.random.split(key, 3)
+    lam = jax.random.beta(lam_key, beta, beta)
+    corners = []
+    for side, side_key in ((height, row_key), (width, column_key)):
+        half = jnp.ceil(side * jnp.sqrt(1 - lam)).astype(jnp.int32) // 2
+        centre = jax.random.randint(side_key, (), 0, side, jnp.int32)
+        corners.append((jnp.maximum(centre - half, 0), jnp.minimum(centre + half, side)))
+    (h1, h2), (w1, w2) = corners
+    return Mixture(lam, jnp.stack((h1, w1, h2, w2)))
+
+
+def paste(images_BHWK: jax.Array, others_BHWK: jax.Array, box: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return images with the box of the others' pixels, and the share of the area that is left of the first."""
+    h1, w1, h2, w2 = box
+    height, width = images_BHWK.shape[1:3]
+    rows_Hx1x1, columns_Wx1 = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]
+    is_pasted_HWx1 = (h1 <= rows_Hx1x1) & (rows_Hx1x1 < h2) & (w1 <= columns_Wx1) & (columns_Wx1 < w2)
+    kept = 1 - ((h2 - h1) * (w2 - w1) / (height * width)).astype(images_BHWK.dtype)
+    return jnp.where(is_pasted_HWx1, others_BHWK, images_BHWK), kept
 
 
 def smoothed(loss_fn: Loss, smoothing: float) -> Loss:
