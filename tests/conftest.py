@@ -19,6 +19,7 @@ os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds
 import jax
 import pytest
 
+from saddle_jax.experiment import command_line
 from saddle_jax.training.directory import package_versions  # and with it saddle_jax, which sets XLA up
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -46,6 +47,12 @@ def forget_compiled_code():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def forget_flags():
+    """Forget what other tests and their fixtures parsed: absl's flags belong to the process."""
+    command_line.FLAGS.unparse_flags()
 
 
 @pytest.fixture

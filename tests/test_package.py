@@ -13,8 +13,6 @@ from email.parser import Parser
 
 import pytest
 import yaml
-from absl import flags
-from absl.testing import flagsaver
 from conftest import ROOT
 from PIL import Image
 
@@ -110,10 +108,7 @@ def test_commands_of_the_readme_are_sound(words, tmp_path, monkeypatch):
         Image.new("RGB", (8, 8)).save(tmp_path / "my_images" / name / "1.png")
     for run in ("sgd", "sam"):
         (tmp_path / "runs" / run).mkdir(parents=True)
-    with flagsaver.flagsaver():
-        if "mode" in flags.FLAGS:  # another test of this process may have left a value
-            flags.FLAGS["mode"].unparse()
-        assert command_line.parse(words).mode in ("train", "predict", "export", "spectra")
+    assert command_line.parse(words).mode in ("train", "predict", "export", "spectra")
 
 
 @pytest.mark.faults("O1")
