@@ -109,7 +109,8 @@ class Evaluator:
 
     def report(self, state: TrainState, workdir: pathlib.Path | None, split: str) -> dict[str, Any]:
         """Return the report on a state, and write it into the run's directory if one is given."""
-        evaluation = self.evaluate(state.params, state.model_state)
+        weights = state.evaluated()
+        evaluation = self.evaluate(weights.params, weights.model_state)
         report = summary(evaluation, self._stats, self._rank_bounds)
         if workdir is not None:
             write(workdir / "eval", int(state.step), split, report, evaluation)
