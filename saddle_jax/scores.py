@@ -39,11 +39,10 @@ def measure(labels_N: np.ndarray, predictions_N: np.ndarray, logits_NC: np.ndarr
     never predicted, or has no test image.
 
     The intervals of precision and recall are Jeffreys' for a proportion (Brown, Cai, and DasGupta, Statistical Science
-    2001), which hold for few images, too. low and high of the other figures are the 2.5 % and 97.5 % quantiles
-    over resamples (percentile bootstrap). Images are resampled within
-    their classes, so that no resample lacks a class. Resamples have a lower macro F1 and a higher ECE than the images
-    themselves. For these two, the quantiles are reflected at the value (basic bootstrap). The interval is then widened
-    to hold the value.
+    2001), which hold for few images, too. low and high of the other figures are the 2.5 % and 97.5 % quantiles over
+    resamples (percentile bootstrap). Images are resampled within their classes, so that no resample lacks a class.
+    Resamples have a lower macro F1 and a higher ECE than the images themselves. For these two, the quantiles are
+    reflected at the value (basic bootstrap). The interval is then widened to hold the value.
     """
     nll_N, confidence_N = _nll_and_confidence(labels_N, logits_NC)
     bins_N = np.clip(np.ceil(confidence_N * BINS).astype(int) - 1, 0, BINS - 1)
