@@ -83,6 +83,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     """
     schedules = _check(config, splits)
     devices.set_precision(config.precision)
+    devices.set_mapping(config.mapping)
     method = make_method(config, splits.stats, splits.train.images.shape[1:], devices.AXIS, schedules)
     views = _views(config, splits, method.streams)
     tx = chain.make_optimizer(
