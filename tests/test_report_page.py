@@ -14,6 +14,7 @@ from conftest import ROOT
 
 from configs import digits_lt
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import catalogue
 from saddle_jax.longtail import ClassStats
 from saddle_jax.modes import report as program
 from saddle_jax.report import confusion, content, cost, curves, page, plots, provenance, rows, runs, tables
@@ -88,8 +89,8 @@ def test_the_tables_numbers_by_hand(pair, tmp_path, no_pictures):
     files = written(pair, tmp_path / "out")
     assert set(files) == {"report.html", "report.md", "table.csv", "table.tex"}
     sgd, sgd_best, sam, _ = csv_lines(files["table.csv"])
-    assert [sgd[key] for key in ("method", "epoch", "n")] == ["ce_drw", "last", "3"]
-    assert [sgd_best[key] for key in ("method", "epoch", "n")] == ["ce_drw", "best on test", "3"]
+    assert [sgd[key] for key in ("method", "epoch", "n")] == ["CE + DRW", "last", "3"]
+    assert [sgd_best[key] for key in ("method", "epoch", "n")] == ["CE + DRW", "best on test", "3"]
     # Tail of the three seeds: (6 + 5) / 2, (4 + 3) / 2, (6 + 2) / 2 of ten.
     assert float(sgd["tail_mean"]) == pytest.approx((55 + 35 + 40) / 3, abs=1e-4)
     squares = (35 / 3) ** 2 + (25 / 3) ** 2 + (10 / 3) ** 2
@@ -100,17 +101,17 @@ def test_the_tables_numbers_by_hand(pair, tmp_path, no_pictures):
     assert (float(sgd_best["tail_mean"]), float(sgd_best["tail_sd"])) == (90, 0)
     assert float(sam["tail_mean"]) == pytest.approx((65 + 55 + 100) / 3, abs=1e-4)
     groups = "93.3 ± 2.9 | 80.0 ± 8.7 | 43.3 ± 10.4"
-    assert f"| ce_drw | last | 72.2 ± 3.5 | {groups} | {groups} | 3 |" in files["report.md"]
+    assert f"| CE + DRW | last | 72.2 ± 3.5 | {groups} | {groups} | 3 |" in files["report.md"]
     assert "| head (2) | mid (2) | tail (2) | many (2) | medium (2) | few (2) | n |" in files["report.md"]
     assert ">43.3 ± 10.4</td>" in files["report.html"]
-    assert r"ce\_drw & last & 72.2 $\pm$ 3.5 &" in files["table.tex"]
+    assert r"CE + DRW & last & 72.2 $\pm$ 3.5 &" in files["table.tex"]
     assert "on the test images themselves, so it is optimistic" in files["report.html"]
 
 
 def test_what_sam_changed_is_paired_by_seed(pair, tmp_path, no_pictures):
     text = written(pair, tmp_path / "out")["report.md"]
     # Seeds 1 and 2 only: tail 35 -> 65 and 40 -> 55; head 95 -> 95 and 90 -> 90.
-    line = next(line for line in text.splitlines() if line.startswith("| ce_drw_sam − ce_drw | last"))
+    line = next(line for line in text.splitlines() if line.startswith("| CE + DRW + SAM − CE + DRW | last"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[3] == "+0.0 ± 0.0 0↑ 0↓"
     assert cells[5] == "+22.5 ± 10.6 2↑ 0↓"
@@ -145,18 +146,30 @@ def test_which_runs_are_one_row(tmp_path):
     (images,), lost = arranged(folders)
     found = {row.name: [run.folder.name for run in row.runs] for row in images.rows}
     assert found == {
-        "ce_drw, every=20 epochs": ["a", "c", "b"],  # seeds 0, 2, 10
-        "ce_drw, every=1 epochs": ["often"],
-        "ce_drw_sam, rho=0.1": ["sam"],
-        "ce_drw_sam, rho=0.25": ["wider"],
-        "vs": ["vs"],
+        "CE + DRW, every=20 epochs": ["a", "c", "b"],  # seeds 0, 2, 10
+        "CE + DRW, every=1 epochs": ["often"],
+        "CE + DRW + SAM, rho=0.1": ["sam"],
+        "CE + DRW + SAM, rho=0.25": ["wider"],
+        "VS": ["vs"],
     }
     assert [run.folder.name for row in images.rows for run in row.repeated] == ["again"]
     assert not lost
     names = {(first.name, second.name) for first, second in rows.pairs(images.rows)}
-    assert names == {("ce_drw, every=20 epochs", f"ce_drw_sam, rho={rho}") for rho in ("0.1", "0.25")}
+    assert names == {("CE + DRW, every=20 epochs", f"CE + DRW + SAM, rho={rho}") for rho in ("0.1", "0.25")}
     notes = page.as_markdown(list(provenance.notes([images], lost)))
     assert "again: not counted: this method already has a run with these seeds" in notes
+
+
+def test_names_for_people_come_from_the_catalogue():
+    plain = {"method": "plain", "loss.name": "ldam", "loss.class_weights": "none", "optim.name": "sgd"}
+    assert catalogue.title_of(plain) == "LDAM"
+    weighted = {**plain, "loss.class_weights": "reweight", "optim.name": "sse_sam"}
+    assert catalogue.title_of(weighted) == "LDAM + RW + SSE-SAM"
+    assert catalogue.title_of({**plain, "method": "paco", "optim.name": "my.links:random_sam"}) == "PaCo + random_sam"
+    assert catalogue.title_of({**plain, "loss.name": "of_2030", "loss.class_weights": "new"}) == "of_2030 + new"
+    named = [e for choice in rows._WITH_FIELDS for name, e in catalogue.ENTRIES[choice].items() if ":" not in name]
+    titles = [entry.title for entry in named if entry is not catalogue.ENTRIES["method"]["plain"]]
+    assert all(titles) and len(set(titles)) == len(titles)
 
 
 def test_links_are_rows_of_one_family(tmp_path):
@@ -170,12 +183,12 @@ def test_links_are_rows_of_one_family(tmp_path):
     (images,), _ = arranged(folders)
     found = {row.name: [run.folder.name for run in row.runs] for row in images.rows}
     assert found == {
-        "ce_drw": ["ce_drw", "idle fields"],
-        "ce_drw_imbsam, tail_below=0": ["ce_drw_imbsam"],
-        "ce_drw_imbsam, tail_below=20": ["own field"],
-        "ce_drw_sam": ["ce_drw_sam"],
-        "vs_asam": ["vs_asam"],
-        "glmc_le_sam": ["glmc"],
+        "CE + DRW": ["ce_drw", "idle fields"],
+        "CE + DRW + ImbSAM, tail_below=0": ["ce_drw_imbsam"],
+        "CE + DRW + ImbSAM, tail_below=20": ["own field"],
+        "CE + DRW + SAM": ["ce_drw_sam"],
+        "VS + ASAM": ["vs_asam"],
+        "GLMC + LE-SAM": ["glmc"],
     }
     assert [[row.link for row in family] for family in rows.families(images.rows)] == [
         ["sgd", "imbsam", "imbsam", "sam"],
@@ -183,9 +196,9 @@ def test_links_are_rows_of_one_family(tmp_path):
         ["le_sam"],
     ]
     assert [(first.name, second.link) for first, second in rows.pairs(images.rows)] == [
-        ("ce_drw", "imbsam"),
-        ("ce_drw", "imbsam"),
-        ("ce_drw", "sam"),
+        ("CE + DRW", "imbsam"),
+        ("CE + DRW", "imbsam"),
+        ("CE + DRW", "sam"),
     ]
 
 
@@ -198,16 +211,16 @@ def test_what_links_changed_and_cost(tmp_path, no_pictures):
         (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     files = written(folders, tmp_path / "out")
     assert "### Effect of each link, seed by seed" in files["report.md"]
-    assert "| ce_drw_cc_sam − ce_drw | last" in files["report.md"]
+    assert "| CE + DRW + CC-SAM − CE + DRW | last" in files["report.md"]
     assert "except for the link (optim.name), which changes gradients" in files["report.md"]
     header = next(line for line in files["report.md"].splitlines() if line.startswith("| method | epoch | overall"))
     assert header.endswith("| few (2) | gradients | n |")
     cost = {(line["method"], line["epoch"]): line["gradients_mean"] for line in csv_lines(files["table.csv"])}
-    assert cost["ce_drw", "last"] == "20.0"
-    assert cost["ce_drw_cc_sam", "last"] == "60.0"
-    assert cost["ce_drw_cc_sam", "best on test"] == "25.0"  # by step 10
-    assert cost["ce_drw_sam", "last"] == ""
-    lines = [line for line in files["report.md"].splitlines() if line.startswith("| ce_drw")]
+    assert cost["CE + DRW", "last"] == "20.0"
+    assert cost["CE + DRW + CC-SAM", "last"] == "60.0"
+    assert cost["CE + DRW + CC-SAM", "best on test"] == "25.0"  # by step 10
+    assert cost["CE + DRW + SAM", "last"] == ""
+    lines = [line for line in files["report.md"].splitlines() if line.startswith("| CE + DRW")]
     assert lines[2].endswith("| 60 | 1 (one seed) |")
     assert lines[4].endswith("|  | 1 (one seed) |")
     assert "<td>60</td>" in files["report.html"]
@@ -249,7 +262,7 @@ def test_a_run_of_another_version_has_its_place(tmp_path):
     (new / "config.json").write_text(json.dumps(config))
     (images,), _ = arranged([old, new, own])
     found = {row.name: [run.folder.name for run in row.runs] for row in images.rows}
-    assert found == {"ce_drw": ["old", "own"], "ce_drw, list=((), '{}'), method.name=glmc": ["new"]}
+    assert found == {"CE + DRW": ["old", "own"], "CE + DRW, list=((), '{}'), method.name=glmc": ["new"]}
 
 
 def test_other_images_are_kept_apart(tmp_path, no_pictures):
@@ -259,7 +272,7 @@ def test_other_images_are_kept_apart(tmp_path, no_pictures):
     same_seed = write_run(tmp_path / "swapped", "vs", seed=0)
     (same_seed / "class_stats.json").write_text(json.dumps(stats | {"content_hash": "other pixels"}))
     images, _ = arranged([*folders, same_seed])
-    assert [[row.name for row in one.rows] for one in images] == [["ce_drw"], ["vs"]]
+    assert [[row.name for row in one.rows] for one in images] == [["CE + DRW"], ["VS"]]
     assert images[1].title.endswith("images other pixels")
     fewer = write_run(tmp_path / "fewer", "vs", seed=5)
     (fewer / "class_stats.json").write_text(json.dumps(stats | {"counts": [100, 50, 20, 9, 5, 2]}))
@@ -454,10 +467,10 @@ def test_spectra_where_they_exist(pair, tmp_path, no_pictures):
     (where / "all.png").write_bytes(PNG)
     files = written(pair, tmp_path / "deep" / "out")
     assert (
-        "| ce_drw | class 5 | 4 | -1.500 ± 0.707 | 20.000 ± 0.000 | 0.075 ± 0.035 | 3e-05 | 2 |" in files["report.md"]
+        "| CE + DRW | class 5 | 4 | -1.500 ± 0.707 | 20.000 ± 0.000 | 0.075 ± 0.035 | 3e-05 | 2 |" in files["report.md"]
     )
     assert "All measured at step 20; ce loss, logit scale 1" in files["report.md"]
-    assert "class 5 (4 images): ce_drw_sam, seed 1; step 20" in files["report.md"]
+    assert "class 5 (4 images): CE + DRW + SAM, seed 1; step 20" in files["report.md"]
     assert files["report.html"].count('alt="Hessian spectrum of class ') == 4  # rarest and largest class, SGD and SAM
     assert 'href="../../ce_drw_sam/seed-2/spectra/20/all.png"' in files["report.html"]
     (where / "summary.json").write_text("{")
@@ -477,7 +490,7 @@ def test_where_the_numbers_come_from(pair, tmp_path, no_pictures):
     assert "2 x gpu: H; saddle_jax ?, commit unknown; Python ?; jax 9.9" in text
     assert "versions or devices differ" in text
     assert f"{tmp_path / 'ce_drw_sam'}: seed-1, seed-2, seed-3" in text
-    assert "| ce_drw_sam | sam | 0.1 |" in text  # of the fields that differ
+    assert "| CE + DRW + SAM | sam | 0.1 |" in text  # of the fields that differ
 
 
 def test_which_directories_are_runs(tmp_path, monkeypatch):
