@@ -39,7 +39,12 @@ class ImageSet(NamedTuple):
 
     title: str
     rows: list[Row]
-    group_sizes: dict[str, int]  # number of classes in head, mid, tail, many, medium, few
+    groups: dict[str, np.ndarray]  # classes of head, mid, tail, many, medium, few
+
+    @property
+    def group_sizes(self) -> dict[str, int]:
+        """Number of classes in each group."""
+        return {name: len(classes) for name, classes in self.groups.items()}
 
     @property
     def counts_C(self) -> tuple[int, ...]:
@@ -66,7 +71,7 @@ def arrange(runs: Iterable[Run]) -> tuple[list[ImageSet], list[Run]]:
     found = []
     for title, members in zip(titles, sets, strict=True):
         content = f"; images {members[0].images.hashes[1]}" if titles.count(title) > 1 else ""
-        found.append(ImageSet(f"{title}{content}", _rows(members), _group_sizes(members[0])))
+        found.append(ImageSet(f"{title}{content}", _rows(members), _groups(members[0])))
     return found, lost
 
 
@@ -80,13 +85,13 @@ def _same_images(one: Run, other: Run) -> bool:
 
 def _classes(run: Run) -> tuple[Any, ...]:
     images = run.images
-    return images.counts_C, images.names, images.test_images, tuple(_group_sizes(run).values())
+    return images.counts_C, images.names, images.test_images, tuple(map(len, _groups(run).values()))
 
 
-def _group_sizes(run: Run) -> dict[str, int]:
+def _groups(run: Run) -> dict[str, np.ndarray]:
     counts_C = np.array(run.images.counts_C)
     groups = longtail.rank_groups(len(counts_C), run.config["eval.rank_bounds"]) + longtail.count_groups(counts_C)
-    return {group.name: len(group.classes) for group in groups}
+    return {group.name: group.classes for group in groups}
 
 
 def _title(run: Run) -> str:

@@ -18,7 +18,7 @@ from saddle_jax import scores
 LEVEL = 0.95
 ALPHA = 0.05
 RESAMPLES, SEED = 4000, 1
-_BLOCK = 64  # resamples of the images that are worked on at once
+_BLOCK = 256  # resamples of the images that are worked on at once
 
 Interval = tuple[float, float]
 
