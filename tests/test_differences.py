@@ -5,12 +5,14 @@ import io
 
 import numpy as np
 import pytest
-from test_report_page import no_pictures, write_run  # noqa: F401  no_pictures is a fixture
+from test_report_page import no_pictures, write_run  # noqa: F401  the first is a fixture
 
 from saddle_jax.experiment.flag_checks import REPORT_COLUMNS
 from saddle_jax.modes import report as program
 from saddle_jax.report import comparisons, rows, runs, tables
 from saddle_jax.report.comparisons import TOO_SMALL
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SGD, SAM = "CE + DRW", "CE + DRW + SAM"
 BETTER = [(10, 9, 8, 8, 6, 4 + seed) for seed in range(6)]  # than SGD's in mid and tail, by a different amount each
@@ -54,7 +56,7 @@ def test_only_runs_with_the_same_seeds_are_pairs(tmp_path):
     assert (one.differences["head"].mean, one.differences["head"].t) == (0, None)  # no pair differs: no spread
 
 
-def test_six_pairs_are_enough(six, tmp_path, no_pictures):  # noqa: F811
+def test_six_pairs_are_enough(six, tmp_path):
     program.write(six, out := tmp_path / "out")
     text, line = (out / "report.md").read_text(), csv_lines(out / "differences.csv")["tail"]
     changes = [15 + 5 * seed for seed in range(1, 6)] + [15]
@@ -75,7 +77,7 @@ def test_six_pairs_are_enough(six, tmp_path, no_pictures):  # noqa: F811
     assert differences.count("&") == 3 * 8
 
 
-def test_columns_and_epoch_are_the_users(six, tmp_path, no_pictures):  # noqa: F811
+def test_columns_and_epoch_are_the_users(six, tmp_path):
     program.write(six, out := tmp_path / "out", ("tail", "balanced", "tail"), "best")
     assert list(csv_lines(out / "differences.csv")) == ["tail", "balanced"]
     assert "at the best epoch" in (out / "report.md").read_text()
@@ -86,7 +88,7 @@ def test_columns_and_epoch_are_the_users(six, tmp_path, no_pictures):  # noqa: F
     assert len((out / "table.csv").read_text().splitlines()) == 5  # everything, whatever is shown
 
 
-def test_one_seed_is_about_two_networks(tmp_path, no_pictures):  # noqa: F811
+def test_one_seed_is_about_two_networks(tmp_path):
     folders = write(tmp_path, ce_drw={0: (10, 9, 8, 7, 6, 5)}, ce_drw_sam={0: (10, 9, 8, 7, 10, 10)})
     program.write(folders, out := tmp_path / "out")
     text, line = (out / "report.md").read_text(), csv_lines(out / "differences.csv")["tail"]
@@ -130,7 +132,7 @@ def test_rows_without_a_common_seed(tmp_path):
     assert fewer.differences["tail"].verdict == TOO_SMALL
 
 
-def test_every_pair_counts_in_the_correction(six, tmp_path, no_pictures):  # noqa: F811
+def test_every_pair_counts_in_the_correction(six, tmp_path):
     third = write(tmp_path, vs=dict(enumerate(BETTER)))
     images, found = compared([*six, *third])
     assert [(one.first.name, one.second.name) for one in found] == [(SGD, SAM), (SGD, "VS"), (SAM, "VS")]

@@ -503,28 +503,37 @@ def main(*arguments, cwd=ROOT):
 
 
 def test_the_command_without_jax(pair, tmp_path):
+    flags = ["--mode", "report", "--columns", "overall", "tail", "--epoch", "best", "--runs"]
     absent = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "clu", "sklearn")
     script = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({absent!r}))
-sys.argv = ["main.py", "--mode", "report", "--runs", *{[str(folder) for folder in pair]!r}]
+sys.argv = ["main.py", *{flags!r}, *{[str(folder) for folder in pair]!r}]
 sys.path.insert(0, {str(ROOT)!r})
 runpy.run_path({str(ROOT / "main.py")!r}, run_name="__main__")
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("done   report/report.html")
-    assert "Report on 6 runs" in (tmp_path / "report/report.html").read_text()
+    assert re.search(r"at the best epoch\n +overall +tail +n\nCE \+ DRW +96.7 ± 0.0 +90.0 ± 0.0 +3\n", result.stdout)
+    assert "No difference can be told from chance yet: n too small to say." in result.stdout
+    text = (tmp_path / "report/report.md").read_text()
+    assert "Report on 6 runs" in text and "| method | epoch | overall | tail (2) | n |" in text
 
 
 def test_errors_of_the_command(tmp_path):
     nothing = main("--mode=report", "--runs=nothing/*", cwd=tmp_path)
     assert "config error (1 problem)" in nothing.stderr
     assert "found no directory at 'nothing/*'" in nothing.stderr
-    wrong = main("--mode=report", "--config.seed=3", cwd=tmp_path)
+    wrong = main("--mode=report", "--config.seed=3", "--columns", "tail", "tial", "--epoch=lats", cwd=tmp_path)
     assert "--runs: found nothing, expected the run directories" in wrong.stderr
     assert "--config.seed=3 has no effect" in wrong.stderr
-    other = main("--mode=check", "--runs", "a", "b", cwd=tmp_path)
+    assert "--columns: found 'tial', expected some of overall,balanced,head" in wrong.stderr
+    assert "Did you mean tail?" in wrong.stderr
+    assert "value should be one of <last|best>" in wrong.stderr
+    other = main("--mode=check", "--runs", "a", "b", "--columns=tail", "--epoch=best", cwd=tmp_path)
+    for flag in ("columns", "epoch"):
+        assert f"--{flag} belongs to --mode report, found --mode check" in other.stderr
     assert "--runs belongs to --mode report, found --mode check" in other.stderr
     write_run(tmp_path / "a")
     file = main("--mode=report", "--runs=a", "--workdir=a/run.json", cwd=tmp_path)

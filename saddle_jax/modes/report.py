@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import pathlib
+import textwrap
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from saddle_jax import __version__
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host.files import write_atomically
-from saddle_jax.report import comparisons, content, curvature, exports, page, provenance, rows, runs, tables
+from saddle_jax.report import (
+    comparisons,
+    content,
+    curvature,
+    differences,
+    exports,
+    page,
+    provenance,
+    rows,
+    runs,
+    tables,
+)
 
 
 def run(command: Command) -> int:
@@ -17,9 +30,31 @@ def run(command: Command) -> int:
     folders, others = runs.find(command.runs)
     if others:
         print(f"note   found no run in {', '.join(map(str, others))}")
-    path = write(folders, pathlib.Path(command.workdir), command.columns or tables.BOTH_GROUPINGS, command.epoch)
-    print(f"done   {path}, with report.md, and table and differences as .csv and .tex")
+    out, columns = pathlib.Path(command.workdir), command.columns or tables.BOTH_GROUPINGS
+    findings = _write(folders, out, columns, command.epoch)
+    print(f"done   {out / 'report.html'}, with report.md, and table and differences as .csv and .tex")
+    for finding in findings:
+        print("\n".join(_text(finding, command.columns or tables.COLUMNS, command.epoch)))
     return 0
+
+
+class Finding(NamedTuple):
+    """What the report says about a set of images."""
+
+    title: str
+    lines: Sequence[tables.Line]
+    compared: Sequence[comparisons.Comparison]
+
+
+def _text(finding: Finding, columns: Sequence[str], epoch: str) -> Iterator[str]:
+    """Yield accuracies and differences for a terminal."""
+    lines = {line.method: line.reports for line in finding.lines if line.which == epoch}
+    if lines:
+        yield f"\n{finding.title}; test accuracy in percent at the {epoch} epoch"
+        yield tables.comparison(lines, columns)
+    if finding.compared:
+        for sentence in differences.sentences(finding.compared, columns):
+            yield textwrap.fill(sentence, 110, subsequent_indent="  ")
 
 
 def write(
@@ -39,6 +74,11 @@ def write(
     Raises:
       ConfigError: `out` can't be written.
     """
+    _write(folders, out, columns, epoch)
+    return out / "report.html"
+
+
+def _write(folders: Sequence[pathlib.Path], out: pathlib.Path, columns: Sequence[str], epoch: str) -> list[Finding]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "report.html").touch()  # fail before the work, not after it
@@ -46,22 +86,23 @@ def write(
         raise ConfigError(f"--workdir: {out} can't be written ({error}). Fix: another --workdir") from error
     images, lost = rows.arrange(map(runs.read, folders))
     columns = tuple(dict.fromkeys(columns))
-    compared = [comparisons.compare(one, columns, epoch) for one in images]
-    lines = [content.lines_of(one, its, columns, epoch) for one, its in zip(images, compared, strict=True)]
+    findings = []
+    for one in images:
+        compared = comparisons.compare(one, columns, epoch)
+        findings.append(Finding(one.title, content.lines_of(one, compared, columns, epoch), compared))
     sections = [
-        content.section(one, its_lines, its, columns, epoch)
-        for one, its_lines, its in zip(images, lines, compared, strict=True)
+        content.section(one, its.lines, its.compared, columns, epoch) for one, its in zip(images, findings, strict=True)
     ]
     blocks = list(_document(images, sections, lost, out))
+    lines = [line for its in findings for line in its.lines]
+    by_title = [(its.title, its.compared) for its in findings]
     write_atomically(out / "report.md", page.as_markdown(blocks))
-    every_line = [line for its in lines for line in its]
-    by_title = [(one.title, its) for one, its in zip(images, compared, strict=True)]
-    write_atomically(out / "table.csv", exports.accuracies_csv(every_line))
-    write_atomically(out / "table.tex", exports.accuracies_latex(every_line, columns, epoch))
+    write_atomically(out / "table.csv", exports.accuracies_csv(lines))
+    write_atomically(out / "table.tex", exports.accuracies_latex(lines, columns, epoch))
     write_atomically(out / "differences.csv", exports.differences_csv(by_title, epoch))
     write_atomically(out / "differences.tex", exports.differences_latex(by_title, columns, epoch))
     write_atomically(out / "report.html", page.as_html(blocks))
-    return out / "report.html"
+    return findings
 
 
 def _document(

@@ -12,7 +12,7 @@ from saddle_jax.report.rows import ImageSet, pairs
 from saddle_jax.report.statistics import Interval
 
 _MOST_SENTENCES = 8
-_MOST_LINES = 30  # beyond them, only links beside plain SGD, and the rows that are best in a column
+_MOST_LINES = 30  # beyond them, only links beside plain SGD
 
 
 def section(images: ImageSet, compared: Sequence[Comparison], columns: Sequence[str], which: str) -> Iterator[Block]:
@@ -27,7 +27,7 @@ def section(images: ImageSet, compared: Sequence[Comparison], columns: Sequence[
     if not compared:
         return
     yield Heading(f"Which methods differ, at the {which} epoch", 3)
-    yield from _sentences(compared, columns)
+    yield Items(sentences(compared, columns))
     lines = compared
     if len(compared) > _MOST_LINES:
         links = [(first.name, second.name) for first, second in pairs(images.rows)]
@@ -42,26 +42,21 @@ def section(images: ImageSet, compared: Sequence[Comparison], columns: Sequence[
     yield Text(" ".join(_legend(compared)))
 
 
-def _sentences(compared: Sequence[Comparison], columns: Sequence[str]) -> Iterator[Block]:
-    found = [
-        (its.adjusted, columns.index(column), _sentence(one, column, its))
-        for one in compared
-        for column, its in one.differences.items()
-        if its.differs
-    ]
+def sentences(compared: Sequence[Comparison], columns: Sequence[str]) -> list[str]:
+    """Return what the comparisons say: the clearest differences first, or one sentence if there are none."""
+    every = [(one, c, one.differences[c]) for one in compared for c in columns if c in one.differences]
+    found = [(its.adjusted, columns.index(c), _sentence(one, c, its)) for one, c, its in every if its.differs]
     if found:
-        shown = sorted(found)[:_MOST_SENTENCES]
-        more = [f"and {len(found) - len(shown)} more, in bold below"] if len(found) > len(shown) else []
-        yield Items([*(text for *_, text in shown), *more])
-        return
-    if any(its.p is not None for one in compared for its in one.differences.values()):
-        unsure = any(its.p is None for one in compared for its in one.differences.values())
-        yield Text(f"No two methods can be told apart: p > 0.05{f', or {TOO_SMALL}' * unsure}.")
-    else:
-        yield Text(
-            f"No difference can be told from chance yet: {TOO_SMALL}. With {statistics.pairs_needed(len(compared))} "
-            "seeds of each method, a test could."
-        )
+        more = len(found) - _MOST_SENTENCES
+        rest = [f"and {more} more, in bold in the table of differences"] if more > 0 else []
+        return [*(text for *_, text in sorted(found)[:_MOST_SENTENCES]), *rest]
+    if any(its.p is not None for *_, its in every):
+        unsure = f", or {TOO_SMALL}" if any(its.p is None for *_, its in every) else ""
+        return [f"No two methods can be told apart: p > 0.05{unsure}."]
+    return [
+        f"No difference can be told from chance yet: {TOO_SMALL}. With {statistics.pairs_needed(len(compared))} seeds "
+        "of each method, a test could."
+    ]
 
 
 def _sentence(one: Comparison, column: str, its: Difference) -> str:

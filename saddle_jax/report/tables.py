@@ -55,15 +55,16 @@ def seeds(number: int) -> str:
     return "1 (one seed)" if number == 1 else str(number)
 
 
-def comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[str] = COLUMNS) -> str:
     """Return a text table with one line per name.
 
     Args:
       rows: maps a name to its reports, one per seed.
+      columns: of the table.
     """
-    lines = [["", *COLUMNS, "n"]]
+    lines = [["", *columns, "n"]]
     for name, reports in rows.items():
-        cells = [spread([accuracy(report, column) for report in reports]) for column in COLUMNS]
+        cells = [spread([accuracy(report, column) for report in reports]) for column in columns]
         lines.append([name, *cells, str(len(reports))])
     return aligned(lines)
 
