@@ -17,7 +17,20 @@ from saddle_jax.errors import ConfigError
 from saddle_jax.experiment import catalogue
 from saddle_jax.longtail import ClassStats
 from saddle_jax.modes import report as program
-from saddle_jax.report import confusion, content, cost, curves, exports, page, plots, provenance, rows, runs
+from saddle_jax.report import (
+    comparisons,
+    confusion,
+    content,
+    cost,
+    curves,
+    differences,
+    exports,
+    page,
+    plots,
+    provenance,
+    rows,
+    runs,
+)
 from saddle_jax.spectra import results as spectra_results
 from saddle_jax.training import evaluate
 
@@ -236,6 +249,11 @@ def test_pictures_hold_six_methods_and_sgd_is_in_each(tmp_path):
     assert [len(part) for part in parts] == [6, 3, 6, 1]  # methods without a partner share figures
     assert all(part[0] == "sgd" for part in parts[:2])
     assert sorted(link for part in parts[:2] for link in part[1:]) == sorted(links)
+    # Of the many pairs of methods, the page shows links beside plain SGD.
+    compared = comparisons.compare(images, ("tail",), "last")
+    (table,) = (b for b in differences.section(images, compared, ("tail",), "last") if isinstance(b, page.Table))
+    assert len(compared) == 15 * 14 / 2
+    assert [line[0].splitlines()[1] for line in table.lines] == ["vs. CE + DRW"] * len(links)
 
 
 def test_a_run_of_another_version_has_its_place(tmp_path):

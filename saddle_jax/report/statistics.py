@@ -18,6 +18,7 @@ from saddle_jax import scores
 LEVEL = 0.95
 ALPHA = 0.05
 RESAMPLES, SEED = 4000, 1
+_ENUMERATED = 13  # pairs with equal sizes of differences, whose 2^n exchanges are all looked at
 _BLOCK = 256  # resamples of the images that are worked on at once
 
 Interval = tuple[float, float]
@@ -64,7 +65,12 @@ def wilcoxon(differences_n: Sequence[float]) -> float | None:
     if smallest_p(len(differences_n)) > ALPHA:
         return None
     changed = _changes(differences_n)
-    return float(stats.wilcoxon(changed).pvalue) if len(changed) > 1 else 1.0
+    if len(changed) < 2:
+        return 1.0
+    equal_sizes = len(np.unique(np.abs(changed))) < len(changed)
+    enumerate_all = equal_sizes and len(changed) <= _ENUMERATED
+    method = stats.PermutationMethod(n_resamples=2 ** len(changed)) if enumerate_all else "auto"
+    return float(stats.wilcoxon(changed, method=method).pvalue)
 
 
 def _changes(differences_n: Sequence[float]) -> np.ndarray:
