@@ -61,7 +61,7 @@ def measure(labels_N: np.ndarray, predictions_N: np.ndarray, logits_NC: np.ndarr
 
     seen = sums(np.ones(len(labels_N)))
     values = _figures(seen)
-    drawn = map(sums, _resamples(labels_N))
+    drawn = map(sums, resamples(labels_N, RESAMPLES, SEED))
     reports = {}
     for name, found_R in _figures(_Sums(*map(np.stack, zip(*drawn, strict=True)))).items():
         value, (low, high) = values[name], _quantiles(found_R)
@@ -99,13 +99,13 @@ def blocks(logits_NC: np.ndarray) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def _resamples(labels_N: np.ndarray) -> Iterator[np.ndarray]:
+def resamples(labels_N: np.ndarray, number: int, seed: int) -> Iterator[np.ndarray]:
     """Yield how often each image occurs in each resample, which draws as many images of each class with replacement."""
-    generator, images = np.random.default_rng(SEED), len(labels_N)
+    generator, images = np.random.default_rng(seed), len(labels_N)
     by_class_N = np.argsort(labels_N, kind="stable")
     sizes_C = np.bincount(labels_N)
     first_N, size_N = (np.repeat(values_C, sizes_C) for values_C in (np.cumsum(sizes_C) - sizes_C, sizes_C))
-    for _ in range(RESAMPLES):
+    for _ in range(number):
         yield np.bincount(by_class_N[first_N + generator.integers(size_N)], minlength=images)
 
 

@@ -14,9 +14,23 @@ from conftest import ROOT
 
 from configs import digits_lt
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import catalogue
 from saddle_jax.longtail import ClassStats
 from saddle_jax.modes import report as program
-from saddle_jax.report import confusion, content, cost, curves, page, plots, provenance, rows, runs, tables
+from saddle_jax.report import (
+    comparisons,
+    confusion,
+    content,
+    cost,
+    curves,
+    differences,
+    exports,
+    page,
+    plots,
+    provenance,
+    rows,
+    runs,
+)
 from saddle_jax.spectra import results as spectra_results
 from saddle_jax.training import evaluate
 
@@ -86,10 +100,14 @@ def pair(tmp_path):
 
 def test_the_tables_numbers_by_hand(pair, tmp_path, no_pictures):
     files = written(pair, tmp_path / "out")
-    assert set(files) == {"report.html", "report.md", "table.csv", "table.tex"}
+    assert set(files) == {
+        "report.html",
+        "report.md",
+        *(f"{name}.{kind}" for name in ("table", "differences") for kind in ("csv", "tex")),
+    }
     sgd, sgd_best, sam, _ = csv_lines(files["table.csv"])
-    assert [sgd[key] for key in ("method", "epoch", "n")] == ["ce_drw", "last", "3"]
-    assert [sgd_best[key] for key in ("method", "epoch", "n")] == ["ce_drw", "best on test", "3"]
+    assert [sgd[key] for key in ("method", "epoch", "n")] == ["CE + DRW", "last", "3"]
+    assert [sgd_best[key] for key in ("method", "epoch", "n")] == ["CE + DRW", "best on test", "3"]
     # Tail of the three seeds: (6 + 5) / 2, (4 + 3) / 2, (6 + 2) / 2 of ten.
     assert float(sgd["tail_mean"]) == pytest.approx((55 + 35 + 40) / 3, abs=1e-4)
     squares = (35 / 3) ** 2 + (25 / 3) ** 2 + (10 / 3) ** 2
@@ -100,25 +118,12 @@ def test_the_tables_numbers_by_hand(pair, tmp_path, no_pictures):
     assert (float(sgd_best["tail_mean"]), float(sgd_best["tail_sd"])) == (90, 0)
     assert float(sam["tail_mean"]) == pytest.approx((65 + 55 + 100) / 3, abs=1e-4)
     groups = "93.3 ± 2.9 | 80.0 ± 8.7 | 43.3 ± 10.4"
-    assert f"| ce_drw | last | 72.2 ± 3.5 | {groups} | {groups} | 3 |" in files["report.md"]
+    assert f"| CE + DRW | last | 72.2 ± 3.5 | {groups} | {groups} | 3 |" in files["report.md"].replace("**", "")
     assert "| head (2) | mid (2) | tail (2) | many (2) | medium (2) | few (2) | n |" in files["report.md"]
-    assert ">43.3 ± 10.4</td>" in files["report.html"]
-    assert r"ce\_drw & last & 72.2 $\pm$ 3.5 &" in files["table.tex"]
+    assert ">43.3 ± 10.4</b></td>" in files["report.html"]
+    assert r"CE + DRW & \textbf{72.2 $\pm$ 3.5} &" in files["table.tex"]  # SAM's is higher, but n is too small to say
+    assert "6 classes of 200 to 4 training images, 60 test images; epoch: last}" in files["table.tex"]
     assert "on the test images themselves, so it is optimistic" in files["report.html"]
-
-
-def test_what_sam_changed_is_paired_by_seed(pair, tmp_path, no_pictures):
-    text = written(pair, tmp_path / "out")["report.md"]
-    # Seeds 1 and 2 only: tail 35 -> 65 and 40 -> 55; head 95 -> 95 and 90 -> 90.
-    line = next(line for line in text.splitlines() if line.startswith("| ce_drw_sam − ce_drw | last"))
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[3] == "+0.0 ± 0.0 0↑ 0↓"
-    assert cells[5] == "+22.5 ± 10.6 2↑ 0↓"
-    assert cells[-1] == "2"
-    assert "| SAM − SGD | epoch" in text
-    assert "same seeds and configs except for SAM." in text
-    other = write_run(tmp_path / "other", "ce_drw_sam", 1, loss__effective_beta=0.9)  # differs in more than SAM
-    assert "Effect of SAM" not in written([*pair[:3], other], tmp_path / "without")["report.md"]
 
 
 def test_one_seed_is_marked_and_given_no_spread(tmp_path, no_pictures):
@@ -145,18 +150,30 @@ def test_which_runs_are_one_row(tmp_path):
     (images,), lost = arranged(folders)
     found = {row.name: [run.folder.name for run in row.runs] for row in images.rows}
     assert found == {
-        "ce_drw, every=20 epochs": ["a", "c", "b"],  # seeds 0, 2, 10
-        "ce_drw, every=1 epochs": ["often"],
-        "ce_drw_sam, rho=0.1": ["sam"],
-        "ce_drw_sam, rho=0.25": ["wider"],
-        "vs": ["vs"],
+        "CE + DRW, every=20 epochs": ["a", "c", "b"],  # seeds 0, 2, 10
+        "CE + DRW, every=1 epochs": ["often"],
+        "CE + DRW + SAM, rho=0.1": ["sam"],
+        "CE + DRW + SAM, rho=0.25": ["wider"],
+        "VS": ["vs"],
     }
     assert [run.folder.name for row in images.rows for run in row.repeated] == ["again"]
     assert not lost
     names = {(first.name, second.name) for first, second in rows.pairs(images.rows)}
-    assert names == {("ce_drw, every=20 epochs", f"ce_drw_sam, rho={rho}") for rho in ("0.1", "0.25")}
+    assert names == {("CE + DRW, every=20 epochs", f"CE + DRW + SAM, rho={rho}") for rho in ("0.1", "0.25")}
     notes = page.as_markdown(list(provenance.notes([images], lost)))
     assert "again: not counted: this method already has a run with these seeds" in notes
+
+
+def test_names_for_people_come_from_the_catalogue():
+    plain = {"method": "plain", "loss.name": "ldam", "loss.class_weights": "none", "optim.name": "sgd"}
+    assert catalogue.title_of(plain) == "LDAM"
+    weighted = {**plain, "loss.class_weights": "reweight", "optim.name": "sse_sam"}
+    assert catalogue.title_of(weighted) == "LDAM + RW + SSE-SAM"
+    assert catalogue.title_of({**plain, "method": "paco", "optim.name": "my.links:random_sam"}) == "PaCo + random_sam"
+    assert catalogue.title_of({**plain, "loss.name": "of_2030", "loss.class_weights": "new"}) == "of_2030 + new"
+    named = [e for choice in rows._WITH_FIELDS for name, e in catalogue.ENTRIES[choice].items() if ":" not in name]
+    titles = [entry.title for entry in named if entry is not catalogue.ENTRIES["method"]["plain"]]
+    assert all(titles) and len(set(titles)) == len(titles)
 
 
 def test_links_are_rows_of_one_family(tmp_path):
@@ -170,12 +187,12 @@ def test_links_are_rows_of_one_family(tmp_path):
     (images,), _ = arranged(folders)
     found = {row.name: [run.folder.name for run in row.runs] for row in images.rows}
     assert found == {
-        "ce_drw": ["ce_drw", "idle fields"],
-        "ce_drw_imbsam, tail_below=0": ["ce_drw_imbsam"],
-        "ce_drw_imbsam, tail_below=20": ["own field"],
-        "ce_drw_sam": ["ce_drw_sam"],
-        "vs_asam": ["vs_asam"],
-        "glmc_le_sam": ["glmc"],
+        "CE + DRW": ["ce_drw", "idle fields"],
+        "CE + DRW + ImbSAM, tail_below=0": ["ce_drw_imbsam"],
+        "CE + DRW + ImbSAM, tail_below=20": ["own field"],
+        "CE + DRW + SAM": ["ce_drw_sam"],
+        "VS + ASAM": ["vs_asam"],
+        "GLMC + LE-SAM": ["glmc"],
     }
     assert [[row.link for row in family] for family in rows.families(images.rows)] == [
         ["sgd", "imbsam", "imbsam", "sam"],
@@ -183,13 +200,13 @@ def test_links_are_rows_of_one_family(tmp_path):
         ["le_sam"],
     ]
     assert [(first.name, second.link) for first, second in rows.pairs(images.rows)] == [
-        ("ce_drw", "imbsam"),
-        ("ce_drw", "imbsam"),
-        ("ce_drw", "sam"),
+        ("CE + DRW", "imbsam"),
+        ("CE + DRW", "imbsam"),
+        ("CE + DRW", "sam"),
     ]
 
 
-def test_what_links_changed_and_cost(tmp_path, no_pictures):
+def test_cost(tmp_path, no_pictures):
     folders = [write_run(tmp_path / m, m) for m in ("ce_drw", "ce_drw_cc_sam", "ce_drw_sam")]
     for folder, evaluations in ((folders[0], [1, 1, 1, 1]), (folders[1], [2, 3, 3, 4])):  # the last one did not count
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -197,17 +214,14 @@ def test_what_links_changed_and_cost(tmp_path, no_pictures):
             record["train/gradient_evaluations"] = number
         (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     files = written(folders, tmp_path / "out")
-    assert "### Effect of each link, seed by seed" in files["report.md"]
-    assert "| ce_drw_cc_sam − ce_drw | last" in files["report.md"]
-    assert "except for the link (optim.name), which changes gradients" in files["report.md"]
     header = next(line for line in files["report.md"].splitlines() if line.startswith("| method | epoch | overall"))
     assert header.endswith("| few (2) | gradients | n |")
     cost = {(line["method"], line["epoch"]): line["gradients_mean"] for line in csv_lines(files["table.csv"])}
-    assert cost["ce_drw", "last"] == "20.0"
-    assert cost["ce_drw_cc_sam", "last"] == "60.0"
-    assert cost["ce_drw_cc_sam", "best on test"] == "25.0"  # by step 10
-    assert cost["ce_drw_sam", "last"] == ""
-    lines = [line for line in files["report.md"].splitlines() if line.startswith("| ce_drw")]
+    assert cost["CE + DRW", "last"] == "20.0"
+    assert cost["CE + DRW + CC-SAM", "last"] == "60.0"
+    assert cost["CE + DRW + CC-SAM", "best on test"] == "25.0"  # by step 10
+    assert cost["CE + DRW + SAM", "last"] == ""
+    lines = [line for line in files["report.md"].splitlines() if line.startswith("| CE + DRW")]
     assert lines[2].endswith("| 60 | 1 (one seed) |")
     assert lines[4].endswith("|  | 1 (one seed) |")
     assert "<td>60</td>" in files["report.html"]
@@ -235,6 +249,11 @@ def test_pictures_hold_six_methods_and_sgd_is_in_each(tmp_path):
     assert [len(part) for part in parts] == [6, 3, 6, 1]  # methods without a partner share figures
     assert all(part[0] == "sgd" for part in parts[:2])
     assert sorted(link for part in parts[:2] for link in part[1:]) == sorted(links)
+    # Of the many pairs of methods, the page shows links beside plain SGD.
+    compared = comparisons.compare(images, ("tail",), "last")
+    (table,) = (b for b in differences.section(images, compared, ("tail",), "last") if isinstance(b, page.Table))
+    assert len(compared) == 15 * 14 / 2
+    assert [line[0].splitlines()[1] for line in table.lines] == ["vs. CE + DRW"] * len(links)
 
 
 def test_a_run_of_another_version_has_its_place(tmp_path):
@@ -249,7 +268,7 @@ def test_a_run_of_another_version_has_its_place(tmp_path):
     (new / "config.json").write_text(json.dumps(config))
     (images,), _ = arranged([old, new, own])
     found = {row.name: [run.folder.name for run in row.runs] for row in images.rows}
-    assert found == {"ce_drw": ["old", "own"], "ce_drw, list=((), '{}'), method.name=glmc": ["new"]}
+    assert found == {"CE + DRW": ["old", "own"], "CE + DRW, list=((), '{}'), method.name=glmc": ["new"]}
 
 
 def test_other_images_are_kept_apart(tmp_path, no_pictures):
@@ -259,7 +278,7 @@ def test_other_images_are_kept_apart(tmp_path, no_pictures):
     same_seed = write_run(tmp_path / "swapped", "vs", seed=0)
     (same_seed / "class_stats.json").write_text(json.dumps(stats | {"content_hash": "other pixels"}))
     images, _ = arranged([*folders, same_seed])
-    assert [[row.name for row in one.rows] for one in images] == [["ce_drw"], ["vs"]]
+    assert [[row.name for row in one.rows] for one in images] == [["CE + DRW"], ["VS"]]
     assert images[1].title.endswith("images other pixels")
     fewer = write_run(tmp_path / "fewer", "vs", seed=5)
     (fewer / "class_stats.json").write_text(json.dumps(stats | {"counts": [100, 50, 20, 9, 5, 2]}))
@@ -352,7 +371,7 @@ def test_nothing_from_a_run_is_taken_for_markup(tmp_path, no_pictures):
 
 
 def test_every_character_that_latex_takes_for_its_own():
-    assert tables.latex_text(r"a_b & 50% $ # {x} ~ ^ \ < >") == (
+    assert exports.latex_text(r"a_b & 50% $ # {x} ~ ^ \ < >") == (
         r"a\_b \& 50\% \$ \# \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \textless{} \textgreater{}"
     )
 
@@ -454,10 +473,10 @@ def test_spectra_where_they_exist(pair, tmp_path, no_pictures):
     (where / "all.png").write_bytes(PNG)
     files = written(pair, tmp_path / "deep" / "out")
     assert (
-        "| ce_drw | class 5 | 4 | -1.500 ± 0.707 | 20.000 ± 0.000 | 0.075 ± 0.035 | 3e-05 | 2 |" in files["report.md"]
+        "| CE + DRW | class 5 | 4 | -1.500 ± 0.707 | 20.000 ± 0.000 | 0.075 ± 0.035 | 3e-05 | 2 |" in files["report.md"]
     )
     assert "All measured at step 20; ce loss, logit scale 1" in files["report.md"]
-    assert "class 5 (4 images): ce_drw_sam, seed 1; step 20" in files["report.md"]
+    assert "class 5 (4 images): CE + DRW + SAM, seed 1; step 20" in files["report.md"]
     assert files["report.html"].count('alt="Hessian spectrum of class ') == 4  # rarest and largest class, SGD and SAM
     assert 'href="../../ce_drw_sam/seed-2/spectra/20/all.png"' in files["report.html"]
     (where / "summary.json").write_text("{")
@@ -477,7 +496,7 @@ def test_where_the_numbers_come_from(pair, tmp_path, no_pictures):
     assert "2 x gpu: H; saddle_jax ?, commit unknown; Python ?; jax 9.9" in text
     assert "versions or devices differ" in text
     assert f"{tmp_path / 'ce_drw_sam'}: seed-1, seed-2, seed-3" in text
-    assert "| ce_drw_sam | sam | 0.1 |" in text  # of the fields that differ
+    assert "| CE + DRW + SAM | sam | 0.1 |" in text  # of the fields that differ
 
 
 def test_which_directories_are_runs(tmp_path, monkeypatch):
@@ -502,28 +521,37 @@ def main(*arguments, cwd=ROOT):
 
 
 def test_the_command_without_jax(pair, tmp_path):
+    flags = ["--mode", "report", "--columns", "overall", "tail", "--epoch", "best", "--runs"]
     absent = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "clu", "sklearn")
     script = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({absent!r}))
-sys.argv = ["main.py", "--mode", "report", "--runs", *{[str(folder) for folder in pair]!r}]
+sys.argv = ["main.py", *{flags!r}, *{[str(folder) for folder in pair]!r}]
 sys.path.insert(0, {str(ROOT)!r})
 runpy.run_path({str(ROOT / "main.py")!r}, run_name="__main__")
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("done   report/report.html")
-    assert "Report on 6 runs" in (tmp_path / "report/report.html").read_text()
+    assert re.search(r"at the best epoch\n +overall +tail +n\nCE \+ DRW +96.7 ± 0.0 +90.0 ± 0.0 +3\n", result.stdout)
+    assert "No difference can be told from chance yet: n too small to say." in result.stdout
+    text = (tmp_path / "report/report.md").read_text()
+    assert "Report on 6 runs" in text and "| method | epoch | overall | tail (2) | n |" in text
 
 
 def test_errors_of_the_command(tmp_path):
     nothing = main("--mode=report", "--runs=nothing/*", cwd=tmp_path)
     assert "config error (1 problem)" in nothing.stderr
     assert "found no directory at 'nothing/*'" in nothing.stderr
-    wrong = main("--mode=report", "--config.seed=3", cwd=tmp_path)
+    wrong = main("--mode=report", "--config.seed=3", "--columns", "tail", "tial", "--epoch=lats", cwd=tmp_path)
     assert "--runs: found nothing, expected the run directories" in wrong.stderr
     assert "--config.seed=3 has no effect" in wrong.stderr
-    other = main("--mode=check", "--runs", "a", "b", cwd=tmp_path)
+    assert "--columns: found 'tial', expected some of overall,balanced,head" in wrong.stderr
+    assert "Did you mean tail?" in wrong.stderr
+    assert "value should be one of <last|best>" in wrong.stderr
+    other = main("--mode=check", "--runs", "a", "b", "--columns=tail", "--epoch=best", cwd=tmp_path)
+    for flag in ("columns", "epoch"):
+        assert f"--{flag} belongs to --mode report, found --mode check" in other.stderr
     assert "--runs belongs to --mode report, found --mode check" in other.stderr
     write_run(tmp_path / "a")
     file = main("--mode=report", "--runs=a", "--workdir=a/run.json", cwd=tmp_path)

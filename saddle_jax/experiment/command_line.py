@@ -39,6 +39,8 @@ flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wr
 flags.DEFINE_string("class_map", None, "import: file that says which output is which class.")
 flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
 flags.DEFINE_list("runs", [], "report: run directories to read; globs in quotes.")
+flags.DEFINE_list("columns", [], "report: columns of its tables; by default all but balanced.")
+flags.DEFINE_enum("epoch", "last", ["last", "best"], "report: the epoch that rows are compared at.")
 flags.DEFINE_bool("distributed", False, "train: this is one of several processes.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if the environment does not say.")
 flags.DEFINE_integer("num_processes", None, "Number of processes, if the environment does not say.", lower_bound=1)
@@ -49,7 +51,10 @@ flags.DEFINE_bool("import_code", False, "Import the code outside saddle_jax that
 _PLAIN_FLAGS = copy.deepcopy(FLAGS)
 _PATHS = ("workdir", "out", "torch_file", "class_map", "compare")
 # Flags that a command has under their own names.
-_PASSED_ON = ("checkpoint", "compare", "runs", "torch_file", "class_map", "adjust", "out", "formats", "import_code")
+_PASSED_ON = (
+    *("checkpoint", "compare", "runs", "columns", "epoch", "torch_file", "class_map", "adjust", "out", "formats"),
+    "import_code",
+)
 
 
 class Command(NamedTuple):
@@ -62,6 +67,8 @@ class Command(NamedTuple):
     checkpoint: str | None = None
     compare: Sequence[str] = ()  # runs
     runs: Sequence[str] = ()  # globs
+    columns: Sequence[str] = ()  # of a report; none: the usual ones
+    epoch: str = "last"  # of a report: last or best
     torch_file: str | None = None
     class_map: str | None = None  # file
     processes: Processes | None = None  # None: this is the only one
@@ -130,13 +137,13 @@ def parse(argv: list[str]) -> Command:
 
 
 def _join_values(arguments: list[str]) -> list[str]:
-    """Write `--flag value` as `--flag=value`, and `--compare a b` as `--compare=a,b`; likewise --runs, --formats."""
+    """Write `--flag value` as `--flag=value`, and `--compare a b` as `--compare=a,b`; likewise the other lists."""
     joined: list[str] = []
     for argument in arguments:
         is_value = not argument.startswith("-") or re.match(r"-\.?\d", argument)
         if joined and is_value and joined[-1].startswith("-") and "=" not in joined[-1]:
             joined[-1] += f"={argument}"
-        elif joined and is_value and re.match(r"--?(compare|runs|formats)=", joined[-1]):
+        elif joined and is_value and re.match(r"--?(compare|runs|formats|columns)=", joined[-1]):
             joined[-1] += f",{argument}"
         else:
             joined.append(argument)

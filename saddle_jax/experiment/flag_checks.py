@@ -10,11 +10,12 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from saddle_jax.errors import ConfigError
+from saddle_jax.errors import ConfigError, did_you_mean
 from saddle_jax.experiment import adjustment
 
 FLAGS = flags.FLAGS
 EXPORT_FORMATS = ("stablehlo", "safetensors", "onnx")
+REPORT_COLUMNS = ("overall", "balanced", "head", "mid", "tail", "many", "medium", "few")
 
 
 class Processes(NamedTuple):
@@ -47,6 +48,16 @@ def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
         yield "--runs: found nothing, expected the run directories to report on. Fix: e.g. --runs 'runs/*'"
     if FLAGS.mode == "report" and of_config:
         yield f"--mode report reads each run's own config: {of_config[0]} has no effect. Fix: leave it out"
+    for name in ("columns", "epoch"):
+        if FLAGS[name].present and FLAGS.mode != "report":
+            yield f"--{name} belongs to --mode report, found --mode {FLAGS.mode}"
+    if FLAGS["columns"].present and not any(FLAGS.columns):
+        yield f"--columns: found nothing, expected some of {','.join(REPORT_COLUMNS)}"
+    elif unknown := [name for name in FLAGS.columns if name not in REPORT_COLUMNS]:
+        yield (
+            f"--columns: found {', '.join(map(repr, unknown))}, expected some of {','.join(REPORT_COLUMNS)}."
+            f"{did_you_mean(unknown[0], REPORT_COLUMNS)}"
+        )
     if FLAGS.checkpoint is not None and FLAGS.mode not in ("eval", "predict", "export", "spectra"):
         yield f"--checkpoint belongs to --mode eval, predict, export, and spectra, found --mode {FLAGS.mode}"
     if FLAGS["out"].present and FLAGS.mode not in ("predict", "export"):

@@ -52,8 +52,9 @@ OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware 
                              --checkpoint; with --compare RUN RUN ... draw the spectra of several runs side by side
          check               build everything, print classes, steps and sizes, take one step, draw training images;
                              nothing else is written
-         report              read the runs that --runs names (globs in quotes) and write report.html, report.md,
-                             table.csv and table.tex into --workdir, by default report/
+         report              read the runs that --runs names (globs in quotes) and write report.html, report.md, and
+                             tables of accuracies and differences (.csv, .tex) into --workdir, by default report/;
+                             --columns overall,tail chooses columns, --epoch best compares at the best epoch
          import              make a run from the PyTorch checkpoint that --torch_file names; --class_map FILE says
                              which output is which class
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from saddle_jax.report import predictions
 from saddle_jax.report.runs import Run
 
 GROUPS = ("head", "mid", "tail")
@@ -17,15 +17,11 @@ def read(run: Run) -> np.ndarray | None:
 
     Each row is a true class and sums to 1. The row of a class without a test image is NaN.
     """
-    if not run.finished:
+    found = predictions.read(run, "last")
+    if found is None:
         return None
-    path = run.folder / "eval" / f"{run.results['last']['step']}-test-predictions.npz"
     counts_CC = np.zeros((len(run.images.counts_C),) * 2)
-    try:
-        with np.load(path) as stored:
-            np.add.at(counts_CC, (stored["labels"], stored["predictions"]), 1)
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
-        return None
+    np.add.at(counts_CC, found, 1)
     totals_C1 = counts_CC.sum(1, keepdims=True)
     return counts_CC / np.where(totals_C1 > 0, totals_C1, np.nan)
 

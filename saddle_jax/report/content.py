@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from saddle_jax.report import confusion, cost, curves, plots, tables
-from saddle_jax.report.page import Block, Heading, Pictures, Table, Text
+from saddle_jax.report import comparisons, confusion, cost, curves, differences, plots, tables
+from saddle_jax.report.comparisons import Comparison
+from saddle_jax.report.page import Block, Heading, Pictures, Strong, Table, Text
 from saddle_jax.report.provenance import together
-from saddle_jax.report.rows import ImageSet, Row, all_runs, families, pairs, same_seeds
+from saddle_jax.report.rows import ImageSet, Row, all_runs, families
 from saddle_jax.report.runs import chosen_by
 
 _MOST_METHODS = 6  # per figure
@@ -20,37 +21,56 @@ _CURVES = (
 )
 
 
-def lines_of(images: ImageSet) -> list[tables.Line]:
-    """Return two table lines for each row with a finished run: its last epoch and its best epoch."""
+def lines_of(images: ImageSet, compared: Sequence[Comparison], columns: Sequence[str], epoch: str) -> list[tables.Line]:
+    """Return two table lines for each row with a finished run: its last epoch and its best epoch.
+
+    Args:
+      images: the rows.
+      compared: every two of them.
+      columns: of the table.
+      epoch: "last" or "best", at which the rows are compared.
+    """
+    leading = {column: comparisons.leading(images, compared, column, epoch) for column in columns}
     lines = []
     for row in images.rows:
         if not row.runs:
             continue
+        ahead = frozenset(column for column, names in leading.items() if row.name in names)
         for which in ("last", "best"):
             reports = [run.results[which] for run in row.runs]
             splits = " or ".join(sorted({chosen_by(report) for report in reports}))
-            epoch = "last" if which == "last" else f"best on {splits}"
+            title = "last" if which == "last" else f"best on {splits}"
             gradients = [cost.gradient_evaluations(run, run.results[which]["step"]) for run in row.runs]
-            lines.append(tables.Line(images.title, row.name, epoch, reports, gradients))
+            told = ahead if which == epoch else frozenset()
+            lines.append(tables.Line(images.title, row.name, which, title, reports, gradients, told))
     return lines
 
 
-def section(images: ImageSet) -> Iterator[Block]:
-    """Yield everything about a set of images except its spectra and configs."""
-    yield from _accuracy(images)
+def section(
+    images: ImageSet, lines: Sequence[tables.Line], compared: Sequence[Comparison], columns: Sequence[str], epoch: str
+) -> Iterator[Block]:
+    """Yield everything about a set of images except its spectra and configs.
+
+    Args:
+      images: the rows.
+      lines: of `lines_of`.
+      compared: every two rows.
+      columns: of the tables.
+      epoch: "last" or "best", at which the rows are compared.
+    """
+    yield from _accuracy(images, lines, columns)
     if not any(row.runs for row in images.rows):
         yield Text("No run on these images has finished, so there is no accuracy to report yet.", warning=True)
-    yield from _what_links_changed(images)
+    yield from differences.section(images, compared, columns, epoch)
     yield from _class_bars(images)
     yield from _curves(images)
     yield from _confusion(images)
 
 
-def _accuracy(images: ImageSet) -> Iterator[Block]:
-    lines = lines_of(images)
+def _accuracy(images: ImageSet, lines: Sequence[tables.Line], columns: Sequence[str]) -> Iterator[Block]:
     if not lines:
         return
-    columns = tables.BOTH_GROUPINGS
+    lines = list(_once(lines))
     costs = [np.mean(line.gradients) for line in lines]
     tells_cost = not np.isnan(costs).all()
     header = ["method", "epoch"]
@@ -63,7 +83,8 @@ def _accuracy(images: ImageSet) -> Iterator[Block]:
     for line, gradients in zip(lines, costs, strict=True):
         row = [line.method, line.epoch]
         for column in columns:
-            row.append(tables.spread([tables.accuracy(report, column) for report in line.reports]))
+            text = tables.spread([tables.accuracy(report, column) for report in line.reports])
+            row.append(Strong(text) if column in line.leading else text)
         if tells_cost:
             row.append("" if np.isnan(gradients) else f"{gradients:,.0f}")
         row.append(tables.seeds(len(line.reports)))
@@ -76,47 +97,26 @@ def _accuracy(images: ImageSet) -> Iterator[Block]:
         "are the first, middle, and last classes in the order of their sizes. many, medium, and few are the classes "
         "with more than 100, 20 to 100, and fewer than 20 training images."
     )
+    if any(line.leading for line in lines):
+        yield Text(
+            "Bold: not distinguishable from the best method of the column (p > 0.05 below, or n too small to say)."
+        )
     if tells_cost:
         yield Text("gradients: number of gradients up to that epoch, each of one training batch; mean over seeds.")
-    if any(line.epoch.endswith("test") for line in lines if line.epoch != "last"):
+    if any(line.epoch.endswith("test") for line in lines):
         yield Text(
             "“best on test” is the epoch with the highest accuracy on the test images themselves, so it is optimistic. "
             "Set config.data.validation_fraction to choose the best epoch on held-out training images."
         )
 
 
-def _what_links_changed(images: ImageSet) -> Iterator[Block]:
-    cells, links = [], set()
-    for first, second in pairs(images.rows):
-        both = same_seeds(first, second)
-        if not both:
-            continue
-        name = f"{second.name} − {first.name}"
-        for which in ("last", "best"):
-            reports = [[run.results[which] for run in runs] for runs in zip(*both, strict=True)]
-            values = [_difference(reports[0], reports[1], column) for column in tables.BOTH_GROUPINGS]
-            cells.append([name, which, *values, tables.seeds(len(both))])
-            links.add(second.link)
-    if not cells:
-        return
-    only_sam = links == {"sam"}
-    yield Heading(f"Effect of {'SAM' if only_sam else 'each link'}, seed by seed", 3)
-    yield Table(["SAM − SGD" if only_sam else "link − SGD", "epoch", *tables.BOTH_GROUPINGS, "n"], cells, (0, 1))
-    link = "SAM" if only_sam else "the link (optim.name), which changes gradients before weight decay and momentum"
-    yield Text(
-        "Difference in accuracy in percentage points, mean ± sample standard deviation over n pairs of runs. The runs "
-        f"of a pair have the same seeds and configs except for {link}. The arrows count the pairs in which accuracy "
-        "went up and down. The standard error of the mean is the standard deviation divided by √n. SGD takes one "
-        "gradient per step, SAM two."
-    )
-
-
-def _difference(first: Sequence[Mapping], second: Sequence[Mapping], column: str) -> str:
-    differences = tables.paired_difference(first, second, column)[0]
-    if np.isnan(differences).any():
-        return "n/a"
-    spread = f" ± {differences.std(ddof=1):.1f}" if len(differences) > 1 else ""
-    return f"{differences.mean():+.1f}{spread}\n{(differences > 0).sum()}↑ {(differences < 0).sum()}↓"
+def _once(lines: Sequence[tables.Line]) -> Iterator[tables.Line]:
+    """Yield the lines, a method's last and best epoch together where they are the same."""
+    for last, best in zip(lines[::2], lines[1::2], strict=True):
+        if [report["step"] for report in last.reports] == [report["step"] for report in best.reports]:
+            yield last._replace(epoch=f"last, {best.epoch}", leading=last.leading | best.leading)
+        else:
+            yield from (last, best)
 
 
 def _class_bars(images: ImageSet) -> Iterator[Block]:

@@ -33,6 +33,10 @@ class Items(NamedTuple):
     items: Sequence[str]
 
 
+class Strong(str):
+    """A cell of a table in bold."""
+
+
 class Table(NamedTuple):
     """A table; the columns in `words` hold text, the others hold numbers."""
 
@@ -161,7 +165,8 @@ def _html_table(table: Table) -> str:
 
 def _cell(text: str) -> str:
     """Return a cell's HTML, in which lines may break after a slash or an equals sign."""
-    return re.sub(r"([/=])", r"\1<wbr>", _text(text)).replace("\n", "<br>")
+    shown = re.sub(r"([/=])(?=\S)", r"\1<wbr>", _text(text)).replace("\n", "<br>")
+    return f"<b>{shown}</b>" if isinstance(text, Strong) else shown
 
 
 def _figure(png: bytes, text: str) -> str:
@@ -195,7 +200,7 @@ def _markdown_block(block: Block) -> str:
         case Table(header, lines, words):
             words = set(words)
             rule = ["---" if number in words else "---:" for number in range(len(header))]
-            rows = [[_markdown(cell) for cell in line] for line in (header, *lines)]
+            rows = [[_markdown_cell(cell) for cell in line] for line in (header, *lines)]
             return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
         case Code(text):
             return "\n".join(f"    {line}" for line in text.splitlines())
@@ -203,6 +208,10 @@ def _markdown_block(block: Block) -> str:
             return "\n".join(f"- picture, in report.html: {_markdown(text)}" for _, text in pictures)
         case Links(text, links):
             return f"{_markdown(text)} " + ", ".join(f"[{_markdown(name)}]({quote(path)})" for name, path in links)
+
+
+def _markdown_cell(text: str) -> str:
+    return f"**{_markdown(text)}**" if isinstance(text, Strong) else _markdown(text)
 
 
 def _markdown(text: str) -> str:

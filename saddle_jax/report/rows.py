@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saddle_jax import longtail
-from saddle_jax.experiment.catalogue import ENTRIES, Link, Loss, Method, group_of
+from saddle_jax.experiment.catalogue import ENTRIES, Link, Loss, Method, group_of, title_of
 from saddle_jax.experiment.schema import fixed_fields
 from saddle_jax.report.runs import Run
 
@@ -22,7 +22,7 @@ _WITH_THE_LINK = ("optim.name", "optim.batch_stats")
 class Row(NamedTuple):
     """A method: all seeds of one config."""
 
-    name: str  # short, and unique within a set
+    name: str  # such as CE + DRW + SAM; unique within a set
     config: dict[str, Any]  # without seeds and fields that have no effect
     runs: list[Run]  # finished runs, each seed once, in order
     unfinished: list[Run]
@@ -39,7 +39,12 @@ class ImageSet(NamedTuple):
 
     title: str
     rows: list[Row]
-    group_sizes: dict[str, int]  # number of classes in head, mid, tail, many, medium, few
+    groups: dict[str, np.ndarray]  # classes of head, mid, tail, many, medium, few
+
+    @property
+    def group_sizes(self) -> dict[str, int]:
+        """Number of classes in each group."""
+        return {name: len(classes) for name, classes in self.groups.items()}
 
     @property
     def counts_C(self) -> tuple[int, ...]:
@@ -66,7 +71,7 @@ def arrange(runs: Iterable[Run]) -> tuple[list[ImageSet], list[Run]]:
     found = []
     for title, members in zip(titles, sets, strict=True):
         content = f"; images {members[0].images.hashes[1]}" if titles.count(title) > 1 else ""
-        found.append(ImageSet(f"{title}{content}", _rows(members), _group_sizes(members[0])))
+        found.append(ImageSet(f"{title}{content}", _rows(members), _groups(members[0])))
     return found, lost
 
 
@@ -80,13 +85,13 @@ def _same_images(one: Run, other: Run) -> bool:
 
 def _classes(run: Run) -> tuple[Any, ...]:
     images = run.images
-    return images.counts_C, images.names, images.test_images, tuple(_group_sizes(run).values())
+    return images.counts_C, images.names, images.test_images, tuple(map(len, _groups(run).values()))
 
 
-def _group_sizes(run: Run) -> dict[str, int]:
+def _groups(run: Run) -> dict[str, np.ndarray]:
     counts_C = np.array(run.images.counts_C)
     groups = longtail.rank_groups(len(counts_C), run.config["eval.rank_bounds"]) + longtail.count_groups(counts_C)
-    return {group.name: len(group.classes) for group in groups}
+    return {group.name: group.classes for group in groups}
 
 
 def _title(run: Run) -> str:
@@ -136,8 +141,8 @@ def _tells_rows_apart(field: str, fixed: set[str]) -> bool:
 
 
 def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the methods' names as on the command line, plus the fields that differ between methods of equal name."""
-    names = [_short_name(config) for config in configs]
+    """Return the methods' titles, plus the fields that differ between methods of equal title."""
+    names = list(map(title_of, configs))
     result = []
     for config, name in zip(configs, names, strict=True):
         alike = [other for other, other_name in zip(configs, names, strict=True) if other_name == name]
@@ -150,13 +155,6 @@ def _short_field(field: str, config: Mapping[str, Any]) -> str:
     """Return the last part of a field, such as rho for sam.rho, or all of it if several fields end in that part."""
     last = field.rpartition(".")[2]
     return field if [f.rpartition(".")[2] for f in config].count(last) > 1 else last
-
-
-def _short_name(config: Mapping[str, Any]) -> str:
-    weights = config["loss.class_weights"]
-    loss = f"{config['loss.name']}{'' if weights == 'none' else f'_{weights}'}"
-    link = config["optim.name"]
-    return f"{loss if config['method'] == 'plain' else config['method']}{'' if link == 'sgd' else f'_{link}'}"
 
 
 def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,12 +1,10 @@
-"""Tables over several seeds as text, CSV, and LaTeX: mean ± standard deviation, n, and paired differences.
+"""Accuracies over several seeds as text: mean ± standard deviation, n, and paired differences.
 
 Does not need JAX.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,8 +14,6 @@ import numpy as np
 
 COLUMNS = ("overall", "head", "mid", "tail")
 BOTH_GROUPINGS = (*COLUMNS, "many", "medium", "few")
-_LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-_LATEX |= {"^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "\n": " "}
 
 
 class Line(NamedTuple):
@@ -25,9 +21,11 @@ class Line(NamedTuple):
 
     images: str  # title of the set of images; lines with different sets can't be compared
     method: str
+    which: str  # "last" or "best"
     epoch: str  # "last", or "best on" the split that chose it
     reports: Sequence[Mapping[str, Any]]  # one per seed
     gradients: Sequence[float]  # training-batch gradients up to that epoch, one per seed; NaN if the run did not count
+    leading: frozenset[str] = frozenset()  # columns in which the method can't be told from the best one
 
 
 def read_results(workdir: pathlib.Path, which: str = "last") -> dict[str, Any]:
@@ -57,15 +55,16 @@ def seeds(number: int) -> str:
     return "1 (one seed)" if number == 1 else str(number)
 
 
-def comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[str] = COLUMNS) -> str:
     """Return a text table with one line per name.
 
     Args:
       rows: maps a name to its reports, one per seed.
+      columns: of the table.
     """
-    lines = [["", *COLUMNS, "n"]]
+    lines = [["", *columns, "n"]]
     for name, reports in rows.items():
-        cells = [spread([accuracy(report, column) for report in reports]) for column in COLUMNS]
+        cells = [spread([accuracy(report, column) for report in reports]) for column in columns]
         lines.append([name, *cells, str(len(reports))])
     return aligned(lines)
 
@@ -97,57 +96,3 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
         )
         for line in lines
     )
-
-
-def as_csv(lines: Sequence[Line]) -> str:
-    """Return the table as CSV; mean and sample standard deviation (ddof = 1) have separate columns.
-
-    A cell is empty if its value does not exist.
-    """
-    columns = ("overall", "balanced", *BOTH_GROUPINGS[1:])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    numbers = [f"{column}_{what}" for column in (*columns, "gradients") for what in ("mean", "sd")]
-    writer.writerow(["images", "method", "epoch", "n", *numbers])
-    for line in lines:
-        cells: list[Any] = []
-        for column in columns:
-            cells += _mean_and_deviation([accuracy(report, column) for report in line.reports], 4)
-        cells += _mean_and_deviation(line.gradients, 1)
-        writer.writerow([line.images, line.method, line.epoch, len(line.reports), *cells])
-    return text.getvalue()
-
-
-def _mean_and_deviation(values: Sequence[float], digits: int) -> list[str]:
-    known = len(values) and not np.isnan(values).any()
-    mean = f"{np.mean(values):.{digits}f}" if known else ""
-    return [mean, f"{np.std(values, ddof=1):.{digits}f}" if known and len(values) > 1 else ""]
-
-
-def as_latex(lines: Sequence[Line]) -> str:
-    """Return the table as a LaTeX tabular for booktabs, with one section per set of images."""
-    width = len(BOTH_GROUPINGS) + 3
-    rows = [
-        "% requires \\usepackage{booktabs}; test accuracy in percent, mean and sample standard deviation over n seeds"
-    ]
-    rows += [rf"\begin{{tabular}}{{ll{'r' * (width - 2)}}}", r"\toprule"]
-    rows += [" & ".join(["method", "epoch", *BOTH_GROUPINGS, "$n$"]) + r" \\"]
-    images = None
-    for line in lines:
-        if line.images != images:
-            images = line.images
-            rows += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{{latex_text(images)}}} \\"]
-        values = [spread([accuracy(report, column) for report in line.reports]) for column in BOTH_GROUPINGS]
-        number = f"{len(line.reports)}" if len(line.reports) != 1 else r"1\textsuperscript{a}"
-        cells = [latex_text(line.method), latex_text(line.epoch), *(v.replace("±", r"$\pm$") for v in values), number]
-        rows.append(" & ".join(cells) + r" \\")
-    rows.append(r"\bottomrule")
-    if any(len(line.reports) == 1 for line in lines):
-        rows.append(rf"\multicolumn{{{width}}}{{l}}{{\textsuperscript{{a}} a single seed: no spread}} \\")
-    rows.append(r"\end{tabular}")
-    return "\n".join(rows) + "\n"
-
-
-def latex_text(text: str) -> str:
-    """Return the text escaped for LaTeX."""
-    return "".join(_LATEX.get(character, character) for character in text).replace("ρ", r"$\rho$")

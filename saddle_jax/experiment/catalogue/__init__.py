@@ -26,7 +26,7 @@ from saddle_jax.errors import ConfigError, did_you_mean
 from saddle_jax.experiment.catalogue.augmentations import AUGMENTATIONS, view_augmentations
 from saddle_jax.experiment.catalogue.entry import Entry, Link, Loss, Method, Network, Source, Values, resolve
 from saddle_jax.experiment.catalogue.links import LINKS
-from saddle_jax.experiment.catalogue.losses import LOSSES
+from saddle_jax.experiment.catalogue.losses import LOSSES, WEIGHTINGS
 from saddle_jax.experiment.catalogue.methods import METHODS
 from saddle_jax.experiment.catalogue.networks import NETWORKS
 from saddle_jax.experiment.catalogue.sources import SOURCES, images_stay_encoded
@@ -34,6 +34,7 @@ from saddle_jax.experiment.fields import Field
 
 __all__ = [
     "AUGMENTATIONS",
+    "WEIGHTINGS",
     "Entry",
     "Link",
     "Loss",
@@ -126,6 +127,25 @@ def dotted_names(values: Mapping[str, Any]) -> dict[str, str]:
 def group_of(name: str) -> str:
     """Return the group of an entry's own fields in a config: its name, or a dotted name's part after the colon."""
     return name.rpartition(":")[2]
+
+
+def title_of(values: Values) -> str:
+    """Return what tables and figures call an experiment: its method, or loss and class weights, and its link.
+
+    An example is "CE + DRW + SAM". An unknown name, such as that of another version, stands for itself.
+    """
+    weights = values["loss.class_weights"]
+    parts = [_title(Method.choice, values)]
+    if values[Method.choice] == "plain":
+        parts = [_title(Loss.choice, values), WEIGHTINGS[weights].title if weights in WEIGHTINGS else weights]
+    if values[Link.choice] != "sgd":
+        parts.append(_title(Link.choice, values))
+    return " + ".join(filter(None, parts))
+
+
+def _title(choice: str, values: Values) -> str:
+    entry = ENTRIES[choice].get(values[choice])
+    return entry.title if entry and entry.title else group_of(values[choice])
 
 
 def own_fields(name: str, entry: Entry) -> dict[str, Field]:

@@ -35,6 +35,7 @@ class Entry:
       problems: functions that yield what does not fit together, given the values of all fields. A function that reads a
         field whose value is wrong by itself is skipped.
       reads: fields of other entries that take effect with this one, by full name.
+      title: what tables and figures call it. A report does not import code of users, whose entries keep their name.
     """
 
     summary: str
@@ -45,6 +46,7 @@ class Entry:
     requires: Mapping[str, tuple[Any, str]] = dataclasses.field(default_factory=dict)
     problems: tuple[Callable[[Values], Iterator[str]], ...] = ()
     reads: tuple[str, ...] = ()
+    title: str = ""
 
     choice: ClassVar[str]  # the field that names an entry of this kind
 

@@ -58,7 +58,10 @@ _SADDLES = "How to Escape Saddle Points Efficiently"
 
 LINKS = {
     "sgd": Link(
-        "plain SGD with momentum: no link, one gradient per step", make="", reads=("sam.rho", "sam.rho_interpolation")
+        "plain SGD with momentum: no link, one gradient per step",
+        make="",
+        reads=("sam.rho", "sam.rho_interpolation"),
+        title="SGD",
     ),
     "pgd": Link(
         "perturbed gradient descent: noise on the gradient, drawn from a ball",
@@ -74,6 +77,7 @@ LINKS = {
             ),
         },
         paper=f"Jin et al., {_SADDLES}, ICML 2017",
+        title="PGD",
     ),
     "cnc_pgd": Link(
         "gradient descent whose perturbation is itself a step of SGD (correlated negative curvature)",
@@ -89,6 +93,7 @@ LINKS = {
             ),
         },
         paper="Daneshmand et al., Escaping Saddles with Stochastic Gradients, ICML 2018",
+        title="CNC-PGD",
     ),
     "lpf_sgd": Link(
         "low-pass filtered SGD: the mean of gradients at randomly perturbed parameters",
@@ -104,6 +109,7 @@ LINKS = {
             "samples": number(1, "gradients that a step averages, each of the whole batch", at_least=1),
         },
         paper="Bisla et al., Low-Pass Filtering SGD for Recovering Flat Optima, AISTATS 2022",
+        title="LPF-SGD",
     ),
     "sam": Link(
         "sharpness-aware minimization: the gradient at the worst point within a radius, to first order",
@@ -124,6 +130,7 @@ LINKS = {
             ),
         },
         paper="Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR 2021",
+        title="SAM",
     ),
     "asam": Link(
         "adaptive SAM: the perturbation of each weight is scaled by its size",
@@ -136,6 +143,7 @@ LINKS = {
             "perturbation": _PERTURBATION,
         },
         paper="Kwon et al., ASAM: Adaptive Sharpness-Aware Minimization, ICML 2021",
+        title="ASAM",
     ),
     "imbsam": Link(
         "imbalanced SAM: SAM on the loss of the tail's classes, plain SGD on that of the others",
@@ -143,6 +151,7 @@ LINKS = {
         size="rho",
         fields={**_radius(0.05), "tail_below": _TAIL},
         paper="Zhou et al., ImbSAM: A Closer Look at Sharpness-Aware Minimization, ICCV 2023",
+        title="ImbSAM",
     ),
     "cc_sam": Link(
         "class-conditional SAM: a separate radius for each class, in the classifier's parameters",
@@ -162,6 +171,7 @@ LINKS = {
         settings={"optim.batch_stats": "first"},
         requires={"micro_batches": (1, "it needs the gradients of all classes of the batch at once")},
         problems=(_cc_sam_problems,),
+        title="CC-SAM",
     ),
     "sse_sam": Link(
         "SAM in two stages: first for head and tail, each along its own gradient, then for the tail alone",
@@ -175,6 +185,7 @@ LINKS = {
         },
         paper="SSE-SAM: Balancing Head and Tail Classes Gradually through Stage-Wise SAM, AAAI 2025",
         problems=(_sse_sam_problems,),
+        title="SSE-SAM",
     ),
     "focal_sam": Link(
         "SAM that gives the sharpness of a class less weight the more images the class has",
@@ -188,6 +199,7 @@ LINKS = {
             "sharpness_weight": number(0.5, "lambda, the weight of the sharpness relative to the loss", at_least=0),
         },
         paper="Li et al., Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed Classification, ICML 2025",
+        title="Focal-SAM",
     ),
     "le_sam": Link(
         "loss-equated SAM: each perturbation is long enough to raise the loss by the same amount",
@@ -205,5 +217,6 @@ LINKS = {
             "rho_max": number(1.0, "the longest perturbation", more_than=0, zero="for any length"),
         },
         paper="Wang et al., Fix the Loss, Not the Radius, ICML 2026, arXiv:2605.10183",
+        title="LE-SAM",
     ),
 }

@@ -107,6 +107,7 @@ METHODS = {
             "model.head": ("linear", "its heads are linear"),
             "data.sampling": ("instance", "glmc.resample_power re-samples its second stream"),
         },
+        title="GLMC",
     ),
     "paco": Method(
         "PaCo: parametric contrastive learning with a momentum encoder and a queue of keys",
@@ -148,6 +149,7 @@ METHODS = {
             "micro_batches": (1, "every query is compared with the whole batch"),
         },
         problems=(_queue_problems, _key_problems, _perturbation_problems),
+        title="PaCo",
     ),
     "retrain": Method(
         "CC-SAM's second stage: train only the classifier of the network of start_from",
@@ -172,5 +174,6 @@ METHODS = {
             "micro_batches": (1, "the perturbation of a class is that of all its images in the batch"),
         },
         problems=(_retrain_problems,),
+        title="Re-training",
     ),
 }

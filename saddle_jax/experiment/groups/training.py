@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from saddle_jax.experiment.catalogue import ENTRIES
+from saddle_jax.experiment.catalogue import ENTRIES, WEIGHTINGS
 from saddle_jax.experiment.fields import (
     Field,
     choice,
@@ -39,13 +39,7 @@ LOSS = {
     "class_weights": choice(
         "none",
         "weights of the classes in the mean loss",
-        {
-            "none": "",
-            "reweight": "by effective number, from the start",
-            "drw": "by effective number, from drw_start",
-            "custom": "custom_weights, from the start",
-            "custom_drw": "custom_weights, from drw_start",
-        },
+        {name: weighting.summary for name, weighting in WEIGHTINGS.items()},
     ),
     "custom_weights": Field(
         (),
