@@ -9,7 +9,6 @@ import pytest
 from conftest import ROOT
 
 from saddle_jax.longtail import ClassStats
-from saddle_jax.modes import demo
 from saddle_jax.report import plots, tables
 from saddle_jax.spectra import results
 from saddle_jax.training import evaluate
@@ -27,27 +26,6 @@ def test_comparison_gives_mean_deviation_and_number():
     assert lines[1].split() == ["SGD", "91.0", "±", "1.4", "99.0", "±", "0.0", "n/a", "73.0", "±", "4.2", "2"]
     assert lines[2].split() == ["SAM", "93.0", "99.0", "n/a", "80.0", "1"]
     assert len({len(line) for line in lines}) == 1
-
-
-def test_differences_are_paired_by_seed():
-    first, second = [report(0, 70), report(0, 80), report(0, 60)], [report(0, 75), report(0, 79), report(0, 68)]
-    differences, text = tables.paired_difference(first, second, "tail")
-    np.testing.assert_array_equal(differences, [5, -1, 8])
-    assert text.startswith("+4.0 ± 4.6 points (standard error 2.6); up in 2, down in 1 of 3 seeds")
-    assert "one seed" in tables.paired_difference(first[:1], second[:1], "tail")[1]
-
-
-@pytest.mark.parametrize(
-    ("differences", "words"),
-    [
-        ([5, 6, 4, 5], "gain is more than two"),
-        ([-5, -6, -4, -5], "loss is more than two"),
-        ([9, -8, 1, 2], "no effect"),
-        ([5], "Too few"),
-    ],
-)
-def test_the_verdict_follows_the_numbers(differences, words):
-    assert words in demo.verdict(np.array(differences, float))
 
 
 def test_evaluation_by_hand():

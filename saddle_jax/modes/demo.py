@@ -22,7 +22,7 @@ from saddle_jax.errors import SaddleError
 from saddle_jax.experiment import config_file
 from saddle_jax.host import output
 from saddle_jax.modes import report as report_program
-from saddle_jax.report import plots, tables
+from saddle_jax.report import comparisons, differences, plots, rows, runs, tables
 from saddle_jax.report import spectra as spectra_plots
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
@@ -110,11 +110,13 @@ def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
         "mid: 3-6, tail: 7-9 (5, 3, and 2 images).\n"
     )
     print(tables.comparison({NAMES[suffix]: reports[suffix] for suffix in NAMES}))
-    print("\nThe change from SGD to SAM, seed by seed (same images, initial weights, and batches):")
-    for column in ("overall", "tail"):
-        print(f"  {column:8s} {tables.paired_difference(reports[''], reports['_sam'], column)[1]}")
-    differences, _ = tables.paired_difference(reports[""], reports["_sam"], "tail")
-    print(verdict(differences))
+    print("\nWhat SAM changed, paired by seed (same images, initial weights, and batches):")
+    folders = [workdir_of(suffix, seed, out) for suffix in NAMES for seed in range(len(reports[suffix]))]
+    (images,), _ = rows.arrange(map(runs.read, folders))
+    columns = ("overall", "tail")
+    for sentence in differences.sentences(comparisons.compare(images, columns, "last"), columns):
+        print(f"  {sentence}")
+    print("  SAM takes twice as many gradients.")
     picture = out / "class_accuracy.png"
     classes = {NAMES[suffix]: [report["class_accuracy"] for report in reports[suffix]] for suffix in NAMES}
     title = "Long-tailed digits: SGD and SAM by class size"
@@ -158,20 +160,6 @@ def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str
         spectra_plots.draw_folder(folder)
     picture = spectra_plots.draw_comparison(folders, out / "spectra")
     print(f"Picture: {picture} (seed {typical}, whose change is the median; its runs have more in spectra/)")
-
-
-def verdict(differences: np.ndarray) -> str:
-    """Return a sentence on whether the tail's mean difference is more than two standard errors from zero."""
-    number = len(differences)
-    if number < 3:
-        return "  Too few seeds to tell an effect from chance."
-    error = differences.std(ddof=1) / number**0.5
-    if abs(differences.mean()) <= 2 * error:
-        return "  The tail's difference is within two standard errors of zero: these seeds show no effect of SAM."
-    direction = "gain" if differences.mean() > 0 else "loss"
-    return (
-        f"  The tail's mean {direction} is more than two standard errors from zero. SAM takes twice as many gradients."
-    )
 
 
 if __name__ == "__main__":

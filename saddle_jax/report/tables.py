@@ -69,24 +69,6 @@ def comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequenc
     return aligned(lines)
 
 
-def paired_difference(
-    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], column: str
-) -> tuple[np.ndarray, str]:
-    """Return second - first per seed, and a summary of the differences as text.
-
-    The text reads "+5.0 ± 4.3 points (standard error 1.2); up in 10, down in 2 of 12 seeds".
-    """
-    differences = np.array([accuracy(b, column) - accuracy(a, column) for a, b in zip(first, second, strict=True)])
-    number = len(differences)
-    if number == 1:
-        return differences, f"{differences[0]:+.1f} points (one seed: no spread)"
-    deviation = differences.std(ddof=1)
-    return differences, (
-        f"{differences.mean():+.1f} ± {deviation:.1f} points (standard error {deviation / number**0.5:.1f}); "
-        f"up in {(differences > 0).sum()}, down in {(differences < 0).sum()} of {number} seeds"
-    )
-
-
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """Return rows of cells as text; the first column is aligned left, the others right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
