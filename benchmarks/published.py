@@ -58,9 +58,9 @@ class Cell(NamedTuple):
         if self.epochs:
             choices.append(f"epochs={self.epochs}")
         if is_glmc:
-            return f"configs/methods/glmc_cifar.py:{','.join([*choices, f'data={self.data}'])}"
+            return f"methods/glmc_cifar:{','.join([*choices, f'data={self.data}'])}"
         file = f"methods/paco_{self.data}" if self.method.startswith("paco") else f"{self.data}_lt"
-        return f"configs/{file}.py:{','.join(choices)}"
+        return f"{file}:{','.join(choices)}"
 
 
 _RATIO_100 = {

@@ -243,7 +243,7 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
         data = cell.data.upper().replace("CIFAR", "CIFAR-")
         sections.setdefault(f"## {data}-LT, ratio {cell.ratio}, {cell.recipe}", []).append(cell)
     for title, cells in sections.items():
-        command = f"python main.py --config {cells[0].config().replace(cells[0].method, 'METHOD', 1)}"
+        command = f"saddle-jax --config {cells[0].config().replace(cells[0].method, 'METHOD', 1)}"
         lines += ["", title, "", f"`{command}`", ""]
         lines += ["| method | | overall | head | mid | tail | n |", "|---|---|---|---|---|---|---|"]
         for cell in cells:
