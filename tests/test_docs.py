@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from benchmarks import recipes
 from saddle_jax.experiment import command_line, config_file, help
 
 PAGES = [
@@ -72,6 +73,16 @@ def test_python_compiles():
     assert blocks
     for page, code in blocks:
         compile(code, name(page), "exec")
+
+
+def test_the_recipes_are_those_of_the_results_and_each_can_be_trained():
+    """`python benchmarks/recipes.py` writes the page."""
+    page = (ROOT / "docs/recipes.md").read_text()
+    assert page == recipes.page()
+    found = re.findall(r"^\| `(\w.*?)` \|", page, re.MULTILINE)
+    assert len(found) > 50
+    for config in found:
+        config_file.load(config.replace("FILE", "cifar10_lt"))
 
 
 def commands_of(path):
