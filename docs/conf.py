@@ -32,7 +32,12 @@ autodoc_type_aliases = {
 python_use_unqualified_type_names = True
 
 html_theme = "sphinx_book_theme"
-html_theme_options = {"navbar_persistent": [], "use_download_button": False, "use_fullscreen_button": False}
+html_theme_options = {
+    "footer_content_items": [],
+    "navbar_persistent": [],
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+}
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 html_extra_path = ["_root"]  # index.html, which leads to docs/index.html

@@ -56,8 +56,8 @@ def test_links_lead_somewhere(page):
     assert not broken
 
 
-def test_every_page_is_listed():
-    """On GitHub by docs/README.md; on the site by the front page, which Sphinx checks itself, too."""
+def test_every_page_and_every_result_is_listed():
+    """Pages are listed by docs/README.md on GitHub, and by docs/index.md on the site."""
     listed, front = (ROOT / "docs/README.md").read_text(), (ROOT / "docs/index.md").read_text()
     for page in ROOT.glob("docs/*.md"):
         if page.stem not in ("README", "index"):
@@ -66,6 +66,9 @@ def test_every_page_is_listed():
     for notebook in NOTEBOOKS:
         assert f"(../examples/{notebook.name})" in listed
         assert f"\n../examples/{notebook.stem}\n" in front
+    measured = (ROOT / "benchmarks/README.md").read_text()
+    for result in ROOT.glob("benchmarks/results/*.json"):
+        assert f"(results/{result.name})" in measured
 
 
 def test_python_compiles():
