@@ -27,8 +27,8 @@ LINKS = tuple(row.link for name, row in ROWS.items() if name in ("sgd", row.link
 NONE = "–"
 _START = """# Recipes: published and measured
 
-This table says for each recipe what others have published and what we have measured with this code. `python
-benchmarks/recipes.py` makes it from the files in `benchmarks/results/`.
+These tables say for each recipe what others have published and what we have measured with this code.
+`python benchmarks/recipes.py` writes them from the files in `benchmarks/results/`.
 
 - Train a row with `saddle-jax --config` and the text of its first column.
 - Figures are test accuracy in percent. "–" means that there is no figure: nobody has published it, or we have not run

@@ -25,6 +25,7 @@ myst_heading_anchors = 4  # links to headings, as on GitHub
 
 default_role = "code"  # in docstrings, as in Markdown
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {
     name: name for name in ("optax.ScalarOrSchedule", "optax.Params", "optax.Updates", "jax.typing.ArrayLike")
