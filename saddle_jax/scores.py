@@ -1,15 +1,15 @@
-"""How good predictions are: figures of merit over test images, each with a bootstrap interval. Does not need JAX.
+"""How good predictions are: figures of merit over test images, each with an interval. Does not need JAX.
 
 Shapes: N images, C classes, K bins of confidence, R resamples. All figures are in percent, except the NLL, in nats.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 from scipy.special import logsumexp
 
 BINS = 15  # of equal width, of the confidence, which is the probability of the predicted class
@@ -38,10 +38,11 @@ def measure(labels_N: np.ndarray, predictions_N: np.ndarray, logits_NC: np.ndarr
     classes that have test images. classes: precision and recall of each class as lists, with None where a class is
     never predicted, or has no test image.
 
-    low and high are the 2.5 % and 97.5 % quantiles over resamples (percentile bootstrap). Images are resampled within
-    their classes, so that no resample lacks a class. Resamples have a lower macro F1 and a higher ECE than the images
-    themselves. For these two, the quantiles are reflected at the value (basic bootstrap). The interval is then widened
-    to hold the value.
+    The intervals of precision and recall are Jeffreys' for a proportion (Brown, Cai, and DasGupta, Statistical Science
+    2001), which hold for few images, too. low and high of the other figures are the 2.5 % and 97.5 % quantiles over
+    resamples (percentile bootstrap). Images are resampled within their classes, so that no resample lacks a class.
+    Resamples have a lower macro F1 and a higher ECE than the images themselves. For these two, the quantiles are
+    reflected at the value (basic bootstrap). The interval is then widened to hold the value.
     """
     nll_N, confidence_N = _nll_and_confidence(labels_N, logits_NC)
     bins_N = np.clip(np.ceil(confidence_N * BINS).astype(int) - 1, 0, BINS - 1)
@@ -58,7 +59,8 @@ def measure(labels_N: np.ndarray, predictions_N: np.ndarray, logits_NC: np.ndarr
             bin_confidence_K=np.bincount(bins_N, weights_N * confidence_N, BINS),
         )
 
-    values = _figures(sums(np.ones(len(labels_N))))
+    seen = sums(np.ones(len(labels_N)))
+    values = _figures(seen)
     drawn = map(sums, _resamples(labels_N))
     reports = {}
     for name, found_R in _figures(_Sums(*map(np.stack, zip(*drawn, strict=True)))).items():
@@ -70,8 +72,8 @@ def measure(labels_N: np.ndarray, predictions_N: np.ndarray, logits_NC: np.ndarr
         "scores": {name: reports[name] for name in OVERALL},
         "classes": {
             "test_images": np.bincount(labels_N, minlength=num_classes).tolist(),
-            "precision": reports["precision"],
-            "recall": reports["recall"],
+            "precision": _proportions(seen.correct_C, seen.predicted_C),
+            "recall": _proportions(seen.correct_C, seen.images_C),
         },
         "intervals": {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
         "ece_bins": BINS,
@@ -108,12 +110,11 @@ def _resamples(labels_N: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _figures(sums: _Sums) -> dict[str, np.ndarray]:
-    """Return all figures; of resamples, with a leading axis for them. NaN where a class has no value."""
+    """Return the figures over all classes; of resamples, with a leading axis for them."""
     total = sums.images_C.sum(-1)
     present = sums.images_C > 0
     with np.errstate(invalid="ignore", divide="ignore"):
         recall_C = sums.correct_C / sums.images_C
-        precision_C = sums.correct_C / sums.predicted_C
         f1_C = 2 * sums.correct_C / (sums.images_C + sums.predicted_C)
         log_recall_C = np.log(recall_C)
 
@@ -128,16 +129,23 @@ def _figures(sums: _Sums) -> dict[str, np.ndarray]:
         "g_mean": 100 * np.exp(over_classes(log_recall_C)),
         "nll": sums.nll / total,
         "ece": 100 * gaps_K.sum(-1) / total,
-        "precision": 100 * precision_C,
-        "recall": 100 * recall_C,
     }
 
 
+def _proportions(hits_C: np.ndarray, of_C: np.ndarray) -> dict[str, list[float | None]]:
+    """Return each class's percentage of hits with Jeffreys' interval, whose end is 0 or 100 where the percentage is."""
+    misses_C = of_C - hits_C
+    with np.errstate(invalid="ignore"):
+        value_C = np.where(of_C > 0, hits_C / of_C, np.nan)
+    tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+    low_C, high_C = (stats.beta.ppf(tail, hits_C + 0.5, misses_C + 0.5) for tail in tails)
+    low_C, high_C = np.where(hits_C > 0, low_C, 0), np.where(misses_C > 0, high_C, 1)
+    ends = {"value": value_C, "low": low_C, "high": high_C}
+    return {name: _plain(100 * np.where(of_C > 0, end_C, np.nan)) for name, end_C in ends.items()}
+
+
 def _quantiles(values_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice")  # a class without a test image
-        low, high = np.nanquantile(values_R, tails, axis=0)
+    low, high = np.quantile(values_R, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return low, high
 
 

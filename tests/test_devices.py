@@ -15,7 +15,9 @@ from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.optim.chain import make_optimizer
+from saddle_jax.optim.trees import only_if
 from saddle_jax.schedules import make_schedules
+from saddle_jax.training import seeds
 from saddle_jax.training.gradient import pass_like
 from saddle_jax.training.steps import init_state, make_eval_step, make_train_step
 
@@ -148,14 +150,46 @@ def test_per_device_perturbations_differ_from_the_shared_one(x64):
 
 
 def test_pmap_equals_shard_map_bit_for_bit():
-    _, step, state = build(config_of(link="sgd"), devices.AXIS)
-    mapped, spelled = devices.map_step(step, 1), devices.map_step_shard_map(step, 1)
-    other = state
-    for batch in batches(8):
-        state, metrics = mapped(state, devices.split(batch))
-        other, others = spelled(other, batch)
-        for a, b in zip(jax.tree.leaves((state, metrics)), jax.tree.leaves((other, others)), strict=True):
-            np.testing.assert_array_equal(a, b)
+    method, step, state = build(config_of(link="sgd"), devices.AXIS)
+    state, found = jax.device_get(state), {}
+    for name in ("shard_map", "pmap"):  # ends with the default
+        devices.set_mapping(name)
+        take = devices.map_step(step, 1, donate=True)
+        predict = devices.map_step(make_eval_step(method), 2, gather=True)
+        now, seen = devices.replicate(state), []
+        for batch in batches(8):
+            parts = devices.put(devices.split(batch))
+            now, metrics = take(now, parts)
+            seen += [metrics, devices.own_parts(predict(now.params, now.model_state, parts))]
+        found[name] = jax.device_get([now, seen])
+    jax.tree.map(np.testing.assert_array_equal, found["pmap"], found["shard_map"])
+
+
+@pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
+def test_programs_are_built_for_the_devices_that_are_described(mapping):
+    """Four of the eight CPUs stand for accelerators: JAX's caches keep what is traced for them apart."""
+    described = devices.Target("tpu", tuple(jax.devices()[:4]))
+
+    def pick(x):
+        picked, _ = only_if(x[0] > 0, lambda: 2 * x, x)
+        return devices.sum_over(picked, devices.AXIS)
+
+    def lowered(parts):
+        return devices.map_step(pick, 0).lower(jax.ShapeDtypeStruct((parts, 3), np.float32))
+
+    devices.set_mapping(mapping)
+    try:
+        here = lowered(8)
+        with devices.build_for(described):
+            assert devices.num_devices() == 4 and not devices.on_cpu()
+            assert seeds.seeds_at_once(5) == 5
+            there = lowered(4)
+    finally:
+        devices.set_mapping("pmap")
+    assert devices.num_devices() == 8 and devices.on_cpu() and seeds.seeds_at_once(5) == 1
+    assert "stablehlo.case" in there.as_text() and "stablehlo.case" not in here.as_text()
+    assert "mhlo.num_partitions = 4" in there.as_text()
+    there.compile()
 
 
 @pytest.mark.usefixtures("small_network")

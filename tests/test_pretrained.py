@@ -66,10 +66,12 @@ def tensors_of(state):
 
 @pytest.mark.parametrize("choice", ["head", "norm", "bias", "last_1"])
 def test_frozen_tensors_keep_every_bit_and_have_no_optimizer_state(choice, weights, tmp_path):
-    config = tuned(weights, choice)
+    config = tuned(weights, choice, optim__ema_decay=0.9)
     train(config, tmp_path / "run")
     state, given = last_state(config, tmp_path / "run"), safetensors.numpy.load_file(weights)
     found = tensors_of(state)
+    assert tensors_of(state.evaluated()).keys() == found.keys()
+    found |= {name: tensor for name, tensor in tensors_of(state.evaluated()).items() if name in given}
     is_norm = {"norm": "bn", "bias": ".bias", "last_1": "layer3.0"}.get(choice)
     for name, tensor in found.items():
         is_statistic = "running" in name or "num_batches" in name

@@ -162,7 +162,10 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(unbroken, tmp_path)
 
 @trials("M1", 10, small=1)
 def test_when_one_process_is_killed_the_other_ends_and_the_rerun_is_bit_equal(unbroken, tmp_path, trial):
-    """Even trials kill process 1 at some step; of the odd ones two in five kill process 0 in a save."""
+    """Even trials kill process 1 at some step; of the odd ones two in five kill process 0 in a save.
+
+    The rerun maps its steps with shard_map, where the unbroken run has pmap.
+    """
     killed, in_a_save = (1, False) if trial % 2 == 0 else (0, trial in (3, 7))
     faults = {0: f"save:arrays=SIGKILL@{trial // 3}+0.01"} if in_a_save else {}
     processes = Processes(tmp_path / "run", 2, faults=faults)
@@ -175,7 +178,7 @@ def test_when_one_process_is_killed_the_other_ends_and_the_rerun_is_bit_equal(un
     assert time.monotonic() - began < 60
     assert codes[killed] == -signal.SIGKILL
     assert codes[1 - killed] not in (0, 75)
-    again = Processes(tmp_path / "run", 2)
+    again = Processes(tmp_path / "run", 2, "--config.mapping=shard_map")
     assert again.wait() == [0, 0], again.text()
     assert_equal(tmp_path / "run", unbroken)
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics
 
 from saddle_jax import scores
@@ -55,6 +56,12 @@ def test_scikit_learn_finds_the_same():
     np.testing.assert_allclose(classes["precision"]["value"][:4], 100 * precision[:4])
     assert classes["recall"]["value"][5] is classes["precision"]["value"][4] is None
     assert classes["precision"]["value"][5] == 0
+    assert classes["recall"]["low"][5] is None
+    for c in range(5):  # SciPy's posterior of Jeffreys' prior
+        hits, of = round(recall[c] * images[c]), images[c]
+        low, high = stats.beta(hits + 0.5, of - hits + 0.5).interval(0.95)
+        its = [classes["recall"][end][c] / 100 for end in ("low", "high")]
+        assert its == pytest.approx([low if hits else 0, high if hits < of else 1])
     assert "NaN" not in json.dumps(found)
     assert found == scores.measure(labels, predictions, logits)
 
@@ -85,6 +92,12 @@ def test_intervals_hold_the_truth_of_made_up_predictions(monkeypatch):
     assert held["ece"] >= 80, held  # a calibration error of 1 %, which 200 images hardly tell from 0
 
 
+def test_the_interval_of_a_class_with_few_images_is_not_a_point():
+    five = scores.measure(np.zeros(5, int), np.zeros(5, int), np.zeros((5, 2)))["classes"]["recall"]
+    assert five["value"][0] == five["high"][0] == 100
+    assert five["low"][0] == pytest.approx(62.1, abs=0.05)  # the 2.5 % quantile of Beta(5.5, 0.5)
+
+
 def test_top_five_of_logits_on_the_host_is_that_of_the_device():
     logits = np.array([[3, 3, 3, 3, 3, 3, 0], [1, 2, 3, 4, 5, 6, 7]], np.float32)
     found = [evaluate.from_logits(np.full(2, label), logits).in_top_N.tolist() for label in range(7)]
@@ -107,7 +120,7 @@ def test_the_table_fits_a_terminal_and_names_what_is_bent():
     assert "classes without a test image: 1 of 4, e.g. 没有" in text
     assert "1,000,000     90" in text
     cat = next(line for line in lines if line.startswith("  cat"))
-    assert cat.split()[3:] == ["0.0", "(0-0)", "n/a"]
+    assert cat.split()[3:] == ["0.0", "(0-38)", "n/a"]
     even = report_of(np.arange(4, dtype=np.int32), np.eye(4), counts)
     assert "note" not in "\n".join(texts.lines(even, names, counts))
     alone = report_of(np.zeros(3, np.int32), np.ones((3, 1)), [9])  # a single class

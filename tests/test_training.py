@@ -50,7 +50,7 @@ def test_resuming_in_process_is_bit_identical(link, tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    config = small_config(f"ce_drw_{link}")
+    config = small_config(f"ce_drw_{link}", optim__ema_decay=0.5)
     train(config, tmp_path / "whole")
     look = run.Run.log
     for last in (5, 9):  # between checkpoints, and after a best one

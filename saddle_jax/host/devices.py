@@ -1,15 +1,14 @@
-"""Device handling: the named axis, mapping a per-device function, sums over devices, and precision.
+"""Device handling: what programs are built for, mapping a per-device function, sums over devices, and precision.
 
-Everything that runs on several devices is a per-device function that sums explicitly over `AXIS`. `map_step` maps it.
-`jax.pmap` is jit + shard_map underneath. `map_step_shard_map` spells that out and gives bit-equal results (tested). It
-is the replacement if JAX ever drops pmap.
+Everything that runs on several devices is a per-device function that sums explicitly over `AXIS`. `map_step` maps it,
+with `jax.pmap` or as `jax.jit(jax.shard_map)`, whose results are equal bit for bit.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,11 +17,43 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from saddle_jax.host import xla
 
 AXIS = "devices"
+_mapping = "pmap"
+
+
+class Target(NamedTuple):
+    """What programs are built for: this machine and those of the other processes, or a description of others."""
+
+    platform: str  # cpu, gpu, or tpu
+    devices: tuple[Any, ...]  # of jax.Device
+
+
+_described = jax.make_user_context(None)  # part of the keys of JAX's caches, so that nothing traced is mixed up
+
+
+def build_for(target: Target) -> contextlib.AbstractContextManager:
+    """Build and lower programs for described devices, in a `with` statement."""
+    return _described(target)
+
+
+def target() -> Target:
+    """Return what programs are built for. Every choice that depends on the kind of device asks this."""
+    return _described.value or Target(jax.default_backend(), tuple(jax.devices()))
+
+
+def on_cpu() -> bool:
+    """Return whether programs are built for CPUs."""
+    return target().platform == "cpu"
 
 
 def num_devices() -> int:
     """Return the number of devices that share a batch, counting those of all processes."""
-    return jax.device_count()
+    return len(target().devices)
+
+
+def set_mapping(name: str) -> None:
+    """Choose how `map_step` maps: pmap or shard_map."""
+    global _mapping
+    _mapping = name
 
 
 def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gather: bool = False) -> Callable:
@@ -38,24 +69,43 @@ def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gathe
       ConfigError: XLA computes wrong sums on this machine.
     """
     xla.require_right_sums()
-    return jax.pmap(
-        step,
-        axis_name=AXIS,
-        in_axes=(None,) * num_replicated + (0,),
-        out_axes=0 if gather else None,
-        donate_argnums=(0,) if donate else (),
+    donated = (0,) if donate else ()
+    if _mapping == "pmap":
+        return jax.pmap(
+            step,
+            axis_name=AXIS,
+            in_axes=(None,) * num_replicated + (0,),
+            out_axes=0 if gather else None,
+            donate_argnums=donated,
+            devices=_described.value and _described.value.devices,
+        )
+
+    def on_device(*arguments: Any) -> Any:
+        *replicated, parts = arguments
+        outputs = step(*replicated, jax.tree.map(lambda x: x[0], parts))
+        return jax.tree.map(lambda x: x[None], outputs) if gather else outputs
+
+    of_parts = PartitionSpec(AXIS)
+    mapped = jax.shard_map(
+        on_device,
+        mesh=Mesh(np.array(target().devices), (AXIS,)),
+        in_specs=(PartitionSpec(),) * num_replicated + (of_parts,),
+        out_specs=of_parts if gather else PartitionSpec(),
+        check_vma=False,
     )
+    return jax.jit(mapped, donate_argnums=donated)
 
 
-def map_step_shard_map(step: Callable, num_replicated: int) -> Callable:
-    """Do the same as `map_step`, as jit(shard_map), for batches without a leading device axis."""
-    specs = (PartitionSpec(),) * num_replicated + (PartitionSpec(AXIS),)
-    mesh = Mesh(np.array(jax.devices()), (AXIS,))
-    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False))
+def _sharding(*axes: str) -> NamedSharding:
+    """Return where arguments lie: pmap takes this process's devices, shard_map those of all processes."""
+    devices = jax.local_devices() if _mapping == "pmap" else jax.devices()
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*axes))
 
 
-def _local_mesh() -> Mesh:
-    return Mesh(np.array(jax.local_devices()), (AXIS,))
+def _placed(tree: Any, sharding: NamedSharding) -> Any:
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
 
 
 def jit_once(function: Callable) -> Callable:
@@ -63,8 +113,8 @@ def jit_once(function: Callable) -> Callable:
 
     CPUs compile random draws two to six times faster at a lower level of optimization, to the same bits.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 1} if on_cpu else None)
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    compiled = jax.jit(function, compiler_options=options)
 
     def run(*args: Any) -> Any:
         is_traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
@@ -93,12 +143,12 @@ def split(batch: Any) -> Any:
 
 def put(tree: Any) -> Any:
     """Copy a tree of (D, ...) host arrays to this process's devices, one part each, without waiting for the copy."""
-    return jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec(AXIS)))
+    return _placed(tree, _sharding(AXIS))
 
 
 def replicate(tree: Any) -> Any:
-    """Copy a tree of arrays to every device of this process."""
-    return jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec()))
+    """Copy a tree of arrays, the same in all processes, to every device."""
+    return _placed(tree, _sharding())
 
 
 def local(tree: Any) -> Any:
@@ -106,9 +156,21 @@ def local(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
+def own_parts(tree: Any) -> Any:
+    """Return the parts of this process's devices, on the host, out of a tree of (D, ...) outputs."""
+
+    def parts(x: jax.Array) -> np.ndarray:
+        if x.is_fully_addressable:
+            return jax.device_get(x)
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start)
+        return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+    return jax.tree.map(parts, tree)
+
+
 def settle(tree: Any) -> Any:
     """Return the tree. With several CPU devices, wait for it first, because queued collectives can deadlock there."""
-    return jax.block_until_ready(tree) if num_devices() > 1 and jax.default_backend() == "cpu" else tree
+    return jax.block_until_ready(tree) if num_devices() > 1 and on_cpu() else tree
 
 
 def sum_over(tree: Any, axis_name: str | None) -> Any:

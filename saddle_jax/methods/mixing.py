@@ -48,7 +48,8 @@ def mix(batch: Batch, key: jax.Array, mixup: float, cutmix: float) -> Mixed:
         lam = jax.random.beta(of_mixup, mixup, mixup).astype(images.dtype)
         mixed, shares = lam * images + (1 - lam) * images[::-1], lam * shares
     if cutmix:
-        cut, kept = paste(images, images[::-1], draw_mixture(of_cutmix, *images.shape[1:3], cutmix).box)
+        _, height, width, _ = images.shape
+        cut, kept = paste(images, images[::-1], draw_mixture(of_cutmix, height, width, cutmix).box)
         use_cut = jax.random.bernoulli(which) if mixup else jnp.ones((), bool)
         mixed, shares = jnp.where(use_cut, cut, mixed), jnp.where(use_cut, kept, shares)
     shares_B = jnp.where(of_pair, shares, 1)  # an image whose partner is padding stays as it is

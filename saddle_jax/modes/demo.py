@@ -137,7 +137,7 @@ def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str
         make = spectrometer.another if spectrometer else Spectrometer  # shares the compiled functions
         spectrometer = make(config, splits)
         like = program_for(suffix, config, splits, programs).init(0)
-        state = checkpoint.restore(checkpoint.find(workdir / "checkpoints"), like)
+        state = checkpoint.restore_weights(checkpoint.find(workdir / "checkpoints"), like)
         return spectrometer.measure(jax.device_get(state), workdir, quiet=True)
 
     for suffix in NAMES:

@@ -68,6 +68,7 @@ def run(command: Command) -> int:
         raise CheckpointError(f"--torch_file: {str(path)!r}{part}: {error}") from error
     state = jax.device_get(program.init(config.seed))
     state = state._replace(step=np.asarray(step, state.step.dtype), params=params, model_state=model_state)
+    state = state.averaged_from_here()
 
     with exclusive(workdir), path.open("rb") as file:
         _require_no_run(workdir)

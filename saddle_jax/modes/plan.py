@@ -71,7 +71,7 @@ def _network_of(config: ConfigDict) -> str:
     name = config.model.name
     if is_dotted(name):
         return ", ".join([name, *(f"{field} {value}" for field, value in (config.get(group_of(name)) or {}).items())])
-    by_onednn = jax.default_backend() == "cpu" and kernels.uses_onednn(config.model.kernels)
+    by_onednn = devices.on_cpu() and kernels.uses_onednn(config.model.kernels)
     layers = ", layers by onednn" if by_onednn else ""
     return f"{name}, width {config.model.width:g}, {config.model.head} head{layers}"
 

@@ -32,7 +32,7 @@ def differences(command: Command) -> dict[str, tuple[Any, Any]]:
 def restore_from_a_running_run(
     checkpoints: pathlib.Path, which: str, like: TrainState
 ) -> tuple[checkpoint.Checkpoint, TrainState]:
-    """Return a checkpoint and its state on the host.
+    """Return a checkpoint and its state on the host, with the weights that are evaluated.
 
     Tries twice, because a running run may replace the checkpoint with a newer one in the meantime.
 
@@ -42,7 +42,7 @@ def restore_from_a_running_run(
     for last_try in (False, True):
         try:
             found = checkpoint.find(checkpoints, which)
-            return found, jax.device_get(checkpoint.restore(found, like))
+            return found, jax.device_get(checkpoint.restore(found, like)).evaluated()
         except CheckpointError:
             raise
         except Exception as error:  # orbax and the file system raise many kinds of errors for a deleted file

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from saddle_jax.host import devices
 from saddle_jax.optim.link import FORWARD, Ask, LinkContext, Step, make_link, value_at
 from saddle_jax.optim.noise import filter_noise
 
@@ -63,7 +64,7 @@ def lpf_sgd(
         total, aux = sample(keys[0])
         if samples > 1:
             # Gradients of convolution kernels are slow inside a loop on CPUs.
-            total, auxs = jax.lax.scan(add_sample, total, keys[1:], unroll=jax.default_backend() == "cpu")
+            total, auxs = jax.lax.scan(add_sample, total, keys[1:], unroll=devices.on_cpu())
             aux = jax.tree.map(lambda x: x[-1], auxs)
         return Step(jax.tree.map(lambda g: g / samples, total), 0, samples + FORWARD, aux)
 

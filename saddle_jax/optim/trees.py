@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from saddle_jax.host import devices
+
 
 def only_if(
     condition: jax.Array, pass_: Callable[[], optax.Updates], otherwise: optax.Updates
@@ -16,7 +18,7 @@ def only_if(
     """Return the pass's gradient if the condition holds, else `otherwise`; and the number of passes, 1 or 0."""
     passes = condition.astype(jnp.float32)
     # On CPUs gradients of convolution kernels are 40 times slower inside a branch.
-    if jax.default_backend() == "cpu":
+    if devices.on_cpu():
         return jax.tree.map(lambda a, b: jnp.where(condition, a, b), pass_(), otherwise), passes
     # The condition is the same on all devices, so either all of them meet in the pass's sums or none does.
     return jax.lax.cond(condition, pass_, lambda: otherwise), passes

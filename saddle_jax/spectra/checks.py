@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from saddle_jax.errors import NonFiniteError, OperatorError
+from saddle_jax.host import devices
 from saddle_jax.spectra.lanczos import Product
 
 # Tolerances relative to |Hu| + |Hv|. On a CPU, repeated products must agree bit for bit. An accelerator may change the
@@ -45,7 +46,7 @@ def check_operator(product: Product, vectors_2P: jax.Array, what: str) -> Operat
         asymmetry=float(abs(u @ first[1] - v @ first[0]) / scale),
     )
     dtype = jnp.dtype(vectors_2P.dtype).name
-    allowed = 0.0 if jax.default_backend() == "cpu" else _SAME[dtype]
+    allowed = 0.0 if devices.on_cpu() else _SAME[dtype]
     if not found.repeat <= allowed:
         raise OperatorError(
             f"{what}: found two products of the same vector that differ by {found.repeat:.1e} of their length, "

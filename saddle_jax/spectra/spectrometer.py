@@ -47,6 +47,7 @@ class Spectrometer:
         Raises:
           ConfigError: spectra.classes names a class that does not exist or has no images.
         """
+        devices.set_mapping(config.mapping)
         self._config, self._splits = config, splits
         self.targets = find_targets(config.spectra.classes, splits.stats, config.eval.rank_bounds)
         in_float32 = config.copy_and_resolve_references()
@@ -55,7 +56,7 @@ class Spectrometer:
         self._schedules = make_schedules(config, splits.stats, self._steps_per_epoch)
         image_shape = splits.train.images.shape[1:]
         self._method = make_method(in_float32, splits.stats, image_shape, devices.AXIS, self._schedules)
-        self._on_cpu = jax.default_backend() == "cpu"
+        self._on_cpu = devices.on_cpu()
         parts = devices.num_devices()
         self._chunk_size = plan.chunk_size(config.spectra, image_shape, parts, on_cpu=self._on_cpu)
         self._loss = config.loss.name if config.spectra.loss == "training" else config.spectra.loss

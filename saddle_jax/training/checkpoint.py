@@ -161,9 +161,11 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
 
 
 def restore_weights(checkpoint: Checkpoint, like: TrainState) -> TrainState:
-    """Read only parameters and model state onto the host; the rest is that of `like`. Raises as does `restore`."""
+    """Read only the weights that are evaluated onto the host; the rest is that of `like`. Raises as does `restore`."""
     parts = {"params": like.params, "model_state": like.model_state}
-    found = {name: leaf for name, leaf in _load(checkpoint).items() if name.partition(".")[0] in parts}
+    leaves = _load(checkpoint)
+    average = {name.removeprefix("average."): leaf for name, leaf in leaves.items() if name.startswith("average.")}
+    found = {name: leaf for name, leaf in (average or leaves).items() if name.partition(".")[0] in parts}
     return like._replace(**_arrange(found, parts, f"{checkpoint.path} belongs to another network:"))
 
 

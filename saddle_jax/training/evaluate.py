@@ -78,7 +78,7 @@ class Evaluator:
         step = self._program.eval_step(self._resident, with_logits)
         for slots, output in self._outputs(step, devices.replicate(params), devices.replicate(model_state)):
             ids = slots.ids_B[slots.mask_B]
-            for all_N, part in zip(jax.tree.leaves(seen), jax.tree.leaves(jax.device_get(output)), strict=True):
+            for all_N, part in zip(jax.tree.leaves(seen), jax.tree.leaves(devices.own_parts(output)), strict=True):
                 all_N[ids] = part.reshape(-1, *all_N.shape[1:])[slots.mask_B]
             fault_point("eval")
             watchdog.alive()
@@ -109,7 +109,8 @@ class Evaluator:
 
     def report(self, state: TrainState, workdir: pathlib.Path | None, split: str) -> dict[str, Any]:
         """Return the report on a state, and write it into the run's directory if one is given."""
-        evaluation = self.evaluate(state.params, state.model_state)
+        weights = state.evaluated()
+        evaluation = self.evaluate(weights.params, weights.model_state)
         report = summary(evaluation, self._stats, self._rank_bounds)
         if workdir is not None:
             write(workdir / "eval", int(state.step), split, report, evaluation)

@@ -158,7 +158,7 @@ def steps_at_once(config: ConfigDict, steps_per_epoch: int, *, convolves: bool =
     On CPUs the gradient of a convolution kernel is some thirty times slower inside a scan. A step that `convolves`
     nothing, because it takes features, is scanned there, too.
     """
-    is_slow = convolves and jax.default_backend() == "cpu"
+    is_slow = convolves and devices.on_cpu()
     return int(config.steps_at_once) or (1 if is_slow else steps_per_epoch)
 
 

@@ -135,7 +135,7 @@ def _accumulate(
     # Images are dealt out in turn, to spread the padding at a batch's end over all micro-batches.
     parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), inputs)
     keyed_parts = parts, None if key is None else jax.random.split(key, micro_batches)
-    unroll = jax.default_backend() == "cpu"  # gradients of convolution kernels are slow in a loop there
+    unroll = devices.on_cpu()  # gradients of convolution kernels are slow in a loop there
 
     def denominator(_: None, part: Any) -> tuple[None, jax.Array]:  # the compiler drops all but the sum of weights
         return None, loss(variables, *part).denominator

@@ -83,6 +83,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
     """
     schedules = _check(config, splits)
     devices.set_precision(config.precision)
+    devices.set_mapping(config.mapping)
     method = make_method(config, splits.stats, splits.train.images.shape[1:], devices.AXIS, schedules)
     views = _views(config, splits, method.streams)
     tx = chain.make_optimizer(
@@ -95,7 +96,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         is_classifier=method.is_classifier,
     )
     link = find("optim.name", config.optim.name)
-    init = devices.jit_once(lambda key: init_state(method, tx, key))
+    init = devices.jit_once(lambda key: init_state(method, tx, key, with_average=config.optim.ema_decay > 0))
     step = make_train_step(
         method,
         tx,
@@ -103,6 +104,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         first_pass=ASCENT if link.ascends else DESCENT,
         batch_stats_policy=config.optim.batch_stats,
         micro_batches=config.micro_batches,
+        ema_decay=config.optim.ema_decay,
         axis_name=devices.AXIS,
         logged={"lr": schedules.lr} | ({link.size: schedules.size} if link.size else {}),
     )

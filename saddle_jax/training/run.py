@@ -112,7 +112,8 @@ class Run:
         directory.require_never_saved(self.workdir)
         self._origin = origin.find(self.config, self.workdir)
         if self._origin is not None:
-            self._state, line = self._origin.adopt(self._state, self.splits)
+            state, line = self._origin.adopt(self._state, self.splits)
+            self._state = state.averaged_from_here()
             notes.append(line)
         return None, notes
 
@@ -166,7 +167,8 @@ class Run:
         if self._observer is None:
             return True
         try:
-            self.progress.say(self._observer.look(jax.device_get(state), self.workdir, stop, self._quiet))
+            state = jax.device_get(state.evaluated())
+            self.progress.say(self._observer.look(state, self.workdir, stop, self._quiet))
         except Preempted:
             return False
         return True

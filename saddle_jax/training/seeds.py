@@ -9,13 +9,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError, NonFiniteError
-from saddle_jax.host import processes
+from saddle_jax.host import devices, processes
 from saddle_jax.host.files import write_atomically
 from saddle_jax.host.lock import exclusive
 from saddle_jax.host.signals import StopRequest
@@ -134,7 +133,7 @@ def runs_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict,
 
 def seeds_at_once(num_seeds: int, asked: int = 0) -> int:
     """Return how many runs share a step: as many as asked, else all, but one on CPUs, where sharing takes longer."""
-    return min(asked or (1 if jax.default_backend() == "cpu" else num_seeds), num_seeds)
+    return min(asked or (1 if devices.on_cpu() else num_seeds), num_seeds)
 
 
 def groups(members: Sequence[T], size: int) -> list[Sequence[T]]:

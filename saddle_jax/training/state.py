@@ -12,6 +12,13 @@ import numpy as np
 from saddle_jax.host.signals import StopRequest
 
 
+class Weights(NamedTuple):
+    """What a network computes with."""
+
+    params: Any
+    model_state: Any
+
+
 class TrainState(NamedTuple):
     """The state of training. It is the same on every device, and is saved and restored as a whole."""
 
@@ -22,6 +29,15 @@ class TrainState(NamedTuple):
     method_state: Any
     key: jax.Array  # uint32, constant: raw random key; the network's draws are a function of it and the step
     finite: jax.Array  # (), bool: whether every step so far was finite; once False, nothing changes any more
+    average: Weights | tuple[()] = ()  # exponential moving average over the steps; () without one
+
+    def evaluated(self) -> TrainState:
+        """Return the state with the weights that are evaluated and used: the average, if there is one."""
+        return self._replace(**self.average._asdict()) if isinstance(self.average, Weights) else self
+
+    def averaged_from_here(self) -> TrainState:
+        """Return the state with an average that starts at the current weights, if there is one."""
+        return self._replace(average=Weights(self.params, self.model_state)) if self.average else self
 
 
 def stack(trees: Sequence[Any]) -> Any:

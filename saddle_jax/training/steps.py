@@ -15,7 +15,7 @@ from saddle_jax.methods.base import DESCENT, Context, Method, Variables
 from saddle_jax.optim.link import find_link_state, with_key
 from saddle_jax.schedules import Schedule
 from saddle_jax.training.gradient import Pass, make_class_gradient, make_gradient
-from saddle_jax.training.state import TrainState
+from saddle_jax.training.state import TrainState, Weights
 
 TOP = 5
 # Folded into a run's key. They are far from the small numbers that methods fold into it for their own keys.
@@ -45,7 +45,9 @@ class EvalOutput(NamedTuple):
     logits: jax.Array | None = None  # (C,) float32, whose softmax is the probabilities; None unless asked for
 
 
-def init_state(method: Method, tx: optax.GradientTransformationExtraArgs, key: jax.Array) -> TrainState:
+def init_state(
+    method: Method, tx: optax.GradientTransformationExtraArgs, key: jax.Array, *, with_average: bool = False
+) -> TrainState:
     """Return the state before the first step."""
     params, model_state, method_state = method.init(key)
     return TrainState(
@@ -56,6 +58,7 @@ def init_state(method: Method, tx: optax.GradientTransformationExtraArgs, key: j
         method_state=method_state,
         key=jax.random.key_data(jax.random.fold_in(key, _NETWORK)),
         finite=jnp.ones((), bool),
+        average=Weights(params, model_state) if with_average else (),
     )
 
 
@@ -67,6 +70,7 @@ def make_train_step(
     first_pass: str = DESCENT,
     batch_stats_policy: str = "both",
     micro_batches: int = 1,
+    ema_decay: float = 0.0,
     axis_name: str | None = None,
     logged: Mapping[str, Schedule] | None = None,
 ) -> Callable[[TrainState, tuple[Batch, ...]], tuple[TrainState, StepMetrics]]:
@@ -79,6 +83,7 @@ def make_train_step(
         first: the one at w; second: the last one that the chain's link asks for, SAM's at w + e; both: one after the
         other, as in the reference; frozen: none.
       micro_batches: number of parts that a device's part of the batch is cut into, to need less memory.
+      ema_decay: decay of the average of the weights; 0 for none.
       axis_name: axis that the step is mapped over; None for one device without a map.
       logged: schedules whose values are among the metrics.
 
@@ -112,7 +117,8 @@ def make_train_step(
         params = _moved(method, state.params, updates)
         model_state = {"first": first, "frozen": start}.get(batch_stats_policy, last).model_state
         method_state = method.after_update(Variables(params, model_state, state.method_state), inputs)
-        new = TrainState(state.step + 1, params, model_state, opt_state, method_state, state.key, state.finite)
+        average = _average(state, Weights(params, model_state), ema_decay) if ema_decay else ()
+        new = TrainState(state.step + 1, params, model_state, opt_state, method_state, state.key, state.finite, average)
 
         update_norm = optax.tree.norm(updates)
         is_empty = first.images == 0
@@ -148,6 +154,23 @@ def _moved(method: Method, params: Any, updates: Any) -> Any:
     if method.trained is None:
         return moved
     return jax.tree.map(lambda chosen, new, old: new if chosen else old, method.trained(params), moved, params)
+
+
+def _average(state: TrainState, weights: Weights, decay: float) -> Weights:
+    """Return the exponential moving average of the weights after a step.
+
+    The decay of step t, from 0, is min(decay, (1 + t) / (10 + t)), so that the first weights are soon forgotten
+    (TensorFlow's ExponentialMovingAverage). What did not change keeps its bits. Integers and keys are the newest.
+    """
+    step = state.step.astype(jnp.float32)
+    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+
+    def moved(before: jax.Array, now: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(now.dtype, jnp.inexact):
+            return now
+        return before + (share * (now - before)).astype(now.dtype)
+
+    return jax.tree.map(moved, state.average, weights)
 
 
 def _counted(before: Any, after: Any) -> Any:

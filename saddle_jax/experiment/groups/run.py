@@ -58,6 +58,12 @@ RUN = {
         may_change=True,
     ),
     "precision": choice("default", "precision of float32 products on accelerators", ("default", "high", "highest")),
+    "mapping": choice(
+        "pmap",
+        "how steps are mapped over devices, with equal results",
+        {"pmap": "jax.pmap", "shard_map": "jax.jit of jax.shard_map"},
+        may_change=True,
+    ),
     "compilation_cache": text(
         "", "folder that keeps compiled code for later processes on this machine; '' keeps none", may_change=True
     ),

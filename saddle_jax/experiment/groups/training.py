@@ -86,6 +86,13 @@ OPTIM = {
         more_than=0,
         at_most=1,
     ),
+    "ema_decay": number(
+        0.0,
+        "decay of the weights' exponential moving average, which is evaluated and used in place of the weights",
+        more_than=0,
+        less_than=1,
+        zero="for no average",
+    ),
     "lr": schedule(0.1, "learning rate", of="learning rate"),
     "lr_interpolation": interpolation(),
     "batch_stats": choice(
