@@ -131,7 +131,7 @@ LARGE = {
     "methods/paco_inat18:paco": ("73.2", "its authors"),
     "methods/paco_inat18:paco_sam": ("73.4", "a leaderboard, without code"),
 }
-_LIFT = "LIFT (Shi et al., ICML 2024), as reported"
+_LIFT = "LIFT (Shi et al., ICML 2024), from a leaderboard"
 PRETRAINED = {
     "pretrained/cifar100_lt:adaptformer": ("81.7", _LIFT),
     "pretrained/cifar100_lt:net=vit_b16,adaptformer": ("89.1", _LIFT),
