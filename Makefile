@@ -1,4 +1,4 @@
-# make demo, make test and make check each install what they need.
+# make demo, make test, make docs and make check each install what they need.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-all test-faults check format install native native-sanitize clean
+.PHONY: help demo docs test test-all test-faults check format install native native-sanitize clean
 
 help:
 	@echo "make demo     train SGD and SAM on long-tailed digits and compare them on the rare classes"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-all     run the tests, including the slow ones"
 	@echo "make test-faults  kill, break, and damage real runs about a hundred times (under an hour on two cores)"
 	@echo "make check    check format, lint, and types, and run the fast tests"
+	@echo "make docs     build the documentation's site in docs/_build/html"
 	@echo "make format   format the code and apply lint fixes"
 	@echo "make install  create the environment in $(VENV)"
 	@echo "make native   build the fast CPU kernels (needs Linux on x86-64 and a C++ compiler)"
@@ -36,6 +37,11 @@ check: $(VENV)/installed-dev $(VENV)/kernels
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -n 2 -m "not slow and not nightly"
+
+# Sphinx runs from the repository's root, so that links to notebooks and benchmarks mean the same as on GitHub.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -c docs -W --keep-going --quiet . docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
@@ -66,6 +72,10 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed requirements-docs.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
 # Holds the folder of the kernel tests. It is not written if the kernels can't be built.
 $(VENV)/kernels: $(VENV)/installed $(wildcard native/*.* native/src/* native/saddle_kernels/*.py)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ] && command -v $${CXX:-c++} > /dev/null; then \
@@ -73,4 +83,4 @@ $(VENV)/kernels: $(VENV)/installed $(wildcard native/*.* native/src/* native/sad
 	else echo "no C++ compiler, or not Linux on x86-64: the tests run without the CPU kernels"; fi
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo docs/_build .pytest_cache .ruff_cache

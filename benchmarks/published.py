@@ -3,7 +3,7 @@
 Sources: Rangwani et al., NeurIPS 2022 (slides, page 21; the number of seeds is not stated), for CIFAR-LT with an
 exponential profile, ResNet-32, and 200 epochs. For ratios 10 and 200, a leaderboard, without groups and without spread.
 For GLMC and GLMC+SAM, the repository of GLMC+SAM, with ResNet-34 for CIFAR. For PaCo+SAM, a leaderboard, without code.
-PaCo is unverified. For PGD and LPF-SGD, the paper's poster.
+PaCo is unverified. For PGD and LPF-SGD, the paper's poster. For LARGE and PRETRAINED, the sources are named there.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Cell(NamedTuple):
         if self.epochs:
             choices.append(f"epochs={self.epochs}")
         if is_glmc:
-            return f"configs/methods/glmc_cifar.py:{','.join([*choices, f'data={self.data}'])}"
+            return f"methods/glmc_cifar:{','.join([*choices, f'data={self.data}'])}"
         file = f"methods/paco_{self.data}" if self.method.startswith("paco") else f"{self.data}_lt"
-        return f"configs/{file}.py:{','.join(choices)}"
+        return f"{file}:{','.join(choices)}"
 
 
 _RATIO_100 = {
@@ -109,6 +109,36 @@ PUBLISHED: dict[Cell, dict[str, str]] = {
     Cell("cifar100", 100, "paco_sam"): {"overall": "53.0"},
     Cell("cifar100", 100, "paco"): {"overall": "52.0"},
     Cell("cifar100", 200, "paco_sam"): {"overall": "48.0"},
+}
+
+# By --config: accuracy (overall; head, mid, tail where published), and where it stands.
+_SLIDES = "Rangwani et al., slides, page 22"
+LARGE = {
+    "imagenet_lt:ce": ("42.7; 62.5, 36.6, 12.5", _SLIDES),
+    "imagenet_lt:ce_drw": ("44.9; 57.9, 42.2, 21.6", _SLIDES),
+    "imagenet_lt:ce_drw_sam": ("47.1; 56.6, 45.8, 28.1", _SLIDES),
+    "imagenet_lt:ldam_drw": ("49.9; 61.1, 48.2, 28.3", _SLIDES),
+    "imagenet_lt:ldam_drw_sam": ("53.1; 62.0, 52.1, 34.8", _SLIDES),
+    "inat18:ce": ("60.3; 72.8, 62.7, 54.8", _SLIDES),
+    "inat18:ce_drw": ("63.0; 59.8, 64.4, 62.3", _SLIDES),
+    "inat18:ce_drw_sam": ("65.3; 60.5, 66.2, 65.5", _SLIDES),
+    "inat18:ldam_drw": ("67.5; 63.0, 68.3, 67.8", _SLIDES),
+    "inat18:ldam_drw_sam": ("70.1; 64.1, 70.5, 71.2", _SLIDES),
+    "methods/glmc_imagenet_lt:glmc": ("56.3", "its authors"),
+    "methods/glmc_inat18:glmc": ("72.21", "its authors"),
+    "methods/paco_imagenet_lt:paco": ("57.0", "its authors"),
+    "methods/paco_imagenet_lt:paco_sam": ("57.5", "a leaderboard, without code"),
+    "methods/paco_inat18:paco": ("73.2", "its authors"),
+    "methods/paco_inat18:paco_sam": ("73.4", "a leaderboard, without code"),
+}
+_LIFT = "LIFT (Shi et al., ICML 2024), from a leaderboard"
+PRETRAINED = {
+    "pretrained/cifar100_lt:adaptformer": ("81.7", _LIFT),
+    "pretrained/cifar100_lt:net=vit_b16,adaptformer": ("89.1", _LIFT),
+    "pretrained/imagenet_lt": ("78.3", _LIFT),
+    "pretrained/imagenet_lt:net=clip_vit_l14,adaptformer": ("82.9", _LIFT),
+    "pretrained/places_lt": ("52.2", _LIFT),
+    "pretrained/places_lt:net=clip_vit_l14,adaptformer": ("53.7", _LIFT),
 }
 
 # What the paper claims most comes first: SAM's gain with DRW, LDAM and VS, then plain CE; then further ratios.

@@ -5,8 +5,8 @@
 
 It trains cells until the budget is spent. Another call continues where the last one stopped. Each finished cell goes
 into benchmarks/results/<table>.json (command, versions, devices, date, and every run's last and best test report). Its
-page, docs/results.md, is then rewritten: ours next to the paper's, with cells that have not been run left empty. The
-section at its end that benchmarks/links.py writes stays.
+page, docs/results.md, is then rewritten: ours next to the paper's. Cells that are neither published nor run are left
+out. The section at its end that benchmarks/links.py writes stays.
 
 CIFAR comes from tensorflow-datasets or from --data FOLDER. That folder holds a cell's subset and test set as
 cifar10_lt100.npz (train_images, train_labels, test_images, test_labels). Cells without a file are left out.
@@ -230,7 +230,8 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
         '- Rows named "paper" hold published figures. With ResNet-32 at ratio 100, they come from the slides of',
         "  Rangwani et al. (NeurIPS 2022), which do not state the number of seeds. At ratios 10 and 200 and for",
         "  PaCo+SAM, they come from a leaderboard. For GLMC and GLMC+SAM, they come from the repository of GLMC+SAM.",
-        "  Those of PaCo are unverified. An empty cell means that this page has no published figure.",
+        "  Those of PaCo are unverified. Methods without a published figure appear once we have run them.",
+        "  [recipes.md](recipes.md) also has the large sets and pretrained networks.",
         "- Published figures are those of the best test epoch. Ours are those of the best and of the last epoch,",
         "  mean ± standard deviation over n seeds. The row of differences is ours minus theirs, at the best epoch.",
         "- Nobody has published SAM's radius rho for VS+SAM or PaCo+SAM. Ours are our own choices (`configs/`).",
@@ -240,10 +241,12 @@ def write_page(results: dict[str, Any], options: argparse.Namespace) -> None:
     ]
     sections: dict[str, list[Cell]] = {}
     for cell in TABLES[options.table]:
+        if cell not in PUBLISHED and cell.name not in results:
+            continue
         data = cell.data.upper().replace("CIFAR", "CIFAR-")
         sections.setdefault(f"## {data}-LT, ratio {cell.ratio}, {cell.recipe}", []).append(cell)
     for title, cells in sections.items():
-        command = f"python main.py --config {cells[0].config().replace(cells[0].method, 'METHOD', 1)}"
+        command = f"saddle-jax --config {cells[0].config().replace(cells[0].method, 'METHOD', 1)}"
         lines += ["", title, "", f"`{command}`", ""]
         lines += ["| method | | overall | head | mid | tail | n |", "|---|---|---|---|---|---|---|"]
         for cell in cells:

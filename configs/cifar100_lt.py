@@ -1,7 +1,7 @@
 """CIFAR-100-LT with ResNet-32, the paper's recipe: 200 epochs, seed-0 subset, ratio 100.
 
-    python main.py --config configs/cifar100_lt.py                         # LDAM+DRW+SAM
-    python main.py --config configs/cifar100_lt.py:vs_sam,ratio=50
+    saddle-jax --config cifar100_lt  # LDAM+DRW+SAM
+    saddle-jax --config cifar100_lt:vs_sam,ratio=50
 
 The paper reports these best test epochs at ratio 100: CE+DRW 41.0 +- 0.6, +SAM 44.6 +- 0.4; LDAM+DRW 42.7 +- 0.3, +SAM
 45.4 +- 0.1. Our measured results are in docs/results.md.

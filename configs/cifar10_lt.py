@@ -1,8 +1,8 @@
 """CIFAR-10-LT with ResNet-32, the paper's recipe: 200 epochs, seed-0 subset, ratio 100.
 
-    python main.py --config configs/cifar10_lt.py                          # LDAM+DRW+SAM
-    python main.py --config configs/cifar10_lt.py:ce_drw,ratio=50          # CE+DRW with plain SGD at ratio 50
-    python main.py --config configs/cifar10_lt.py:profile=as_is --config.data.source=arrays --config.data.path=lt.npz
+    saddle-jax --config cifar10_lt                  # LDAM+DRW+SAM
+    saddle-jax --config cifar10_lt:ce_drw,ratio=50  # CE+DRW with plain SGD at ratio 50
+    saddle-jax --config cifar10_lt:profile=as_is --config.data.source=arrays --config.data.path=lt.npz
 
 The paper reports these best test epochs at ratio 100: CE+DRW 75.5 +- 0.2, +SAM 80.6 +- 0.4; LDAM+DRW 77.5 +- 0.5, +SAM
 81.9 +- 0.4. Our measured results are in docs/results.md.

@@ -1,4 +1,4 @@
-"""The default of every field. Experiment files only state differences. `python main.py --help FIELD` explains a field.
+"""The default of every field. Experiment files only state differences. `saddle-jax --help FIELD` explains a field.
 
 Write durations and positions as "200 epochs", "3000 steps", or "80%" of the run. A schedule is a number, or ((position,
 value), ...), where a bare number as a position counts epochs.

@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits made long-tailed (114 images down to 2), with a small ResNet: seconds on a CPU.
 
-    python main.py --config configs/digits_lt.py:ce_drw_sam                # CE+DRW+SAM
-    make demo                                                              # SGD and SAM, several seeds
+    saddle-jax --config digits_lt:ce_drw_sam  # CE+DRW+SAM
+    make demo                                 # SGD and SAM, several seeds
 
 These are real 8x8 images that come with scikit-learn, so nothing is downloaded. 60 images per class are held out for
 testing. CE+DRW ends at 89.7 +- 2.6 % with SGD and 91.3 +- 2.7 % with SAM (12 seeds, each with its own subset), in 3 and

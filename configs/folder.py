@@ -1,8 +1,8 @@
 """Your own images, in one folder per class. It looks at them and chooses the rest, and says what it chose and why.
 
-    python main.py --config configs/folder.py --config.data.root=my_images               # logit adjustment and SAM
-    python main.py --config configs/folder.py:ce_drw_sam --config.data.root=my_images    # CE+DRW+SAM
-    python main.py --config configs/folder.py:epochs=50 --config.data.root=my_images --config.model.name=resnet50
+    saddle-jax --config folder --config.data.root=my_images             # logit adjustment and SAM
+    saddle-jax --config folder:ce_drw_sam --config.data.root=my_images  # CE+DRW+SAM
+    saddle-jax --config folder:epochs=50 --config.data.root=my_images --config.model.name=resnet50
 
 data.root holds my_images/<class>/*, or my_images/train/<class>/* with val/ or test/ beside train/. Without a folder of
 test images, a fifth of every class becomes test images. A tenth of the rest chooses the best epoch. The image size, the

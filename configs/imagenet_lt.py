@@ -1,9 +1,9 @@
 """ImageNet-LT with ResNet-50 from scratch, the paper's recipe: 90 epochs; 115,846 images, 1,280 to 5 per class.
 
-    python main.py --config configs/imagenet_lt.py --config.data.root=/data/imagenet          # LDAM+DRW+SAM
-    python main.py --config configs/imagenet_lt.py:ce_drw --config.data.root=/data/imagenet   # CE+DRW with plain SGD
-    python main.py --config configs/imagenet_lt.py --config.data.source=tfds                  # prepared as array_record
-    python main.py --config configs/imagenet_lt.py:smoke                                      # without the data
+    saddle-jax --config imagenet_lt --config.data.root=/data/imagenet         # LDAM+DRW+SAM
+    saddle-jax --config imagenet_lt:ce_drw --config.data.root=/data/imagenet  # CE+DRW with plain SGD
+    saddle-jax --config imagenet_lt --config.data.source=tfds                 # prepared as array_record
+    saddle-jax --config imagenet_lt:smoke                                     # without the data
 
 data.root holds ImageNet_LT_train.txt, ImageNet_LT_val.txt, ImageNet_LT_test.txt, and ImageNet's train/ and val/. For
 the best epoch on the test list, the paper reports CE+DRW 44.9, +SAM 47.1; LDAM+DRW 49.9, +SAM 53.1. We choose the best

@@ -1,9 +1,9 @@
 """iNaturalist 2018 with ResNet-50 from scratch, the paper's recipe: 90 epochs; 437,513 images of 8,142 species.
 
-    python main.py --config configs/inat18.py --config.data.root=/data/inat18                 # LDAM+DRW+SAM
-    python main.py --config configs/inat18.py:ce_drw_sam --config.data.root=/data/inat18      # CE+DRW+SAM
-    python main.py --config configs/inat18.py --config.data.source=tfds                       # prepared as array_record
-    python main.py --config configs/inat18.py:smoke                                           # without the data
+    saddle-jax --config inat18 --config.data.root=/data/inat18             # LDAM+DRW+SAM
+    saddle-jax --config inat18:ce_drw_sam --config.data.root=/data/inat18  # CE+DRW+SAM
+    saddle-jax --config inat18 --config.data.source=tfds                   # prepared as array_record
+    saddle-jax --config inat18:smoke                                       # without the data
 
 data.root holds iNaturalist18_train.txt, iNaturalist18_val.txt, and train_val2018/. As usual, the validation list is the
 test set, because the official test set has no labels. The paper reports these best epochs: CE+DRW 63.0, +SAM 65.3;

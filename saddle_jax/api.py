@@ -40,7 +40,7 @@ def train(
     """Train a run, or continue it, and return it. Progress is printed as the command prints it.
 
     Args:
-      config: what --config takes, such as "folder:la_sam" or a file of your own, or a complete config.
+      config: what `--config` takes, such as "folder:la_sam" or a file of your own, or a complete config.
       workdir: directory of the run; by default, runs/<name of the config>.
       root: data.root, such as the folder of the classes' folders.
       path: data.path, an .npz of images.

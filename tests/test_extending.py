@@ -16,8 +16,8 @@ from saddle_jax.experiment import catalogue, command_line
 TEXT = (ROOT / "docs/extending.md").read_text()
 FILES = {path: body for path, body in re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)}
 COMMANDS = [
-    shlex.split(command.replace("\\\n", " "))[2:]
-    for command in re.findall(r"^    (python main\.py (?:.*\\\n)*.*)$", TEXT, re.MULTILINE)
+    shlex.split(command.replace("\\\n", " "))[1:]
+    for command in re.findall(r"^    (saddle-jax (?:.*\\\n)*.*)$", TEXT, re.MULTILINE)
 ]
 
 
@@ -36,7 +36,7 @@ def outside(tmp_path_factory):
 
 def run(folder, *arguments, expected=0):
     """Run a command in a folder; return what it prints."""
-    script = [ROOT / "main.py", *map(of_repository, arguments)]
+    script = [ROOT / "main.py", *map(in_smoke, arguments)]
     result = in_process(script, folder)
     assert result.returncode == expected, result.stdout
     return result.stdout
@@ -71,9 +71,9 @@ def all_told(folder, commands):
     return told
 
 
-def of_repository(argument):
-    """Return the argument with the whole path of a shipped config, in its smoke version."""
-    return argument.replace("configs/", f"{ROOT}/configs/").replace("digits_lt.py:", "digits_lt.py:smoke,")
+def in_smoke(argument):
+    """Return the argument with a shipped config in its smoke version."""
+    return argument.replace("digits_lt:", "digits_lt:smoke,")
 
 
 def test_the_page_has_what_it_promises():
@@ -95,7 +95,7 @@ def test_an_entry_from_outside_trains_and_resumes(number, outside, tmp_path):
         assert "accuracy" in run(outside, "--mode=eval", f"--workdir={workdir}", "--import_code")
     if number:
         return
-    other = ["--config", "configs/digits_lt.py:ce_sam", f"--workdir={workdir}"]
+    other = ["--config", "digits_lt:ce_sam", f"--workdir={workdir}"]
     stranger = run(tmp_path, *other, expected=2)
     assert "names code from outside" in stranger  # training beside it imports nothing either
     # Somebody else's run: its code is named, and imported with a flag only.
@@ -110,7 +110,7 @@ def test_an_entry_from_outside_trains_and_resumes(number, outside, tmp_path):
 
 def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
     folder = write_package(tmp_path)
-    start = ["--mode=check", "--config", "configs/digits_lt.py:ce_sam", f"--workdir={tmp_path}/run"]
+    start = ["--mode=check", "--config", "digits_lt:ce_sam", f"--workdir={tmp_path}/run"]
     found = run(
         folder, *start, "--config.loss.name=my_package.losses:balanced", "--config.balanced.tau=-1",
         "--config.model.name=my_package.nothing:x", "--config.batch_size=0", expected=2,
@@ -141,7 +141,7 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         ("optim.name", "sam", "rename the entry"),
     )
     commands = [[*start, f"--config.{field}=my_package.wrong:{name}"] for field, name, _ in cases]
-    commands = [list(map(of_repository, command)) for command in commands]
+    commands = [list(map(in_smoke, command)) for command in commands]
     for found, (_, _, words) in zip(all_told(folder, commands), cases, strict=True):
         assert words in found
 

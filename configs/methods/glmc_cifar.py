@@ -1,10 +1,10 @@
 """GLMC and GLMC + SAM on CIFAR-10-LT and CIFAR-100-LT: 200 epochs of a CIFAR ResNet-34 (21 million parameters).
 
-    python main.py --config configs/methods/glmc_cifar.py:data=cifar100,ratio=100                  # GLMC + SAM
-    python main.py --config configs/methods/glmc_cifar.py:glmc,data=cifar100,ratio=100             # GLMC with SGD
-    python main.py --config configs/methods/glmc_cifar.py:glmc_published,data=cifar10,ratio=50
-    python main.py --config configs/methods/glmc_cifar.py:net=wide_resnet32,data=cifar10,ratio=100
-    python main.py --config configs/methods/glmc_cifar.py:smoke
+    saddle-jax --config methods/glmc_cifar:data=cifar100,ratio=100       # GLMC + SAM
+    saddle-jax --config methods/glmc_cifar:glmc,data=cifar100,ratio=100  # GLMC with SGD
+    saddle-jax --config methods/glmc_cifar:glmc_published,data=cifar10,ratio=50
+    saddle-jax --config methods/glmc_cifar:net=wide_resnet32,data=cifar10,ratio=100
+    saddle-jax --config methods/glmc_cifar:smoke
 
 data is cifar10 (the default) or cifar100. ratio is 100 (the default), 50, or 10; any other ratio uses the settings of
 the next smaller one. With profile=as_is, ratio says which ratio the images already have.

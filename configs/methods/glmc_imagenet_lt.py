@@ -1,8 +1,8 @@
 """GLMC and GLMC + SAM on ImageNet-LT: 135 epochs of ResNeXt-50 32x4d.
 
-    python main.py --config configs/methods/glmc_imagenet_lt.py --config.data.root=/data/imagenet        # GLMC + SAM
-    python main.py --config configs/methods/glmc_imagenet_lt.py:glmc --config.data.root=/data/imagenet   # with SGD
-    python main.py --config configs/methods/glmc_imagenet_lt.py:smoke                                    # without data
+    saddle-jax --config methods/glmc_imagenet_lt --config.data.root=/data/imagenet       # GLMC + SAM
+    saddle-jax --config methods/glmc_imagenet_lt:glmc --config.data.root=/data/imagenet  # with SGD
+    saddle-jax --config methods/glmc_imagenet_lt:smoke                                   # without data
 
 data.root is that of configs/imagenet_lt.py. GLMC's authors report 56.3 overall, and 70.1 / 52.4 / 30.4 for many /
 medium / few. Nothing is published for GLMC + SAM here, so rho is that of CIFAR, untuned. Ours are not measured yet.

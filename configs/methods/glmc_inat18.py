@@ -1,8 +1,8 @@
 """GLMC and GLMC + SAM on iNaturalist 2018: 120 epochs of ResNeXt-50 32x4d.
 
-    python main.py --config configs/methods/glmc_inat18.py --config.data.root=/data/inat18               # GLMC + SAM
-    python main.py --config configs/methods/glmc_inat18.py:glmc --config.data.root=/data/inat18          # with SGD
-    python main.py --config configs/methods/glmc_inat18.py:smoke                                         # without data
+    saddle-jax --config methods/glmc_inat18 --config.data.root=/data/inat18       # GLMC + SAM
+    saddle-jax --config methods/glmc_inat18:glmc --config.data.root=/data/inat18  # with SGD
+    saddle-jax --config methods/glmc_inat18:smoke                                 # without data
 
 data.root is that of configs/inat18.py. GLMC's authors report 72.21. Nothing is published for GLMC + SAM here, so rho is
 that of CIFAR, untuned. Resampling, label weights, and the contrastive term's factor are those of ImageNet-LT, the only

@@ -1,9 +1,9 @@
 """CIFAR-100-LT with PaCo and PaCo+SAM, the narrow ResNet-32: 400 epochs, seed-0 subset, ratio 100.
 
-    python main.py --config configs/methods/paco_cifar100.py                     # PaCo+SAM, ratio 100
-    python main.py --config configs/methods/paco_cifar100.py:paco_sam,ratio=200
-    python main.py --config configs/methods/paco_cifar100.py:paco                # plain SGD, the authors' recipe
-    python main.py --config configs/methods/paco_cifar100.py:smoke               # without the data
+    saddle-jax --config methods/paco_cifar100        # PaCo+SAM, ratio 100
+    saddle-jax --config methods/paco_cifar100:paco_sam,ratio=200
+    saddle-jax --config methods/paco_cifar100:paco   # plain SGD, the authors' recipe
+    saddle-jax --config methods/paco_cifar100:smoke  # without the data
 
 Leaderboards list PaCo+SAM at 53.0 for ratio 100 and 48.0 for ratio 200 (best test epoch, without code or radius), and
 PaCo at 52.0 for ratio 100. Ours are not measured yet. The radius of 0.1 is ours and untuned. --config.sam.rho=0.05 and

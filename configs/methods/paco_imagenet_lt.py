@@ -1,9 +1,9 @@
 """ImageNet-LT with PaCo and PaCo+SAM, ResNet-50 from scratch: 400 epochs.
 
-    python main.py --config configs/methods/paco_imagenet_lt.py --config.data.root=/data/imagenet        # PaCo+SAM
-    python main.py --config configs/methods/paco_imagenet_lt.py:paco --config.data.root=/data/imagenet   # plain SGD
-    python main.py --config configs/methods/paco_imagenet_lt.py --config.model.name=resnext50_32x4d ...
-    python main.py --config configs/methods/paco_imagenet_lt.py:smoke                                    # no data
+    saddle-jax --config methods/paco_imagenet_lt --config.data.root=/data/imagenet       # PaCo+SAM
+    saddle-jax --config methods/paco_imagenet_lt:paco --config.data.root=/data/imagenet  # plain SGD
+    saddle-jax --config methods/paco_imagenet_lt --config.data.root=/data/imagenet --config.model.name=resnext50_32x4d
+    saddle-jax --config methods/paco_imagenet_lt:smoke                                   # no data
 
 PaCo's authors report 57.0 for the best epoch on the test list (58.2 with ResNeXt-50 and a temperature of 0.07).
 Leaderboards list PaCo+SAM at 57.5, without code or radius. Ours are not measured yet. The radius is ours and untuned:

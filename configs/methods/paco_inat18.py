@@ -1,8 +1,8 @@
 """iNaturalist 2018 with PaCo and PaCo+SAM, ResNet-50 from scratch: 400 epochs.
 
-    python main.py --config configs/methods/paco_inat18.py --config.data.root=/data/inat18               # PaCo+SAM
-    python main.py --config configs/methods/paco_inat18.py:paco --config.data.root=/data/inat18          # plain SGD
-    python main.py --config configs/methods/paco_inat18.py:smoke                                         # no data
+    saddle-jax --config methods/paco_inat18 --config.data.root=/data/inat18       # PaCo+SAM
+    saddle-jax --config methods/paco_inat18:paco --config.data.root=/data/inat18  # plain SGD
+    saddle-jax --config methods/paco_inat18:smoke                                 # no data
 
 PaCo's authors report 73.2 for the best epoch. Leaderboards list PaCo+SAM at 73.4, without code or radius. Ours are not
 measured yet. The radius is that of configs/methods/paco_imagenet_lt.py, which is ours and untuned.

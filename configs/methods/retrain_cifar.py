@@ -1,13 +1,13 @@
 """CC-SAM's second stage on CIFAR-10-LT and CIFAR-100-LT: 30 epochs of the classifier alone, after a ResNet-32 run.
 
-    python main.py --config configs/cifar10_lt.py:ce_cc_sam,ratio=100 --workdir runs/first              # CIFAR-10-LT
-    python main.py --config configs/methods/retrain_cifar.py:ratio=100 --config.start_from=runs/first
+    saddle-jax --config cifar10_lt:ce_cc_sam,ratio=100 --workdir runs/first  # CIFAR-10-LT
+    saddle-jax --config methods/retrain_cifar:ratio=100 --config.start_from=runs/first
 
-    python main.py --config configs/cifar100_lt.py:ce_cc_sam,ratio=100 --workdir runs/first             # CIFAR-100-LT
-    python main.py --config configs/methods/retrain_cifar.py:data=cifar100,ratio=100 --config.start_from=runs/first
+    saddle-jax --config cifar100_lt:ce_cc_sam,ratio=100 --workdir runs/first  # CIFAR-100-LT
+    saddle-jax --config methods/retrain_cifar:data=cifar100,ratio=100 --config.start_from=runs/first
 
-    python main.py --config configs/cifar10_lt.py:smoke,ce_cc_sam --workdir runs/smoke                  # without data
-    python main.py --config configs/methods/retrain_cifar.py:smoke --config.start_from=runs/smoke
+    saddle-jax --config cifar10_lt:smoke,ce_cc_sam --workdir runs/smoke  # without data
+    saddle-jax --config methods/retrain_cifar:smoke --config.start_from=runs/smoke
 
 data is cifar10 (the default) or cifar100. `retrain` uses plain SGD, as the authors do; `retrain_sam` and so on add a
 link. The first stage can be any run of the plain method with a linear head. Use the same data, ratio, and network as in

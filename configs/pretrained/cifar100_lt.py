@@ -1,8 +1,8 @@
 """CIFAR-100-LT from a published network: by default, a linear classifier on CLIP's ViT-B/16, with logit adjustment.
 
-    python main.py --config configs/pretrained/cifar100_lt.py
-    python main.py --config configs/pretrained/cifar100_lt.py:adaptformer,la_sam
-    python main.py --config configs/pretrained/cifar100_lt.py:net=efficientnet_lite0
+    saddle-jax --config pretrained/cifar100_lt
+    saddle-jax --config pretrained/cifar100_lt:adaptformer,la_sam
+    saddle-jax --config pretrained/cifar100_lt:net=efficientnet_lite0
 
 LIFT reports 81.7 at ratio 100 with CLIP's ViT-B/16 and AdaptFormer. See configs/pretrained/cifar10_lt.py.
 """

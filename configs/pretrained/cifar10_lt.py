@@ -1,8 +1,8 @@
 """CIFAR-10-LT from a published network: by default, a linear classifier on CLIP's ViT-B/16, with logit adjustment.
 
-    python main.py --config configs/pretrained/cifar10_lt.py
-    python main.py --config configs/pretrained/cifar10_lt.py:adaptformer,la_sam
-    python main.py --config configs/pretrained/cifar10_lt.py:net=efficientnet_lite0
+    saddle-jax --config pretrained/cifar10_lt
+    saddle-jax --config pretrained/cifar10_lt:adaptformer,la_sam
+    saddle-jax --config pretrained/cifar10_lt:net=efficientnet_lite0
 
 Compare results only among networks that were trained on the same images before. ImageNet has classes of CIFAR's.
 adaptformer and lora have the settings of LIFT (Shi et al., ICML 2024), except for its augmentation and the first

@@ -1,7 +1,7 @@
 """Your own images, in one folder per class, from a published network: a classifier on its features, in minutes.
 
-    python main.py --config configs/pretrained/folder.py:net=resnet18 --config.data.root=my_images
-    python main.py --config configs/pretrained/folder.py:net=clip_vit_b16,adaptformer --config.data.root=my_images
+    saddle-jax --config pretrained/folder:net=resnet18 --config.data.root=my_images
+    saddle-jax --config pretrained/folder:net=clip_vit_b16,adaptformer --config.data.root=my_images
 
 The network's weights are a file; a command without it says how to download it. Folders are read as by
 configs/folder.py, which trains from scratch. By default, the features of every image are computed once, and logit

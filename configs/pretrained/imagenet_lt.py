@@ -1,6 +1,6 @@
 """ImageNet-LT from a published network: by default, AdaptFormer on CLIP's ViT-B/16 with logit adjustment, as in LIFT.
 
-    python main.py --config configs/pretrained/imagenet_lt.py --config.data.root=/data/imagenet
+    saddle-jax --config pretrained/imagenet_lt --config.data.root=/data/imagenet
 
 LIFT (Shi et al., ICML 2024) reports 78.3. The lists are those of configs/imagenet_lt.py. Never start from a network
 that was trained on ImageNet with labels: it has seen the images that this set leaves out. Ours are not measured yet.

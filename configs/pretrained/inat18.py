@@ -1,6 +1,6 @@
 """iNaturalist 2018 from a published network: by default, AdaptFormer on CLIP's ViT-B/16 with logit adjustment.
 
-    python main.py --config configs/pretrained/inat18.py --config.data.root=/data/inat18
+    saddle-jax --config pretrained/inat18 --config.data.root=/data/inat18
 
 LIFT (Shi et al., ICML 2024) reports about 80.4 after 20 epochs, which is the length of this run. The lists are those of
 configs/inat18.py. Ours are not measured yet.

@@ -34,7 +34,9 @@ def from_file(name: str, overrides: Sequence[str] = ()) -> Configured:
       DataError: the config is to fit images that can't be used.
     """
     loaded = _with_own_fields(config_file.load(name), ())
-    return _configure(loaded, overrides, problems_of(loaded), given=arguments.fields_of(name.partition(":")[2]))
+    # Fields that the file sets in vain. Other problems show in the final config, too, unless an override solves them.
+    in_vain = [problem for problem in problems_of(loaded) if problem not in problems_of(loaded, loaded)]
+    return _configure(loaded, overrides, in_vain, given=arguments.fields_of(name.partition(":")[2]))
 
 
 def of_run(content: bytes, overrides: Sequence[str] = (), *, trusted: bool = False) -> Configured:

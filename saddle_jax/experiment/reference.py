@@ -14,8 +14,8 @@ from saddle_jax.experiment.help import TITLES, described
 
 _START = """# Every field and every choice
 
-This page is generated: `python -m saddle_jax.experiment.reference > docs/reference.md`. `python main.py --help TOPIC`
-prints the same in a terminal. Set a field with `--config.FIELD=VALUE`, or in an experiment's file.
+Set a field with `--config.FIELD=VALUE`, or in an experiment's file. `saddle-jax --help TOPIC` prints parts of this page
+in a terminal. The page is generated: `python -m saddle_jax.experiment.reference > docs/reference.md`.
 """
 
 

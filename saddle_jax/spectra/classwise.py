@@ -49,7 +49,7 @@ class Spectrum(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """|λmin / λmax|, a measure of non-convexity: 0 if no eigenvalue is negative, NaN if the Hessian is 0."""
+        """|λmin / λmax|, a measure of non-convexity. It is 0 if no eigenvalue is negative, NaN if the Hessian is 0."""
         if self.smallest.value >= 0:
             return 0.0 if self.largest.value else float("nan")
         return abs(self.smallest.value / self.largest.value) if self.largest.value else float("inf")
