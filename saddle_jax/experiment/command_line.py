@@ -39,6 +39,7 @@ flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wr
 flags.DEFINE_string("class_map", None, "import: file that says which output is which class.")
 flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
 flags.DEFINE_list("runs", [], "report: run directories to read; globs in quotes.")
+flags.DEFINE_bool("verbose", False, "check: print every tensor of the network, not only its stages.")
 flags.DEFINE_bool("distributed", False, "train: this is one of several processes.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if the environment does not say.")
 flags.DEFINE_integer("num_processes", None, "Number of processes, if the environment does not say.", lower_bound=1)
@@ -49,7 +50,18 @@ flags.DEFINE_bool("import_code", False, "Import the code outside saddle_jax that
 _PLAIN_FLAGS = copy.deepcopy(FLAGS)
 _PATHS = ("workdir", "out", "torch_file", "class_map", "compare")
 # Flags that a command has under their own names.
-_PASSED_ON = ("checkpoint", "compare", "runs", "torch_file", "class_map", "adjust", "out", "formats", "import_code")
+_PASSED_ON = (
+    "checkpoint",
+    "compare",
+    "runs",
+    "torch_file",
+    "class_map",
+    "adjust",
+    "out",
+    "formats",
+    "import_code",
+    "verbose",
+)
 
 
 class Command(NamedTuple):
@@ -71,6 +83,7 @@ class Command(NamedTuple):
     out: str | None = None  # file for the predictions, or folder for an export
     formats: Sequence[str] = ()  # of an export; none: all that are possible
     import_code: bool = False  # import the code outside saddle_jax that a stored run names
+    verbose: bool = False  # check: print every tensor
     words: Sequence[str] = ()  # train: what run.json records as the command; () for sys.argv
 
 

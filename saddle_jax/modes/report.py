@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from saddle_jax import __version__
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically
 from saddle_jax.report import content, curvature, page, provenance, rows, runs, tables
 
@@ -16,9 +17,9 @@ def run(command: Command) -> int:
     """Write the report on the command's runs."""
     folders, others = runs.find(command.runs)
     if others:
-        print(f"note   found no run in {', '.join(map(str, others))}")
+        console.say("note", f"found no run in {', '.join(map(str, others))}")
     path = write(folders, pathlib.Path(command.workdir))
-    print(f"done   {path}, with report.md, table.csv, and table.tex")
+    console.say("done", f"{path}, with report.md, table.csv, and table.tex")
     return 0
 
 
