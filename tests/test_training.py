@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import terminal
 from conftest import ROOT, SHARED, shared_file
 from small_runs import small_config, train
 
@@ -173,29 +174,37 @@ def test_the_smoke_run_of_the_command_line(tmp_path):
     """With tf.data and TensorBoard, saving and logging on the way as a full run does; then evaluation and check."""
     arguments = ["--config", "configs/cifar100_lt.py:smoke,vs_sam,ratio=20", "--workdir", str(tmp_path / "run")]
 
-    def main(*arguments):
+    def main(*arguments, on_terminal=False):
         command = [sys.executable, ROOT / "main.py", *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)
+        environment = {**ENVIRONMENT, "TERM": "xterm" if on_terminal else "dumb"}
+        if on_terminal:
+            code, output = terminal.run(command, 80, env=environment, cwd=tmp_path)
+            assert code == 0, output
+            return "\n".join(terminal.lines(output))
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
     arguments[1] = str(ROOT / arguments[1])
-    output = main(*arguments, f"--config.compilation_cache={tmp_path / 'compiled'}")
+    output = main(*arguments, f"--config.compilation_cache={tmp_path / 'compiled'}", on_terminal=True)
+    assert max(map(len, output.splitlines())) <= 80
     assert list((tmp_path / "compiled").iterdir())
     for word in (
-        "10 classes of",
+        " classes of ",
         "sam with rho 0.5",
         "eval   test step 30: accuracy ",
-        "best on test  classes",
+        "100%  ETA 0s\nloss ",
+        "compiling the step ... ",
+        "best on test   classes",
         "3: 0, 1, 2\n",
-        "results.json",
+        "checkpoints/, best at step",
     ):
         assert word in output
     assert list((tmp_path / "run/tensorboard").glob("events*"))
     assert [r["step"] for r in metrics.read(tmp_path / "run") if "train/loss" in r] == [10, 20, 30, 40, 50, 60]
     evaluated = main("--mode", "eval", "--workdir", str(tmp_path / "run"), "--config.eval.batch_size=77")
     rows = [
-        [line.split()[:2] for line in text.splitlines() if line.startswith(("acc", "tail"))]
+        [line.split()[:2] for line in text.splitlines() if line.strip().startswith(("acc", "tail"))]
         for text in (output, evaluated)
     ]
     assert rows[0] == rows[1] and len(rows[0]) == 2

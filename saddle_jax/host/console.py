@@ -47,8 +47,13 @@ class Bar(NamedTuple):
 class _Shown:
     """What is live on the terminal now."""
 
-    draw: Callable[[], Any] | None = None
+    draw: Callable[[], Bar | str] | None = None
     live: rich.live.Live | None = None
+
+    def __rich__(self) -> Any:
+        """Draw it, which rich asks for at every line that is printed above it and a few times a second."""
+        draw = _Shown.draw  # another thread may take it away
+        return _bar(draw()) if draw else ""
 
 
 def is_live() -> bool:
@@ -152,11 +157,9 @@ def show(draw: Callable[[], Bar | str]) -> None:
     if _Shown.live is None and is_live():
         from rich.live import Live
 
+        apart = not sys.stderr.isatty()  # it goes to a file, and must not come here
         _Shown.live = Live(
-            get_renderable=lambda: _bar(_Shown.draw() if _Shown.draw else ""),
-            console=_terminal(),
-            transient=True,
-            refresh_per_second=4,
+            _Shown(), console=_terminal(), transient=True, refresh_per_second=4, redirect_stderr=not apart
         )
         _Shown.live.start()
 
@@ -221,10 +224,16 @@ def _drawn(content: Table, width: int) -> Any:
 
     def with_columns(number: int) -> Drawn:
         frame = box.SIMPLE_HEAD if is_live() else None
-        drawn = Drawn(box=frame, title=content.title or None, title_justify="left", pad_edge=False, header_style="bold")
+        drawn = Drawn(
+            box=frame,
+            title=Text(content.title) if content.title else None,
+            title_justify="left",
+            pad_edge=False,
+            header_style="bold",
+        )
         drawn.padding = (0, 2, 0, 0)
         for heading, side in zip(content.columns[:number], content.align, strict=False):
-            drawn.add_column(heading, justify="right" if side == "r" else "left", no_wrap=side == "r")
+            drawn.add_column(Text(heading), justify="right" if side == "r" else "left", no_wrap=side == "r")
         for row in content.rows:
             drawn.add_row(*map(Text, row[:number]))
         return drawn

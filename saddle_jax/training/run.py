@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError, NonFiniteError, Preempted
-from saddle_jax.host import processes, watchdog
+from saddle_jax.host import console, processes, watchdog
 from saddle_jax.host.console import duration
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.files import write_atomically
@@ -269,6 +269,7 @@ class Run:
         last, best = results["last"], results["best"]
         name = f"best{best['chosen_by'].removeprefix(', best')}"
         shown = {f"last and {name}": last} if last["step"] == best["step"] else {"last": last, name: best}
+        console.hide()
         self.progress.show_table(evaluate.table(shown, self.splits.stats, self.config.eval.rank_bounds))
         return results
 
