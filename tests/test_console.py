@@ -69,6 +69,7 @@ def test_a_log_gets_a_line_for_each_fact():
 
 @pytest.mark.faults("O1")
 def test_a_terminal_that_closes_does_not_end_the_work(tmp_path):
-    script = f"{SAYS}\nopen({str(tmp_path / 'written')!r}, 'w').close()"
+    waits = SAYS.replace("progress.begin(1)", "import sys; sys.stdin.read()\nprogress.begin(1)")
+    script = f"{waits}\nopen({str(tmp_path / 'written')!r}, 'w').close()"
     code, written = terminal.run([sys.executable, "-c", script], 80, closes_after=b"compiling", env=environment())
     assert code == 0 and "accuracy" not in written and (tmp_path / "written").exists()

@@ -197,7 +197,8 @@ def test_the_smoke_run_of_the_command_line(tmp_path):
         "compiling the step ... ",
         "best on test   classes",
         "3: 0, 1, 2\n",
-        "checkpoints/, best at step",
+        "│ saved  /",
+        "│ next   ",
     ):
         assert word in output
     assert list((tmp_path / "run/tensorboard").glob("events*"))

@@ -25,7 +25,8 @@ class Mode(NamedTuple):
 
     module: str  # in saddle_jax/modes/
     does: str
-    flags: tuple[str, ...] = ()  # that other modes do not take
+    flags: tuple[str, ...] = ()  # that not every mode takes
+    configured: bool = False  # --config says what to do it with, not a run
 
 
 MODES = {
@@ -33,6 +34,7 @@ MODES = {
         "train",
         "train; evaluate and save on the way",
         ("distributed", "coordinator", "num_processes", "process_id"),
+        configured=True,
     ),
     "eval": Mode("evaluate", "evaluate checkpoints on the test images, class by class", ("checkpoint", "adjust")),
     "predict": Mode(
@@ -51,9 +53,12 @@ MODES = {
         "build everything, print classes, steps, and sizes, take one step, and draw training images; nothing else is "
         "written",
         ("verbose",),
+        configured=True,
     ),
     "report": Mode("report", "read runs, and write report.html, report.md, table.csv, and table.tex", ("runs",)),
-    "import": Mode("import_torch", "make a run from a PyTorch checkpoint", ("torch_file", "class_map")),
+    "import": Mode(
+        "import_torch", "make a run from a PyTorch checkpoint", ("torch_file", "class_map"), configured=True
+    ),
 }
 
 # Help on a flag that takes a value begins with what the value is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -118,7 +119,9 @@ def _mode(name: str, fields: Mapping[str, Field]) -> Iterator[Row]:
     own = () if name == "report" else ("import_code",)
     yield Row(f"--mode {name}: ", f"{MODES[name].does}.", 2)
     yield Row("")
-    yield from map(_flag, (*MODES[name].flags, "workdir", *own))
+    if MODES[name].configured:
+        yield from itertools.islice(_terms(_CONFIG), 2)  # without those that only train several or later runs
+    yield from map(_flag, ("workdir", *MODES[name].flags, *own))
     yield from _group(name, fields)
 
 

@@ -71,9 +71,9 @@ def columns() -> int:
 
 
 def say(word: str, text: str, label: str = "") -> None:
-    """Print a line: a word that says what it is, and the text, below the label of one of several runs.
+    """Print a line: the label of one of several runs, a word that says what the line is, and the text.
 
-    A log gets it as one line, however long. On a terminal it continues below the text.
+    A log gets it as one line, however long. On a terminal, a long text continues below itself.
     """
     start = f"{label}  " if label else ""
     if _is_terminal():

@@ -103,15 +103,15 @@ class Progress:
 
     def _bar(self) -> console.Bar:
         """Return what the terminal shows now. Another thread asks for it."""
-        step = self._step
+        step, doing = self._step, self._doing
         title = f"{self._unit} {step:,}/{self._total:,}" if self._unit else ""
         if self._steps_per_epoch:
             epochs = -(-self._total // self._steps_per_epoch)
             title = f"epoch {max(1, -(-step // self._steps_per_epoch))}/{epochs}"
         *speed, left = self._speed_then or [""]
         below = ["  ".join(part for part in (self._details, *speed) if part), self._last_evaluation]
-        if self._doing:
-            below.append(console.clock(*self._doing))
+        if doing:
+            below.append(console.clock(*doing))
         shown = " ".join(part for part in (self._label, title) if part)
         right = f"{100 * step / self._total:.0f}%  {left}".rstrip()
         return console.Bar(shown, step / self._total, right, [line for line in below if line])
