@@ -208,7 +208,7 @@ def test_the_smoke_run_of_the_command_line(tmp_path):
         [line.split()[:2] for line in text.splitlines() if line.strip().startswith(("acc", "tail"))]
         for text in (output, evaluated)
     ]
-    assert rows[0] == rows[1] and len(rows[0]) == 2
+    assert rows[0] == rows[1][:2] and len(rows[0]) == 2
     before = sorted(str(p) for p in tmp_path.rglob("*"))
     checked = main("--mode", "check", *arguments[:2], "--workdir", str(tmp_path / "other"))
     for word in (
