@@ -42,7 +42,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert result.returncode == 0
     for word in ("--config", "--workdir", "--mode", "ldam_drw", "smoke", "75", "--runs", "report.html"):
         assert word in result.stdout
-    heavy = "import sys, main; sys.exit(any(m in sys.modules for m in ('jax', 'tensorflow', 'flax', 'numpy')))"
+    heavy = "import sys, main; sys.exit(any(m in sys.modules for m in ('jax', 'tensorflow', 'flax', 'numpy', 'rich')))"
     assert subprocess.run([sys.executable, "-c", heavy], cwd=ROOT).returncode == 0
 
 

@@ -77,7 +77,7 @@ def say(word: str, text: str, label: str = "") -> None:
     """
     start = f"{label}  " if label else ""
     if _is_terminal():
-        _print(_facts([(start + word, [text])]))
+        _print(_facts([(f"{start}{word:6s}", [text])]))
     else:
         print(f"{start}{word:6s} {text}", flush=True)
 
@@ -212,7 +212,7 @@ def _facts(facts: Sequence[tuple[str, Sequence[str]]]) -> Any:
     grid.add_column(no_wrap=True, min_width=6)
     grid.add_column(overflow="fold")
     for word, parts in facts:
-        grid.add_row(Text(word, _STYLES.get(word.rpartition(" ")[2], "dim")), Text("\n".join(parts)))
+        grid.add_row(Text(word, _STYLES.get(word.split()[-1], "dim")), Text("\n".join(parts)))
     return grid
 
 
