@@ -14,7 +14,7 @@ from absl import app
 from saddle_jax import modes
 from saddle_jax.errors import SaddleError, tell
 from saddle_jax.experiment import command_line, config_file, help
-from saddle_jax.host import output
+from saddle_jax.host import console, output
 
 
 def run() -> NoReturn:
@@ -45,7 +45,7 @@ def parse_flags(argv: list[str]) -> list[command_line.Command]:
     """Parse the command line, or print help or all problems and exit. absl passes the result to `main`."""
     try:
         if (topics := help.topics(argv)) is not None:
-            print(help.text(topics, config_file.SHIPPED))
+            console.lines(help.text(topics, config_file.SHIPPED, min(console.columns(), 100)))
             sys.exit(0)
         return [command_line.parse(argv)]
     except SaddleError as error:

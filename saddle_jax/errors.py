@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import errno
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterable, Sequence
 
@@ -67,13 +69,24 @@ def tell(error: BaseException, who: str = "") -> int:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # a path in the config
         error = ConfigError(f"found a path that is too long, {error.filename!r}. Fix: a shorter one")
     if isinstance(error, SaddleError):
-        print(f"{who}{error}", file=sys.stderr)
+        print(_in_columns(f"{who}{error}"), file=sys.stderr)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         print(f"{who}interrupted before the first step. Fix: run the same command to start again", file=sys.stderr)
         return Preempted.exit_code
     traceback.print_exception(error)
     return SaddleError.exit_code
+
+
+def _in_columns(text: str) -> str:
+    """Return the text in lines that a terminal does not break inside a word. A log gets it as it is."""
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        for line in text.splitlines()
+    )
 
 
 def first_lines(lines: Sequence[str], shown: int = 10) -> list[str]:

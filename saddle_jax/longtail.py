@@ -80,6 +80,9 @@ class ClassStats(NamedTuple):
         return share_C / share_C.sum()
 
 
+RANK_GROUPS = ("head", "mid", "tail")
+
+
 class Group(NamedTuple):
     """A named set of classes, such as the tail."""
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from configs import cifar10_lt, default, recipes
 from saddle_jax.errors import ConfigError, tell
-from saddle_jax.experiment import catalogue, config_file, configure, reference
+from saddle_jax.experiment import catalogue, command_line, config_file, configure, reference
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment import help as help_lib
 from saddle_jax.experiment.checks import problems_of
@@ -42,7 +42,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert result.returncode == 0
     for word in ("--config", "--workdir", "--mode", "ldam_drw", "smoke", "75", "--runs", "report.html"):
         assert word in result.stdout
-    heavy = "import sys, main; sys.exit(any(m in sys.modules for m in ('jax', 'tensorflow', 'flax', 'numpy')))"
+    heavy = "import sys, main; sys.exit(any(m in sys.modules for m in ('jax', 'tensorflow', 'flax', 'numpy', 'rich')))"
     assert subprocess.run([sys.executable, "-c", heavy], cwd=ROOT).returncode == 0
 
 
@@ -76,8 +76,6 @@ def test_bad_arguments_of_the_experiment():
 
 
 def test_a_link_comes_with_a_size_of_its_own(capsys):
-    from saddle_jax.experiment import command_line
-
     command = command_line.parse(["main.py", "--config=configs/cifar10_lt.py", "--config.optim.name=asam"])
     assert command.config.asam.rho == (0.5,)
     command = command_line.parse(["main.py", "--config=configs/cifar10_lt.py", "--config.sam.rho=0.3"])
@@ -103,20 +101,33 @@ def test_a_wrong_value_hides_no_check_between_others():
         ("data.ratio", ["imbalance factor", "1 or more"]),
         ("spectra", ["--config.spectra.steps=100", "May change when a run is resumed"]),
         ("networks", ["resnext50_32x4d", "7.4 million"]),
+        ("adjust", ["tau_norm:TAU", "taken by --mode eval, predict, export"]),
+        ("mode", ["--mode import"]),
     ],
 )
 def test_help_on_a_topic(topic, words):
-    text = help_lib.text([topic], [])
+    text = help_lib.text([topic], [], 200)
     for word in words:
         assert word in text
 
 
+def test_help_on_every_mode_and_flag_in_lines_that_fit():
+    for name, mode in command_line.MODES.items():
+        text = help_lib.text([name], [])
+        assert mode.does[:20] in text and all(f"  --{flag}" in text for flag in (*mode.flags, "workdir"))
+        assert all(name in help_lib.text([flag], []).partition("taken by --mode ")[2] for flag in mode.flags)
+    for width in (40, 80):
+        lines = help_lib.text([], ["digits_lt"], width).splitlines()
+        assert {"Examples", "Modes", "Flags of modes", "Exit codes"} <= set(lines)
+        assert [line for line in lines if len(line) > width] == []
+
+
 def test_help_on_every_field_and_every_entry():
     for field, value in FIELDS.items():
-        assert field in help_lib.text([field], []), (field, value)
+        assert field in help_lib.text([field], [], 200), (field, value)
     for choice, entries in catalogue.ENTRIES.items():
         for name, entry in entries.items():
-            assert entry.summary[:20] in help_lib.text([f"{choice}.{name}"], [])
+            assert entry.summary[:20] in help_lib.text([f"{choice}.{name}"], [], 200)
             assert not entry.summary.endswith(".")
     with pytest.raises(ConfigError, match="Did you mean sse_sam"):
         help_lib.text(["sse_sma"], [])
@@ -271,8 +282,6 @@ def test_a_config_file_of_the_users_own(tmp_path, body, message):
 
 
 def test_values_and_repetitions_of_flags(tmp_path):
-    from saddle_jax.experiment import command_line
-
     joined = command_line._join_values(
         ["--config", "a.py", "--config.vs.tau", "-1", "--config.data.flip", "--mode=eval"]
     )

@@ -95,6 +95,7 @@ def test_each_library_has_its_place():
         "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
         "report.plots", "data.formats", "data.pixels", "inference.inputs",
     }  # fmt: skip
+    assert users_of("rich") == {"host.console"}
     assert users_of("safetensors") == {"inference.to_safetensors", "weights.weight_file"}
     assert users_of("jax2onnx", "onnx", "onnxruntime") == {"inference.to_onnx"}
     assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}

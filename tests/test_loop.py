@@ -20,7 +20,9 @@ class Run:
     def __init__(self, start=0, *, breaks_at=None, better_at=(), signal_at=None, stop=None):
         self.start, self.timetable = start, Timetable(6, 2, 3, 4, frozenset({0, 5}))
         self.error, self.calls = None, []
-        self.progress = types.SimpleNamespace(say=self.calls.append, begin=lambda _: None, shows_steps=True)
+        self.progress = types.SimpleNamespace(
+            say=lambda *said: self.calls.append("  ".join(said)), begin=lambda _: None, shows_steps=True
+        )
         self._breaks_at, self._better_at, self._signal_at, self._stop = breaks_at, better_at, signal_at, stop
 
     def take_state(self):
@@ -36,6 +38,9 @@ class Run:
             return state + 1, np.zeros(np.shape(state))
 
         return types.SimpleNamespace(segments=segments, advance=advance)
+
+    def reached(self, step):
+        assert step >= self.start
 
     def begin(self, step, _):
         self.calls.append(f"begin {step}")

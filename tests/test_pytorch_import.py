@@ -120,7 +120,7 @@ def test_eval_and_spectra_take_an_imported_run(imported, capsys):
     assert run("eval", imported, config) == 0
     step = checkpoint.find(imported / "checkpoints").step
     shown = capsys.readouterr().out
-    assert f"latest (step {step:,}): accuracy" in shown and "best on" not in shown
+    assert "  latest  classes" in shown and f" {step:,}\n" in shown and "best on" not in shown
     assert json.loads((imported / "eval" / f"{step}-test.json").read_text())["images"] == 600
     assert run("spectra", imported, config) == 0
     assert json.loads((imported / "spectra" / str(step) / "summary.json").read_text())["targets"].keys() == {"class-9"}

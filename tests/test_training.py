@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import terminal
 from conftest import ROOT, SHARED, shared_file
 from small_runs import small_config, train
 
@@ -18,10 +19,11 @@ from saddle_jax.data import sources
 from saddle_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError, WorkdirInUse
 from saddle_jax.experiment import command_line
 from saddle_jax.host import devices, lock
-from saddle_jax.host.progress import Progress, duration
+from saddle_jax.host.console import duration
+from saddle_jax.host.progress import Progress
 from saddle_jax.modes import evaluate as evaluate_mode
 from saddle_jax.modes import train as train_mode
-from saddle_jax.training import checkpoint, evaluate, metrics, run
+from saddle_jax.training import checkpoint, metrics, run
 from saddle_jax.training.program import make_program
 
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
@@ -124,8 +126,10 @@ def test_the_best_epoch_is_chosen_on_validation_where_there_is_one(tmp_path, cap
     assert adjusted["adjustment"] == {"kind": "logit", "tau": choice["tau"]}
     printed = capsys.readouterr().out.splitlines()
     assert "classes without a validation image: 1 of 10" in "\n".join(printed)
-    assert f"12 (step 12) with logit:{choice['tau']:g}: {evaluate.one_line(adjusted)}" in printed
-    assert max(len(line) for line in printed if line.startswith("  ")) <= 80
+    heading = next(number for number, line in enumerate(printed) if line.endswith("  classes"))
+    assert printed[heading].split() == ["12", "with", f"logit:{choice['tau']:g}", "classes"]
+    assert printed[heading + 2].split()[:3:2] == ["accuracy", f"{adjusted['accuracy']:.2f}"]
+    assert max(map(len, printed[heading:-1])) <= 80
 
 
 def test_an_empty_group_is_not_a_number(tmp_path):
@@ -170,30 +174,51 @@ def test_the_smoke_run_of_the_command_line(tmp_path):
     """With tf.data and TensorBoard, saving and logging on the way as a full run does; then evaluation and check."""
     arguments = ["--config", "configs/cifar100_lt.py:smoke,vs_sam,ratio=20", "--workdir", str(tmp_path / "run")]
 
-    def main(*arguments):
+    def main(*arguments, on_terminal=False):
         command = [sys.executable, ROOT / "main.py", *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)
+        environment = {**ENVIRONMENT, "TERM": "xterm" if on_terminal else "dumb"}
+        if on_terminal:
+            code, output = terminal.run(command, 80, env=environment, cwd=tmp_path)
+            assert code == 0, output
+            return "\n".join(terminal.lines(output))
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
     arguments[1] = str(ROOT / arguments[1])
-    output = main(*arguments, f"--config.compilation_cache={tmp_path / 'compiled'}")
+    output = main(*arguments, f"--config.compilation_cache={tmp_path / 'compiled'}", on_terminal=True)
+    assert max(map(len, output.splitlines())) <= 80
     assert list((tmp_path / "compiled").iterdir())
     for word in (
-        "10 classes of",
+        " classes of ",
         "sam with rho 0.5",
-        "eval test step 30",
-        "last (step 60)",
-        "best (",
+        "eval   test step 30: accuracy ",
+        "100%  ETA 0s\nloss ",
+        "compiling the step ... ",
+        "best on test   classes",
+        "3: 0, 1, 2\n",
+        "│ saved  /",
+        "│ next   ",
     ):
         assert word in output
     assert list((tmp_path / "run/tensorboard").glob("events*"))
     assert [r["step"] for r in metrics.read(tmp_path / "run") if "train/loss" in r] == [10, 20, 30, 40, 50, 60]
     evaluated = main("--mode", "eval", "--workdir", str(tmp_path / "run"), "--config.eval.batch_size=77")
-    assert evaluated.splitlines()[0].split(": ")[1] == output.splitlines()[-2].split(": ")[1]
+    rows = [
+        [line.split()[:2] for line in text.splitlines() if line.strip().startswith(("acc", "tail"))]
+        for text in (output, evaluated)
+    ]
+    assert rows[0] == rows[1][:2] and len(rows[0]) == 2
     before = sorted(str(p) for p in tmp_path.rglob("*"))
     checked = main("--mode", "check", *arguments[:2], "--workdir", str(tmp_path / "other"))
-    for word in ("training images", "Total: ", "memory a step needs", "step   loss", "the step was not kept"):
+    for word in (
+        "training images",
+        "layer1       1 ",
+        "total  ",
+        "memory a step needs",
+        "step   loss",
+        "the step was not kept",
+    ):
         assert word in checked
     sheet = [str(tmp_path / part) for part in ("other", "other/plots", "other/plots/views.png")]
     assert sorted(str(p) for p in tmp_path.rglob("*")) == sorted([*before, *sheet])

@@ -16,6 +16,7 @@ from saddle_jax.data.images import make_batch
 from saddle_jax.data.order import Slots
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError, first_lines
+from saddle_jax.host import console
 from saddle_jax.host.threads import in_stretches
 
 _SAMPLED, _DRAWS = 10, 5  # images, and draws of each view
@@ -23,12 +24,15 @@ _READERS = 16  # files opened at once, because on a network most of the time is 
 _STRETCH = 256  # images
 
 
-def class_lines(splits: Splits) -> Iterator[str]:
-    """Yield one line per class, largest first: its name, its training images, and its number if it has another name."""
+def class_table(splits: Splits) -> console.Table:
+    """Return the classes, largest first: name, training images, and, if names and numbers differ, the number."""
     stats = splits.stats
-    for name, count, label in zip(stats.names, stats.counts_C, stats.labels_C, strict=True):
-        number = "" if name == str(label) else f"   label {label}"
-        yield f"  {name:28.28s} {count:7,d} training images{number}"
+    numbered = any(name != str(label) for name, label in zip(stats.names, stats.labels_C, strict=True))
+    rows = [
+        [name, f"{count:,}", *([str(label)] if numbered else [])]
+        for name, count, label in zip(stats.names, stats.counts_C, stats.labels_C, strict=True)
+    ]
+    return console.Table(["class", "training images", *(["label"] if numbered else [])], rows, "lrr")
 
 
 class Samples(NamedTuple):
@@ -101,9 +105,9 @@ def require_readable(splits: Splits, *, decode: bool) -> None:
             continue
         look = _decoding(part.images) if decode else _opening(part.images)
         if look is None:
-            print(f"check  {len(part.images):,} {split} images are records; data.check_decode checks them")
+            console.say("check", f"{len(part.images):,} {split} images are records; data.check_decode checks them")
             continue
-        print(f"check  {'decoding' if decode else 'opening'} {len(part.images):,} {split} images", flush=True)
+        console.say("check", f"{'decoding' if decode else 'opening'} {len(part.images):,} {split} images")
         total += len(part.images)
         unsound = list(_look_at(part.images, look, (os.cpu_count() or 1) if decode else _READERS))
         lines = [f"{split}: {part.images.name(one.position)}: {one.reason}" for one in unsound]
@@ -113,12 +117,12 @@ def require_readable(splits: Splits, *, decode: bool) -> None:
         elif unsound:
             tolerated += len(unsound)
             told = f"{len(unsound):,} bad training images are masked; {may_be:,} are allowed (data.max_bad_fraction)"
-            print("\n".join([f"check  {told}", *first_lines(lines)]))
+            console.say("check", "\n".join([told, *first_lines(lines)]))
     if found:
         raise DataError("\n".join([f"{len(found):,} of {total:,} images can't be read", *first_lines(found)]))
     if total:
         which = f"all other {total - tolerated:,}" if tolerated else f"all {total:,}"
-        print(f"check  {which} images {'decode' if decode else 'can be opened'}")
+        console.say("check", f"{which} images {'decode' if decode else 'can be opened'}")
 
 
 class Unsound(NamedTuple):

@@ -18,42 +18,99 @@ from saddle_jax.experiment.flag_checks import Processes
 
 FLAGS = flags.FLAGS
 _DEFAULT_CONFIG = "digits_lt"
-MODES = {  # each with its module in saddle_jax/modes/
-    "train": "train",
-    "eval": "evaluate",
-    "predict": "predict",
-    "export": "export",
-    "spectra": "spectra",
-    "check": "check",
-    "report": "report",
-    "import": "import_torch",
+
+
+class Mode(NamedTuple):
+    """What the command can do. `--help` shows this."""
+
+    module: str  # in saddle_jax/modes/
+    does: str
+    flags: tuple[str, ...] = ()  # that not every mode takes
+    configured: bool = False  # --config says what to do it with, not a run
+
+
+MODES = {
+    "train": Mode(
+        "train",
+        "train; evaluate and save on the way",
+        ("distributed", "coordinator", "num_processes", "process_id"),
+        configured=True,
+    ),
+    "eval": Mode("evaluate", "evaluate checkpoints on the test images, class by class", ("checkpoint", "adjust")),
+    "predict": Mode(
+        "predict",
+        "classify the files, folders, globs in quotes, and lists that follow",
+        ("checkpoint", "adjust", "out"),
+    ),
+    "export": Mode(
+        "export",
+        "write the network for use without saddle_jax: StableHLO, PyTorch's weights, and ONNX",
+        ("checkpoint", "adjust", "out", "formats"),
+    ),
+    "spectra": Mode("spectra", "measure the Hessian spectrum of each class's loss", ("checkpoint", "compare")),
+    "check": Mode(
+        "check",
+        "build everything, print classes, steps, and sizes, take one step, and draw training images; nothing else is "
+        "written",
+        ("verbose",),
+        configured=True,
+    ),
+    "report": Mode(
+        "report",
+        "read runs, and write a page, and tables of accuracies and differences as Markdown, CSV, and LaTeX",
+        ("runs", "columns", "epoch"),
+    ),
+    "import": Mode(
+        "import_torch", "make a run from a PyTorch checkpoint", ("torch_file", "class_map"), configured=True
+    ),
 }
 
-flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
-flags.DEFINE_string("workdir", None, "Directory of the run, or of the report; --help gives the defaults.")
-flags.DEFINE_string("checkpoint", None, "latest, best, or a step; eval: by default, both latest and best.")
-flags.DEFINE_string("adjust", "none", "eval, predict, export: none, logit[:TAU], or tau_norm[:TAU].")
-flags.DEFINE_string("out", None, "predict: file for all probabilities, .csv, .jsonl, or .npz; export: folder.")
-flags.DEFINE_list("formats", [], "export: some of stablehlo, safetensors, onnx; by default all that are possible.")
-flags.DEFINE_string("torch_file", None, "import: a checkpoint that torch.save wrote.")
-flags.DEFINE_string("class_map", None, "import: file that says which output is which class.")
-flags.DEFINE_list("compare", [], "spectra: runs whose measured spectra are drawn side by side.")
-flags.DEFINE_list("runs", [], "report: run directories to read; globs in quotes.")
-flags.DEFINE_list("columns", [], "report: columns of its tables; by default all but balanced.")
-flags.DEFINE_enum("epoch", "last", ["last", "best"], "report: the epoch that rows are compared at.")
-flags.DEFINE_bool("distributed", False, "train: this is one of several processes.")
-flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if the environment does not say.")
-flags.DEFINE_integer("num_processes", None, "Number of processes, if the environment does not say.", lower_bound=1)
-flags.DEFINE_integer(
-    "process_id", None, "This process's number, from 0, if the environment does not say.", lower_bound=0
+# Help on a flag that takes a value begins with what the value is.
+flags.DEFINE_enum("mode", "train", list(MODES), "MODE: what to do")
+flags.DEFINE_string(
+    "workdir",
+    None,
+    "DIR: directory of the run; by default runs/<name>-<fingerprint>-s<seed>. The same command continues an unfinished "
+    "run. Of a report: where it is written; by default report/",
 )
-flags.DEFINE_bool("import_code", False, "Import the code outside saddle_jax that a stored run names.")
+flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "WHICH: latest, best, or a step. By default, eval takes the latest and the best; spectra the latest; predict and "
+    "export the best if validation images chose it, else the latest",
+)
+flags.DEFINE_string(
+    "adjust",
+    "none",
+    "HOW: shift the classifier toward rare classes: logit or tau_norm, by the tau that the validation images choose, "
+    "or logit:TAU or tau_norm:TAU",
+)
+flags.DEFINE_string(
+    "out",
+    None,
+    "PATH: of predict, a file for the probability of every class, .csv, .jsonl, or .npz; of export, a folder",
+)
+flags.DEFINE_list("formats", [], "LIST: some of stablehlo, safetensors, onnx; by default all that are possible")
+flags.DEFINE_string("torch_file", None, "FILE: a checkpoint that torch.save wrote")
+flags.DEFINE_string("class_map", None, "FILE: says which output is which class")
+flags.DEFINE_list("compare", [], "RUNS: draw the measured spectra of these runs side by side, and measure nothing")
+flags.DEFINE_list("runs", [], "RUNS: directories of runs; globs in quotes")
+flags.DEFINE_list("columns", [], "LIST: columns of the tables, such as overall,tail; by default all but balanced")
+flags.DEFINE_enum("epoch", "last", ["last", "best"], "the epoch at which methods are compared")
+flags.DEFINE_bool("verbose", False, "print every tensor of the network, not only its stages")
+flags.DEFINE_bool(
+    "distributed", False, "be one of several processes (docs/pods.md), which the environment names, or these flags:"
+)
+flags.DEFINE_string("coordinator", None, "HOST:PORT: of process 0")
+flags.DEFINE_integer("num_processes", None, "N: number of processes", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "I: number of this process, from 0", lower_bound=0)
+flags.DEFINE_bool("import_code", False, "import the user's own code that the run in --workdir names")
 _PLAIN_FLAGS = copy.deepcopy(FLAGS)
 _PATHS = ("workdir", "out", "torch_file", "class_map", "compare")
 # Flags that a command has under their own names.
 _PASSED_ON = (
     *("checkpoint", "compare", "runs", "columns", "epoch", "torch_file", "class_map", "adjust", "out", "formats"),
-    "import_code",
+    *("import_code", "verbose"),
 )
 
 
@@ -78,6 +135,7 @@ class Command(NamedTuple):
     out: str | None = None  # file for the predictions, or folder for an export
     formats: Sequence[str] = ()  # of an export; none: all that are possible
     import_code: bool = False  # import the code outside saddle_jax that a stored run names
+    verbose: bool = False  # check: print every tensor
     words: Sequence[str] = ()  # train: what run.json records as the command; () for sys.argv
 
 

@@ -1,13 +1,16 @@
-"""The text of `--help`: the whole command, or one topic: a field, a group of fields, or a choice by name."""
+"""The text of `--help`: the whole command, or one topic: a mode, a flag, a field, a group of fields, or a choice."""
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from saddle_jax.errors import ConfigError, did_you_mean
 from saddle_jax.experiment import catalogue, schema
 from saddle_jax.experiment.catalogue import ENTRIES, Entry, Link
+from saddle_jax.experiment.command_line import FLAGS, MODES
 from saddle_jax.experiment.fields import Field
 
 _FLAGS = ("--help", "-h", "-help", "--helpshort", "--helpfull", "-?")
@@ -19,57 +22,48 @@ TITLES = {
     "data.source": "sources",
 }
 
-OVERVIEW = """saddle_jax: long-tailed image classification with sharpness-aware minimization
+_EXAMPLES = (
+    "saddle-jax --config cifar10_lt:ldam_drw_sam,ratio=100 --workdir runs/ldam",
+    "saddle-jax --config digits_lt --config.seed=1 --config.sam.rho=0.2",
+    "saddle-jax --mode eval --workdir runs/ldam",
+    "saddle-jax --mode spectra --workdir runs/ldam --config.spectra.classes=0,7,8,9",
+    "saddle-jax --mode report --runs 'runs/*'",
+    "",
+    "In a clone, python main.py is the same command. So is python -m saddle_jax.",
+)
+_CONFIG = {
+    "--config FILE[:RECIPE]": "the experiment: one of the configs below, or a file of your own; by default digits_lt, "
+    "or the config of the run in --workdir. The recipe's parts, in any order: LOSS or LOSS_LINK (such as "
+    "ldam_drw_sam), ratio=, profile=, epochs=, smoke",
+    "--config.FIELD=VALUE": "set one field; --help FIELD explains it",
+    "--config.num_seeds=N": "train N runs, each in a seed-<n>/ of the workdir, and print mean and standard deviation",
+    "--config.start_from=RUN": "begin with the weights of another run that has the same network",
+}
+_HELP = {
+    "--help TOPIC": "a mode (predict), a flag (adjust), a field (data.ratio), a group of fields (spectra), a choice "
+    "(optim.name, loss), or one of its values (optim.sse_sam, loss.ldam, resnet32)"
+}
+_EXIT_CODES = {
+    "0": "done",
+    "2": "config or usage",
+    "3": "data",
+    "4": "checkpoint, or a disk that cannot be written",
+    "5": "non-finite loss",
+    "6": "workdir in use",
+    "75": "preempted or stalled, resumable",
+    "70": "internal",
+}
+_FLAGS_WITH_HELP = ("workdir", "import_code", *dict.fromkeys(flag for mode in MODES.values() for flag in mode.flags))
+_TERMS = 25  # columns of what is explained
+_NARROW = 60  # columns of a terminal on which explanations stand below
 
-  saddle-jax --config cifar10_lt:ldam_drw_sam,ratio=100 --workdir runs/ldam
-  saddle-jax --config digits_lt --config.seed=1 --config.sam.rho=0.2
-  saddle-jax --mode eval --workdir runs/ldam
-  saddle-jax --mode spectra --workdir runs/ldam --config.spectra.classes=0,7,8,9
-  saddle-jax --mode report --runs 'runs/*'
 
-  In a clone, python main.py is the same command. So is python -m saddle_jax.
+class Row(NamedTuple):
+    """A line that may have to be wrapped."""
 
-  --config FILE[:RECIPE]     the experiment: one of the configs below, or a file of your own; by default digits_lt, or
-                             the config of the run in --workdir. The recipe's parts, in any order: LOSS or LOSS_LINK,
-                             ratio=, profile=, epochs=, smoke
-  --config.FIELD=VALUE       set one field; --help FIELD explains it
-  --config.num_seeds=N       train N runs, each in a seed-<n>/ of the workdir, and print mean and standard
-                             deviation
-  --config.start_from=RUN    begin with the weights of another run that has the same network
-  --workdir DIR              the run's directory; by default runs/<name>-<fingerprint>-s<seed>.
-                             The same command continues an unfinished run
-  --import_code              import the user's own code that the run in --workdir names
-
-  --mode train               train; evaluate and save on the way
-         eval                evaluate the latest and the best checkpoint, or --checkpoint latest | best | STEP;
-                             --adjust logit or tau_norm shifts the classifier toward rare classes, by a tau that the
-                             validation images choose, or by the TAU of logit:TAU or tau_norm:TAU
-         predict             classify the files, folders, globs in quotes, and lists that follow; --out FILE keeps the
-                             probability of every class as .csv, .jsonl, or .npz
-         export              write the network into the folder --out, for use without saddle_jax: StableHLO, PyTorch's
-                             weights, and ONNX, or only --formats stablehlo,safetensors,onnx
-         spectra             measure the Hessian spectrum of each class's loss at the latest checkpoint, or at
-                             --checkpoint; with --compare RUN RUN ... draw the spectra of several runs side by side
-         check               build everything, print classes, steps and sizes, take one step, draw training images;
-                             nothing else is written
-         report              read the runs that --runs names (globs in quotes) and write report.html, report.md, and
-                             tables of accuracies and differences (.csv, .tex) into --workdir, by default report/;
-                             --columns overall,tail chooses columns, --epoch best compares at the best epoch
-         import              make a run from the PyTorch checkpoint that --torch_file names; --class_map FILE says
-                             which output is which class
-
-  --distributed              train as one of several processes (docs/pods.md); if the environment does not say
-                             who takes part: --coordinator HOST:PORT --num_processes N --process_id I
-
-  --help TOPIC               a field (data.ratio), a group of fields (spectra), a choice (optim.name, loss), or one of
-                             its values (optim.sse_sam, loss.ldam, resnet32)
-
-"""
-
-_END = """
-exit codes  0 done; 2 config or usage; 3 data; 4 checkpoint, or a disk that cannot be written; 5 non-finite loss;
-            6 workdir in use; 75 preempted or stalled, resumable; 70 internal
-"""
+    start: str
+    body: str = ""
+    indent: int = 0  # of the lines that follow
 
 
 def topics(argv: Sequence[str]) -> list[str] | None:
@@ -80,31 +74,79 @@ def topics(argv: Sequence[str]) -> list[str] | None:
     return [*with_equals, *(argument for argument in argv[1:] if not argument.startswith("-"))]
 
 
-def text(asked: Sequence[str], shipped: Sequence[str]) -> str:
-    """Return the help on some topics, or on the command.
+def text(asked: Sequence[str], shipped: Sequence[str], width: int = 80) -> str:
+    """Return the help on some topics, or on the command, in lines of at most `width` columns.
 
     Raises:
       ConfigError: there is no such topic.
     """
-    if asked:
-        return "\n".join(line for topic in asked for line in _topic(topic.removeprefix("config.")))
-    lines = [_wrapped(f"{TITLES[choice]:10s}", ", ".join(names), 12) for choice, names in ENTRIES.items()]
-    return OVERVIEW + "\n".join([*lines, _wrapped("configs   ", " ".join(shipped), 12)]) + "\n" + _END
+    rows = [row for topic in asked for row in _topic(topic.removeprefix("config."))] if asked else _overview(shipped)
+    return "\n".join(_wrapped(row, width) for row in rows)
 
 
-def _topic(topic: str) -> Iterator[str]:
+def _overview(shipped: Sequence[str]) -> Iterator[Row]:
+    yield Row("saddle_jax: long-tailed image classification with sharpness-aware minimization")
+    yield from (Row(""), Row("Examples"), *(Row(f"  {line}".rstrip(), indent=4) for line in _EXAMPLES))
+    yield from (Row(""), Row("Experiment"), *_terms(_CONFIG), *map(_flag, ("workdir", "import_code")))
+    yield from (Row(""), Row("Modes"))
+    for name, mode in MODES.items():
+        own = ", ".join(f"--{flag}" for flag in mode.flags)
+        yield _term(f"--mode {name}", f"{mode.does}. {own}" if own else mode.does)
+    yield from (Row(""), Row("Flags of modes"))
+    yield from map(_flag, _FLAGS_WITH_HELP[2:])
+    choices = {TITLES[choice]: ", ".join(names) for choice, names in ENTRIES.items()}
+    yield from (Row(""), Row("Choices"), *_terms({**choices, "configs": " ".join(shipped)}))
+    yield from (Row(""), Row("Help"), *_terms(_HELP))
+    yield from (Row(""), Row("Exit codes"), *_terms(_EXIT_CODES))
+
+
+def _terms(terms: Mapping[str, str]) -> Iterator[Row]:
+    return (_term(term, explained) for term, explained in terms.items())
+
+
+def _term(term: str, explained: str) -> Row:
+    return Row(f"  {term:{_TERMS}s} ", explained, _TERMS + 3)
+
+
+def _flag(name: str) -> Row:
+    """Return the help on a flag, which begins with its value if it takes one."""
+    flag = FLAGS[name]
+    value, _, explained = flag.help.partition(": ") if not flag.boolean else ("", "", flag.help)
+    return _term(f"--{name} {value}".rstrip(), explained)
+
+
+def _mode(name: str, fields: Mapping[str, Field]) -> Iterator[Row]:
+    own = () if name == "report" else ("import_code",)
+    yield Row(f"--mode {name}: ", f"{MODES[name].does}.", 2)
+    yield Row("")
+    if MODES[name].configured:
+        yield from itertools.islice(_terms(_CONFIG), 2)  # without those that only train several or later runs
+    yield from map(_flag, ("workdir", *MODES[name].flags, *own))
+    yield from _group(name, fields)
+
+
+def _topic(topic: str) -> Iterator[Row]:
     if catalogue.is_dotted(topic):
         topic = _imported(topic)
     fields = schema.fields_of()
     choice = next((c for c in ENTRIES if topic in (c, c.partition(".")[0], TITLES[c])), None)
     name = topic.rpartition(".")[2] if ":" not in topic else topic
-    if topic in fields and topic not in ENTRIES:
+    if topic in MODES:
+        yield from _mode(topic, fields)
+    elif topic == "mode":
+        yield from (_term(f"--mode {name}", mode.does) for name, mode in MODES.items())
+    elif topic in _FLAGS_WITH_HELP:
+        yield _flag(topic)
+        yield Row(
+            "  taken by --mode ", ", ".join(name for name, mode in MODES.items() if topic in mode.flags) or "any", 4
+        )
+    elif topic in fields and topic not in ENTRIES:
         yield from _field(topic, fields[topic])
     elif choice:
-        yield f"{choice}: {fields[choice].help}"
-        yield ""
+        yield Row(f"{choice}: ", fields[choice].help, 2)
+        yield Row("")
         for one, entry in ENTRIES[choice].items():
-            yield _wrapped(f"  {one:16s}", entry.summary, 18)
+            yield _term(one, entry.summary)
         yield from _group(choice.partition(".")[0], fields)
     elif found := [(c, one) for c, names in ENTRIES.items() for one in names if one == name and _is_of(topic, c)]:
         for its_choice, one in found:
@@ -112,7 +154,13 @@ def _topic(topic: str) -> Iterator[str]:
     elif any(field.startswith(f"{topic}.") for field in fields):
         yield from _group(topic, fields)
     else:
-        known = [*fields, *(one for names in ENTRIES.values() for one in names), *TITLES.values()]
+        known = [
+            *MODES,
+            *_FLAGS_WITH_HELP,
+            *fields,
+            *(one for names in ENTRIES.values() for one in names),
+            *TITLES.values(),
+        ]
         raise ConfigError(f"--help: there is no topic {topic!r}.{did_you_mean(topic, known)}")
 
 
@@ -133,33 +181,33 @@ def _is_of(topic: str, choice: str) -> bool:
     return prefix in ("", choice, choice.partition(".")[0])
 
 
-def _entry(choice: str, name: str, entry: Entry) -> Iterator[str]:
-    yield _wrapped(f"--config.{choice}={name}: ", f"{entry.summary}.", 2)
+def _entry(choice: str, name: str, entry: Entry) -> Iterator[Row]:
+    yield Row(f"--config.{choice}={name}: ", f"{entry.summary}.", 2)
     if entry.paper:
-        yield _wrapped("  ", f"{entry.paper}.", 2)
+        yield Row("  ", f"{entry.paper}.", 2)
     for field, (value, reason) in entry.requires.items():
-        yield _wrapped("  ", f"It needs {field}={value}: {reason}.", 2)
+        yield Row("  ", f"It needs {field}={value}: {reason}.", 2)
     for field, value in entry.settings.items():
-        yield _wrapped("  ", f"Recipes set {field}={value} with it.", 2)
+        yield Row("  ", f"Recipes set {field}={value} with it.", 2)
     if isinstance(entry, Link) and entry.size:
-        yield f"  Its size is {name}.{entry.size}."
+        yield Row(f"  Its size is {name}.{entry.size}.")
     if entry.fields:
-        yield ""
+        yield Row("")
     for field, its in catalogue.own_fields(name, entry).items():
         yield from _field(field, its)
 
 
-def _group(group: str, fields: Mapping[str, Field]) -> Iterator[str]:
+def _group(group: str, fields: Mapping[str, Field]) -> Iterator[Row]:
     members = {name: field for name, field in fields.items() if name.rpartition(".")[0] == group}
     if members:
-        yield ""
+        yield Row("")
     for name, field in members.items():
         yield from _field(name, field)
 
 
-def _field(name: str, field: Field) -> Iterator[str]:
-    yield f"  --config.{name}={field.default!r}"
-    yield _wrapped("      ", f"{field.help}. {described(field)}", 6)
+def _field(name: str, field: Field) -> Iterator[Row]:
+    yield Row(f"  --config.{name}={field.default!r}")
+    yield Row("      ", f"{field.help}. {described(field)}", 6)
 
 
 def described(field: Field) -> str:
@@ -168,7 +216,15 @@ def described(field: Field) -> str:
     return expected + (" May change when a run is resumed." if field.may_change else "")
 
 
-def _wrapped(start: str, body: str, indent: int) -> str:
-    return textwrap.fill(
-        start + body, 118, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+def _wrapped(row: Row, width: int) -> str:
+    start, indent = row.start, row.indent
+    above = ""
+    if width < _NARROW and indent > _TERMS:
+        above, start, indent = f"{start.rstrip()}\n", "      ", 6
+    return above + textwrap.fill(
+        start + row.body,
+        width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from saddle_jax.errors import ConfigError, WorkdirInUse
+from saddle_jax.host.console import duration
 from saddle_jax.host.files import writing
-from saddle_jax.host.progress import duration
 from saddle_jax.host.threads import beside
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)

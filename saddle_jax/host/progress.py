@@ -1,15 +1,15 @@
-"""Progress lines for long computations."""
+"""Progress of long computations: a live bar on a terminal, and in a log a line a minute."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
-from typing import TextIO
+
+from saddle_jax.host import console
+from saddle_jax.host.console import duration
 
 
 class Progress:
-    """One live line on a terminal. In a log, one plain line per minute, plus the first and the last."""
+    """A live bar on a terminal. Elsewhere one plain line per minute, plus the first and the last."""
 
     def __init__(
         self,
@@ -20,14 +20,15 @@ class Progress:
         unit: str = "step",
         label: str = "",
         quiet: bool = False,
-        stream: TextIO | None = None,
+        steps_per_epoch: int = 0,
     ):
         """Take the length of the work. With unit "", lines show the percentage done, but no count and no speed."""
-        self._stream = stream or sys.stdout
         self._total, self._batch_size, self._unit = total_steps, batch_size, unit
-        self._quiet, self._live = quiet, self._stream.isatty()
-        self._label = label and f"{label}  "
+        self._quiet, self._label, self._steps_per_epoch = quiet, label, steps_per_epoch
         self._first_step, self._began = start, time.monotonic()
+        self._step, self._details, self._last_evaluation = start, "", ""
+        self._speed_then: list[str] = []  # when `_step` was reached
+        self._doing: tuple[str, float] | None = None  # what, and since when
         self._written: float | None = None
         self._shown_step: int | None = None
         self.shows_steps = True  # False if several runs go in step and another one shows their progress
@@ -35,6 +36,7 @@ class Progress:
     def begin(self, step: int) -> None:
         """Start measuring the speed here: `step` steps are done and everything is compiled."""
         self._first_step, self._began = step, time.monotonic()
+        self.at(step)
 
     def images_per_second(self, step: int) -> float | None:
         """Return the mean speed since `begin`, including evaluations and saves. None before the first step."""
@@ -42,36 +44,74 @@ class Progress:
             return None
         return (step - self._first_step) * self._batch_size / max(time.monotonic() - self._began, 1e-9)
 
-    def update(self, step: int, text: str) -> None:
-        """Report that `step` steps are done; `text` adds details."""
+    def doing(self, what: str) -> None:
+        """Show below the bar that this takes its time, until the next step or the next thing to do."""
+        self._doing = (what, time.monotonic())
+        if not self._quiet:
+            console.show(self._bar)
+
+    def at(self, step: int) -> None:
+        """Move the bar: `step` steps are done."""
+        if step > self._step:
+            self._step, self._speed_then = step, self._speed(step)
+        self._doing = None
+        if not self._quiet and self.shows_steps:
+            console.show(self._bar)
+
+    def update(self, step: int, *details: str) -> None:
+        """Report that `step` steps are done, with details from the most to the least important one."""
+        self.at(step)
+        self._details = "  ".join(details)
         now = time.monotonic()
-        due = self._live or self._written is None or step == self._total or now - self._written >= 60
-        if self._quiet or not self.shows_steps or not due or step == self._shown_step:
+        due = self._written is None or step == self._total or now - self._written >= 60
+        if self._quiet or not self.shows_steps or not due or step == self._shown_step or console.is_live():
             return
         self._written, self._shown_step = now, step
-        count = f"{self._unit} {step:,}/{self._total:,} " if self._unit else ""
-        speed = ""
-        if rate := self.images_per_second(step):
-            left = (self._total - step) * self._batch_size / rate
-            speed = f"  {rate:,.0f} img/s" * bool(self._unit) + f"  ETA {duration(left)}"
-        line = f"{time.strftime('%H:%M')}  {self._label}{count}{100 * step / self._total:.1f}%  {text}{speed}"
-        if self._live:  # a line that wraps could not be overwritten
-            line = f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}"
-        self._stream.write(line if self._live else f"{line}\n")
-        self._stream.flush()
+        print(self._line(step, details), flush=True)
 
-    def say(self, line: str) -> None:
+    def evaluated(self, text: str) -> None:
+        """Keep the last evaluation in view."""
+        self._last_evaluation, self._doing = text, None
+
+    def say(self, word: str, text: str) -> None:
         """Print a line of its own."""
         if not self._quiet:
-            self._stream.write(f"\r\x1b[2K{self._label}{line}\n" if self._live else f"{self._label}{line}\n")
-            self._stream.flush()
+            console.say(word, text, self._label)
 
+    def show_table(self, content: console.Table) -> None:
+        """Print a table."""
+        if not self._quiet:
+            console.table(content if not self._label else content._replace(title=f"{self._label}: {content.title}"))
 
-def duration(seconds: float) -> str:
-    """Format seconds as 42s, 3m10s, or 2h05m."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds}s"
-    if seconds < 3600:
-        return f"{seconds // 60}m{seconds % 60:02d}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    def _line(self, step: int, details: tuple[str, ...]) -> str:
+        """Return the line of a log, with as many details as it has room for."""
+        count = f"{self._unit} {step:,}/{self._total:,} " if self._unit else ""
+        start = [time.strftime("%H:%M"), *([self._label] if self._label else [])]
+        start.append(f"{count}{100 * step / self._total:.1f}%")
+        for shown in range(len(details), -1, -1):
+            line = "  ".join([*start, *details[:shown], *self._speed(step)])
+            if len(line) <= console.columns():
+                break
+        return line
+
+    def _speed(self, step: int) -> list[str]:
+        """Return the speed and the time that is left, as far as they are known."""
+        if not (rate := self.images_per_second(step)):
+            return []
+        speed = [f"{rate:,.0f} img/s"] if self._unit else []
+        return [*speed, f"ETA {duration((self._total - step) * self._batch_size / rate)}"]
+
+    def _bar(self) -> console.Bar:
+        """Return what the terminal shows now. Another thread asks for it."""
+        step, doing = self._step, self._doing
+        title = f"{self._unit} {step:,}/{self._total:,}" if self._unit else ""
+        if self._steps_per_epoch:
+            epochs = -(-self._total // self._steps_per_epoch)
+            title = f"epoch {max(1, -(-step // self._steps_per_epoch))}/{epochs}"
+        *speed, left = self._speed_then or [""]
+        below = ["  ".join(part for part in (self._details, *speed) if part), self._last_evaluation]
+        if doing:
+            below.append(console.clock(*doing))
+        shown = " ".join(part for part in (self._label, title) if part)
+        right = f"{100 * step / self._total:.0f}%  {left}".rstrip()
+        return console.Bar(shown, step / self._total, right, [line for line in below if line])

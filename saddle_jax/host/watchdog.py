@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 
 from saddle_jax.errors import Preempted
+from saddle_jax.host import console
 from saddle_jax.host.threads import beside
 
 _COMPILING = 4  # times the limit, for work that has to compile first
@@ -59,6 +60,7 @@ def _count(limit: float, ended: threading.Event) -> None:
         _signs.idle += tick
         if _signs.idle > limit * _signs.times:
             threading.Timer(_TELLING, os._exit, (Preempted.exit_code,)).start()  # the terminal may hang too
+            console.hide()
             stalled = f"no progress for {_signs.idle:,.0f} s (watchdog_secs is {limit:g}). Stacks of all threads:"
             print(f"\n{stalled}", file=sys.stderr, flush=True)
             faulthandler.dump_traceback(all_threads=True)

@@ -11,7 +11,7 @@ _WITHOUT_JAX = ("report",)  # modes that only read files
 
 def run(command: Command) -> int:
     """Run the command's mode and return its exit code. Only modes that need JAX and TensorFlow import them."""
-    mode = importlib.import_module(f"saddle_jax.modes.{MODES[command.mode]}").run
+    mode = importlib.import_module(f"saddle_jax.modes.{MODES[command.mode].module}").run
     if command.mode in _WITHOUT_JAX:
         return mode(command)
     from saddle_jax.modes import start

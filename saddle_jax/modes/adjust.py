@@ -10,6 +10,7 @@ import numpy as np
 from saddle_jax import longtail, posthoc
 from saddle_jax.experiment import adjustment
 from saddle_jax.experiment.adjustment import Adjustment
+from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically, writing
 from saddle_jax.report import evaluation as texts
 from saddle_jax.report import plots
@@ -64,9 +65,10 @@ def choose(
     print("\n".join(texts.curve_lines(points, tau)))
     _draw(workdir, f"adjustment-{kind}-{step}.png", points, tau, f"{kind} at step {step:,}, {split} images")
     if validation is None:
-        print(
-            "note   this run has no validation images, so no tau is chosen here: the test images must not choose it. "
-            f"Fix: --adjust {kind}:TAU, or a run with --config.data.validation_fraction"
+        console.say(
+            "note",
+            "this run has no validation images, so no tau is chosen here: the test images must not choose it. "
+            f"Fix: --adjust {kind}:TAU, or a run with --config.data.validation_fraction",
         )
         return None if tau is None else Adjustment(kind, tau)
     chosen = Adjustment(kind, tau)
@@ -91,16 +93,18 @@ def _tell_doubts(
 ) -> None:
     best = max(map(_goodness, points))
     if (equal := [_goodness(point) for point in points].count(best)) > 1:
-        print(f"note   {equal} of {len(points)} taus are equally good there. The one nearest to 1 is taken")
+        console.say("note", f"{equal} of {len(points)} taus are equally good there. The one nearest to 1 is taken")
     images_C = np.bincount(validation.labels_N, minlength=stats.num_classes)
     if absent := int((images_C == 0).sum()):
-        print(
-            f"note   classes without a validation image: {absent} of {stats.num_classes}. The others choose tau. A run "
-            "with a lower --config.data.validation_floor holds out images of more classes"
+        console.say(
+            "note",
+            f"classes without a validation image: {absent} of {stats.num_classes}. The others choose tau. A run "
+            "with a lower --config.data.validation_floor holds out images of more classes",
         )
     if chosen.tau == posthoc.TAUS[-1]:
-        print(
-            f"note   tau {chosen.tau:g} is the end of the curve. A larger one may be better: --adjust {chosen.kind}:TAU"
+        console.say(
+            "note",
+            f"tau {chosen.tau:g} is the end of the curve. A larger one may be better: --adjust {chosen.kind}:TAU",
         )
 
 
@@ -112,15 +116,15 @@ def _draw(workdir: pathlib.Path | None, name: str, points: list[dict[str, Any]],
     if workdir is None:
         return
     if any(point[group] is None for point in points for group in ("head", "tail")):
-        print("note   no figure: head or tail has no image in this split")
+        console.say("note", "no figure: head or tail has no image in this split")
         return
     path = workdir / "plots" / name
     with writing(path):
         path.parent.mkdir(exist_ok=True)
     write_atomically(path, plots.head_against_tail(points, tau, title))
-    print(f"plot   {path}")
+    console.say("plot", str(path))
 
 
 def _record(workdir: pathlib.Path | None, step: int, chosen: Adjustment, details: dict[str, Any]) -> None:
     if workdir is not None:
-        print(f"tau    {chosen.tau:g}, recorded in {adjustment.record(workdir, step, chosen, details)}")
+        console.say("tau", f"{chosen.tau:g}, recorded in {adjustment.record(workdir, step, chosen, details)}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from saddle_jax.data import inspection, sources
 from saddle_jax.errors import NonFiniteError
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import console
 from saddle_jax.modes import plan, views
 from saddle_jax.training import origin, seeds
 from saddle_jax.training.feed import Feed
@@ -20,7 +23,7 @@ from saddle_jax.training.state import stack
 def run(command: Command) -> int:
     """Build everything, print its sizes, take one step, and draw the views of some images.
 
-    Only the drawing is written to the workdir.
+    The network is shown by stage, or in full if the command is verbose. Only the drawing is written to the workdir.
 
     Raises:
       NonFiniteError: the loss or the update of the step is not finite.
@@ -29,14 +32,17 @@ def run(command: Command) -> int:
 
     config, workdir = command.config, pathlib.Path(command.workdir)
     plan.require_directory(workdir)
-    splits = sources.load(config)
+    with console.doing("reading the images"):
+        splits = sources.load(config)
     program = make_program(config, splits)
     plan.describe(config, splits, program, command.workdir, command.notes)
-    for line in inspection.class_lines(splits):
-        print(line)
+    console.table(inspection.class_table(splits))
     inspection.require_readable(splits, decode=config.data.check_decode)
     state = program.init(config.seed)
-    print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+    if command.verbose:
+        print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+    else:
+        console.table(_stages(state.params))
     at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
     runs = seeds.runs_of(config, workdir)[:at_once]
     feed = Feed([config for config, _ in runs], [splits] * at_once, program)
@@ -47,18 +53,37 @@ def run(command: Command) -> int:
         found = origin.find(run_config, folder)
         states.append(found.adopt(start, splits)[0] if found else start)
     state = stack(states)
-    memory = feed.lower(state, segment).compile().memory_analysis()
+    with console.doing("compiling the step"):
+        memory = feed.lower(state, segment).compile().memory_analysis()
     if memory is not None:
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
         used -= memory.alias_size_in_bytes
-        print(f"memory a step needs about {used / 2**20:,.0f} MiB on each device, according to the compiler")
-    metrics = jax.device_get(feed.advance(state, segment)[1])
+        console.say("memory", f"a step needs about {used / 2**20:,.0f} MiB on each device, according to the compiler")
+    with console.doing("taking a step"):
+        metrics = jax.device_get(feed.advance(state, segment)[1])
     loss, perturbed = np.mean(metrics.loss), np.mean(metrics.perturbed_loss)
     if np.all(metrics.skipped):
-        print("step   skipped, because no image of the first batch is sound", flush=True)
+        console.say("step", "skipped, because no image of the first batch is sound")
     else:
-        print(f"step   loss {loss:.4f}, at w + e {perturbed:.4f}; the step was not kept", flush=True)
-    print(f"views  {views.draw(config, splits, program.views, workdir)}")
+        console.say("step", f"loss {loss:.4f}, at w + e {perturbed:.4f}; the step was not kept")
+    console.say("views", str(views.draw(config, splits, program.views, workdir)))
     if not np.all(metrics.finite):
         raise NonFiniteError("step 1: the loss or the update is not finite. Fix: a lower learning rate or rho")
     return 0
+
+
+def _stages(params: Any) -> console.Table:
+    """Return a network's parameters by stage: what its modules are called before the number of a block."""
+    sizes: dict[str, int] = {}
+    blocks: dict[str, set[str]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        module = jax.tree_util.keystr(path[:1], simple=True)
+        stage = re.sub(r"_\d+$", "", module)
+        sizes[stage] = sizes.get(stage, 0) + leaf.size
+        blocks.setdefault(stage, set()).add(module)
+    total = sum(sizes.values())
+    rows = [
+        [stage, str(len(blocks[stage])), f"{size:,}", f"{100 * size / total:.1f} %"] for stage, size in sizes.items()
+    ]
+    rows.append(["total", "", f"{total:,}", "100.0 %"])
+    return console.Table(["stage", "blocks", "parameters", "share"], rows, "lrrr", "Network (every tensor: --verbose)")

@@ -10,6 +10,7 @@ from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment import adjustment
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically
 from saddle_jax.modes import adjust, stored_run
 from saddle_jax.report import evaluation as texts
@@ -30,7 +31,8 @@ def run(command: Command) -> int:
     differing = stored_run.differences(command)
     if differing and command.config_named:
         raise ConfigError(different_config(workdir, differing, "leave out --config, or pass the run's own"))
-    splits = sources.load(config)
+    with console.doing("reading the images"):
+        splits = sources.load(config)
     program = make_program(config, splits)
     posthoc.require_possible(asked, program.linear)
     # With other images or groups than the run's own, the result is printed but not saved in the run's directory.
@@ -40,24 +42,25 @@ def run(command: Command) -> int:
     found, state = stored_run.restore_from_a_running_run(checkpoints, which, like)
     states = {which: state}
     if command.checkpoint is None and (best := found.best):
-        is_latest = best.step == found.step
-        states[f"best on {best.split}"] = (
-            state if is_latest else stored_run.restore_from_a_running_run(checkpoints, "best", like)[1]
-        )
+        if best.step == found.step:
+            states = {f"latest and best on {best.split}": state}
+        else:
+            states[f"best on {best.split}"] = stored_run.restore_from_a_running_run(checkpoints, "best", like)[1]
     pipeline, stats, bounds = pipeline_of(config, [splits]), splits.stats, config.eval.rank_bounds
     evaluator = evaluate.Evaluator(config, program, splits.test, stats, pipeline)
     validation = None
     if asked.kind != "none" and asked.tau is None and splits.validation is not None:
         validation = evaluate.Evaluator(config, program, splits.validation, stats, pipeline)
     if asked.kind == "logit" and config.loss.name in ("la", "vs"):
-        print(f"note   trained with {config.loss.name}, which adjusts logits already: adjusting again may overshoot")
+        console.say("note", f"trained with {config.loss.name}, which adjusts logits: adjusting again may overshoot")
     for name, state in states.items():
         step = int(state.step)
-        seen = evaluator.evaluate(state.params, state.model_state, with_logits=True)
+        with console.doing("evaluating the test images"):
+            seen = evaluator.evaluate(state.params, state.model_state, with_logits=True)
         report = evaluate.full_report(seen, stats, bounds)
         if folder is not None:
             evaluate.write(folder / "eval", step, "test", report, seen)
-        print(f"{name} (step {step:,}): {evaluate.one_line(report)}", flush=True)
+        shown = {name: {"step": step, **report}}
         if asked.kind != "none":
             classifier = adjust.Classifier(state.params, stats, bounds, program.linear)
             held_out = None
@@ -69,8 +72,9 @@ def run(command: Command) -> int:
                 if folder is not None:
                     named = {"step": step, "split": "test", "adjustment": chosen._asdict(), **report}
                     write_atomically(folder / "eval" / f"{step}-test-{chosen.kind}.json", json.dumps(named, indent=1))
-                print(f"{name} (step {step:,}) with {chosen}: {evaluate.one_line(report)}")
+                shown[f"with {chosen}"] = {"step": step, **report}
+        console.table(evaluate.table(shown, stats, bounds))
         print("\n".join(texts.lines(report, stats.names, stats.counts_C)), flush=True)
     if folder is not None:
-        print(f"done   {folder / 'eval'} has every figure, and the label, prediction, and logits of every image")
+        console.say("done", f"{folder / 'eval'} has every figure, and each image's label, prediction, and logits")
     return 0

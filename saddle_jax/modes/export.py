@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import console
 from saddle_jax.inference import export
 from saddle_jax.inference.classifier import Classifier
 
@@ -23,13 +24,14 @@ def run(command: Command) -> int:
     )
     shape = " x ".join(map(str, classifier.image_shape))
     classes = classifier.stats.num_classes
-    print(f"run    {command.workdir} at step {classifier.step:,}; {classes:,} classes; pixels {shape}", flush=True)
-    written = export.write(classifier, out, command.formats)
+    console.say("run", f"{command.workdir} at step {classifier.step:,}; {classes:,} classes; pixels {shape}")
+    with console.doing("writing"):
+        written = export.write(classifier, out, command.formats)
     for name, size in written.files.items():
-        print(f"wrote  {name:18s} {size:>13,} bytes")
+        console.say("wrote", f"{name:18s} {size:>13,} bytes")
     for reason in written.left_out:
-        print(f"note   left out {reason}")
+        console.say("note", f"left out {reason}")
     if written.replaced is not None:
-        print(f"note   replaced the export of step {written.replaced:,} that was there")
-    print(f"done   {out}")
+        console.say("note", f"replaced the export of step {written.replaced:,} that was there")
+    console.say("done", str(out))
     return 0

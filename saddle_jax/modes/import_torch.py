@@ -20,6 +20,7 @@ from saddle_jax.data import sources
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically
 from saddle_jax.host.lock import exclusive
 from saddle_jax.schedules import Schedules
@@ -86,13 +87,15 @@ def run(command: Command) -> int:
     epoch = "no epoch, assumed to be the last" if found.epoch is None else f"epoch {found.epoch}"
     arch = f"{found.arch!r}, " if found.arch else ""
     part = "a bare state_dict" if found.part is None else repr(found.part)
-    print(f"saddle_jax {__version__}  {path}: {arch}{len(found.tensors)} tensors of {part}, {epoch}")
+    console.say(f"saddle_jax {__version__} ", f"{path}: {arch}{len(found.tensors)} tensors of {part}, {epoch}")
     if found.others:
-        print(f"note   left out {', '.join(map(repr, found.others))}, which may hold other weights of the network")
+        others = ", ".join(map(repr, found.others))
+        console.say("note", f"left out {others}, which may hold other weights of the network")
     prefixes = Counter(filter(None, map(names.prefix_of, found.tensors)))
     for prefix, count in prefixes.items():
-        print(f"note   removed the prefix {prefix!r} from {count} names")
-    print(f"done   {workdir} at step {step:,} of {program.schedules.total_steps:,}, for --mode eval and --mode spectra")
+        console.say("note", f"removed the prefix {prefix!r} from {count} names")
+    reached = f"step {step:,} of {program.schedules.total_steps:,}"
+    console.say("done", f"{workdir} at {reached}, for --mode eval and --mode spectra")
     return 0
 
 

@@ -36,7 +36,7 @@ def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> O
         raise ConfigError(f"spectra.at: found step {max(chosen):,}, expected at most {total:,}, the end of the run")
     spectrometer = Spectrometer(config, splits)
 
-    def look(state: TrainState, workdir: pathlib.Path, stop: StopRequest, quiet: bool) -> str:
+    def look(state: TrainState, workdir: pathlib.Path, stop: StopRequest, quiet: bool) -> tuple[str, str]:
         from saddle_jax.report import spectra as plots
 
         step = int(state.step)
@@ -47,7 +47,7 @@ def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> O
         except Preempted:
             raise
         except Exception as error:  # a full disk, memory, a plot: training continues without spectra
-            return f"note   spectra at step {step:,} are not complete: {type(error).__name__}: {error}"
-        return f"spectra at step {step:,}: {folder}"
+            return "note", f"spectra at step {step:,} are not complete: {type(error).__name__}: {error}"
+        return "spectra", f"at step {step:,}: {folder}"
 
     return Observer(frozenset(chosen), look)

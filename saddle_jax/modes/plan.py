@@ -14,7 +14,7 @@ from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.catalogue import find, group_of, is_dotted
 from saddle_jax.experiment.fields import knots
-from saddle_jax.host import devices
+from saddle_jax.host import console, devices
 from saddle_jax.models import kernels
 from saddle_jax.optim.chain import fields_of, tail_C
 from saddle_jax.training import seeds
@@ -24,7 +24,7 @@ from saddle_jax.training.program import Program
 def describe(
     config: ConfigDict, splits: sources.Splits, program: Program, workdir: str, chosen_fields: Sequence[str] = ()
 ) -> None:
-    """Print one line each about the program, run directory, data, model, and plan.
+    """Print the program, run directory, data, model, and plan; on a terminal, as a panel.
 
     Args:
       chosen_fields: what `data.fit_to_images` chose, and why.
@@ -36,27 +36,33 @@ def describe(
     if config.num_seeds > 1:
         at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
         seed = f"seeds {config.seed} to {seeds.seeds_of(config)[-1]}, {at_once} at once"
-    print(f"saddle_jax {__version__}  {config.name}  {seed}  {parts} x {jax.devices()[0].device_kind}")
-    print(f"run    {workdir}")
     profile = config.data.profile
     chosen = "" if profile == "as_is" else f" of {splits.available:,} (profile={profile}, ratio {config.data.ratio:g})"
-    print(
-        f"data   {len(splits.train.labels):,}{chosen} training images ({held_out:,} held out), "
-        f"{splits.stats.num_classes} classes of {counts_C.max():,} to {counts_C.min():,}; "
-        f"{len(splits.test.labels):,} test images; split {splits.split_hash}"
-    )
-    for note in splits.notes:
-        print(f"note   {note}")
-    for note in chosen_fields:
-        print(f"chose  {note}")
+    data = [
+        f"{len(splits.train.labels):,}{chosen} training images ({held_out:,} held out), "
+        f"{splits.stats.num_classes} classes of {counts_C.max():,} to {counts_C.min():,}",
+        f"{len(splits.test.labels):,} test images",
+        f"split {splits.split_hash}",
+    ]
     drw = "" if schedules.drw_start is None else f"; DRW from step {schedules.drw_start:,}"
     params = jax.eval_shape(lambda: program.init(0)).params
     trained = f", {_size(params, program.trained(params)):,} of them trained" if program.trained else ""
-    print(f"model  {_network_of(config)}: {_size(params):,} parameters{trained}")
-    print(
-        f"plan   {schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch; "
-        f"method {config.method}, loss {config.loss.name}{drw}; {_link_of(config, splits)}",
-        flush=True,
+    plan = [
+        f"{schedules.total_steps:,} steps of {config.batch_size}, {schedules.steps_per_epoch} an epoch",
+        f"method {config.method}, loss {config.loss.name}{drw}",
+        _link_of(config, splits),
+    ]
+    console.panel(
+        f"saddle_jax {__version__}",
+        f"{config.name}  {seed}  {parts} x {jax.devices()[0].device_kind}",
+        [
+            ("run", [workdir]),
+            ("data", data),
+            *(("note", [note]) for note in splits.notes),
+            *(("chose", [note]) for note in chosen_fields),
+            ("model", [f"{_network_of(config)}: {_size(params):,} parameters{trained}"]),
+            ("plan", plan),
+        ],
     )
 
 

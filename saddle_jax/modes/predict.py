@@ -6,6 +6,7 @@ import pathlib
 
 from saddle_jax.errors import DataError
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import console
 from saddle_jax.inference import inputs, outputs
 from saddle_jax.inference.classifier import Classifier
 
@@ -24,13 +25,14 @@ def run(command: Command) -> int:
     classifier = Classifier(
         pathlib.Path(command.workdir), command.checkpoint, adjust=command.adjust, trusted=command.import_code
     )
-    print(f"run    {command.workdir} at step {classifier.step:,}; {len(items):,} images", flush=True)
-    found = classifier.predict(items)
+    console.say("run", f"{command.workdir} at step {classifier.step:,}; {len(items):,} images")
+    with console.doing("classifying"):
+        found = classifier.predict(items)
     for line in outputs.table(found):
         print(line)
     if found.problems:
-        print(f"note   {len(found.problems):,} of {len(items):,} images could not be read")
+        console.say("note", f"{len(found.problems):,} of {len(items):,} images could not be read")
     if out is not None:
         outputs.write(found, out)
-        print(f"done   {out} has the probability of every class")
+        console.say("done", f"{out} has the probability of every class")
     return 0 if len(found.problems) < len(items) else DataError.exit_code

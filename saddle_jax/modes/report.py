@@ -10,6 +10,7 @@ from typing import NamedTuple
 from saddle_jax import __version__
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically
 from saddle_jax.report import (
     comparisons,
@@ -29,10 +30,10 @@ def run(command: Command) -> int:
     """Write the report on the command's runs."""
     folders, others = runs.find(command.runs)
     if others:
-        print(f"note   found no run in {', '.join(map(str, others))}")
+        console.say("note", f"found no run in {', '.join(map(str, others))}")
     out, columns = pathlib.Path(command.workdir), command.columns or tables.BOTH_GROUPINGS
     findings = _write(folders, out, columns, command.epoch)
-    print(f"done   {out / 'report.html'}, with report.md, and table and differences as .csv and .tex")
+    console.say("done", f"{out / 'report.html'}, with report.md, and table and differences as .csv and .tex")
     for finding in findings:
         print("\n".join(_text(finding, command.columns or tables.COLUMNS, command.epoch)))
     return 0

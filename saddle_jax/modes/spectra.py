@@ -8,6 +8,7 @@ from saddle_jax import __version__
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import console
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.modes import stored_run
 from saddle_jax.report import spectra as plots
@@ -30,16 +31,17 @@ def run(command: Command) -> int:
     if differing := stored_run.differences(command):
         raise ConfigError(different_config(workdir, differing, "change only fields of config.spectra here"))
     with StopRequest() as stop:
-        splits = sources.load(config)
+        with console.doing("reading the images"):
+            splits = sources.load(config)
         require_own_images(workdir, splits, "use the run's data set")
         spectrometer = Spectrometer(config, splits)
         like = make_program(config, splits).init(config.seed)
         _, state = stored_run.restore_from_a_running_run(workdir / "checkpoints", command.checkpoint or "latest", like)
-        print(f"saddle_jax {__version__}  spectra of {workdir} at step {int(state.step):,}")
-        print(f"loss   {spectrometer.describe()}", flush=True)
+        console.say(f"saddle_jax {__version__} ", f"spectra of {workdir} at step {int(state.step):,}")
+        console.say("loss", spectrometer.describe())
         folder = spectrometer.measure(state, workdir, stop=stop)
     pictures = [*plots.draw_folder(folder), plots.draw_ratio(workdir)]
-    print(f"done   {folder}: summary.json, {len([p for p in pictures if p])} figures as PNG and PDF")
+    console.say("done", f"{folder}: summary.json, {len([p for p in pictures if p])} figures as PNG and PDF")
     return 0
 
 
@@ -51,5 +53,5 @@ def compare(command: Command) -> int:
     folders = {run.name if unique else str(run): results.folder_at(run, step) for run in runs}
     steps = sorted({folder.name for folder in folders.values()}, key=int)
     out = pathlib.Path(command.workdir) / "_".join([*folders, *steps]).replace("/", "-")
-    print(f"done   {plots.draw_comparison(folders, out)}, and the same as PDF")
+    console.say("done", f"{plots.draw_comparison(folders, out)}, and the same as PDF")
     return 0

@@ -10,7 +10,7 @@ import jax
 from saddle_jax.errors import ConfigError, tell
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.command_line import Command
-from saddle_jax.host import devices, processes, watchdog, xla
+from saddle_jax.host import console, devices, processes, watchdog, xla
 from saddle_jax.training.directory import package_versions, source_hash
 
 
@@ -54,3 +54,5 @@ def _run(command: Command, mode: Callable[[Command], int]) -> int:
             "--config.batch_size, or --config.eval.batch_size; or --config.data.pipeline=tfdata, which keeps images "
             "off the device"
         ) from error
+    finally:
+        console.hide()  # so that an error stands below everything else

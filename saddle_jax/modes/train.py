@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import shlex
 import sys
 
 import jax
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data import sources
 from saddle_jax.experiment.command_line import Command
-from saddle_jax.host import lock, processes
+from saddle_jax.host import console, lock, processes
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.modes import plan
 from saddle_jax.modes.observer import make_observer
@@ -25,7 +26,8 @@ def run(command: Command) -> int:
     config, workdir, words = command.config, pathlib.Path(command.workdir), list(command.words) or sys.argv
     processes.on_first(functools.partial(_require_place_and_origin, config, workdir))
     with StopRequest() as stop:  # already here, so that a signal during loading or compilation is not lost
-        splits = sources.load(config)
+        with console.doing("reading the images", quiet=not processes.is_first()):
+            splits = sources.load(config)
         processes.require_agreement(
             {
                 "split_hash": splits.split_hash,
@@ -42,14 +44,33 @@ def run(command: Command) -> int:
         if processes.is_first():
             plan.describe(config, splits, program, str(workdir), command.notes)
         if config.num_seeds == 1:
-            loop.train(config, workdir, splits, program, words, stop=stop, observer=observer)
+            results = loop.train(config, workdir, splits, program, words, stop=stop, observer=observer)
+            if processes.is_first():
+                _tell_where(workdir, results["best"]["step"])
             return 0
         summary = seeds.train(config, workdir, splits, program, words, stop=stop, observer=observer)
     if processes.is_first():
         print("\nTest accuracy in percent, mean ± standard deviation over the seeds:\n")
         print(seeds.table([workdir / run for run in summary["runs"]]))
-        print(f"\ndone   all seeds have finished; the summary is in {workdir / 'summary.json'}")
+        print()
+        console.panel("done", f"all seeds have finished; the summary is in {workdir / 'summary.json'}")
     return 0
+
+
+def _tell_where(workdir: pathlib.Path, best_step: int) -> None:
+    """Print where everything is that the run has left, and what to do with it."""
+    mode, run = "saddle-jax --mode", shlex.quote(str(workdir))
+    console.panel(
+        "done",
+        f"this run has finished; its results are in {workdir / 'results.json'}",
+        [
+            ("curves", [f"{workdir / 'metrics.jsonl'}"]),
+            ("images", [f"{workdir / 'eval'}/ has each test image's prediction"]),
+            ("saved", [f"{workdir / 'checkpoints'}/, best at step {best_step:,}"]),
+            ("next", [f"{mode} eval --workdir {run}"]),
+            ("use", [f"{mode} predict --workdir {run} IMAGES"]),
+        ],
+    )
 
 
 def _require_place_and_origin(config: ConfigDict, workdir: pathlib.Path) -> None:

@@ -61,12 +61,12 @@ def arrays(spectrum: Spectrum, along: Escape | None, unravel: Callable | None) -
     return kept
 
 
-def one_line(name: str, summary: dict[str, Any]) -> str:
+def one_line(summary: dict[str, Any]) -> str:
     """Return a one-line summary of a target for the terminal."""
     error = "" if summary["trace_error"] is None else f" ± {summary['trace_error']:.2g}"
     ratio = "n/a" if summary["ratio"] is None else f"{summary['ratio']:.3f}"
     return (
-        f"{name:9s} {summary['images']:6,d} images  λmax {summary['lambda_max']:.4g} (residual "
+        f"{summary['images']:6,d} images  λmax {summary['lambda_max']:.4g} (residual "
         f"{summary['residual_max']:.1g})  λmin {summary['lambda_min']:.4g} ({summary['residual_min']:.1g})  "
         f"ratio {ratio}  trace {summary['trace']:.4g}{error}"
     )

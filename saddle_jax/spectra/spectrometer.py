@@ -134,7 +134,7 @@ class Spectrometer:
             )
             for target in self.targets:
                 if target.name in finished:
-                    progress.say(record.one_line(target.name, finished[target.name]) + "  (measured before)")
+                    progress.say(f"{target.name:9s}", record.one_line(finished[target.name]) + "  (measured before)")
             for job in jobs:
                 progress.start(job)
                 self._measure_target(job, point, folder, header, progress)
@@ -182,7 +182,7 @@ class Spectrometer:
             workdir = folder.parents[1]
             bad_images.record(workdir, self._splits.train.images.bad_lines().values())
             named = f"{workdir / bad_images.FILE} names them"
-            progress.say(f"note   {target.title}: left out {masked} bad images of {len(job.positions)}; {named}")
+            progress.say("note", f"{target.title}: left out {masked} bad images of {len(job.positions)}; {named}")
         mean_loss = MeanLoss(self._pieces, point, chunks, width=chosen.probes_at_once)
         if chosen.linearize:
             mean_loss.linearize(progress.poll)
@@ -212,7 +212,7 @@ class Spectrometer:
         }
         arrays = record.arrays(spectrum, along, self._unravel if spectra.eigenvectors else None)
         results.save(folder, header, target.name, summary, arrays)
-        progress.say(record.one_line(target.name, summary))
+        progress.say(f"{target.name:9s}", record.one_line(summary))
 
     def _escape(
         self, positions: np.ndarray, whole: MeanLoss, spectrum: classwise.Spectrum, rho: float, progress: _Work
@@ -277,7 +277,7 @@ class _Work:
         self._num_chunks, self._title = job.num_chunks, job.target.title
         if job.plan.line != self._line:
             self._line = job.plan.line
-            self.say(f"memory {self._line}")
+            self.say("memory", self._line)
         self.poll()
         watchdog.alive("spectra")
 

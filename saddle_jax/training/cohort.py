@@ -58,6 +58,11 @@ class Cohort:
             except NonFiniteError as error:
                 self._end(run, error)
 
+    def reached(self, step: int) -> None:
+        """Show that the devices have taken at least `step` steps."""
+        for run in self._runs:
+            run.reached(step)
+
     def observe(self, state: TrainState, stop: StopRequest) -> bool:
         """Let every run's observer look; return whether all finished, with none cut short by a signal."""
         done = True
@@ -92,7 +97,7 @@ class Cohort:
 
     def _end(self, run: Run, error: NonFiniteError) -> None:
         """Report that a run has ended early; raise its error if it was the last."""
-        run.progress.say(f"error  {error}")
+        run.progress.say("error", str(error))
         if all(run.error for run in self._runs):
             raise error
         self._show_one()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +16,16 @@ from saddle_jax.data.feeds import evaluation, resident
 from saddle_jax.data.order import Slots, evaluation_slots
 from saddle_jax.data.sources import Images
 from saddle_jax.errors import NonFiniteError
-from saddle_jax.host import devices, processes, watchdog
+from saddle_jax.host import console, devices, processes, watchdog
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.files import write_atomically, writing
 from saddle_jax.training.program import Program
 from saddle_jax.training.state import TrainState
 from saddle_jax.training.steps import TOP, EvalOutput
+
+_SHORT = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "top5": "top 5"}
+_GROUPS = {"many": "over 100 training images", "medium": "20 to 100 training images", "few": "under 20 training images"}
+_NAMES = 30  # letters of a group's class names in a table
 
 
 class Evaluation(NamedTuple):
@@ -169,18 +173,43 @@ def write(folder: pathlib.Path, step: int, split: str, report: dict[str, Any], e
     write_atomically(folder / f"{step}-{split}.json", json.dumps({"step": step, "split": split, **report}, indent=1))
 
 
-def one_line(report: dict[str, Any]) -> str:
-    """Return "accuracy 71.2  head 90.1  mid 70.3  tail 50.0  | many 80.2 (6)  medium ..." for a terminal."""
+def one_line(report: Mapping[str, Any], fair: str = "balanced_accuracy") -> str:
+    """Return "accuracy 71.23  head 90.1  mid 70.3  tail 50.0"; `fair` is the accuracy that comes first."""
+    groups = "  ".join(f"{name} {_percent(report['groups'][name]['accuracy'])}" for name in longtail.RANK_GROUPS)
+    return f"{fair.partition('_')[0]} {_percent(report[fair], 2)}  {groups}"
 
-    def shown(name: str) -> str:
-        group = report["groups"][name]
-        value = "n/a" if group["accuracy"] is None else f"{group['accuracy']:.1f}"
-        return f"{name} {value} ({group['classes']})"
 
-    ranks, counts = (("head", "mid", "tail"), ("many", "medium", "few"))
-    return (
-        f"accuracy {report['accuracy']:.2f}  balanced {report['balanced_accuracy']:.2f}  "
-        + "  ".join(map(shown, ranks))
-        + "  |  "
-        + "  ".join(map(shown, counts))
-    )
+def table(
+    reports: Mapping[str, Mapping[str, Any]], stats: longtail.ClassStats, rank_bounds: tuple[int, ...]
+) -> console.Table:
+    """Return the test accuracies of reports as a table, with the names of the classes in each group.
+
+    Args:
+      reports: by name, each with its step.
+    """
+    found = list(reports.values())
+    rows = [["step", *(f"{one['step']:,}" for one in found), ""]]
+    for name in ("accuracy", "balanced_accuracy", "top5"):
+        if found[0][name] is not None:
+            meaning = {"accuracy": f"{found[0]['images']:,} images", "balanced_accuracy": "mean over the classes"}
+            rows.append([_SHORT[name], *(_percent(one[name], 2) for one in found), meaning.get(name, "")])
+    groups = (*longtail.rank_groups(stats.num_classes, rank_bounds), *longtail.count_groups(stats.counts_C))
+    for group in groups:
+        meaning = _GROUPS.get(group.name) or _listed([stats.names[label] for label in group.classes])
+        cells = (_percent(one["groups"][group.name]["accuracy"]) for one in found)
+        rows.append([group.name, *cells, f"{len(group.classes)}: {meaning}"])
+    align = "l" + "r" * len(found) + "l"
+    return console.Table(["", *reports, "classes"], rows, align, "Test accuracy in percent")
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return as many names as there is room for."""
+    for number in range(len(names), 0, -1):
+        text = ", ".join([*names[:number], *(["..."] if number < len(names) else [])])
+        if len(text) <= _NAMES:
+            return text
+    return "..." if names else ""

@@ -136,7 +136,7 @@ def _compute(
                 progress.begin(1)
             found[one.ids_B[one.mask_B], view] = output[one.mask_B]
             watchdog.alive()
-            progress.update(view * len(slots) + number + 1, "")
+            progress.update(view * len(slots) + number + 1)
     assert found is not None
     return processes.sum_over(found)
 

@@ -106,6 +106,7 @@ def take_steps(run: Run | Cohort, program: Program, stop: StopRequest) -> None:
             raise Preempted(f"{stopping}: saved step {step:,} of {when.total:,}; the same command continues")
 
         pending.read_older()
+        run.reached(segment.start)
 
 
 def _stopped_before_a_step(stop: StopRequest) -> Preempted:

@@ -43,7 +43,7 @@ class Masking:
             raise DataError(bad_images.message("training", sorted(self._found.values()), fraction, allowed))
 
     def take_line(self, epoch: int) -> str:
-        """Record, and return what to say at the end of an epoch, or ""."""
+        """Record, and return a note for the end of an epoch, or ""."""
         self.record()
         skipped, self.skipped = self.skipped, 0
         parts = []
@@ -52,4 +52,4 @@ class Masking:
             parts.append(f"{number} so far, masked ({self._images.may_be_bad:,} allowed; {bad_images.FILE} names them)")
         if skipped:
             parts.append(f"{skipped:,} step{'s' * (skipped > 1)} skipped, with no sound image in the batch")
-        return f"note   epoch {epoch}: {'; '.join(parts)}" if parts else ""
+        return f"epoch {epoch}: {'; '.join(parts)}" if parts else ""

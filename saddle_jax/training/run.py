@@ -15,12 +15,13 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError, NonFiniteError, Preempted
-from saddle_jax.host import processes, watchdog
+from saddle_jax.host import console, processes, watchdog
+from saddle_jax.host.console import duration
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.files import write_atomically
 from saddle_jax.host.lock import exclusive
 from saddle_jax.host.memory import peak_memory_mib
-from saddle_jax.host.progress import Progress, duration
+from saddle_jax.host.progress import Progress
 from saddle_jax.host.signals import StopRequest
 from saddle_jax.training import checkpoint, directory, evaluate, origin
 from saddle_jax.training.feed import Feed
@@ -84,10 +85,12 @@ class Run:
         self.error: NonFiniteError | None = None  # the error that ended the run early
         self.evaluators: dict[str, evaluate.Evaluator] = {}  # by split
         self.writer: MetricWriter
-        total = self.timetable.total
-        self.progress = Progress(total, self.config.batch_size, self.start, label=self._label, quiet=quiet)
+        self.progress = Progress(
+            self.timetable.total, self.config.batch_size, self.start,
+            label=self._label, quiet=quiet, steps_per_epoch=self._steps_per_epoch,
+        )  # fmt: skip
         self.say_notes(notes)
-        self.progress.say(f"start  resuming at step {self.start:,}" if self.start else "start  from the first step")
+        self.progress.say("start", f"resuming at step {self.start:,}" if self.start else "from the first step")
 
     def _resume(self) -> list[str]:
         """Take the state of the newest sound checkpoint, or another run's weights if the config names one.
@@ -130,7 +133,7 @@ class Run:
     def say_notes(self, notes: list[str]) -> None:
         """Print notes for the user."""
         for note in notes:
-            self.progress.say(f"note   {note}")
+            self.progress.say("note", note)
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -138,6 +141,7 @@ class Run:
 
     def prepare(self, program: Program) -> Feed:
         """Return the run's feed, and make its evaluators."""
+        self.progress.doing("compiling the step")
         feed = Feed([self.config], [self.splits], program)
         self.evaluators = self.make_evaluators(program, feed.pipeline)
         return feed
@@ -160,7 +164,11 @@ class Run:
     def begin(self, step: int, seconds: float) -> None:
         """Measure speed from `step` on, and report that the first steps took `seconds`, including compilation."""
         self.progress.begin(step)
-        self.progress.say(f"ready  first steps after {duration(seconds)}")
+        self.progress.say("ready", f"first steps after {duration(seconds)}")
+
+    def reached(self, step: int) -> None:
+        """Show that the devices have taken at least `step` steps."""
+        self.progress.at(step)
 
     def observe(self, state: TrainState, stop: StopRequest) -> bool:
         """Let the observer look; return whether it finished, and was not cut short by a signal."""
@@ -168,7 +176,7 @@ class Run:
             return True
         try:
             state = jax.device_get(state.evaluated())
-            self.progress.say(self._observer.look(state, self.workdir, stop, self._quiet))
+            self.progress.say(*self._observer.look(state, self.workdir, stop, self._quiet))
         except Preempted:
             return False
         return True
@@ -201,12 +209,11 @@ class Run:
             record = {f"train/{name}": value for name, value in means.items()}
             cost = {"images_per_second": self.progress.images_per_second(done), "peak_mib": peak_memory_mib()}
             self.writer.write(step, {"epoch": step / self._steps_per_epoch, **record, **schedules, **cost})
-            shown = "  ".join(f"{name} {value:.3g}" for name, value in schedules.items())
             loss = f"loss {means['loss']:.4f}" if "loss" in means else "all steps skipped"
-            self.progress.update(done, f"{loss}  {shown}")
+            self.progress.update(done, loss, *(f"{name} {value:.3g}" for name, value in schedules.items()))
         ends = step % self._steps_per_epoch == 0 or step == self.timetable.total
         if ends and (line := self._masking.take_line(-(-step // self._steps_per_epoch))):
-            self.progress.say(line)
+            self.progress.say("note", line)
 
     def evaluate(self, state: TrainState, step: int) -> bool:
         """Evaluate on every split; return whether this is the best so far.
@@ -218,6 +225,7 @@ class Run:
         improved = False
         for split, evaluator in self.evaluators.items():
             watchdog.alive("evaluation")
+            self.progress.doing(f"evaluating the {split} images")
             try:
                 report = evaluator.report(state, self.workdir if processes.is_first() else None, split)
             except NonFiniteError as error:
@@ -225,7 +233,9 @@ class Run:
             groups = {f"eval/{split}/{name}": group["accuracy"] for name, group in report["groups"].items()}
             overall = {f"eval/{split}/{name}": report[name] for name in ("accuracy", "balanced_accuracy", "top5")}
             self.writer.write(step, {**overall, **groups})
-            self.progress.say(f"eval {split} step {step:,}: {evaluate.one_line(report)}")
+            line = f"{split} step {step:,}: {evaluate.one_line(report, evaluator.fair_accuracy)}"
+            self.progress.say("eval", line)
+            self.progress.evaluated(line)
             accuracy = report[evaluator.fair_accuracy]
             if split == chooser and (self._best is None or accuracy >= self._best.accuracy):
                 self._best = checkpoint.Best(step, accuracy, split)
@@ -235,6 +245,7 @@ class Run:
     def save(self, state: TrainState, step: int) -> None:
         """Save the state after `step` steps, and the names of bad images so far."""
         self._masking.record()
+        self.progress.doing("saving")
         processes.on_first(functools.partial(self._write, state, step))  # no other process may end meanwhile
         self._saved_step = step
         watchdog.alive()
@@ -255,11 +266,13 @@ class Run:
         return self.error
 
     def finish(self) -> dict[str, Any]:
-        """Write and return the test reports of the last and of the best step, with the split that chose the best."""
+        """Write, print, and return the test reports of the last and the best step, and what chose the best."""
         results = processes.on_first(self._write_results)
-        for name, one in results.items():
-            self.progress.say(f"{name} (step {one['step']:,}{one['chosen_by']}): {evaluate.one_line(one)}")
-        self.progress.say(f"done   this run has finished; its results are in {self.workdir / 'results.json'}")
+        last, best = results["last"], results["best"]
+        name = f"best{best['chosen_by'].removeprefix(', best')}"
+        shown = {f"last and {name}": last} if last["step"] == best["step"] else {"last": last, name: best}
+        console.hide()
+        self.progress.show_table(evaluate.table(shown, self.splits.stats, self.config.eval.rank_bounds))
         return results
 
     def _write_results(self) -> dict[str, Any]:

@@ -58,4 +58,4 @@ class Observer(NamedTuple):
 
     steps: frozenset[int]
     # (state, workdir, stop, quiet) -> a line to print; raises Preempted if a signal cut it short
-    look: Callable[[TrainState, pathlib.Path, StopRequest, bool], str]
+    look: Callable[[TrainState, pathlib.Path, StopRequest, bool], tuple[str, str]]

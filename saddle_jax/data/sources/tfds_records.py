@@ -20,6 +20,7 @@ from saddle_jax.data.encoded import Decoding, Encoded
 from saddle_jax.data.sources.published import require_published
 from saddle_jax.data.sources.tfds_arrays import open_set
 from saddle_jax.errors import DataError
+from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically
 
 _OFFICIAL = {"inat18": "i_naturalist2018"}  # our name of a set -> its name in tensorflow-datasets
@@ -152,13 +153,13 @@ def _index(tf: Any, builder: Any, split: _Split, name: str) -> tuple[np.ndarray,
             return labels_N, names_N
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass
-    print(f"data   reading {len(split.source):,} records of {split.title} for their labels, once", flush=True)
+    console.say("data", f"reading {len(split.source):,} records of {split.title} for their labels, once")
     labels_N, names_N = _read_index(tf, split)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _save(path, labels_N, names_N)
     except OSError as error:
-        print(f"note   the labels can't be cached for the next time ({error})", flush=True)
+        console.say("note", f"the labels can't be cached for the next time ({error})")
     return labels_N, names_N
 
 

@@ -1,0 +1,258 @@
+"""Standard output: who reads it, and how lines, panels, tables, and live progress look for them.
+
+There are two kinds of readers. A terminal gets colors, panels, and a live bar. A log, a notebook, a terminal that is
+dumb, and whoever sets NO_COLOR get plain lines, one for each fact. Callers hand over the facts, and never look at the
+terminal themselves. rich draws; it is imported when something is drawn, so that importing saddle_jax stays fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import rich.console
+    import rich.live
+
+LOG_COLUMNS = 80  # of a table in a log
+_WIDEST = 100  # columns of a panel
+_STYLES = {"note": "yellow", "error": "bold red", "done": "bold green", "eval": "cyan"}  # of a line's first word
+
+
+class Table(NamedTuple):
+    """A table: numbers to the right, text to the left."""
+
+    columns: Sequence[str]  # headings
+    rows: Sequence[Sequence[str]]
+    align: str  # a letter for each column: l or r
+    title: str = ""
+
+
+class Bar(NamedTuple):
+    """The state of some work, for the live bar."""
+
+    title: str
+    done: float  # 0 to 1
+    right: str  # such as the time that is left
+    lines: Sequence[str]  # below the bar
+
+
+class _Shown:
+    """What is live on the terminal now."""
+
+    draw: Callable[[], Bar | str] | None = None
+    live: rich.live.Live | None = None
+
+    def __rich__(self) -> Any:
+        """Draw it, which rich asks for at every line that is printed above it and a few times a second."""
+        draw = _Shown.draw  # another thread may take it away
+        return _bar(draw()) if draw else ""
+
+
+def is_live() -> bool:
+    """Return whether standard output is a terminal that takes colors and lets lines be overwritten."""
+    if _Shown.live is not None:  # which stands in for standard output
+        return True
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in ("", "dumb", "unknown"):
+        return False
+    return _is_terminal() and (sys.stdout.encoding or "").lower().startswith("utf")
+
+
+def columns() -> int:
+    """Return how many columns a line may take: those of the terminal, or those of a table in a log."""
+    return shutil.get_terminal_size((LOG_COLUMNS, 24)).columns if _is_terminal() else LOG_COLUMNS
+
+
+def say(word: str, text: str, label: str = "") -> None:
+    """Print a line: the label of one of several runs, a word that says what the line is, and the text.
+
+    A log gets it as one line, however long. On a terminal, a long text continues below itself.
+    """
+    start = f"{label}  " if label else ""
+    if _is_terminal():
+        _print(_facts([(f"{start}{word:6s}", [text])]))
+    else:
+        print(f"{start}{word:6s} {text}", flush=True)
+
+
+def panel(title: str, about: str, facts: Sequence[tuple[str, Sequence[str]]] = ()) -> None:
+    """Print what belongs together.
+
+    Args:
+      title: of the frame, and the first word in a log.
+      about: the first line.
+      facts: a word and the parts of its text; in a log, a line each.
+    """
+    if not is_live():
+        say(title, f" {about}" if len(title) > 6 else about)
+        for word, parts in facts:
+            say(word, "; ".join(parts))
+        return
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    style = _STYLES.get(title, "cyan")
+    content = Group(Text(about, "bold"), *([_facts(facts)] if facts else []))
+    framed = Panel(content, title=Text(title, style), title_align="left", border_style=style.split()[-1])
+    _print(framed, width=min(columns(), _WIDEST))
+
+
+def table(content: Table) -> None:
+    """Print a table. Where it does not fit, a last column of text is left out."""
+    _print(_drawn(content, columns()))
+
+
+def lines(text: str) -> None:
+    """Print lines that are ready; on a terminal, headings are bold and flags have a color."""
+    if not is_live():
+        print(text, flush=True)
+        return
+    from rich.highlighter import RegexHighlighter
+    from rich.text import Text
+
+    class Help(RegexHighlighter):
+        highlights = [r"(?m)(?P<bold>^\S.*$)", r"(?m)^ +(?P<cyan>\S+(?: \S+)*)(?=  )", r"(?P<cyan>--\w[\w.]*)"]
+
+    _print(Help()(Text(text)))
+
+
+@contextlib.contextmanager
+def doing(what: str, *, quiet: bool = False) -> Iterator[None]:
+    """Show on a terminal what takes long, with a clock, while it runs. A log gets nothing."""
+    began = time.monotonic()
+    if not quiet:
+        show(lambda: clock(what, began))
+    try:
+        yield
+    finally:
+        hide()
+
+
+def clock(what: str, began: float) -> str:
+    """Return what is being done, and for how long; `began` is a time of time.monotonic."""
+    return f"{what} ... {duration(time.monotonic() - began)}"
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as 42s, 3m10s, or 2h05m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+def show(draw: Callable[[], Bar | str]) -> None:
+    """Keep what `draw` returns at the bottom of the terminal, redrawn a few times a second. A log gets nothing."""
+    _Shown.draw = draw
+    if _Shown.live is None and is_live():
+        from rich.live import Live
+
+        apart = not sys.stderr.isatty()  # it goes to a file, and must not come here
+        _Shown.live = Live(
+            _Shown(), console=_terminal(), transient=True, refresh_per_second=4, redirect_stderr=not apart
+        )
+        _Shown.live.start()
+
+
+def hide() -> None:
+    """Take away what `show` shows."""
+    _Shown.draw = None
+    if _Shown.live is not None:
+        _Shown.live.stop()
+        _Shown.live = None
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+@functools.cache
+def _terminal() -> rich.console.Console:
+    from rich.console import Console
+
+    class Terminal(Console):
+        """A terminal whose cursor stays visible, because a process that is killed could not bring it back."""
+
+        def show_cursor(self, show: bool = True) -> bool:  # noqa: ARG002
+            return False
+
+    return Terminal(force_terminal=True, force_jupyter=False, highlight=False, markup=False, emoji=False)
+
+
+def _print(content: Any, width: int | None = None) -> None:
+    """Print what rich can draw: in color on a terminal, else as plain text."""
+    if is_live():
+        _terminal().print(content, width=width)
+        return
+    from rich.console import Console
+
+    plain = Console(
+        file=io.StringIO(), width=columns(), color_system=None, force_terminal=False, force_jupyter=False,
+        highlight=False, markup=False, emoji=False, no_color=True,
+    )  # fmt: skip
+    plain.print(content)
+    print("\n".join(line.rstrip() for line in plain.file.getvalue().splitlines()), flush=True)  # type: ignore
+
+
+def _facts(facts: Sequence[tuple[str, Sequence[str]]]) -> Any:
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True, min_width=6)
+    grid.add_column(overflow="fold")
+    for word, parts in facts:
+        grid.add_row(Text(word, _STYLES.get(word.split()[-1], "dim")), Text("\n".join(parts)))
+    return grid
+
+
+def _drawn(content: Table, width: int) -> Any:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    def with_columns(number: int) -> Drawn:
+        frame = box.SIMPLE_HEAD if is_live() else None
+        drawn = Drawn(
+            box=frame,
+            title=Text(content.title) if content.title else None,
+            title_justify="left",
+            pad_edge=False,
+            header_style="bold",
+        )
+        drawn.padding = (0, 2, 0, 0)
+        for heading, side in zip(content.columns[:number], content.align, strict=False):
+            drawn.add_column(Text(heading), justify="right" if side == "r" else "left", no_wrap=side == "r")
+        for row in content.rows:
+            drawn.add_row(*map(Text, row[:number]))
+        return drawn
+
+    drawn, number = with_columns(len(content.columns)), len(content.columns)
+    fits = Console(width=1000).measure(drawn).maximum <= width
+    return drawn if fits or content.align[len(content.columns) - 1] == "r" else with_columns(number - 1)
+
+
+def _bar(content: Bar | str) -> Any:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    if isinstance(content, str):
+        return Text(content, "cyan")
+    grid = Grid.grid(padding=(0, 1, 0, 0), expand=True)
+    for ratio in (None, 1, None):
+        grid.add_column(no_wrap=True, ratio=ratio)
+    grid.add_row(Text(content.title, "bold"), ProgressBar(1.0, content.done), Text(content.right, "cyan"))
+    return Group(grid, *map(Text, content.lines))
