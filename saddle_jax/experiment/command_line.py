@@ -57,7 +57,7 @@ MODES = {
     ),
     "report": Mode(
         "report",
-        "read runs, and write a page, and tables of accuracies and differences as Markdown, CSV, and LaTeX",
+        "read runs, and write report.html, with tables of accuracies and differences as .md, .csv, and .tex",
         ("runs", "columns", "epoch"),
     ),
     "import": Mode(
