@@ -345,7 +345,9 @@ def test_runs_are_compared_side_by_side(copy, tmp_path):
     run(copy, classes="0,9")
     other = pathlib.Path(shutil.copytree(copy, tmp_path / "other"))
     assert run(tmp_path / "out", compare=(copy, other)) == 0
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"run_other_12.png", "run_other_12.pdf"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        f"run_other_12.{ending}" for ending in ("png", "pdf", "svg")
+    }
     with pytest.raises(DataError, match="no spectra at step 7 .found steps 12"):
         run(tmp_path / "out", "7", (copy, other))
     (other / "spectra" / "12" / "class-0.npz").write_bytes(b"PK")

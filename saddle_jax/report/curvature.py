@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from saddle_jax.errors import DataError
-from saddle_jax.report import spectra, tables
+from saddle_jax.report import spectra, style, tables
 from saddle_jax.report.page import Block, Heading, Links, Pictures, Table, Text
 from saddle_jax.report.rows import ImageSet, families
 from saddle_jax.report.runs import Run
@@ -133,4 +133,5 @@ def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) 
             problems.append(f"the spectra of {target} can't be drawn ({error})")
             continue
         title = f"{sizes[target]['title']} ({sizes[target]['images']:,} images)"
-        yield Pictures([(png, f"Hessian spectrum of {title}: {caption}") for caption, png in drawn.items()])
+        named = [(style.inline(figure), f"Hessian spectrum of {title}: {name}.") for name, figure in drawn.items()]
+        yield Pictures(named)
