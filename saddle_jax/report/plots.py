@@ -285,8 +285,8 @@ def _size(counts: np.ndarray) -> str:
 def _legend(figure: Figure) -> None:
     """Add a legend above the axes. The figure grows with it, so that the axes keep their size."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    columns, size, line = (2, "medium", _LINE_HEIGHT) if max(map(len, labels)) <= _SHORT else (1, "small", 0.17)
-    lines = [textwrap.fill(label, _LETTERS) for label in labels]
-    height = line * sum(1 + label.count("\n") for label in lines) / columns
-    figure.set_figheight(figure.get_figheight() + max(0.0, height - 3 * _LINE_HEIGHT))  # three lines fit as it is
-    figure.legend(handles, list(map(plain, lines)), loc="outside upper left", ncols=columns, fontsize=size)
+    columns, size = (2, "medium") if max(map(len, labels)) <= _SHORT else (1, "small")
+    lines = [plain(textwrap.fill(label, _LETTERS)) for label in labels]
+    legend = figure.legend(handles, lines, loc="outside upper left", ncols=columns, fontsize=size)
+    height = legend.get_window_extent().height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + max(0.0, height - 2 * _LINE_HEIGHT))  # two lines fit as it is

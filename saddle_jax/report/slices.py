@@ -32,12 +32,11 @@ def along_v(stored: Mapping[str, Any]) -> Figure:
     axes.set_ylim(low, high)
     axes.set_xlim(places[0], places[-1])
     inside = [float(min(max(line[-1], low), high)) for line in (losses, parabola)]
-    names = ("loss at w + t v", "parabola from slope\nand curvature at w")
-    ends = zip(inside, names, (INK, SERIES[0]), strict=True)
+    ends = zip(inside, ("loss at w + tv", "parabola"), (INK, SERIES[0]), strict=True)
     style.label_ends(axes, [(places[-1], end, name, colour) for end, name, colour in ends])
     axes.set(xlabel="t, position along the unit vector v", ylabel="loss")
     axes.set_title(f"{plain(summary['title'])}: loss along v, the eigenvector of λmin = {summary['lambda_min']:.3g}")
-    style.note(figure, explanation(summary))
+    style.note(figure, f"The parabola has the loss's slope and curvature at w. {explanation(summary)}")
     return figure
 
 

@@ -127,7 +127,7 @@ def alike_summaries(workdir: pathlib.Path) -> list[dict[str, Any]]:
 @style.styled
 def _grid(cells: Sequence[Sequence[Mapping[str, Any]]], heads: Sequence[str] = ()) -> Figure:
     columns = max(len(row) for row in cells)
-    size = (4.2 * columns, 2.9 * len(cells) + 0.3 * bool(heads))
+    size = (4.2 * columns, 3.1 * len(cells) + 0.3 * bool(heads))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(cells), columns, squeeze=False)
     everything = _limits([stored for row in cells for stored in row])
@@ -140,11 +140,8 @@ def _grid(cells: Sequence[Sequence[Mapping[str, Any]]], heads: Sequence[str] = (
             _density(axes, stored, limits, small=True)
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
-    for column in grid.T:
-        for axes in [axes for axes in column if axes.get_visible()][:-1]:
-            axes.set_xlabel("")
     for axes, head in zip(grid[0], heads, strict=False):
-        axes.annotate(head, (0, 1.38), xycoords="axes fraction", weight="bold")
+        axes.annotate(head, (0, 1.4), xycoords="axes fraction", weight="bold")
     return figure
 
 
@@ -167,7 +164,7 @@ def _density(axes: Axes, stored: Mapping[str, Any], limits: tuple[float, float, 
     axes.set_xlim(limits[0], limits[1])
     axes.set_ylim(_FLOOR, max(1e3, 20 * float(mean.max())))
     _thin_ticks(axes, limits)
-    axes.set(xlabel="eigenvalue (linear between the ticks beside 0, logarithmic outside)", ylabel="spectral density")
+    axes.set(xlabel=f"eigenvalue (symlog axis: linear within ±{limits[2]:g})", ylabel="spectral density")
     basis = ", basis not stored" if summary["basis"] == "none" else ""
     details = f"{summary['images']:,} images, {summary['probes']} probes x {summary['steps']} steps{basis}"
     title = plain(summary["title"])

@@ -103,6 +103,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
             if overlap > 1e-6:
                 heights[low] -= overlap / 2
                 heights[low + 1] += overlap / 2
+    heights = heights.clip(0.03, 0.99)
     for new, (_, x, y, name, colour) in zip(heights, places, strict=True):
         axes.annotate(
             plain(name), (x, y), (1.02, new), textcoords="axes fraction", va="center", color=colour,
