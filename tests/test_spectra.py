@@ -18,7 +18,7 @@ from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy, make_loss
 from saddle_jax.methods.plain import make as make_plain
-from saddle_jax.spectra import classwise, escape, lanczos
+from saddle_jax.spectra import classwise, escape, lanczos, landscape
 from saddle_jax.spectra.checks import check_operator
 from saddle_jax.spectra.density import ritz
 from saddle_jax.spectra.hvp import FunctionLoss, MeanLoss, flat_point, make_pieces
@@ -369,3 +369,24 @@ def test_a_gradient_of_zero_predicts_nothing_and_breaks_nothing(x64):
     found = along.summary(-1.0)
     assert np.isnan(found["ratio"])
     assert found["rho_effective"] == found["drift_sam"] == 0
+
+
+def test_a_landscape_of_a_quadratic_by_hand(x64):
+    """L = Σ λ w² / 2 + 1 at w = (1, 2, 3): the plane, and where two other points lie beside it."""
+    values, w = jnp.array([-2.0, 0.5, 5.0]), jnp.array([1.0, 2.0, 3.0])
+    loss = FunctionLoss(lambda x: values @ x**2 / 2 + 1, w)
+    first, _, second = jnp.eye(3)
+    others = [w + jnp.array([0.3, 0.4, -0.2]), w]
+    stops = {"a": [landscape.Stop(n, x, loss.loss(x)) for n, x in enumerate(others)], "none": []}
+    crooked = second + 1e-3 * first  # the plane's directions are at right angles nevertheless
+    found = landscape.measure_landscape(loss, 2 * first, crooked, stops, radius=0.1, points=5)
+    np.testing.assert_allclose(found.a_T, 1.25 * 0.3 * np.linspace(-1, 1, 5))
+    np.testing.assert_allclose(found.b_T, 1.25 * 0.2 * np.linspace(-1, 1, 5))
+    a, b = np.meshgrid(1 + found.a_T, 3 + found.b_T)
+    np.testing.assert_allclose(found.losses_TT, -(a**2) + 0.25 * 4 + 2.5 * b**2 + 1)
+    path = found.paths["a"]
+    np.testing.assert_allclose(path.places_K2, [[0.3, -0.2], [0, 0]], atol=1e-12)
+    np.testing.assert_allclose(path.distances_K, [0.29**0.5, 0])
+    np.testing.assert_allclose(path.shares_K, [(0.13 / 0.29) ** 0.5, np.nan])
+    np.testing.assert_allclose(found.arrays()["path_a"][0, [0, 5]], [0, loss.loss(others[0])])
+    assert found.arrays()["path_none"].shape == (0, 6)

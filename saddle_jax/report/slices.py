@@ -1,16 +1,22 @@
-"""Figures of a class's loss around the measured weights: along one direction. Does not need JAX."""
+"""Figures of a class's loss around the measured weights: along a direction, and on a plane. Does not need JAX."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from saddle_jax.report import style
-from saddle_jax.report.style import INK, LINE, SERIES, SOFT, plain
+from saddle_jax.report.style import INK, LINE, MARKERS, PAPER, SERIES, SOFT, plain
 
 _ALIKE = 1.5  # a measured ratio within this factor of the theorem's
+# From nothing to gray, so that a plane lies on the page's own color, light or dark.
+_GRAYS = LinearSegmentedColormap.from_list("grays", [(0.35, 0.42, 0.5, 0), (0.35, 0.42, 0.5, 0.75)])
+_LEVELS = 14
 
 
 @style.styled
@@ -65,3 +71,55 @@ def explanation(summary: Mapping[str, Any]) -> str:
         f"{along['drift']:.1e} to {along['drift_sam']:.1e}, where first order gives {factor * along['drift']:.1e}. The "
         "step hardly moves along v, but the Hessian changes on the way, and this outweighs the small ⟨G,v⟩ at w."
     )
+
+
+@style.styled
+def landscape(stored: Mapping[str, Any]) -> Figure:
+    """Draw the loss on the plane of the most negative and the most positive direction, and the runs' paths on it."""
+    figure, axes = style.new_figure(6.5, 5.6)
+    on_plane(axes, stored)
+    style.note(figure, about_plane(stored))
+    return figure
+
+
+def on_plane(axes: Axes, stored: Mapping[str, Any]) -> None:
+    """Draw contours of the loss and the runs' paths on axes."""
+    summary, a_T, b_T = stored["summary"], stored["landscape_a"], stored["landscape_b"]
+    losses_TT = np.maximum(stored["landscape_losses"], np.finfo(np.float32).tiny)
+    low, high = np.log10([losses_TT.min(), losses_TT.max()])
+    levels = np.linspace(low, high if high > low else low + 1, _LEVELS)
+    axes.contourf(a_T, b_T, np.log10(losses_TT), levels, cmap=_GRAYS)
+    lines = axes.contour(a_T, b_T, np.log10(losses_TT), levels, colors=SOFT, linewidths=0.5)
+    axes.clabel(lines, levels[1::3], fmt=lambda level: f"{10**level:.2g}", fontsize=7, colors=INK)
+    for place, (name, path_K6) in enumerate(paths(stored).items()):
+        colour, (a_K, b_K) = SERIES[(1, 0, 2, 3)[place % 4]], path_K6[:, 1:3].T
+        axes.plot(a_K, b_K, color=colour, marker=MARKERS[place], markersize=4, linewidth=1.4)
+        axes.plot(a_K[-1], b_K[-1], color=colour, marker=MARKERS[place], markersize=10, markeredgecolor=PAPER)
+        axes.annotate(
+            plain(name), (a_K[-1], b_K[-1]), (9, 9), textcoords="offset points", color=colour, weight="bold",
+        )  # fmt: skip
+    axes.set_title(f"{plain(summary['title'])}, {summary['images']:,} images: loss on the plane of two eigenvectors")
+    axes.set(xlabel=f"along the eigenvector of λmin = {summary['lambda_min']:.3g}", xlim=(a_T[0], a_T[-1]))
+    axes.set(ylabel=f"along the eigenvector of λmax = {summary['lambda_max']:.3g}", ylim=(b_T[0], b_T[-1]))
+
+
+def about_plane(stored: Mapping[str, Any]) -> str:
+    """Return sentences on what the plane shows, and how much of the runs' paths lies outside of it."""
+    said = "Axes are distances in the space of all parameters. Contours are the loss, in steps of equal ratio."
+    for name, path_K6 in paths(stored).items():
+        step, _, _, distance, share, loss = path_K6[-1]
+        where = f"{name} ends (large mark, step {step:,.0f}) "
+        if distance == 0:
+            said += f" {where}at the origin, with loss {loss:.2g}."
+        else:
+            said += (
+                f" {where}at a distance of {distance:.2g}, of which {share:.0%} lies in the plane; its loss there is "
+                f"{loss:.2g}, which is not that of its projection."
+            )
+    return f"{said} Small marks are the checkpoints before."
+
+
+def paths(stored: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return {run: (step, a, b, distance, share in the plane, loss) of its checkpoints}."""
+    found = {key.removeprefix("path_"): value for key, value in stored.items() if key.startswith("path_")}
+    return {name: path for name, path in found.items() if len(path)}

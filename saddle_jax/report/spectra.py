@@ -36,6 +36,8 @@ def draw_folder(folder: pathlib.Path) -> list[pathlib.Path]:
         drawn.append(style.save(figure, folder / name))
         if "escape_places" in stored:
             drawn.append(style.save(slices.along_v(stored), folder / f"{name}-slice"))
+        if "landscape_losses" in stored:
+            drawn.append(style.save(slices.landscape(stored), folder / f"{name}-landscape"))
     if len(targets) > 1:
         columns = math.ceil(math.sqrt(len(targets)))
         rows = [list(targets)[i : i + columns] for i in range(0, len(targets), columns)]
