@@ -46,6 +46,8 @@ def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> O
             folder = spectrometer.measure(state, workdir, stop=stop, quiet=quiet)
             plots.draw_folder(folder)
             plots.draw_ratio(workdir)
+            if step == max(chosen):
+                plots.draw_animation({"": workdir}, workdir / "spectra" / "training")
         except Preempted:
             raise
         except Exception as error:  # a full disk, memory, a plot: training continues without spectra

@@ -48,6 +48,8 @@ def run(command: Command) -> int:
         paths = paths_of([workdir, *other], like) if config.spectra.landscape else {}
         folder = spectrometer.measure(state, workdir, paths=paths, stop=stop)
     pictures = [*plots.draw_folder(folder), plots.draw_ratio(workdir)]
+    if moving := plots.draw_animation({"": workdir}, workdir / "spectra" / "training"):
+        print(f"plot   {moving}: the spectra along training")
     print(f"done   {folder}: summary.json, {len([p for p in pictures if p])} figures as PNG, PDF, and SVG")
     return 0
 
@@ -94,5 +96,7 @@ def compare(command: Command) -> int:
     folders = {run.name if unique else str(run): results.folder_at(run, step) for run in runs}
     steps = sorted({folder.name for folder in folders.values()}, key=int)
     out = pathlib.Path(command.workdir) / "_".join([*folders, *steps]).replace("/", "-")
+    if not step and (moving := plots.draw_animation(dict(zip(folders, runs, strict=True)), out)):
+        print(f"plot   {moving}: the spectra along training")
     print(f"done   {plots.draw_comparison(folders, out)}, and the same as PDF and SVG")
     return 0

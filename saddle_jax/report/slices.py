@@ -82,6 +82,21 @@ def landscape(stored: Mapping[str, Any]) -> Figure:
     return figure
 
 
+@style.styled
+def landscapes(stored: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw the planes of several runs side by side.
+
+    Args:
+      stored: maps the name of a run to a target's summary and arrays.
+    """
+    figure = Figure(figsize=(6 * len(stored), 5.4), layout="constrained")
+    for axes, (name, one) in zip(figure.subplots(1, len(stored), squeeze=False)[0], stored.items(), strict=True):
+        on_plane(axes, one)
+        axes.set_title(plain(f"{one['summary']['title']} at the end of {name}"), weight="bold")
+    style.note(figure, "\n".join(f"{name}: {about_plane(one)}" for name, one in stored.items()))
+    return figure
+
+
 def on_plane(axes: Axes, stored: Mapping[str, Any]) -> None:
     """Draw contours of the loss and the runs' paths on axes."""
     summary, a_T, b_T = stored["summary"], stored["landscape_a"], stored["landscape_b"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,16 @@ from saddle_jax.spectra import results
 
 SMALLEST, LARGEST = SERIES[:2]
 _FLOOR = 1e-7  # lowest density drawn, as in the reference
+_FEWEST_FRAMES, _MOST_ROWS, _SECONDS = 3, 4, 0.6  # of an animation: steps, targets, and how long a step is shown
+
+
+class _Limits(NamedTuple):
+    """Of the axes of a density: where eigenvalues begin and end and turn from linear to logarithmic; the top."""
+
+    low: float
+    high: float
+    threshold: float
+    top: float
 
 
 def draw_folder(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -119,6 +129,40 @@ def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
     return style.save(figure, workdir / "spectra" / "ratio")
 
 
+def draw_animation(runs: Mapping[str, pathlib.Path], out: pathlib.Path) -> pathlib.Path | None:
+    """Animate the densities along training; return the GIF's path, or None if there are fewer than three steps.
+
+    Each run is a column and each target a row; of more than four targets, four from the largest to the rarest are
+    shown. Only steps and targets that all runs have are shown, on axes that stay the same.
+
+    Args:
+      runs: maps the name of a run to its directory.
+      out: path of the GIF without its extension.
+
+    Raises:
+      DataError: a file can't be read.
+    """
+    summaries = [{one["step"]: one for one in alike_summaries(run)} for run in runs.values()]
+    steps = sorted(set.intersection(*map(set, summaries)))
+    found = [[summary[step]["targets"] for summary in summaries] for step in steps]
+    names = [name for name in (found[-1][0] if found else ()) if all(name in one for row in found for one in row)]
+    if len(steps) < _FEWEST_FRAMES or not names:
+        return None
+    names.sort(key=lambda name: -found[-1][0][name]["images"])
+    shown = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, _MOST_ROWS).round().astype(int))]
+    cells = [
+        [[load(run / "spectra" / str(step), name) for run in runs.values()] for name in shown] for step in steps
+    ]  # [step][target][run]
+    limits = [_limits([one for row in rows for one in row]) for rows in zip(*cells, strict=True)]
+    frames = []
+    for step, rows in zip(steps, cells, strict=True):
+        epoch = summaries[0][step]["epoch"]
+        frames.append(
+            style.png(_grid(rows, [plain(f"{name}, epoch {epoch:g}".lstrip(", ")) for name in runs], limits), 80)
+        )
+    return style.animate(frames, out.with_name(f"{out.name}.gif"), _SECONDS)
+
+
 def alike_summaries(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Return the summaries of all measured steps whose conditions are those of the last one, in ascending order."""
     everything = [results.read_summary(folder) for folder in results.folders(workdir).values()]
@@ -127,19 +171,21 @@ def alike_summaries(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 @style.styled
-def _grid(cells: Sequence[Sequence[Mapping[str, Any]]], heads: Sequence[str] = ()) -> Figure:
+def _grid(
+    cells: Sequence[Sequence[Mapping[str, Any]]], heads: Sequence[str] = (), limits: Sequence[_Limits] = ()
+) -> Figure:
     columns = max(len(row) for row in cells)
     size = (4.2 * columns, 3.1 * len(cells) + 0.3 * bool(heads))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(cells), columns, squeeze=False)
     everything = _limits([stored for row in cells for stored in row])
-    for row, axes_row in zip(cells, grid, strict=True):
-        # A comparison of runs shares the axis within a row. The classes of one run all share the same axis.
-        limits = _limits(row) if heads else everything
+    # A comparison of runs shares the axis within a row. The classes of one run all share the same axis.
+    limits = limits or [_limits(row) if heads else everything for row in cells]
+    for row, axes_row, shared in zip(cells, grid, limits, strict=True):
         for axes in axes_row[len(row) :]:
             axes.set_visible(False)
         for stored, axes in zip(row, axes_row, strict=False):
-            _density(axes, stored, limits, small=True)
+            _density(axes, stored, shared, small=True)
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
     for axes, head in zip(grid[0], heads, strict=False):
@@ -148,10 +194,10 @@ def _grid(cells: Sequence[Sequence[Mapping[str, Any]]], heads: Sequence[str] = (
 
 
 @style.styled
-def _density(axes: Axes, stored: Mapping[str, Any], limits: tuple[float, float, float], *, small: bool = False) -> None:
+def _density(axes: Axes, stored: Mapping[str, Any], limits: _Limits, *, small: bool = False) -> None:
     """Draw the density on a log axis over eigenvalues on a symlog axis: the mean over probes and its spread."""
     summary, grid, mean, spread = stored["summary"], stored["grid"], stored["density"], stored["density_sd"]
-    axes.set_xscale("symlog", linthresh=limits[2])
+    axes.set_xscale("symlog", linthresh=limits.threshold)
     axes.set_yscale("log")
     drawn = np.maximum(mean, _FLOOR)
     axes.fill_between(grid, np.maximum(mean - spread, _FLOOR), np.maximum(mean + spread, _FLOOR), color=LINE, lw=0)
@@ -163,18 +209,18 @@ def _density(axes: Axes, stored: Mapping[str, Any], limits: tuple[float, float, 
         text = f"λ{name} {value:.3g} (residual {summary[f'residual_{name}']:.0e})"
         place = {"x": 0.0 if name == "min" else 1.0, "ha": "left" if name == "min" else "right"}
         axes.text(y=1.01, s=text, transform=axes.transAxes, va="bottom", color=colour, fontsize="small", **place)
-    axes.set_xlim(limits[0], limits[1])
-    axes.set_ylim(_FLOOR, max(1e3, 20 * float(mean.max())))
+    axes.set_xlim(limits.low, limits.high)
+    axes.set_ylim(_FLOOR, limits.top)
     _thin_ticks(axes, limits)
-    axes.set(xlabel=f"eigenvalue (symlog axis: linear within ±{limits[2]:g})", ylabel="spectral density")
+    axes.set(xlabel=f"eigenvalue (symlog axis: linear within ±{limits.threshold:g})", ylabel="spectral density")
     basis = ", basis not stored" if summary["basis"] == "none" else ""
     details = f"{summary['images']:,} images, {summary['probes']} probes x {summary['steps']} steps{basis}"
     title = plain(summary["title"])
     axes.set_title(f"{title}\n{details}" if small else f"{title}: {details}", pad=18)
 
 
-def _thin_ticks(axes: Axes, limits: tuple[float, float, float]) -> None:
-    low, high, threshold = limits
+def _thin_ticks(axes: Axes, limits: _Limits) -> None:
+    low, high, threshold, _ = limits
     decades = [threshold * 10**k for k in range(12) if threshold * 10**k <= max(-low, high)]
     decades = decades[:: max(1, math.ceil(len(decades) / 4))]
     ticks = [-d for d in reversed(decades) if -d >= low] + [0.0] + [d for d in decades if d <= high]
@@ -182,15 +228,15 @@ def _thin_ticks(axes: Axes, limits: tuple[float, float, float]) -> None:
     axes.minorticks_off()
 
 
-def _limits(stored: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
-    """Return where the eigenvalue axis begins, where it ends, and where it turns from linear to logarithmic."""
+def _limits(stored: Sequence[Mapping[str, Any]]) -> _Limits:
     low = min(s["grid"][0] for s in stored)  # the grid reaches a few sigmas beyond the smallest eigenvalue
     high = max(s["grid"][-1] for s in stored)
     widest = max(max(abs(s["summary"][key]) for key in ("lambda_min", "lambda_max", "sigma")) for s in stored)
     sigma = max(s["summary"]["sigma"] for s in stored)
     # A hundredth of the largest value, but wide enough that the Gaussian at 0 lies on the linear part.
     threshold = 10.0 ** max(math.floor(math.log10(widest)) - 2, math.ceil(math.log10(2 * sigma)))
-    return min(1.6 * low, -2 * threshold), max(1.6 * high, 2 * threshold), threshold
+    top = max(1e3, 20 * max(float(s["density"].max()) for s in stored))
+    return _Limits(min(1.6 * low, -2 * threshold), max(1.6 * high, 2 * threshold), threshold, top)
 
 
 def load(folder: pathlib.Path, name: str) -> dict[str, Any]:

@@ -145,6 +145,16 @@ def save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
     return path.with_name(path.name + ".png")
 
 
+def animate(frames: Sequence[bytes], path: pathlib.Path, seconds: float) -> pathlib.Path:
+    """Save PNGs of one size as a GIF that repeats, and rests on the last one; return its path."""
+    first, *rest = [
+        Image.open(io.BytesIO(frame)).convert("RGB").quantize(64, dither=Image.Dither.NONE) for frame in frames
+    ]
+    durations = [round(1000 * seconds)] * len(rest) + [round(4000 * seconds)]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
+    return path
+
+
 @styled
 def inline(figure: Figure) -> str:
     """Return the figure as SVG for a page with `CSS`: its colors are the page's, in the light and in the dark."""
