@@ -143,18 +143,29 @@ def train(method: str, seed: int, workdir: pathlib.Path) -> None:
 
 
 def measure(run: pathlib.Path, other: pathlib.Path) -> None:
-    """Measure the spectra at every checkpoint, and at the last one the landscape."""
-    from saddle_jax.experiment import config as config_lib
-    from saddle_jax.experiment.command_line import Command
-    from saddle_jax.modes import spectra as mode
-    from saddle_jax.training import checkpoint
+    """Measure the spectra at every second checkpoint, and at the last one the landscape."""
+    import jax
 
-    *earlier, last = checkpoint.available(run / "checkpoints")
-    for step in (*earlier, last):
-        config = config_lib.from_json((run / "config.json").read_bytes())
-        config.spectra.update(classes="9" if step != last else "0,7,8,9", steps=40, escape_batches=0)
-        config.spectra.landscape = str(other) if step == last else ""
-        mode.run(Command("spectra", str(run), config, checkpoint=str(step)))
+    from saddle_jax.data import sources
+    from saddle_jax.experiment import config as config_lib
+    from saddle_jax.modes import spectra as mode
+    from saddle_jax.spectra.spectrometer import Spectrometer
+    from saddle_jax.training import checkpoint
+    from saddle_jax.training.program import make_program
+
+    config = config_lib.from_json((run / "config.json").read_bytes())
+    splits = sources.load(config)
+    like = make_program(config, splits).init(config.seed)
+    steps = checkpoint.available(run / "checkpoints")[::2]
+    first = None
+    for step in steps:
+        is_last = step == steps[-1]
+        config.spectra.update(classes="0,7,8,9" if is_last else RAREST[-1], steps=40, escape_batches=0)
+        config.spectra.landscape = str(other) if is_last else ""
+        first = spectrometer = first.another(config, splits) if first else Spectrometer(config, splits)
+        state = checkpoint.restore(checkpoint.find(run / "checkpoints", str(step)), like)
+        paths = mode.paths_of([run, other], like) if is_last else {}
+        spectrometer.measure(jax.device_get(state), run, paths=paths)
 
 
 def keep(run: pathlib.Path, out: pathlib.Path) -> None:

@@ -74,11 +74,17 @@ def explanation(summary: Mapping[str, Any]) -> str:
 
 
 @style.styled
-def landscape(stored: Mapping[str, Any]) -> Figure:
-    """Draw the loss on the plane of the most negative and the most positive direction, and the runs' paths on it."""
-    figure, axes = style.new_figure(6.5, 5.6)
+def landscape(stored: Mapping[str, Any], *, noted: bool = True) -> Figure:
+    """Draw the loss on the plane of the most negative and the most positive direction, and the runs' paths on it.
+
+    Args:
+      stored: a target's summary and arrays.
+      noted: write `about_plane` below.
+    """
+    figure, axes = style.new_figure(5.5, 5)
     on_plane(axes, stored)
-    style.note(figure, about_plane(stored))
+    if noted:
+        style.note(figure, about_plane(stored))
     return figure
 
 
