@@ -90,7 +90,8 @@ td.short { white-space: nowrap; }
 tbody th { font-weight: 600; position: sticky; left: 0; background: var(--page); max-width: 20rem; }
 pre { overflow-x: auto; background: var(--shade); padding: .7rem; font-size: .85rem; border-radius: 4px;
   margin: .3rem 0; }
-.pictures { display: grid; gap: 1rem; margin: 1rem 0; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
+.pictures { display: grid; gap: 1rem; margin: 1rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
 figure { margin: 0; max-width: 34rem; }
 figcaption { color: var(--soft); font-size: .9rem; }
 @media (max-width: 40rem) { table { font-size: .85rem; } th, td { padding: .25rem .4rem; }

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from saddle_jax.report import style
 from saddle_jax.report.style import INK, LINE, MARKERS, PAPER, SERIES, SOFT, plain
 
 _ALIKE = 1.5  # a measured ratio within this factor of the theorem's
-# From nothing to gray, so that a plane lies on the page's own color, light or dark.
-_GRAYS = LinearSegmentedColormap.from_list("grays", [(0.35, 0.42, 0.5, 0), (0.35, 0.42, 0.5, 0.75)])
-_LEVELS = 14
+# Levels of the loss on a plane, as multiples of the loss at w. Below 1 they are blue, above 1 gray. Both begin with
+# nothing, so that a plane lies on the page's own color, light or dark.
+_BELOW = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_ABOVE = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
+_LOWER, _HIGHER = (0.0, 0.447, 0.698), (0.45, 0.5, 0.56)
 
 
 @style.styled
@@ -106,18 +107,28 @@ def landscapes(stored: Mapping[str, Mapping[str, Any]]) -> Figure:
 def on_plane(axes: Axes, stored: Mapping[str, Any]) -> None:
     """Draw contours of the loss and the runs' paths on axes."""
     summary, a_T, b_T = stored["summary"], stored["landscape_a"], stored["landscape_b"]
-    losses_TT = np.maximum(stored["landscape_losses"], np.finfo(np.float32).tiny)
-    low, high = np.log10([losses_TT.min(), losses_TT.max()])
-    levels = np.linspace(low, high if high > low else low + 1, _LEVELS)
-    axes.contourf(a_T, b_T, np.log10(losses_TT), levels, cmap=_GRAYS)
-    lines = axes.contour(a_T, b_T, np.log10(losses_TT), levels, colors=SOFT, linewidths=0.5)
-    axes.clabel(lines, levels[1::3], fmt=lambda level: f"{10**level:.2g}", fontsize=7, colors=INK)
+    ratios_TT = stored["landscape_losses"] / max(summary["loss"], np.finfo(np.float32).tiny)
+    levels = np.array([*_BELOW, 1.0, *_ABOVE])
+    blues = [(*_LOWER, 0.75 * (1 - place / (len(_BELOW) + 1))) for place in range(len(_BELOW) + 1)]
+    grays = [(*_HIGHER, 0.6 * place / len(_ABOVE)) for place in range(1, len(_ABOVE) + 1)]
+    axes.contourf(a_T, b_T, ratios_TT, levels, colors=[*blues[1:], *grays], extend="both")
+    lines = axes.contour(a_T, b_T, ratios_TT, levels, colors=SOFT, linewidths=0.4)
+    axes.clabel(lines, levels, fmt=lambda ratio: f"×{ratio:g}", fontsize=7, colors=INK, inline_spacing=2)
+    axes.contour(a_T, b_T, ratios_TT, [1.0], colors=INK, linewidths=1.2)
     for place, (name, path_K6) in enumerate(paths(stored).items()):
-        colour, (a_K, b_K) = SERIES[(1, 0, 2, 3)[place % 4]], path_K6[:, 1:3].T
-        axes.plot(a_K, b_K, color=colour, marker=MARKERS[place], markersize=4, linewidth=1.4)
-        axes.plot(a_K[-1], b_K[-1], color=colour, marker=MARKERS[place], markersize=10, markeredgecolor=PAPER)
+        colour = SERIES[(1, 0, 2, 3)[place % 4]]
+        outside_K = (np.abs(path_K6[:, 1:3]) > (a_T[-1], b_T[-1])).any(1)
+        entered = np.flatnonzero(outside_K)[-1] + 1 if outside_K.any() else 0  # the end point is inside
+        a_K, b_K = path_K6[entered:, 1:3].T
+        axes.plot(a_K, b_K, color=colour, marker=MARKERS[place], markersize=4, linewidth=1.2)
+        axes.plot(a_K[-1], b_K[-1], color=colour, marker=MARKERS[place], markersize=11, markeredgecolor=PAPER)
+        side = 1 if place % 2 == 0 else -1  # apart from each other, and not toward a near edge
+        side = -side if side * a_K[-1] > 0.4 * a_T[-1] else side
         axes.annotate(
-            plain(name), (a_K[-1], b_K[-1]), (9, 9), textcoords="offset points", color=colour, weight="bold",
+            plain(name), (a_K[-1], b_K[-1]), (side * 22, 26 if place % 2 == 0 else -26), textcoords="offset points", color=colour,
+            ha="left" if side > 0 else "right", va="center", weight="bold",
+            arrowprops={"arrowstyle": "-", "color": colour},
+            bbox={"facecolor": PAPER, "edgecolor": "none", "boxstyle": "round,pad=0.15"},
         )  # fmt: skip
     axes.set_title(f"{plain(summary['title'])}, {summary['images']:,} images: loss on the plane of two eigenvectors")
     axes.set(xlabel=f"along the eigenvector of λmin = {summary['lambda_min']:.3g}", xlim=(a_T[0], a_T[-1]))
@@ -126,18 +137,25 @@ def on_plane(axes: Axes, stored: Mapping[str, Any]) -> None:
 
 def about_plane(stored: Mapping[str, Any]) -> str:
     """Return sentences on what the plane shows, and how much of the runs' paths lies outside of it."""
-    said = "Axes are distances in the space of all parameters. Contours are the loss, in steps of equal ratio."
+    origin = stored["summary"]["loss"]
+    said = (
+        f"Loss as a multiple of that at the origin ({origin:.2g}): blue is lower, gray higher. Axes are distances in "
+        "the space of all parameters."
+    )
     for name, path_K6 in paths(stored).items():
         step, _, _, distance, share, loss = path_K6[-1]
-        where = f"{name} ends (large mark, step {step:,.0f}) "
         if distance == 0:
-            said += f" {where}at the origin, with loss {loss:.2g}."
+            said += f" {name} ends at the origin (large mark, step {step:,.0f})."
         else:
             said += (
-                f" {where}at a distance of {distance:.2g}, of which {share:.0%} lies in the plane; its loss there is "
-                f"{loss:.2g}, which is not that of its projection."
+                f" {name} ends (large mark, step {step:,.0f}) at a distance of {distance:.2g}, of which "
+                f"{share:.1%} lies in the plane; the loss there is {loss:.2g}, not that of the projection."
             )
-    return f"{said} Small marks are the checkpoints before."
+    return (
+        f"{said} Small marks are the checkpoints before, since the path has entered the figure."
+        if paths(stored)
+        else said
+    )
 
 
 def paths(stored: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from saddle_jax.spectra.classwise import Extreme
 from saddle_jax.spectra.hvp import DifferentiableLoss
 
 POINTS = 25  # along an axis
-_MARGIN = 1.25  # how far the plane reaches beyond what it shows
+_MARGIN = 1.25  # how far the plane reaches beyond the end points
 
 
 class Stop(NamedTuple):
@@ -63,8 +64,8 @@ class Landscape(NamedTuple):
 
 def measure_landscape(
     whole: DifferentiableLoss,
-    smallest_P: jax.Array,
-    largest_P: jax.Array,
+    smallest: Extreme,
+    largest: Extreme,
     stops: Mapping[str, Iterable[Stop]],
     *,
     radius: float,
@@ -75,19 +76,22 @@ def measure_landscape(
 
     Args:
       whole: loss whose weights are the origin.
-      smallest_P: eigenvector of the smallest eigenvalue.
-      largest_P: eigenvector of the largest eigenvalue. Its part along `smallest_P`, which is rounding, is taken off.
-      stops: maps the name of a run to weights that it passed. The plane reaches beyond their projections.
-      radius: the plane reaches at least this far in each direction.
+      smallest: the smallest eigenvalue and its eigenvector.
+      largest: the largest ones. The vector's part along the smallest one's, which is rounding, is taken off.
+      stops: maps the name of a run to weights that it passed. The plane reaches beyond the projection of the last one,
+        but not of all.
+      radius: the plane reaches at least this far along the first direction. Along the second one, this is divided by
+        the root of the ratio of curvatures, so that both change the loss by about the same.
       points: places along each axis. Their square is the number of losses that are computed.
       on_step: called before each loss.
     """
-    first_P = smallest_P / jnp.linalg.norm(smallest_P)
-    second_P = largest_P - jnp.vdot(first_P, largest_P) * first_P
+    first_P = smallest.vector_P / jnp.linalg.norm(smallest.vector_P)
+    second_P = largest.vector_P - jnp.vdot(first_P, largest.vector_P) * first_P
     second_P = second_P / jnp.linalg.norm(second_P)
     paths = {name: _project(run, whole.params_P, (first_P, second_P)) for name, run in stops.items()}
-    seen_N2 = np.concatenate([np.zeros((1, 2)), *(path.places_K2 for path in paths.values())])
-    reach_2 = _MARGIN * np.maximum(np.abs(seen_N2).max(0), radius)
+    ends_N2 = np.concatenate([np.zeros((1, 2)), *(path.places_K2[-1:] for path in paths.values())])
+    narrow = (-smallest.value / largest.value) ** 0.5 if smallest.value < 0 < largest.value else 1.0
+    reach_2 = np.maximum(_MARGIN * np.abs(ends_N2).max(0), (radius, radius * narrow))
     a_T, b_T = (np.linspace(-reach, reach, points) for reach in reach_2)
 
     def loss_at(a: float, b: float) -> float:

@@ -275,8 +275,8 @@ class Spectrometer:
 
         return landscape.measure_landscape(
             whole,
-            spectrum.smallest.vector_P,
-            spectrum.largest.vector_P,
+            spectrum.smallest,
+            spectrum.largest,
             {name: stops(run) for name, run in paths.items()},
             radius=self._radius(rho),
             on_step=progress.poll,
