@@ -42,9 +42,8 @@ def draw() -> None:
     save(figure, "demo")
     runs = {name: RECORDED / name.lower() for name in METHODS}
     last = {name: results.folder_at(run, None) for name, run in runs.items()}
-    spectra.draw_comparison(last, DOCS / "demo_spectra")
-    shutil.copy(spectra.draw_animation(runs, RECORDED / "training"), DOCS / "training.gif")  # pyright: ignore
-    (RECORDED / "training.gif").unlink()
+    save(spectra.comparison(last), "demo_spectra")
+    spectra.draw_animation(runs, DOCS / "training")
     save(slices.landscapes({name: spectra.load(folder, RAREST) for name, folder in last.items()}), "landscape")
     save(escape_map(json.loads((RESULTS / "saddle-cpu.json").read_text())), "escape")
 

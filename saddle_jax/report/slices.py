@@ -13,11 +13,12 @@ from saddle_jax.report import style
 from saddle_jax.report.style import INK, LINE, MARKERS, PAPER, SERIES, SOFT, plain
 
 _ALIKE = 1.5  # a measured ratio within this factor of the theorem's
-# Levels of the loss on a plane, as multiples of the loss at w. Below 1 they are blue, above 1 gray. Both begin with
+# Levels of the loss on a plane, as multiples of the loss at w. Below 1 they are green, above 1 gray. Both begin with
 # nothing, so that a plane lies on the page's own color, light or dark.
 _BELOW = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _ABOVE = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
-_LOWER, _HIGHER = (0.0, 0.447, 0.698), (0.45, 0.5, 0.56)
+_NAMED = (0.1, 0.5, 0.8, 0.9, 1.5, 3.0, 10.0, 100.0)
+_LOWER, _HIGHER = (0.0, 0.62, 0.45), (0.45, 0.5, 0.56)
 
 
 @style.styled
@@ -109,14 +110,14 @@ def on_plane(axes: Axes, stored: Mapping[str, Any]) -> None:
     summary, a_T, b_T = stored["summary"], stored["landscape_a"], stored["landscape_b"]
     ratios_TT = stored["landscape_losses"] / max(summary["loss"], np.finfo(np.float32).tiny)
     levels = np.array([*_BELOW, 1.0, *_ABOVE])
-    blues = [(*_LOWER, 0.75 * (1 - place / (len(_BELOW) + 1))) for place in range(len(_BELOW) + 1)]
+    greens = [(*_LOWER, 0.75 * (1 - place / (len(_BELOW) + 1))) for place in range(len(_BELOW) + 1)]
     grays = [(*_HIGHER, 0.6 * place / len(_ABOVE)) for place in range(1, len(_ABOVE) + 1)]
-    axes.contourf(a_T, b_T, ratios_TT, levels, colors=[*blues[1:], *grays], extend="both")
+    axes.contourf(a_T, b_T, ratios_TT, levels, colors=[*greens[1:], *grays], extend="both")
     lines = axes.contour(a_T, b_T, ratios_TT, levels, colors=SOFT, linewidths=0.4)
-    axes.clabel(lines, levels, fmt=lambda ratio: f"×{ratio:g}", fontsize=7, colors=INK, inline_spacing=2)
+    axes.clabel(lines, _NAMED, fmt=lambda ratio: f"×{ratio:g}", fontsize=7, colors=INK, inline_spacing=2)
     axes.contour(a_T, b_T, ratios_TT, [1.0], colors=INK, linewidths=1.2)
-    for place, (name, path_K6) in enumerate(paths(stored).items()):
-        colour = SERIES[(1, 0, 2, 3)[place % 4]]
+    for place, (name, path_K6) in enumerate(sorted(paths(stored).items())):  # a run looks alike on every plane
+        colour = SERIES[(1, 0)[place % 2]]
         outside_K = (np.abs(path_K6[:, 1:3]) > (a_T[-1], b_T[-1])).any(1)
         entered = np.flatnonzero(outside_K)[-1] + 1 if outside_K.any() else 0  # the end point is inside
         a_K, b_K = path_K6[entered:, 1:3].T
@@ -125,8 +126,8 @@ def on_plane(axes: Axes, stored: Mapping[str, Any]) -> None:
         side = 1 if place % 2 == 0 else -1  # apart from each other, and not toward a near edge
         side = -side if side * a_K[-1] > 0.4 * a_T[-1] else side
         axes.annotate(
-            plain(name), (a_K[-1], b_K[-1]), (side * 22, 26 if place % 2 == 0 else -26), textcoords="offset points", color=colour,
-            ha="left" if side > 0 else "right", va="center", weight="bold",
+            plain(name), (a_K[-1], b_K[-1]), (side * 22, 26 if place % 2 == 0 else -26), textcoords="offset points",
+            ha="left" if side > 0 else "right", va="center", weight="bold", color=colour,
             arrowprops={"arrowstyle": "-", "color": colour},
             bbox={"facecolor": PAPER, "edgecolor": "none", "boxstyle": "round,pad=0.15"},
         )  # fmt: skip
@@ -139,7 +140,7 @@ def about_plane(stored: Mapping[str, Any]) -> str:
     """Return sentences on what the plane shows, and how much of the runs' paths lies outside of it."""
     origin = stored["summary"]["loss"]
     said = (
-        f"Loss as a multiple of that at the origin ({origin:.2g}): blue is lower, gray higher. Axes are distances in "
+        f"Loss as a multiple of that at the origin ({origin:.2g}): green is lower, gray higher. Axes are distances in "
         "the space of all parameters."
     )
     for name, path_K6 in paths(stored).items():

@@ -59,11 +59,17 @@ def draw_folder(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def draw_comparison(folders: Mapping[str, pathlib.Path], out: pathlib.Path) -> pathlib.Path:
-    """Draw the densities of several runs side by side, one row per target that all runs have; return the PNG's path.
+    """Save the figure of `comparison` at a path without its extension; return the PNG's path."""
+    figure = comparison(folders)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return style.save(figure, out)
+
+
+def comparison(folders: Mapping[str, pathlib.Path]) -> Figure:
+    """Draw the densities of several runs side by side, one row per target that all runs have; return the figure.
 
     Args:
       folders: maps the name of a run to the folder of its spectra.
-      out: path of the figure without its extension.
 
     Raises:
       DataError: the runs have no target in common, or a file can't be read.
@@ -74,7 +80,6 @@ def draw_comparison(folders: Mapping[str, pathlib.Path], out: pathlib.Path) -> p
     if not common:
         found = "; ".join(f"{name}: {', '.join(t) or 'none'}" for name, t in zip(folders, targets, strict=True))
         raise DataError(f"--compare: the runs have no class in common ({found}). Fix: measure the same classes")
-    out.parent.mkdir(parents=True, exist_ok=True)
     cells = [[load(folder, target) for folder in folders.values()] for target in common]
     figure = _grid(cells, [plain(f"{name}, step {summary['step']:,}") for name, summary in summaries.items()])
     conditions = {name: results.conditions(summary["settings"]) for name, summary in summaries.items()}
@@ -82,7 +87,7 @@ def draw_comparison(folders: Mapping[str, pathlib.Path], out: pathlib.Path) -> p
         style.note(figure, f"{next(iter(conditions.values()))}.")
     else:  # the user may compare different losses, but the caption says so
         style.note(figure, "\n".join(f"{name}: {what}" for name, what in conditions.items()))
-    return style.save(figure, out)
+    return figure
 
 
 def densities(folders: Mapping[str, pathlib.Path], target: str) -> dict[str, Figure]:
@@ -158,7 +163,7 @@ def draw_animation(runs: Mapping[str, pathlib.Path], out: pathlib.Path) -> pathl
     for step, rows in zip(steps, cells, strict=True):
         epoch = summaries[0][step]["epoch"]
         frames.append(
-            style.png(_grid(rows, [plain(f"{name}, epoch {epoch:g}".lstrip(", ")) for name in runs], limits), 80)
+            style.png(_grid(rows, [plain(f"{name}, epoch {epoch:g}".lstrip(", ")) for name in runs], limits), 100)
         )
     return style.animate(frames, out.with_name(f"{out.name}.gif"), _SECONDS)
 
@@ -189,7 +194,7 @@ def _grid(
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
     for axes, head in zip(grid[0], heads, strict=False):
-        axes.annotate(head, (0, 1.4), xycoords="axes fraction", weight="bold")
+        axes.annotate(head, (0, 1), (0, 50), "axes fraction", textcoords="offset points", weight="bold")
     return figure
 
 
