@@ -33,19 +33,21 @@ RAREST, EVERY = "class-9", "10 epochs"
 _DRAWN = ("grid", "density", "density_sd")  # of a spectrum; the landscape and the slice are kept where they exist
 
 
-def draw() -> None:
-    """Draw every figure whose data is recorded."""
+def draw(out: pathlib.Path) -> None:
+    """Draw every figure whose data is recorded into a folder."""
     recorded = json.loads((RECORDED / "demo.json").read_text())
     counts, sizes = recorded["counts"], recorded["rank_sizes"]
     accuracy = {name: recorded["class_accuracy"][name] for name in METHODS}
     figure = plots.classes_figure(accuracy, recorded["names"], counts, rank_sizes=sizes)
-    save(figure, "demo")
+    save(figure, out / "demo.png")
     runs = {name: RECORDED / name.lower() for name in METHODS}
     last = {name: results.folder_at(run, None) for name, run in runs.items()}
-    save(spectra.comparison(last), "demo_spectra")
-    spectra.draw_animation(runs, DOCS / "training")
-    save(slices.landscapes({name: spectra.load(folder, RAREST) for name, folder in last.items()}), "landscape")
-    save(escape_map(json.loads((RESULTS / "saddle-cpu.json").read_text())), "escape")
+    save(spectra.comparison(last), out / "demo_spectra.png")
+    spectra.draw_animation(runs, out / "training")
+    save(
+        slices.landscapes({name: spectra.load(folder, RAREST) for name, folder in last.items()}), out / "landscape.png"
+    )
+    save(escape_map(json.loads((RESULTS / "saddle-cpu.json").read_text())), out / "escape.png")
 
 
 @style.styled
@@ -84,10 +86,10 @@ def escape_map(recorded: dict[str, Any]) -> style.Figure:
     return figure
 
 
-def save(figure: style.Figure, name: str) -> None:
+def save(figure: style.Figure, path: pathlib.Path) -> None:
     """Save a figure for a page."""
-    (DOCS / f"{name}.png").write_bytes(style.png(figure, 150))
-    print(f"docs/{name}.png")
+    path.write_bytes(style.png(figure, 150))
+    print(path.name)
 
 
 def record(demo: pathlib.Path, seed: int) -> None:
@@ -185,7 +187,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", type=pathlib.Path, help="the folder of make demo's runs")
     parser.add_argument("--seed", type=int, default=0, help="the seed to train again")
+    parser.add_argument("--out", type=pathlib.Path, default=DOCS, help="the folder of the figures")
     options = parser.parse_args()
     if options.record:
         record(options.record, options.seed)
-    draw()
+    draw(options.out)

@@ -109,7 +109,7 @@ def finite(values: np.ndarray) -> list[float | None]:
 def main() -> None:
     """Measure, write, and draw."""
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
-    from figures import escape_map, save
+    from figures import DOCS, escape_map, save
     from measure import RESULTS, write
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,7 +129,7 @@ def main() -> None:
             print(f"{name:30} {middle}", flush=True)
     print(f"{'radius':30} " + " ".join(f"{radius:5.3f}" for radius in RADII[::2]))
     found = {"radii": finite(RADII), "seeds": arguments.seeds, "steps": STEPS, "links": rows}
-    save(escape_map(found), "escape")
+    save(escape_map(found), DOCS / "escape.png")
     write("saddle", jax.devices()[0].device_kind, ("jax", "optax"), found, arguments.output)
 
 

@@ -89,7 +89,6 @@ def test_pictures_of_any_spectrum_without_jax(tmp_path, smallest):
     script = """
 import pathlib, sys
 import numpy as np
-from PIL import Image
 from saddle_jax.report import spectra
 from saddle_jax.spectra import results
 workdir, smallest = pathlib.Path(sys.argv[1]), float(sys.argv[2])
@@ -115,14 +114,8 @@ for number, name in enumerate(("class-0", "tail", "whole")):
     })
 drawn = spectra.draw_folder(folder)
 drawn.append(spectra.draw_comparison({"one": folder, "two": folder}, folder / "both"))
-assert spectra.draw_ratio(workdir) is spectra.draw_animation({"": workdir}, workdir / "moving") is None
-for step in (7, 9):
-    arrays = {"grid": grid, "density": density, "density_sd": np.zeros(1000)}
-    results.save(workdir / "spectra" / str(step), header._replace(step=step, epoch=0.1 * step), name, summary, arrays)
+results.save(workdir / "spectra" / "7", header._replace(step=7, epoch=0.7), name, summary, {})
 drawn.append(spectra.draw_ratio(workdir))
-if smallest == -40:
-    with Image.open(spectra.draw_animation({"": workdir}, workdir / "moving")) as moving:
-        assert moving.format == "GIF" and moving.n_frames == 3  # steps 5, 7, and 9
 assert len(drawn) == 8
 assert all(path.with_suffix(end).stat().st_size > 5000 for path in drawn for end in (".png", ".pdf", ".svg"))
 assert not any(module in sys.modules for module in ("jax", "tensorflow"))

@@ -83,7 +83,7 @@ def landscape(stored: Mapping[str, Any], *, noted: bool = True) -> Figure:
       stored: a target's summary and arrays.
       noted: write `about_plane` below.
     """
-    figure, axes = style.new_figure(5.5, 5)
+    figure, axes = style.new_figure(5, 4.6)
     on_plane(axes, stored)
     if noted:
         style.note(figure, about_plane(stored))
@@ -131,7 +131,7 @@ def on_plane(axes: Axes, stored: Mapping[str, Any]) -> None:
             arrowprops={"arrowstyle": "-", "color": colour},
             bbox={"facecolor": PAPER, "edgecolor": "none", "boxstyle": "round,pad=0.15"},
         )  # fmt: skip
-    axes.set_title(f"{plain(summary['title'])}, {summary['images']:,} images: loss on the plane of two eigenvectors")
+    axes.set_title(f"{plain(summary['title'])}, {summary['images']:,} images: loss around its weights")
     axes.set(xlabel=f"along the eigenvector of λmin = {summary['lambda_min']:.3g}", xlim=(a_T[0], a_T[-1]))
     axes.set(ylabel=f"along the eigenvector of λmax = {summary['lambda_max']:.3g}", ylim=(b_T[0], b_T[-1]))
 
@@ -153,7 +153,7 @@ def about_plane(stored: Mapping[str, Any]) -> str:
                 f"{share:.1%} lies in the plane; the loss there is {loss:.2g}, not that of the projection."
             )
     return (
-        f"{said} Small marks are the checkpoints before, since the path has entered the figure."
+        f"{said} Small marks are the checkpoints before, from where a path enters the figure."
         if paths(stored)
         else said
     )

@@ -140,6 +140,8 @@ def save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
       figure: the figure.
       path: of the files, without the ending.
     """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # what was just computed holds for every format
     for ending, options in ((".png", {"dpi": 150}), (".pdf", {}), (".svg", {"metadata": {"Date": None}})):
         figure.savefig(path.with_name(path.name + ending), **options)
     return path.with_name(path.name + ".png")
