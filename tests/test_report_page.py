@@ -563,3 +563,11 @@ def test_a_report_beside_a_run_leaves_its_config_alone(tmp_path):
     result = main("--mode=report", f"--runs={folder}", f"--workdir={folder}")
     assert result.returncode == 0, result.stderr
     assert "config.json can&#x27;t be read" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("heights", [[0, 0, 0.02, 0.05], [0.5, 0.5, 0.51], [0.2, 0.97, 0.98, 1.0], [0.1, 0.9]])
+def test_names_beside_the_ends_of_lines_do_not_overlap(heights):
+    spread = style._spread(np.array(heights), 0.06)
+    assert (np.diff(spread) > 0.06 - 1e-3).all()
+    assert spread[0] >= 0.03 and spread[-1] <= 1
+    assert np.abs(spread - heights).max() < 0.06 * len(heights)

@@ -121,7 +121,7 @@ def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
         colour = SERIES[place % len(SERIES)]
         points = [(s["epoch"], s["targets"][name]) for s in summaries if name in s["targets"]]
         epochs, ratios = [epoch for epoch, _ in points], np.array([t["ratio"] for _, t in points], float)
-        axes.plot(epochs, ratios, color=colour, marker=MARKERS[place % len(MARKERS)])
+        axes.plot(epochs, ratios, color=colour, marker=MARKERS[place % len(MARKERS)], clip_on=False)
         label = f"{points[-1][1]['title']}, {points[-1][1]['images']:,} images"
         last = ratios[-1] if np.isfinite(ratios[-1]) else 0.0
         ends.append((epochs[-1], last, label, colour))

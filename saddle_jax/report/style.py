@@ -56,6 +56,8 @@ RC = {
 }
 styled = matplotlib.rc_context(RC)  # a decorator: what the function draws has this style
 
+_EDGE = 0.03  # of an axis' height: no label stands lower, where the other axis has its own
+
 _ROLES = {INK: "--ink", SOFT: "--soft", LINE: "--line", PAPER: "--page", "#000000": "--ink"}
 _ROLES = {**{colour: f"--series-{place}" for place, colour in enumerate(SERIES)}, **_ROLES}
 
@@ -97,18 +99,25 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
     to_axes = axes.transData + axes.transAxes.inverted()
     places = sorted(((to_axes.transform((x, y))[1], x, y, name, colour) for x, y, name, colour in ends))
     heights = np.array([place[0] for place in places])
-    for _ in range(50):  # push neighbors apart until none overlap
-        for low in range(len(heights) - 1):
-            overlap = apart - (heights[low + 1] - heights[low])
-            if overlap > 1e-6:
-                heights[low] -= overlap / 2
-                heights[low + 1] += overlap / 2
-    heights = heights.clip(0.03, 0.99)
+    heights = _spread(heights, apart)
     for new, (_, x, y, name, colour) in zip(heights, places, strict=True):
         axes.annotate(
-            plain(name), (x, y), (1.02, new), textcoords="axes fraction", va="center", color=colour,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2},
+            plain(name), (x, y), (1.05, new), textcoords="axes fraction", va="center", color=colour,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)},
         )  # fmt: skip
+
+
+def _spread(heights: np.ndarray, apart: float) -> np.ndarray:
+    """Return rising heights in [0, 1] moved as far as needed for each to be `apart` from the next, if there is room."""
+    spread = np.array(heights, float)
+    for _ in range(50):  # push neighbors away from each other until none overlap
+        for low in range(len(spread) - 1):
+            overlap = max(0.0, apart - (spread[low + 1] - spread[low]))
+            spread[low] -= overlap / 2
+            spread[low + 1] += overlap / 2
+    slots = apart * np.arange(len(spread))
+    lowest, highest = slots + _EDGE, 1 - slots[::-1]
+    return np.minimum(np.maximum(spread, lowest), np.maximum(highest, lowest))
 
 
 def note(figure: Figure, text: str) -> None:
@@ -140,8 +149,6 @@ def save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
       figure: the figure.
       path: of the files, without the ending.
     """
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # what was just computed holds for every format
     for ending, options in ((".png", {"dpi": 150}), (".pdf", {}), (".svg", {"metadata": {"Date": None}})):
         figure.savefig(path.with_name(path.name + ending), **options)
     return path.with_name(path.name + ".png")
