@@ -113,9 +113,14 @@ def on_plane(axes: Axes, stored: Mapping[str, Any]) -> None:
     greens = [(*_LOWER, 0.75 * (1 - place / (len(_BELOW) + 1))) for place in range(len(_BELOW) + 1)]
     grays = [(*_HIGHER, 0.6 * place / len(_ABOVE)) for place in range(1, len(_ABOVE) + 1)]
     axes.contourf(a_T, b_T, ratios_TT, levels, colors=[*greens[1:], *grays], extend="both")
-    lines = axes.contour(a_T, b_T, ratios_TT, levels, colors=SOFT, linewidths=0.4)
-    axes.clabel(lines, _NAMED, fmt=lambda ratio: f"×{ratio:g}", fontsize=7, colors=INK, inline_spacing=2)
-    axes.contour(a_T, b_T, ratios_TT, [1.0], colors=INK, linewidths=1.2)
+    low, high = float(ratios_TT.min()), float(ratios_TT.max())
+    if crossed := [level for level in levels if low < level < high]:
+        widths = [1.2 if level == 1 else 0.4 for level in crossed]
+        colours = [INK if level == 1 else SOFT for level in crossed]
+        lines = axes.contour(a_T, b_T, ratios_TT, crossed, colors=colours, linewidths=widths)
+        named = [level for level in crossed if level in _NAMED]
+        axes.clabel(lines, named, fmt=lambda ratio: f"×{ratio:g}", fontsize=7, colors=INK, inline_spacing=2)
+    axes.plot(0, 0, "+", color=INK)
     for place, (name, path_K6) in enumerate(sorted(paths(stored).items())):  # a run looks alike on every plane
         colour = SERIES[(1, 0)[place % 2]]
         outside_K = (np.abs(path_K6[:, 1:3]) > (a_T[-1], b_T[-1])).any(1)

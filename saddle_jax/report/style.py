@@ -103,7 +103,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
     for new, (_, x, y, name, colour) in zip(heights, places, strict=True):
         axes.annotate(
             plain(name), (x, y), (1.05, new), textcoords="axes fraction", va="center", color=colour,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def _spread(heights: np.ndarray, apart: float) -> np.ndarray:
 
 def note(figure: Figure, text: str) -> None:
     """Write sentences in small letters below the axes, in lines that fit."""
-    letters = int(13 * figure.get_figwidth())
+    letters = int(16 * figure.get_figwidth())
     lines = [textwrap.fill(line, letters) for line in text.split("\n")]
     figure.supxlabel(plain("\n".join(lines)), x=0.02, ha="left", fontsize="small", color=SOFT)
 

@@ -80,8 +80,8 @@ def measure_landscape(
       largest: the largest ones. The vector's part along the smallest one's, which is rounding, is taken off.
       stops: maps the name of a run to weights that it passed. The plane reaches beyond the projection of the last one,
         but not of all.
-      radius: the plane reaches at least this far along the first direction. Along the second one, this is divided by
-        the root of the ratio of curvatures, so that both change the loss by about the same.
+      radius: the plane reaches at least this far along the first direction. Along the second one, this is multiplied by
+        the root of |smallest / largest|, so that both change the loss by about the same.
       points: places along each axis. Their square is the number of losses that are computed.
       on_step: called before each loss.
     """

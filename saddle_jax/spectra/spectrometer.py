@@ -37,8 +37,7 @@ _NO_SETTING = ("every", "at", "classes", "memory_gib", "probes_at_once", "linear
 # Links for which SAM's effect is measured at sam.rho: SAM itself, and SGD, whose runs show what SAM would do.
 _WITH_SAMS_RADIUS = ("sgd", "sam")
 
-
-Paths = Mapping[str, Iterable[Weights]]
+Paths = Mapping[str, Iterable[Weights]]  # by the names of runs
 
 
 class Spectrometer:
