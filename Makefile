@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo docs test test-all test-faults check format install native native-sanitize clean
+.PHONY: help demo docs figures test test-all test-faults check format install native native-sanitize clean
 
 help:
 	@echo "make demo     train SGD and SAM on long-tailed digits and compare them on the rare classes"
@@ -15,12 +15,16 @@ help:
 	@echo "make test-faults  kill, break, and damage real runs about a hundred times (under an hour on two cores)"
 	@echo "make check    check format, lint, and types, and run the fast tests"
 	@echo "make docs     build the documentation's site in docs/_build/html"
+	@echo "make figures  redraw the figures of README and docs/ from recorded data"
 	@echo "make format   format the code and apply lint fixes"
 	@echo "make install  create the environment in $(VENV)"
 	@echo "make native   build the fast CPU kernels (needs Linux on x86-64 and a C++ compiler)"
 
 demo: $(VENV)/installed
 	$(BIN)/python -m saddle_jax.modes.demo
+
+figures: $(VENV)/installed
+	$(BIN)/python benchmarks/figures.py
 
 test: $(VENV)/installed-dev $(VENV)/kernels
 	$(BIN)/python -m pytest -n 2 tests $$(cat $(VENV)/kernels 2>/dev/null)

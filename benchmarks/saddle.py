@@ -101,42 +101,6 @@ def times(make: Callable, radii: np.ndarray, seeds: int, steps: int = STEPS) -> 
     return jax.tree.map(np.asarray, jax.vmap(by_seed, (0, None))(jnp.asarray(radii), keys))
 
 
-def draw(rows: dict[str, dict], path: pathlib.Path) -> None:
-    """Draw each link's median time against its radius."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
-    colours = (
-        "#0072B2",
-        "#56B4E9",
-        "#009E73",
-        "#D55E00",
-        "#E69F00",
-        "#CC79A7",
-        "#A0522D",
-        "#999999",
-        "#4B0082",
-        "#000000",
-    )
-    axes.axhline(rows["SGD"]["median_steps"][0], color="black", linewidth=1, label="SGD")
-    rest = [name for name in rows if name != "SGD"]
-    for name, colour, marker in zip(rest, colours, "so^vDPX*dh", strict=True):
-        medians = [1.25 * STEPS if median is None else median for median in rows[name]["median_steps"]]
-        axes.plot(RADII, medians, color=colour, marker=marker, markersize=5, linewidth=1.2, label=name)
-    axes.axhline(STEPS, color="0.7", linewidth=0.8, linestyle=":")
-    axes.text(RADII[0], 1.05 * STEPS, "not within 2,000 steps", color="0.4", fontsize=8)
-    axes.set(
-        xscale="log", yscale="log", xlabel="radius, in the link's own unit", ylabel="steps to leave the saddle (median)"
-    )
-    axes.set_title(f"f = x²/2 - y²/2 + y⁴/4, gradient noise {NOISE}, lr {LEARNING_RATE}", loc="left", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right center", frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
-
-
 def finite(values: np.ndarray) -> list[float | None]:
     """Return numbers in JSON form, with None for those that are not finite."""
     return [round(float(value), 4) if np.isfinite(value) else None for value in values]
@@ -145,12 +109,12 @@ def finite(values: np.ndarray) -> list[float | None]:
 def main() -> None:
     """Measure, write, and draw."""
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
+    from figures import DOCS, escape_map, save
     from measure import RESULTS, write
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=64)
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
-    parser.add_argument("--figure", type=pathlib.Path, default=RESULTS.parent.parent / "docs" / "escape.png")
     arguments = parser.parse_args()
     rows = {}
     with jax.enable_x64(True):
@@ -164,8 +128,8 @@ def main() -> None:
             middle = " ".join(f"{value:5.0f}" for value in np.median(steps, axis=1)[::2])
             print(f"{name:30} {middle}", flush=True)
     print(f"{'radius':30} " + " ".join(f"{radius:5.3f}" for radius in RADII[::2]))
-    draw(rows, arguments.figure)
     found = {"radii": finite(RADII), "seeds": arguments.seeds, "steps": STEPS, "links": rows}
+    save(escape_map(found), DOCS / "escape.png")
     write("saddle", jax.devices()[0].device_kind, ("jax", "optax"), found, arguments.output)
 
 

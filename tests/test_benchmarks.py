@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from benchmarks import links_page, reproduce
 
@@ -52,6 +53,14 @@ def test_imagenet_step_counts_operations_and_memory(tmp_path):
     assert row["tflops"] * row["seconds"] == pytest.approx(flops / 1e12)
     assert row["of_peak"] == pytest.approx(row["tflops"] / record["peak_tflops"]["bfloat16"])
     assert row["gib"] > 0.02  # ResNet-10's parameters alone
+
+
+def test_the_figures_of_the_docs_are_drawn_from_recorded_data(tmp_path):
+    subprocess.run([sys.executable, "benchmarks/figures.py", "--out", str(tmp_path)], cwd=ROOT, check=True)
+    shown = {path.name for ending in ("png", "gif") for path in (ROOT / "docs").glob(f"*.{ending}")}
+    assert {path.name for path in tmp_path.iterdir()} == shown - {"cifar10_lt_spectra.png"}
+    with Image.open(tmp_path / "training.gif") as training:
+        assert training.format == "GIF" and training.n_frames == 6  # epochs 0, 20, ... 100
 
 
 @pytest.fixture(scope="module")

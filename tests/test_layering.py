@@ -93,12 +93,12 @@ def test_each_library_has_its_place():
     assert not users_of("pickle", "torch")  # files of strangers run no code here
     assert users_of("PIL") == {
         "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
-        "report.plots", "data.formats", "data.pixels", "inference.inputs",
+        "report.style", "data.formats", "data.pixels", "inference.inputs",
     }  # fmt: skip
     assert users_of("rich") == {"host.console"}
     assert users_of("safetensors") == {"inference.to_safetensors", "weights.weight_file"}
     assert users_of("jax2onnx", "onnx", "onnxruntime") == {"inference.to_onnx"}
-    assert users_of("matplotlib") == {"report.plots", "report.spectra", "report.views"}
+    assert users_of("matplotlib") == {f"report.{name}" for name in ("plots", "slices", "spectra", "style", "views")}
     assert "matplotlib.pyplot" not in {found for _, path in modules() for found in imports(path)}  # it is the user's
 
 

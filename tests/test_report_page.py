@@ -30,12 +30,12 @@ from saddle_jax.report import (
     provenance,
     rows,
     runs,
+    style,
 )
 from saddle_jax.spectra import results as spectra_results
 from saddle_jax.training import evaluate
 
 COUNTS = (200, 120, 60, 30, 12, 4)  # head 2, mid 2, tail 2; many 2, medium 2, few 2
-PNG = bytes(24)
 
 
 def write_run(folder, method="ce_drw", seed=0, right=(10, 9, 8, 7, 6, 5), best=None, **fields):
@@ -68,8 +68,7 @@ def write_run(folder, method="ce_drw", seed=0, right=(10, 9, 8, 7, 6, 5), best=N
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    for name in ("class_bars", "curves", "confusion"):
-        monkeypatch.setattr(content.plots, name, lambda *_, **__: PNG)
+    monkeypatch.setattr(style, "inline", lambda _: "<svg></svg>")
 
 
 def written(folders, out):
@@ -347,7 +346,7 @@ def test_only_unfinished_runs(tmp_path, no_pictures):
 HOSTILE = '<script>alert("1")</script>|`*[x](y)'
 
 
-def test_nothing_from_a_run_is_taken_for_markup(tmp_path, no_pictures):
+def test_nothing_from_a_run_is_taken_for_markup(tmp_path):
     folder = write_run(tmp_path / HOSTILE.replace("/", "⁄"), data__name=HOSTILE, name=HOSTILE, data__source="tfds")
     (folder / "run.json").write_text(
         json.dumps({"starts": [{"command": ["main.py", HOSTILE + "\n# x"], "git": HOSTILE}]})
@@ -359,11 +358,10 @@ def test_nothing_from_a_run_is_taken_for_markup(tmp_path, no_pictures):
     assert "&lt;script&gt;alert(&quot;1&quot;)" in html
     tags = set(re.findall(r"<(/?[a-zA-Z]+)", html))
     assert not tags & {"script", "/script", "iframe", "object"}
-    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r"<img src=\"([^\"]*)", html))
     assert "<img src=x" not in html
     assert "default-src 'none'; img-src data:;" in html
     assert not re.findall(r"(?:src|href)=\"(?!data:|#|\./|\.\./)", html)
-    assert not re.search(r"https?://|@import|url\(", html)
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
     code = [line for line in files["report.md"].splitlines() if line.startswith("    ")]
     assert "    # x'" in code
     assert "<" not in "".join(line for line in files["report.md"].splitlines() if line not in code)
@@ -381,41 +379,67 @@ def test_a_page_for_a_phone(pair, tmp_path):
     html = program.write(pair, tmp_path / "out").read_text()
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in html
     assert html.count("<table>") == html.count('<div class="scroll" tabindex="0"><table>') > 4
-    pictures = re.findall(r'<img src="data:image/png;base64,([^"]*)" alt="[^"]+" width="\d{3}"', html)
-    assert len(pictures) == html.count("<img") == 5  # bars; loss, accuracy; two matrices (no record has a tail)
+    pictures = re.findall(r'<svg role="img" aria-label="[^"]+" viewBox="0 0 [^"]+">.*?</svg>', html)
+    assert len(pictures) == html.count("<svg") == 5  # sizes; loss, accuracy; two matrices (no record has a tail)
     assert all(5_000 < len(picture) < 60_000 for picture in pictures)
-    assert "max-width: 100%" in html
-    assert "prefers-color-scheme: dark" in html
+
+
+def test_figures_follow_the_pages_colors(pair, tmp_path):
+    """Everything in a figure has a color of the page, which has one set of them for light and one for dark."""
+    html = program.write(pair, tmp_path / "out").read_text()
+    used = set(re.findall(r"var\((--[\w-]+)\)", html))
+    light, dark = ("".join(re.findall(pattern, html)) for pattern in (r":root \{[^}]*\}", r"dark\) \{ :root \{[^}]*\}"))
+    assert {"--ink", "--page", "--series-0", "--series-1"} <= used
+    assert all(f"{name}:" in light and f"{name}:" in dark for name in used)
+    drawn = "".join(re.findall(r"<svg.*?</svg>", html))
+    fixed = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", drawn))
+    assert fixed == {style.WHITE}  # numbers on the dark cells of a matrix
+    for unlike in ("metadata", "xlink", "xmlns", "<!--", "font-family: 'DejaVu"):
+        assert unlike not in drawn
 
 
 def test_many_classes_and_methods_in_one_picture():
     counts = [int(500 * 100 ** (-c / 99)) for c in range(100)]
     seeds = [[float(c % 90) for c in range(100)], [None] + [50.0] * 99]
-    small = plots.class_bars({f"method {n} $x$": seeds for n in range(6)}, counts, (30, 40, 30))
-    assert small[:4] == b"\x89PNG" and len(small) < 60_000
+    names = [f"class {c}" for c in range(100)]
+    drawn = style.inline(plots.by_class_size({f"m {n} $x$": seeds for n in range(6)}, names, counts, (30, 40, 30)))
+    assert "m 5 $x$ (n = 2)" in drawn and len(drawn) < 100_000
     one, empty = {1.0: 0.5, 2.0: 0.0}, {}
-    assert plots.curves({"a": ([one, one], [empty]), "b": ([], [one])}, "loss", log=True)[:4] == b"\x89PNG"
+    assert ">b</text>" in style.inline(plots.curves({"a": ([one, one], [empty]), "b": ([], [one])}, "loss", log=True))
     assert plots.curves({"a": ([{1.0: 0.5}], [])}, "loss", log=True) is None
-    assert plots.confusion(np.full((100, 100), np.nan), counts, "none")[:4] == b"\x89PNG"
+    assert style.inline(plots.confusion(np.full((100, 100), np.nan), names, counts, "none"))
 
 
-@pytest.mark.parametrize("draw", ["class_bars", "curves", "confusion"])
-def test_axes_keep_their_size_under_long_names(draw, monkeypatch):
+def test_classes_have_their_names_and_intervals_end_at_0_and_100():
+    names, counts = ["cat", "a & b", "<lynx>"], [50, 9, 1]
+    figure = plots.by_class_size({"SGD": [[100, 50, 0], [90, 52, 9]]}, names, counts, (1, 1, 1))
+    drawn = style.inline(figure)
+    assert ">cat</" in drawn
+    (bars,) = [c for c in figure.axes[0].collections if hasattr(c, "get_segments")]
+    ends = [segment[:, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, [[95 - 50**0.5, 100], [51 - 2**0.5, 51 + 2**0.5], [0, 4.5 + 40.5**0.5]])
+    matrix = style.inline(plots.confusion(np.eye(3) * 100, names, counts, "x"))
+    assert "&lt;lynx&gt; (1)" in matrix and "a &amp; b (9)" in matrix
+
+
+@pytest.mark.parametrize("draw", ["by_class_size", "curves", "confusion"])
+def test_axes_keep_their_size_under_long_names(draw):
     """Names of methods of one recipe hold every field that differs. Matplotlib's warnings are errors here."""
 
     def inches(figure):
         figure.draw_without_rendering()
         return figure.axes[0].get_window_extent().height / figure.dpi
 
-    monkeypatch.setattr(plots, "png", inches)
     drawn = {
-        "class_bars": lambda names: plots.class_bars({name: [[50.0, 20.0]] for name in names}, [9, 1], (1, 0, 1)),
+        "by_class_size": lambda names: plots.by_class_size(
+            {name: [[50.0, 20.0]] for name in names}, "ab", [9, 1], (1, 0, 1)
+        ),
         "curves": lambda names: plots.curves(dict.fromkeys(names, ([{1: 1.0, 2: 2.0}], [])), "loss", log=False),
-        "confusion": lambda names: plots.confusion(np.eye(2), [9, 1], names[0]),
+        "confusion": lambda names: plots.confusion(np.eye(2), "ab", [9, 1], names[0]),
     }[draw]
-    short = drawn(["ce_drw"])
+    short = inches(drawn(["ce_drw_with_sam"]))
     for name in ("ce_drw_sam, rho=((0, 0.1), ('50%', 0.2)), " * 5, "x" * 300, "a $x$ " * 30):
-        assert 0.9 * short < drawn([f"{name}{k}" for k in range(6)]) < 1.2 * short
+        assert 0.9 * short < inches(drawn([f"{name}{k}" for k in range(6)])) < 1.2 * short
 
 
 def test_confusion_by_class_size():
@@ -470,14 +494,15 @@ def spectrum(folder, smallest, probes=2):
 def test_spectra_where_they_exist(pair, tmp_path, no_pictures):
     for folder, smallest in zip(pair[1:5], (-1.0, -2.0, -0.5, -0.25), strict=True):  # seeds 1 and 2 of both
         where = spectrum(folder, smallest)
-    (where / "all.png").write_bytes(PNG)
+    (where / "all.png").write_bytes(b"PNG")
     files = written(pair, tmp_path / "deep" / "out")
     assert (
         "| CE + DRW | class 5 | 4 | -1.500 ± 0.707 | 20.000 ± 0.000 | 0.075 ± 0.035 | 3e-05 | 2 |" in files["report.md"]
     )
     assert "All measured at step 20; ce loss, logit scale 1" in files["report.md"]
     assert "class 5 (4 images): CE + DRW + SAM, seed 1; step 20" in files["report.md"]
-    assert files["report.html"].count('alt="Hessian spectrum of class ') == 4  # rarest and largest class, SGD and SAM
+    drawn = files["report.html"].count("<figcaption>Hessian spectrum of class ")
+    assert drawn == 4  # rarest and largest class, SGD and SAM
     assert 'href="../../ce_drw_sam/seed-2/spectra/20/all.png"' in files["report.html"]
     (where / "summary.json").write_text("{")
     for path in (pair[1] / "spectra/20").glob("*.npz"):
@@ -566,3 +591,11 @@ def test_a_report_beside_a_run_leaves_its_config_alone(tmp_path):
     result = main("--mode=report", f"--runs={folder}", f"--workdir={folder}")
     assert result.returncode == 0, result.stderr
     assert "config.json can&#x27;t be read" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("heights", [[0, 0, 0.02, 0.05], [0.5, 0.5, 0.51], [0.2, 0.97, 0.98, 1.0], [0.1, 0.9]])
+def test_names_beside_the_ends_of_lines_do_not_overlap(heights):
+    spread = style._spread(np.array(heights), 0.06)
+    assert (np.diff(spread) > 0.06 - 1e-3).all()
+    assert spread[0] >= 0.03 and spread[-1] <= 1
+    assert np.abs(spread - heights).max() < 0.06 * len(heights)

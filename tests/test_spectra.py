@@ -18,7 +18,7 @@ from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import cross_entropy, make_loss
 from saddle_jax.methods.plain import make as make_plain
-from saddle_jax.spectra import classwise, escape, lanczos
+from saddle_jax.spectra import classwise, escape, lanczos, landscape
 from saddle_jax.spectra.checks import check_operator
 from saddle_jax.spectra.density import ritz
 from saddle_jax.spectra.hvp import FunctionLoss, MeanLoss, flat_point, make_pieces
@@ -369,3 +369,26 @@ def test_a_gradient_of_zero_predicts_nothing_and_breaks_nothing(x64):
     found = along.summary(-1.0)
     assert np.isnan(found["ratio"])
     assert found["rho_effective"] == found["drift_sam"] == 0
+
+
+def test_a_landscape_of_a_quadratic_by_hand(x64):
+    """L = Σ λ w² / 2 + 1 at w = (1, 2, 3): the plane, and where two other points lie beside it."""
+    values, w = jnp.array([-2.0, 0.5, 5.0]), jnp.array([1.0, 2.0, 3.0])
+    loss = FunctionLoss(lambda x: values @ x**2 / 2 + 1, w)
+    first, _, second = jnp.eye(3)
+    others = [w, w + jnp.array([0.3, 0.4, -0.2])]
+    stops = {"a": [landscape.Stop(n, x, loss.loss(x)) for n, x in enumerate(others)], "none": []}
+    ends = classwise.Extreme(-2.0, 0, 0, 2 * first), classwise.Extreme(5.0, 0, 0, second + 1e-3 * first)
+    found = landscape.measure_landscape(loss, *ends, stops, radius=0.5, points=5)
+    np.testing.assert_allclose(found.a_T, 0.5 * np.linspace(-1, 1, 5))  # the radius
+    np.testing.assert_allclose(found.b_T, 0.5 * 0.4**0.5 * np.linspace(-1, 1, 5))  # times the root of 2 / 5
+    farther = landscape.measure_landscape(loss, *ends, stops, radius=0.1, points=5)
+    np.testing.assert_allclose([farther.a_T[-1], farther.b_T[-1]], [1.25 * 0.3, 1.25 * 0.2])  # the end point
+    a, b = np.meshgrid(1 + found.a_T, 3 + found.b_T)
+    np.testing.assert_allclose(found.losses_TT, -(a**2) + 0.25 * 4 + 2.5 * b**2 + 1)
+    path = found.paths["a"]
+    np.testing.assert_allclose(path.places_K2, [[0, 0], [0.3, -0.2]], atol=1e-12)
+    np.testing.assert_allclose(path.distances_K, [0, 0.29**0.5])
+    np.testing.assert_allclose(path.shares_K, [np.nan, (0.13 / 0.29) ** 0.5])
+    np.testing.assert_allclose(found.arrays()["path_a"][1, [0, 5]], [1, loss.loss(others[1])])
+    assert found.arrays()["path_none"].shape == (0, 6)

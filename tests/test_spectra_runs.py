@@ -82,7 +82,7 @@ def numbers(folder):
     return summary, arrays
 
 
-def test_a_finished_run_is_measured_and_drawn(copy, capsys):
+def test_a_finished_run_is_measured_and_drawn(copy, tmp_path, capsys):
     code = run(copy, classes="0,9,tail,whole")
     assert code == 0
     folder = copy / "spectra" / "12"
@@ -121,13 +121,22 @@ def test_a_finished_run_is_measured_and_drawn(copy, capsys):
     assert after[1] == before[1]
 
     # Other settings take the folder; what was there is kept aside.
-    run(copy, "latest", classes="9", probes=1, eigenvectors=True, dtype="float64")
+    other = shutil.copytree(copy, tmp_path / "another", ignore=shutil.ignore_patterns("spectra"))
+    run(copy, "latest", classes="9", probes=1, eigenvectors=True, dtype="float64", landscape=str(other))
     (aside,) = folder.parent.glob("12-*")
     with np.load(folder / "class-9.npz") as stored:
         vector = np.concatenate([stored[k].ravel() for k in stored if k.startswith("eigenvector_min/")])
         assert "eigenvector_max/layer1_0/conv1/kernel" in stored
         assert vector.dtype == np.float64
         assert np.linalg.norm(vector) == pytest.approx(1)
+        plane, path = stored["landscape_losses"], stored["path_run"]
+        np.testing.assert_array_equal(path, stored["path_another"])
+    middle = results.read_summary(folder)["targets"]["class-9"]["loss"]
+    assert plane.shape == (25, 25) and plane[12, 12] == pytest.approx(middle)
+    assert path[:, 0].tolist() == [6, 12]
+    assert path[-1, [1, 2, 3, 5]].tolist() == [0, 0, 0, pytest.approx(middle)]
+    assert 0 < path[0, 4] < 1
+    assert (folder / "class-9-landscape.svg").stat().st_size > 5000
     kept = numbers(aside)[1]
     assert kept.pop("class-3")
     assert kept == before[1]
@@ -345,7 +354,9 @@ def test_runs_are_compared_side_by_side(copy, tmp_path):
     run(copy, classes="0,9")
     other = pathlib.Path(shutil.copytree(copy, tmp_path / "other"))
     assert run(tmp_path / "out", compare=(copy, other)) == 0
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"run_other_12.png", "run_other_12.pdf"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        f"run_other_12.{ending}" for ending in ("png", "pdf", "svg")
+    }
     with pytest.raises(DataError, match="no spectra at step 7 .found steps 12"):
         run(tmp_path / "out", "7", (copy, other))
     (other / "spectra" / "12" / "class-0.npz").write_bytes(b"PK")
@@ -362,6 +373,9 @@ def test_bad_input_gets_one_clear_error(copy, tmp_path):
         run(copy, model__width=1.0)
     with pytest.raises(ConfigError, match="holds no run"):
         run(tmp_path)
+    for named in (tmp_path, copy):
+        with pytest.raises(ConfigError, match="spectra.landscape: found .* expected the directory of another run"):
+            run(copy, landscape=str(named))
     with pytest.raises(CheckpointError, match="expected latest, best or one of the steps"):
         run(copy, "11")
     assert not (copy / "spectra").exists()

@@ -13,7 +13,7 @@ from saddle_jax.experiment.adjustment import Adjustment
 from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically, writing
 from saddle_jax.report import evaluation as texts
-from saddle_jax.report import plots
+from saddle_jax.report import plots, style
 from saddle_jax.training import evaluate
 from saddle_jax.training.evaluate import Evaluation
 
@@ -121,7 +121,7 @@ def _draw(workdir: pathlib.Path | None, name: str, points: list[dict[str, Any]],
     path = workdir / "plots" / name
     with writing(path):
         path.parent.mkdir(exist_ok=True)
-    write_atomically(path, plots.head_against_tail(points, tau, title))
+    write_atomically(path, style.png(plots.head_against_tail(points, tau, title)))
     console.say("plot", str(path))
 
 

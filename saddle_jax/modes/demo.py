@@ -22,7 +22,7 @@ from saddle_jax.errors import SaddleError
 from saddle_jax.experiment import config_file
 from saddle_jax.host import output
 from saddle_jax.modes import report as report_program
-from saddle_jax.report import comparisons, differences, plots, rows, runs, tables
+from saddle_jax.report import comparisons, differences, plots, rows, runs, style, tables
 from saddle_jax.report import spectra as spectra_plots
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
@@ -117,12 +117,11 @@ def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
     for sentence in differences.sentences(comparisons.compare(images, columns, "last"), columns):
         print(f"  {sentence}")
     print("  SAM takes twice as many gradients.")
-    picture = out / "class_accuracy.png"
     classes = {NAMES[suffix]: [report["class_accuracy"] for report in reports[suffix]] for suffix in NAMES}
     title = "Long-tailed digits: SGD and SAM by class size"
     digits = list(map(str, range(len(counts_C))))
-    plots.classes_figure(classes, digits, counts_C, title=title, rank_sizes=(3, 4, 3)).savefig(picture, dpi=150)
-    print(f"Picture: {picture}")
+    figure = plots.classes_figure(classes, digits, counts_C, title=title, rank_sizes=(3, 4, 3))
+    print(f"Picture: {style.save(figure, out / 'class_accuracy')}")
 
 
 def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str, Program]) -> None:

@@ -34,7 +34,9 @@ def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> O
         return None
     if max(chosen) > total:
         raise ConfigError(f"spectra.at: found step {max(chosen):,}, expected at most {total:,}, the end of the run")
-    spectrometer = Spectrometer(config, splits)
+    along = config.copy_and_resolve_references()
+    along.spectra.landscape = ""  # needs checkpoints, which --mode spectra reads
+    spectrometer = Spectrometer(along, splits)
 
     def look(state: TrainState, workdir: pathlib.Path, stop: StopRequest, quiet: bool) -> tuple[str, str]:
         from saddle_jax.report import spectra as plots
@@ -44,6 +46,8 @@ def make_observer(config: ConfigDict, splits: Splits, schedules: Schedules) -> O
             folder = spectrometer.measure(state, workdir, stop=stop, quiet=quiet)
             plots.draw_folder(folder)
             plots.draw_ratio(workdir)
+            if step == max(chosen):
+                plots.draw_animation({"": workdir}, workdir / "spectra" / "training")
         except Preempted:
             raise
         except Exception as error:  # a full disk, memory, a plot: training continues without spectra

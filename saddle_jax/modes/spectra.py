@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
 
 from saddle_jax import __version__
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host import console
 from saddle_jax.host.signals import StopRequest
@@ -14,8 +19,10 @@ from saddle_jax.modes import stored_run
 from saddle_jax.report import spectra as plots
 from saddle_jax.spectra import results
 from saddle_jax.spectra.spectrometer import Spectrometer
+from saddle_jax.training import checkpoint
 from saddle_jax.training.directory import different_config, require_own_images
 from saddle_jax.training.program import make_program
+from saddle_jax.training.state import TrainState
 
 
 def run(command: Command) -> int:
@@ -30,6 +37,7 @@ def run(command: Command) -> int:
     config, workdir = command.config, pathlib.Path(command.workdir)
     if differing := stored_run.differences(command):
         raise ConfigError(different_config(workdir, differing, "change only fields of config.spectra here"))
+    other = other_run(config, workdir)
     with StopRequest() as stop:
         with console.doing("reading the images"):
             splits = sources.load(config)
@@ -39,10 +47,47 @@ def run(command: Command) -> int:
         _, state = stored_run.restore_from_a_running_run(workdir / "checkpoints", command.checkpoint or "latest", like)
         console.say(f"saddle_jax {__version__} ", f"spectra of {workdir} at step {int(state.step):,}")
         console.say("loss", spectrometer.describe())
-        folder = spectrometer.measure(state, workdir, stop=stop)
+        paths = paths_of([workdir, *other], like) if config.spectra.landscape else {}
+        folder = spectrometer.measure(state, workdir, paths=paths, stop=stop)
     pictures = [*plots.draw_folder(folder), plots.draw_ratio(workdir)]
-    console.say("done", f"{folder}: summary.json, {len([p for p in pictures if p])} figures as PNG and PDF")
+    if moving := plots.draw_animation({"": workdir}, workdir / "spectra" / "training"):
+        console.say("plot", f"{moving}: the spectra along training")
+    console.say("done", f"{folder}: summary.json, {len([p for p in pictures if p])} figures as PNG, PDF, and SVG")
     return 0
+
+
+def other_run(config: ConfigDict, workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Return the run that spectra.landscape names beside this one, if it names one.
+
+    Raises:
+      ConfigError: there is no other run of the same network and classes.
+    """
+    named = config.spectra.landscape
+    if named in ("", "alone"):
+        return []
+    other = pathlib.Path(named)
+    fix = "Fix: the directory of a run, e.g. --config.spectra.landscape=runs/sgd, or alone"
+    if not (other / "config.json").is_file() or other.resolve() == workdir.resolve():
+        raise ConfigError(f"spectra.landscape: found {named!r}, expected the directory of another run. {fix}")
+    theirs = config_lib.from_json((other / "config.json").read_bytes())
+    ours = config.model.to_dict()
+    if unlike := [f"model.{field}" for field, value in ours.items() if theirs.model.get(field) != value]:
+        found = f"{named} differs from {workdir} in {', '.join(unlike)}"
+        raise ConfigError(f"spectra.landscape: {found}, expected the same network. {fix}")
+    return [other]
+
+
+def paths_of(runs: Sequence[pathlib.Path], like: TrainState) -> dict[str, list[TrainState]]:
+    """Return the weights at every checkpoint that is left of the runs, by their links, or by their folders."""
+    configs = [config_lib.from_json((run / "config.json").read_bytes()) for run in runs]
+    names = [config.optim.name.upper() for config in configs]
+    if len(set(names)) < len(runs):
+        names = [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else list(map(str, runs))
+    found = {}
+    for name, run in zip(names, runs, strict=True):
+        kept = [checkpoint.find(run / "checkpoints", str(step)) for step in checkpoint.available(run / "checkpoints")]
+        found[name] = [jax.device_get(checkpoint.restore_weights(one, like))._replace(step=one.step) for one in kept]
+    return found
 
 
 def compare(command: Command) -> int:
@@ -53,5 +98,7 @@ def compare(command: Command) -> int:
     folders = {run.name if unique else str(run): results.folder_at(run, step) for run in runs}
     steps = sorted({folder.name for folder in folders.values()}, key=int)
     out = pathlib.Path(command.workdir) / "_".join([*folders, *steps]).replace("/", "-")
-    console.say("done", f"{plots.draw_comparison(folders, out)}, and the same as PDF")
+    if not step and (moving := plots.draw_animation(dict(zip(folders, runs, strict=True)), out)):
+        console.say("plot", f"{moving}: the spectra along training")
+    console.say("done", f"{plots.draw_comparison(folders, out)}, and the same as PDF and SVG")
     return 0

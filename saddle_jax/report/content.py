@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from saddle_jax.report import comparisons, confusion, cost, curves, differences, plots, tables
+from saddle_jax.report import comparisons, confusion, cost, curves, differences, plots, style, tables
 from saddle_jax.report.comparisons import Comparison
 from saddle_jax.report.page import Block, Heading, Pictures, Strong, Table, Text
 from saddle_jax.report.provenance import together
@@ -62,7 +62,7 @@ def section(
     if not any(row.runs for row in images.rows):
         yield Text("No run on these images has finished, so there is no accuracy to report yet.", warning=True)
     yield from differences.section(images, compared, columns, epoch)
-    yield from _class_bars(images)
+    yield from _by_class_size(images)
     yield from _curves(images)
     yield from _confusion(images)
 
@@ -119,13 +119,17 @@ def _once(lines: Sequence[tables.Line]) -> Iterator[tables.Line]:
             yield from (last, best)
 
 
-def _class_bars(images: ImageSet) -> Iterator[Block]:
+def _by_class_size(images: ImageSet) -> Iterator[Block]:
     ranks = [images.group_sizes[name] for name in confusion.GROUPS]
     pictures = []
     for family in _pictured([row for row in images.rows if row.runs]):
         methods = {row.name: [run.results["last"]["class_accuracy"] for run in row.runs] for row in family}
-        caption = f"{', '.join(methods)}: test accuracy by class size at the last epoch, mean and sd over seeds"
-        pictures.append((plots.class_bars(methods, images.counts_C, ranks), caption))
+        caption = (
+            f"{', '.join(methods)}: test accuracy by class size at the last epoch. Markers are means over seeds. "
+            "Lines reach one standard deviation up and down, and end at 0 and 100 %."
+        )
+        figure = plots.by_class_size(methods, images.names, images.counts_C, ranks)
+        pictures.append((style.inline(figure), caption))
     if pictures:
         yield Heading("Accuracy by class size", 3)
         yield Pictures(pictures)
@@ -155,9 +159,9 @@ def _curves(images: ImageSet) -> Iterator[Block]:
     for rows in groups:
         for field, label, log in _CURVES:
             methods = {row.name: _curves_of(row, field) for row in rows}
-            picture = plots.curves(methods, label, log=log)
-            if picture:
-                pictures.append((picture, f"{label} over epochs: {', '.join(methods)}"))
+            figure = plots.curves(methods, label, log=log)
+            if figure:
+                pictures.append((style.inline(figure), f"{_capital(label)} over epochs: {', '.join(methods)}."))
     if pictures:
         yield Heading("Training curves", 3)
         yield Pictures(pictures)
@@ -165,6 +169,10 @@ def _curves(images: ImageSet) -> Iterator[Block]:
             "Thin lines are single seeds. Bold lines are the mean over finished runs. Dotted lines are runs that have "
             "not finished. Training losses include their class weights, so different losses can't be compared."
         )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _curves_of(row: Row, field: str) -> tuple[list[curves.Curve], list[curves.Curve]]:
@@ -190,8 +198,11 @@ def _confusion(images: ImageSet) -> Iterator[Block]:
             values = [tables.spread([share[number, column] for share in shares]) for column in range(4)]
             cells.append([row.name, group, *values, tables.seeds(len(shares))])
         percents = confusion.by_size(total / len(shares), images.counts_C)
-        caption = f"{row.name}: confusion matrix at the last epoch, n = {tables.seeds(len(shares))}"
-        pictures.append((plots.confusion(percents, images.counts_C, row.name), caption))
+        caption = (
+            f"{row.name}: confusion matrix at the last epoch, n = {tables.seeds(len(shares))}. Rows add up to 100 %."
+        )
+        figure = plots.confusion(percents, images.names, images.counts_C, row.name)
+        pictures.append((style.inline(figure), caption))
     if not cells:
         return
     yield Heading("Confusion between head, mid, and tail", 3)

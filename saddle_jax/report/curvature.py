@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from saddle_jax.errors import DataError
-from saddle_jax.report import spectra, tables
+from saddle_jax.report import slices, spectra, style, tables
 from saddle_jax.report.page import Block, Heading, Links, Pictures, Table, Text
 from saddle_jax.report.rows import ImageSet, families
 from saddle_jax.report.runs import Run
@@ -59,6 +59,7 @@ def section(images: ImageSet, out: pathlib.Path) -> Iterator[Block]:
         )
     for family in families(images.rows):
         yield from _densities({row.name: measured[row.name] for row in family if measured[row.name]}, problems)
+    yield from _landscapes(measured, problems)
     for problem in problems:
         yield Text(problem, warning=True)
     everything = [one for one_row in measured.values() for one in one_row if (one.folder / "all.png").is_file()]
@@ -133,4 +134,24 @@ def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) 
             problems.append(f"the spectra of {target} can't be drawn ({error})")
             continue
         title = f"{sizes[target]['title']} ({sizes[target]['images']:,} images)"
-        yield Pictures([(png, f"Hessian spectrum of {title}: {caption}") for caption, png in drawn.items()])
+        named = [(style.inline(figure), f"Hessian spectrum of {title}: {name}.") for name, figure in drawn.items()]
+        yield Pictures(named)
+
+
+def _landscapes(measured: Mapping[str, Sequence[Measured]], problems: list[str]) -> Iterator[Block]:
+    """Draw the landscape of the rarest class of each method's first run that has one."""
+    drawn = []
+    for name, one_row in measured.items():
+        for one in one_row:
+            if not one.summary["settings"].get("landscape"):
+                continue
+            target = min(one.summary["targets"], key=lambda target: one.summary["targets"][target]["images"])
+            try:
+                stored = spectra.load(one.folder, target)
+                caption = f"{name}, seed {one.run.seeds[0]}. {slices.about_plane(stored)}"
+                drawn.append((style.inline(slices.landscape(stored, noted=False)), caption))
+            except (DataError, OSError, ValueError, TypeError, KeyError) as error:
+                problems.append(f"the landscape of {target} can't be drawn ({error})")
+            break
+    if drawn:
+        yield Pictures(drawn)

@@ -5,12 +5,13 @@ Does not need JAX.
 
 from __future__ import annotations
 
-import base64
 import html
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
+
+from saddle_jax.report import style
 
 
 class Heading(NamedTuple):
@@ -52,9 +53,9 @@ class Code(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """PNG images with captions, side by side if there is room."""
+    """Figures with captions, side by side if there is room."""
 
-    pictures: Sequence[tuple[bytes, str]]  # image, caption
+    pictures: Sequence[tuple[str, str]]  # SVG of `style.inline`, caption
 
 
 class Links(NamedTuple):
@@ -93,8 +94,9 @@ td.short { white-space: nowrap; }
 tbody th { font-weight: 600; position: sticky; left: 0; background: var(--page); max-width: 20rem; }
 pre { overflow-x: auto; background: var(--shade); padding: .7rem; font-size: .85rem; border-radius: 4px;
   margin: .3rem 0; }
-.pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
-figure { margin: 0; max-width: 36rem; } img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+.pictures { display: grid; gap: 1rem; margin: 1rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
+figure { margin: 0; max-width: 34rem; }
 figcaption { color: var(--soft); font-size: .9rem; }
 @media (max-width: 40rem) { table { font-size: .85rem; } th, td { padding: .25rem .4rem; }
   td.short { white-space: normal; min-width: 4.2rem; } tbody th { max-width: 8rem; } }
@@ -120,7 +122,7 @@ def as_html(blocks: Sequence[Block]) -> str:
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
+            f"<title>{_text(title)}</title>\n<style>{_STYLE}{style.CSS}</style>\n</head>\n<body>",
             *body,
             "</body>\n</html>\n",
         ]
@@ -140,7 +142,7 @@ def _html_block(block: Block, anchor: str) -> str:
         case Code(text):
             return f"<pre>{_text(text)}</pre>"
         case Pictures(pictures):
-            return '<div class="pictures">' + "".join(_figure(png, text) for png, text in pictures) + "</div>"
+            return '<div class="pictures">' + "".join(_figure(svg, text) for svg, text in pictures) + "</div>"
         case Links(text, links):
             return f"<p>{_text(text)} " + ", ".join(f'<a href="{_url(p)}">{_text(t)}</a>' for t, p in links) + "</p>"
 
@@ -169,11 +171,9 @@ def _cell(text: str) -> str:
     return f"<b>{shown}</b>" if isinstance(text, Strong) else shown
 
 
-def _figure(png: bytes, text: str) -> str:
-    data = base64.b64encode(png).decode()
-    width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
-    image = f'<img src="data:image/png;base64,{data}" alt="{_text(text)}" width="{width}" height="{height}">'
-    return f"<figure>{image}<figcaption>{_text(text)}</figcaption></figure>"
+def _figure(svg: str, text: str) -> str:
+    drawn = svg.replace("<svg", f'<svg role="img" aria-label="{_text(text)}"', 1)
+    return f"<figure>{drawn}<figcaption>{_text(text)}</figcaption></figure>"
 
 
 def _text(text: str) -> str:

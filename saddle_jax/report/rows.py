@@ -50,6 +50,11 @@ class ImageSet(NamedTuple):
     def counts_C(self) -> tuple[int, ...]:
         return all_runs(self.rows[0])[0].images.counts_C
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return all_runs(self.rows[0])[0].images.names
+
 
 def all_runs(row: Row) -> list[Run]:
     """Return all runs of a row, finished or not."""

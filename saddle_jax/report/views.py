@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from saddle_jax.report.plots import plain
+from saddle_jax.report import style
+from saddle_jax.report.style import plain
 
 _CELL = 0.9  # inches per side
 _LEFT, _TOP = 1.6, 0.45  # inches for the labels of rows and columns
@@ -22,6 +23,7 @@ class View(NamedTuple):
     images_DNHWK: np.ndarray  # D draws for each of N images, uint8
 
 
+@style.styled
 def draw(names: Sequence[str], images_NHWK: np.ndarray, views: Sequence[View]) -> bytes:
     """Return a PNG with one row per image, and columns for the image itself and for every draw of every view.
 
@@ -49,5 +51,5 @@ def draw(names: Sequence[str], images_NHWK: np.ndarray, views: Sequence[View]) -
         middle = height - _TOP - _CELL * (row + 0.5)
         figure.text((_LEFT - 0.1) / width, middle / height, plain(name), ha="right", va="center", fontsize=8)
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=130, facecolor="white")
+    figure.savefig(content, format="png", dpi=130)
     return content.getvalue()

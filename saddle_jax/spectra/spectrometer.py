@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,9 +16,8 @@ from saddle_jax.data import bad_images
 from saddle_jax.data.images import Batch
 from saddle_jax.data.order import steps_per_epoch
 from saddle_jax.data.sources import Splits
-from saddle_jax.errors import Preempted
 from saddle_jax.experiment import config as config_lib
-from saddle_jax.host import devices, watchdog
+from saddle_jax.host import devices
 from saddle_jax.host.lock import exclusive
 from saddle_jax.host.memory import free_host_memory, free_memory
 from saddle_jax.host.progress import Progress
@@ -26,16 +25,19 @@ from saddle_jax.host.signals import StopRequest
 from saddle_jax.losses import make_loss
 from saddle_jax.methods.choose import make_method
 from saddle_jax.schedules import field_schedule, make_schedules
-from saddle_jax.spectra import classwise, escape, plan, record, results
+from saddle_jax.spectra import classwise, escape, landscape, plan, record, results
 from saddle_jax.spectra.chunks import chunks_of, sound_positions
 from saddle_jax.spectra.hvp import MeanLoss, Pieces, Point, Weights, flat_point, linear_map_bytes, make_pieces
 from saddle_jax.spectra.targets import Target, find_targets
+from saddle_jax.spectra.work import Job, Work
 
 # Fields of config.spectra that choose what to measure or how to compute it, but do not affect the numbers.
 _NO_SETTING = ("every", "at", "classes", "memory_gib", "probes_at_once", "linearize", "chunk_size")
 
 # Links for which SAM's effect is measured at sam.rho: SAM itself, and SGD, whose runs show what SAM would do.
 _WITH_SAMS_RADIUS = ("sgd", "sam")
+
+Paths = Mapping[str, Iterable[Weights]]  # by the names of runs
 
 
 class Spectrometer:
@@ -98,13 +100,20 @@ class Spectrometer:
         }
 
     def measure(
-        self, state: Weights, workdir: pathlib.Path, *, stop: StopRequest | None = None, quiet: bool = False
+        self,
+        state: Weights,
+        workdir: pathlib.Path,
+        *,
+        paths: Paths | None = None,
+        stop: StopRequest | None = None,
+        quiet: bool = False,
     ) -> pathlib.Path:
         """Measure every target that is not on disk yet, and return the folder.
 
         Args:
           state: weights to measure, on the host.
           workdir: directory of the run.
+          paths: weights that runs passed, by the runs' names, to see on the plane of `spectra.landscape`.
           stop: a signal to watch for.
           quiet: show no progress.
 
@@ -116,10 +125,17 @@ class Spectrometer:
         """
         step = int(state.step)
         with exclusive(workdir / "spectra" / ".locks" / str(step), "wait for it, or measure another --checkpoint"):
-            return self._measure(state, step, workdir, stop, quiet=quiet)
+            return self._measure(state, step, workdir, paths or {}, stop, quiet=quiet)
 
     def _measure(
-        self, state: Weights, step: int, workdir: pathlib.Path, stop: StopRequest | None, *, quiet: bool
+        self,
+        state: Weights,
+        step: int,
+        workdir: pathlib.Path,
+        paths: Paths,
+        stop: StopRequest | None,
+        *,
+        quiet: bool,
     ) -> pathlib.Path:
         header = results.Header(step, step / self._steps_per_epoch, self.settings(state))
         folder, finished = results.open_folder(workdir, header)
@@ -129,7 +145,7 @@ class Spectrometer:
         with devices.exact_arithmetic(self._config.spectra.dtype):
             point = self._prepare(state)
             jobs = [self._job(target, point) for target in missing]
-            progress = _Work(
+            progress = Work(
                 Progress(sum(job.num_chunks * job.num_products for job in jobs), 1, 0, unit="", quiet=quiet), stop
             )
             for target in self.targets:
@@ -137,7 +153,7 @@ class Spectrometer:
                     progress.say(f"{target.name:9s}", record.one_line(finished[target.name]) + "  (measured before)")
             for job in jobs:
                 progress.start(job)
-                self._measure_target(job, point, folder, header, progress)
+                self._measure_target(job, point, paths, folder, header, progress)
         return folder
 
     def _prepare(self, state: Weights) -> Point:
@@ -146,16 +162,15 @@ class Spectrometer:
         if self._config.spectra.class_weights == "training":
             weights_C = np.asarray(self._schedules.class_weights(int(state.step)))
         measured = self._method.trained if self._config.spectra.parameters == "trained" else None
-        point, self._unravel = flat_point(
-            state.params, state.model_state, weights_C, self._config.spectra.dtype, measured
-        )
+        dtype = self._config.spectra.dtype
+        point, self._unravel = flat_point(state.params, state.model_state, weights_C, dtype, measured)
         if self._pieces is None:
             loss_fn = make_loss(self._config, self._splits.stats, self.logit_scale, self._loss)
             train_mode = self._config.spectra.batch_norm == "train"
             self._pieces = make_pieces(self._method, loss_fn, self._unravel, train_mode=train_mode)
         return point
 
-    def _job(self, target: Target, point: Point) -> _Job:
+    def _job(self, target: Target, point: Point) -> Job:
         assert self._pieces is not None
         spectra, positions = self._config.spectra, self._images_of(target)
         num_chunks = -(-len(positions) // self._chunk_size)
@@ -169,10 +184,10 @@ class Spectrometer:
             linear_map_bytes=linear_map_bytes(self._pieces, point, next(iter(self._chunks(positions)))),
             on_cpu=self._on_cpu,
         )
-        return _Job(target, positions, chosen, num_chunks, spectra.probes * min(spectra.steps, point.params_P.size))
+        return Job(target, positions, chosen, num_chunks, spectra.probes * min(spectra.steps, point.params_P.size))
 
     def _measure_target(
-        self, job: _Job, point: Point, folder: pathlib.Path, header: results.Header, progress: _Work
+        self, job: Job, point: Point, paths: Paths, folder: pathlib.Path, header: results.Header, progress: Work
     ) -> None:
         assert self._pieces is not None
         spectra, target, chosen, began = self._config.spectra, job.target, job.plan, time.monotonic()
@@ -197,6 +212,7 @@ class Spectrometer:
             on_step=progress.step,
         )
         along = self._escape(sound, mean_loss, spectrum, header.settings["rho"], progress)
+        seen = self._landscape(mean_loss, chunks, spectrum, header.settings["rho"], paths, progress)
         summary = {
             "title": target.title,
             "classes": target.classes.tolist(),
@@ -211,17 +227,17 @@ class Spectrometer:
             "seconds": round(time.monotonic() - began, 2),
         }
         arrays = record.arrays(spectrum, along, self._unravel if spectra.eigenvectors else None)
+        arrays |= seen.arrays() if seen else {}
         results.save(folder, header, target.name, summary, arrays)
         progress.say(f"{target.name:9s}", record.one_line(summary))
 
     def _escape(
-        self, positions: np.ndarray, whole: MeanLoss, spectrum: classwise.Spectrum, rho: float, progress: _Work
+        self, positions: np.ndarray, whole: MeanLoss, spectrum: classwise.Spectrum, rho: float, progress: Work
     ) -> escape.Escape | None:
         spectra = self._config.spectra
         if spectrum.smallest.value >= 0:
             return None
-        pieces = self._pieces
-        assert pieces is not None
+        assert (pieces := self._pieces) is not None
 
         def minibatch(number: int) -> MeanLoss:
             drawn = np.random.default_rng([spectra.seed, number]).choice(positions, spectra.escape_batch_size)
@@ -234,9 +250,41 @@ class Spectrometer:
             spectrum.smallest.value,
             rho=rho,
             batches=spectra.escape_batches,
-            radius=spectra.slice_radius or 2 * rho or 1.0,
+            radius=self._radius(rho),
             on_step=progress.poll,
         )
+
+    def _landscape(
+        self,
+        whole: MeanLoss,
+        chunks: list[Batch],
+        spectrum: classwise.Spectrum,
+        rho: float,
+        paths: Paths,
+        progress: Work,
+    ) -> landscape.Landscape | None:
+        if not self._config.spectra.landscape:
+            return None
+        assert (pieces := self._pieces) is not None
+
+        def stops(run: Iterable[Weights]) -> Iterator[landscape.Stop]:
+            for weights in run:
+                progress.poll()
+                passed = MeanLoss(pieces, self._prepare(weights), chunks)
+                yield landscape.Stop(int(weights.step), passed.params_P, passed.loss())
+
+        return landscape.measure_landscape(
+            whole,
+            spectrum.smallest,
+            spectrum.largest,
+            {name: stops(run) for name, run in paths.items()},
+            radius=self._radius(rho),
+            on_step=progress.poll,
+        )
+
+    def _radius(self, rho: float) -> float:
+        """Return how far the loss is followed along a direction."""
+        return self._config.spectra.slice_radius or 2 * rho or 1.0
 
     def _rho(self, step: int) -> float:
         """Return the radius for measuring SAM's effect; 0 if the run's link has no radius comparable to SAM's."""
@@ -250,51 +298,3 @@ class Spectrometer:
 
     def _chunks(self, positions: np.ndarray) -> Iterator[Batch]:
         return chunks_of(self._splits.train, positions, self._chunk_size, free_host_memory())
-
-
-class _Job(NamedTuple):
-    """A target to measure."""
-
-    target: Target
-    positions: np.ndarray  # of its images
-    plan: plan.Plan
-    num_chunks: int
-    num_products: int
-
-
-class _Work:
-    """Progress over all targets; also checks for signals."""
-
-    def __init__(self, progress: Progress, stop: StopRequest | None):
-        self._progress, self._stop = progress, stop
-        self._began, self._done, self._end = False, 0, 0
-        self._num_chunks, self._title, self._line = 0, "", ""
-        self.say = progress.say
-
-    def start(self, job: _Job) -> None:
-        """Start counting at the job's first product, even if the job before it ended early."""
-        self._done, self._end = self._end, self._end + job.num_chunks * job.num_products
-        self._num_chunks, self._title = job.num_chunks, job.target.title
-        if job.plan.line != self._line:
-            self._line = job.plan.line
-            self.say("memory", self._line)
-        self.poll()
-        watchdog.alive("spectra")
-
-    def poll(self) -> None:
-        """Report progress to the watchdog; raise Preempted if a signal has arrived."""
-        watchdog.alive()
-        if self._stop is not None and self._stop.signal_name:
-            raise Preempted(
-                f"{self._stop.signal_name}: stopped while measuring {self._title}; finished targets are kept, and the "
-                "same command continues with the rest"
-            )
-
-    def step(self, vectors: int) -> None:
-        """Count a product with this many vectors."""
-        self.poll()
-        self._done += vectors * self._num_chunks
-        if not self._began:  # everything is compiled by now, so start the clock
-            self._began = True
-            self._progress.begin(self._done)
-        self._progress.update(self._done, self._title)

@@ -95,8 +95,15 @@ SPECTRA = {
     ),
     "slice_radius": number(
         0.0,
-        "how far the loss is followed along the most negative direction",
+        "how far the loss is followed along a direction",
         more_than=0,
         zero="for twice rho, or 1 without a rho",
+    ),
+    "landscape": text(
+        "",
+        "in --mode spectra, also compute each class's loss on the plane of its most negative and most positive "
+        "direction (625 losses of all its images), with the run's kept checkpoints and, if this names another run's "
+        "directory, that run's",
+        expected="nothing, alone, or the directory of another run",
     ),
 }

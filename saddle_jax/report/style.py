@@ -1,0 +1,208 @@
+"""One style for all figures, and how they are saved: files on white, and SVG that follows the report page's colors.
+
+Does not need JAX. Nothing here uses pyplot, whose state belongs to the user of a notebook.
+"""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import re
+import textwrap
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image  # comes with matplotlib, which requires it
+
+INK, SOFT, LINE, PAPER = "#1b1f24", "#59636e", "#d8dde3", "#ffffff"
+WHITE = "#fefefe"  # white in the dark, too; PAPER is the color of the page
+# Okabe and Ito, 2008, for color-blind readers; orange is darker than theirs, so that a label in it is read on white.
+SERIES = ("#d55e00", "#0072b2", "#009e73", "#c0619a", "#b37700", "#3d9bd4", INK, "#8a8f96")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # keep series distinct in grayscale
+LINES = ("-", "--", ":")
+_DARK = ("#ff8b3d", "#5cb3f0", "#2bc79a", "#e59cc6", "#ffc04d", "#a3dcff", "", "#9aa4b0")  # SERIES on a dark page
+
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "axes.facecolor": PAPER,
+    "axes.titlelocation": "left",
+    "axes.titlesize": "medium",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.color": SOFT,
+    "ytick.labelcolor": INK,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",  # text stays text: it is small, searchable, and in the page's own font
+    "svg.hashsalt": "saddle_jax",  # the same figure gives the same file
+}
+styled = matplotlib.rc_context(RC)  # a decorator: what the function draws has this style
+
+_EDGE = 0.03  # of an axis' height: no label stands lower, where the other axis has its own
+
+_ROLES = {INK: "--ink", SOFT: "--soft", LINE: "--line", PAPER: "--page", "#000000": "--ink"}
+_ROLES = {**{colour: f"--series-{place}" for place, colour in enumerate(SERIES)}, **_ROLES}
+
+
+def _variables(colours: Sequence[str]) -> str:
+    return " ".join(f"--series-{place}: {colour};" for place, colour in enumerate(colours) if colour != INK and colour)
+
+
+# For the page that holds inline figures. It defines --ink, --soft, --line, and --page itself.
+CSS = f"""
+:root {{ {_variables(SERIES)} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_variables(_DARK)} }} }}
+figure svg {{ display: block; width: 100%; height: auto; stroke-linejoin: round; }}
+figure svg text {{ fill: var(--ink); font-family: "DejaVu Sans", Verdana, system-ui, sans-serif; }}
+"""
+
+
+@styled
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure of a size in inches, and its axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def interval(means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+    """Return the lengths of error bars below and above means in percent, which end at 0 and at 100."""
+    return np.stack([means - np.maximum(means - deviations, 0), np.minimum(means + deviations, 100) - means])
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write each line's name behind its end, apart from each other. Call it when the axes have their final limits.
+
+    Args:
+      axes: the axes.
+      ends: x, y, name, and color of each line.
+    """
+    height = axes.get_window_extent().height or 1.0
+    apart = 1.25 * axes.figure.dpi / 72 * RC["font.size"] / height  # of the axes' height
+    to_axes = axes.transData + axes.transAxes.inverted()
+    places = sorted(((to_axes.transform((x, y))[1], x, y, name, colour) for x, y, name, colour in ends))
+    heights = np.array([place[0] for place in places])
+    heights = _spread(heights, apart)
+    for new, (_, x, y, name, colour) in zip(heights, places, strict=True):
+        axes.annotate(
+            plain(name), (x, y), (1.05, new), textcoords="axes fraction", va="center", color=colour,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def _spread(heights: np.ndarray, apart: float) -> np.ndarray:
+    """Return rising heights in [0, 1] moved as far as needed for each to be `apart` from the next, if there is room."""
+    spread = np.array(heights, float)
+    for _ in range(50):  # push neighbors away from each other until none overlap
+        for low in range(len(spread) - 1):
+            overlap = max(0.0, apart - (spread[low + 1] - spread[low]))
+            spread[low] -= overlap / 2
+            spread[low + 1] += overlap / 2
+    slots = apart * np.arange(len(spread))
+    lowest, highest = slots + _EDGE, 1 - slots[::-1]
+    return np.minimum(np.maximum(spread, lowest), np.maximum(highest, lowest))
+
+
+def note(figure: Figure, text: str) -> None:
+    """Write sentences in small letters below the axes, in lines that fit."""
+    letters = int(16 * figure.get_figwidth())
+    lines = [textwrap.fill(line, letters) for line in text.split("\n")]
+    figure.supxlabel(plain("\n".join(lines)), x=0.02, ha="left", fontsize="small", color=SOFT)
+
+
+def plain(text: str) -> str:
+    """Return the text escaped so that matplotlib does not render it as math."""
+    return text.replace("$", r"\$")
+
+
+@styled
+def png(figure: Figure, dpi: int = 130) -> bytes:
+    """Return the figure as a PNG on white, with few colors, so that it is small."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi)
+    Image.open(drawn).convert("RGB").quantize(128).save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
+@styled
+def save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
+    """Save the figure as PNG, PDF, and SVG, all on white; return the PNG's path.
+
+    Args:
+      figure: the figure.
+      path: of the files, without the ending.
+    """
+    for ending, options in ((".png", {"dpi": 150}), (".pdf", {}), (".svg", {"metadata": {"Date": None}})):
+        figure.savefig(path.with_name(path.name + ending), **options)
+    return path.with_name(path.name + ".png")
+
+
+def animate(frames: Sequence[bytes], path: pathlib.Path, seconds: float) -> pathlib.Path:
+    """Save PNGs of one size as a GIF that repeats, and rests on the last one; return its path."""
+    first, *rest = [
+        Image.open(io.BytesIO(frame)).convert("RGB").quantize(64, dither=Image.Dither.NONE) for frame in frames
+    ]
+    durations = [round(1000 * seconds)] * len(rest) + [round(4000 * seconds)]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
+    return path
+
+
+@styled
+def inline(figure: Figure) -> str:
+    """Return the figure as SVG for a page with `CSS`: its colors are the page's, in the light and in the dark."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    root = ElementTree.fromstring(drawn.getvalue())  # noqa: S314 (our own text); leaves out comments
+    used = set(re.findall(r"#([\w-]+)", drawn.getvalue()))
+    for parent in root.iter():
+        for child in list(parent):
+            if _name(child.tag) in ("metadata", "style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = _name(element.tag)
+        attributes = {_name(key): _short(_name(key), value) for key, value in element.attrib.items()}
+        if attributes.get("id") not in used:
+            attributes.pop("id", None)
+        element.attrib.clear()
+        element.attrib.update(attributes)
+        if not (element.text or "").strip():
+            element.text = None
+        element.tail = None
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _name(name: str) -> str:
+    """Return a tag or an attribute without its namespace, which HTML does not need."""
+    return name.rsplit("}", 1)[-1]
+
+
+def _short(key: str, value: str) -> str:
+    if key == "style":
+        value = re.sub(r"font-family: [^;]*;? ?", "", value)
+        return re.sub(r"#[0-9a-f]{6}\b", lambda found: _variable(found[0]), value)
+    if key in ("d", "points", "x", "y", "transform"):
+        return re.sub(r"(\.\d\d)\d+", r"\1", value).replace("\n", "").replace(" \n", " ")
+    return value
+
+
+def _variable(colour: str) -> str:
+    return f"var({_ROLES[colour]})" if colour in _ROLES else colour
