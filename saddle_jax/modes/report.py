@@ -94,7 +94,8 @@ def _write(folders: Sequence[pathlib.Path], out: pathlib.Path, columns: Sequence
     sections = [
         content.section(one, its.lines, its.compared, columns, epoch) for one, its in zip(images, findings, strict=True)
     ]
-    blocks = list(_document(images, sections, lost, out))
+    found = [(its.title, differences.headline(its.lines, its.compared, epoch)) for its in findings if its.lines]
+    blocks = list(_document(images, found, sections, lost, out))
     lines = [line for its in findings for line in its.lines]
     by_title = [(its.title, its.compared) for its in findings]
     write_atomically(out / "report.md", page.as_markdown(blocks))
@@ -108,12 +109,15 @@ def _write(folders: Sequence[pathlib.Path], out: pathlib.Path, columns: Sequence
 
 def _document(
     images: Sequence[rows.ImageSet],
+    found: Sequence[tuple[str, str]],
     sections: Sequence[Iterator[page.Block]],
     lost: Sequence[runs.Run],
     out: pathlib.Path,
 ) -> Iterator[page.Block]:
     total = sum(len(rows.all_runs(row)) for one in images for row in one.rows) + len(lost)
     yield page.Heading(f"Report on {total} run{'s' * (total != 1)}", 1)
+    for title, headline in found:
+        yield page.Text(f"{title}: {headline}" if len(found) > 1 else headline, lead=True)
     yield page.Text(f"Finished runs: {content.count(images)}. Written by saddle_jax {__version__}.")
     yield from content.not_comparable(images)
     yield from provenance.notes(images, lost)

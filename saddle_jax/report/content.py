@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from saddle_jax.report import comparisons, confusion, cost, curves, differences, plots, style, tables
+from saddle_jax.report import calibration, comparisons, confusion, cost, curves, differences, plots, style, tables
 from saddle_jax.report.comparisons import Comparison
 from saddle_jax.report.page import Block, Heading, Pictures, Strong, Table, Text
 from saddle_jax.report.provenance import together
@@ -65,6 +65,7 @@ def section(
     yield from _by_class_size(images)
     yield from _curves(images)
     yield from _confusion(images)
+    yield from calibration.section(images)
 
 
 def _accuracy(images: ImageSet, lines: Sequence[tables.Line], columns: Sequence[str]) -> Iterator[Block]:

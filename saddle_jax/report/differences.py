@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from saddle_jax.report import statistics
+from saddle_jax.report import statistics, tables
 from saddle_jax.report.comparisons import TOO_SMALL, Comparison, Difference
 from saddle_jax.report.exports import p_text
 from saddle_jax.report.page import Block, Heading, Items, Strong, Table, Text
@@ -40,6 +40,31 @@ def section(images: ImageSet, compared: Sequence[Comparison], columns: Sequence[
     if len(lines) < len(compared):
         yield Text(f"{len(lines)} of {len(compared)} pairs of methods are shown. differences.csv has all of them.")
     yield Text(" ".join(_legend(compared)))
+
+
+def headline(lines: Sequence[tables.Line], compared: Sequence[Comparison], which: str) -> str:
+    """Return a sentence on what was found and how sure it is: the clearest difference, in the tail if there is one.
+
+    Args:
+      lines: of the table of accuracies; at least one.
+      compared: every two methods.
+      which: "last" or "best" epoch.
+    """
+    if not compared:
+        line = next(line for line in lines if line.which == which)
+        overall, tail = (
+            tables.spread([tables.accuracy(report, column) for report in line.reports])
+            for column in ("overall", "tail")
+        )
+        n = len(line.reports)
+        seeds = "one seed" if n == 1 else f"mean ± standard deviation, n = {n}"
+        return f"{line.method} classifies {overall} % of the test images correctly, and {tail} % in the tail ({seeds})"
+    columns = [c for c in ("tail", "overall") if any(c in one.differences for one in compared)]
+    for column in columns:
+        if any(column in one.differences and one.differences[column].differs for one in compared):
+            text = sentences(compared, [column])[0].removeprefix(f"{column}: ")
+            return f"In the tail, {text}" if column == "tail" else f"Overall, {text}"
+    return sentences(compared, columns or list(compared[0].differences))[0]
 
 
 def sentences(compared: Sequence[Comparison], columns: Sequence[str]) -> list[str]:

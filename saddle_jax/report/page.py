@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
-from saddle_jax.report import style
+from saddle_jax.report import script, style
 
 
 class Heading(NamedTuple):
@@ -22,10 +22,11 @@ class Heading(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A paragraph; `warning` highlights it."""
+    """A paragraph; `warning` highlights it, `lead` makes it the first thing that is read."""
 
     text: str
     warning: bool = False
+    lead: bool = False
 
 
 class Items(NamedTuple):
@@ -83,6 +84,7 @@ p, ul { max-width: 48rem; margin: .5rem 0; }
 ul { padding-left: 1.2rem; }
 a { color: var(--link); }
 nav { font-size: .95rem; } nav a { margin-right: 1rem; display: inline-block; }
+.lead { font-size: 1.15rem; font-weight: 600; line-height: 1.4; }
 .warning { border-left: 4px solid var(--warn); padding: .2rem .8rem; background: var(--shade); }
 .scroll { overflow-x: auto; margin: .6rem 0; max-width: 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; overflow-wrap: normal; }
@@ -103,7 +105,7 @@ figcaption { color: var(--soft); font-size: .9rem; }
 @media print { body { max-width: none; } .scroll { overflow: visible; } }
 """
 # The page loads nothing from outside; this policy makes the browser enforce it.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src '{script.HASH}'"
 
 
 def as_html(blocks: Sequence[Block]) -> str:
@@ -122,9 +124,9 @@ def as_html(blocks: Sequence[Block]) -> str:
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            f"<title>{_text(title)}</title>\n<style>{_STYLE}{style.CSS}</style>\n</head>\n<body>",
+            f"<title>{_text(title)}</title>\n<style>{_STYLE}{style.CSS}{script.CSS}</style>\n</head>\n<body>",
             *body,
-            "</body>\n</html>\n",
+            f"<script>{script.SCRIPT}</script>\n</body>\n</html>\n",
         ]
     )
 
@@ -133,8 +135,8 @@ def _html_block(block: Block, anchor: str) -> str:
     match block:
         case Heading(text, level):
             return f'<h{level} id="{anchor}">{_text(text)}</h{level}>'
-        case Text(text, warning):
-            return f'<p class="{"warning" if warning else "text"}">{_text(text)}</p>'
+        case Text(text, warning, lead):
+            return f'<p class="{"warning" if warning else "lead" if lead else "text"}">{_text(text)}</p>'
         case Items(items):
             return "<ul>" + "".join(f"<li>{_text(item)}</li>" for item in items) + "</ul>"
         case Table():
@@ -193,8 +195,8 @@ def _markdown_block(block: Block) -> str:
     match block:
         case Heading(text, level):
             return f"{'#' * level} {_markdown(text)}"
-        case Text(text, warning):
-            return f"> {_markdown(text)}" if warning else _markdown(text)
+        case Text(text, warning, lead):
+            return f"> {_markdown(text)}" if warning else f"**{_markdown(text)}**" if lead else _markdown(text)
         case Items(items):
             return "\n".join(f"- {_markdown(item)}" for item in items)
         case Table(header, lines, words):
