@@ -207,7 +207,7 @@ def test_no_bad_value_gets_through(field, value):
         config = configure._overridden([override], base)
         taken = config_lib.flatten(config)[field]
         free_text = isinstance(FIELDS[field], str) and field in (
-            "name", "start_from", "compilation_cache", "spectra.classes", "model.weights",
+            "name", "start_from", "compilation_cache", "spectra.classes", "spectra.landscape", "model.weights",
             "data.name", "data.path", "data.root", "data.test_split",
         )  # fmt: skip
         sound = free_text or (field, value) in SOUND

@@ -364,9 +364,9 @@ def test_large_configs_warm_up_and_cool_down(module):
 
 def test_rows_of_a_report_are_named_after_the_method():
     configs = [config_lib.flatten(glmc_cifar.get_config(method)) for method in ("glmc", "glmc_sam")]
-    assert rows._names(configs) == ["glmc", "glmc_sam"]
+    assert rows._names(configs) == ["GLMC", "GLMC + SAM"]
     configs.append(configs[1] | {"glmc.contrast_in_ascent": True})
-    assert rows._names(configs)[1:] == ["glmc_sam, contrast_in_ascent=False", "glmc_sam, contrast_in_ascent=True"]
+    assert rows._names(configs)[1:] == ["GLMC + SAM, contrast_in_ascent=False", "GLMC + SAM, contrast_in_ascent=True"]
 
 
 @pytest.mark.slow
