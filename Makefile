@@ -26,11 +26,12 @@ demo: $(VENV)/installed
 figures: $(VENV)/installed
 	$(BIN)/python benchmarks/figures.py
 
+# One process takes all tests of a file, because they share fixtures and compiled programs.
 test: $(VENV)/installed-dev $(VENV)/kernels
-	$(BIN)/python -m pytest -n 2 tests $$(cat $(VENV)/kernels 2>/dev/null)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests $$(cat $(VENV)/kernels 2>/dev/null)
 
 test-all: $(VENV)/installed-dev $(VENV)/kernels
-	$(BIN)/python -m pytest -n 2 -m "" tests $$(cat $(VENV)/kernels 2>/dev/null)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" tests $$(cat $(VENV)/kernels 2>/dev/null)
 
 # Writes its figures to docs/reliability.md.
 test-faults: $(VENV)/installed-dev

@@ -130,9 +130,10 @@ def test_results_of_other_settings_are_kept_aside_and_come_back(tmp_path):
 
 
 @pytest.mark.slow
-def test_demo_ends_with_table_and_picture(tmp_path):
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.nightly)])
+def test_demo_ends_with_table_and_picture(times, tmp_path):
     command = [sys.executable, "-m", "saddle_jax.modes.demo", "--seeds", "1", "--probes", "2", "--out", str(tmp_path)]
-    for _ in range(2):  # the second time nothing is left to train
+    for _ in range(times):  # the second time nothing is left to train
         result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert result.returncode == 0, result.stderr
         assert "SGD + SAM" in result.stdout

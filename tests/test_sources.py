@@ -281,6 +281,7 @@ def fashion_mnist(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_tfds_prepared_from_real_files(fashion_mnist):
     data = data_config(source="tfds", name="fashion_mnist", root=str(fashion_mnist), ratio=100.0)
     splits = load(data)

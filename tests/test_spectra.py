@@ -114,7 +114,7 @@ def vectors(number, size, dtype=jnp.float64):
 @pytest.mark.parametrize(
     ("loss", "head"),
     [
-        ("ce", "linear"),
+        pytest.param("ce", "linear", marks=pytest.mark.nightly),
         ("ldam", "normed"),
         pytest.param("vs", "linear", marks=pytest.mark.nightly),
         pytest.param("focal", "normed", marks=pytest.mark.nightly),

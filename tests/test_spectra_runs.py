@@ -297,13 +297,13 @@ def stopped_while_it_measures(step, workdir, *along):
 
 @pytest.mark.slow
 def test_stopped_while_it_measures_training_goes_on_with_the_rest(tmp_path):
-    along = ("--config.spectra.at=('8 steps',)", "--config.spectra.classes=each", "--config.spectra.steps=40")
+    along = ("--config.spectra.at=('8 steps',)", "--config.spectra.classes=0,5,8,9", "--config.spectra.steps=40")
     workdir = tmp_path / "stopped"
     _, error = stopped_while_it_measures(8, workdir, *along)
     assert "saved step 8 of 12" in error
-    assert len(list(workdir.glob("spectra/8/*.npz"))) < 10
+    assert len(list(workdir.glob("spectra/8/*.npz"))) < 4
     assert main(*SMALL, *along, f"--workdir={workdir}").returncode == 0
-    assert len(list(workdir.glob("spectra/8/*.npz"))) == 10
+    assert len(list(workdir.glob("spectra/8/*.npz"))) == 4
     assert (workdir / "results.json").is_file()
 
 
