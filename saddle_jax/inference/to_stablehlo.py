@@ -63,7 +63,7 @@ def preparation(data: ConfigDict, image_shape: tuple[int, int, int], *, encoded:
 
 _SCRIPT = '''"""Classify image files: python predict.py photo.jpg more.png
 
-It needs jax, numpy, and Pillow, but not saddle_jax. It prepares images {how}.
+It needs jax, flatbuffers, numpy, and Pillow, but not saddle_jax. It prepares images {how}.
 """
 
 import json
