@@ -94,11 +94,8 @@ def rank_groups(num_classes: int, bounds: tuple[int, ...]) -> tuple[Group, ...]:
     """Return the paper's head, mid, and tail: classes [0, a), [a, b), [b, C); a and b default to 30% and 70% of C."""
     first, second = bounds or (round(0.3 * num_classes), round(0.7 * num_classes))
     classes = np.arange(num_classes)
-    return (
-        Group("head", classes[:first]),
-        Group("mid", classes[first:second]),
-        Group("tail", classes[second:]),
-    )
+    parts = classes[:first], classes[first:second], classes[second:]
+    return tuple(map(Group, RANK_GROUPS, parts))
 
 
 def count_groups(counts_C: np.ndarray) -> tuple[Group, ...]:

@@ -83,7 +83,7 @@ def curve(kind: str, classifier: Classifier, evaluation: Evaluation, also: float
     for tau in sorted({*posthoc.TAUS, *(() if also is None else (also,))}):
         adjusted = classifier.adjusted(Adjustment(kind, tau), evaluation)
         report = evaluate.summary(adjusted, classifier.stats, classifier.rank_bounds)
-        groups = {name: report["groups"][name]["accuracy"] for name in ("head", "mid", "tail")}
+        groups = {name: report["groups"][name]["accuracy"] for name in longtail.RANK_GROUPS}
         points.append({"tau": tau, **{name: report[name] for name in ("accuracy", "balanced_accuracy")}, **groups})
     return points
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from saddle_jax.longtail import RANK_GROUPS
 from saddle_jax.report import predictions
 from saddle_jax.report.runs import Run
-
-GROUPS = ("head", "mid", "tail")
 
 
 def read(run: Run) -> np.ndarray | None:
@@ -36,7 +35,7 @@ def by_group(parts_CC: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
       sizes: number of classes in head, mid, and tail.
     """
     right_C = np.diag(parts_CC)
-    ends = np.cumsum([sizes[name] for name in GROUPS])
+    ends = np.cumsum([sizes[name] for name in RANK_GROUPS])
     groups = [np.arange(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     wrong_C3 = np.stack([parts_CC[:, called].sum(1) for called in groups], axis=1)
     for column, true in enumerate(groups):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from saddle_jax.longtail import RANK_GROUPS
 from saddle_jax.report import calibration, comparisons, confusion, cost, curves, differences, plots, style, tables
 from saddle_jax.report.comparisons import Comparison
 from saddle_jax.report.page import Block, Heading, Pictures, Strong, Table, Text
@@ -121,7 +122,7 @@ def _once(lines: Sequence[tables.Line]) -> Iterator[tables.Line]:
 
 
 def _by_class_size(images: ImageSet) -> Iterator[Block]:
-    ranks = [images.group_sizes[name] for name in confusion.GROUPS]
+    ranks = [images.group_sizes[name] for name in RANK_GROUPS]
     pictures = []
     for family in _pictured([row for row in images.rows if row.runs]):
         methods = {row.name: [run.results["last"]["class_accuracy"] for run in row.runs] for row in family}
@@ -195,7 +196,7 @@ def _confusion(images: ImageSet) -> Iterator[Block]:
             total = total + parts_CC
         if not shares:
             continue
-        for number, group in enumerate(confusion.GROUPS):
+        for number, group in enumerate(RANK_GROUPS):
             values = [tables.spread([share[number, column] for share in shares]) for column in range(4)]
             cells.append([row.name, group, *values, tables.seeds(len(shares))])
         percents = confusion.by_size(total / len(shares), images.counts_C)
@@ -207,7 +208,7 @@ def _confusion(images: ImageSet) -> Iterator[Block]:
     if not cells:
         return
     yield Heading("Confusion between head, mid, and tail", 3)
-    wrong = [f"misclassified as {group}" for group in confusion.GROUPS]
+    wrong = [f"misclassified as {group}" for group in RANK_GROUPS]
     yield Table(["method", "true class", "correct", *wrong, "n"], cells, (0, 1))
     yield Text(
         "Percent of the test images of head, mid, and tail, with equal weight for every class; mean ± sample standard "

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
+from saddle_jax.longtail import RANK_GROUPS
 from saddle_jax.report import curves as curves_lib
 from saddle_jax.report import style
 from saddle_jax.report.style import INK, LINE, MARKERS, SERIES, SOFT, plain
@@ -147,7 +148,7 @@ def by_class_size(
 
 def _mark_groups(axes: Axes, rank_sizes: Sequence[int]) -> None:
     start = 0
-    for name, size in zip(("head", "mid", "tail"), rank_sizes, strict=True):
+    for name, size in zip(RANK_GROUPS, rank_sizes, strict=True):
         if start and size:
             axes.axvline(start - 0.5, color=SOFT, linewidth=1, linestyle=":")
         if size:

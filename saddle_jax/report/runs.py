@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.schema import default_config
+from saddle_jax.longtail import RANK_GROUPS
 from saddle_jax.training import metrics as metrics_lib
 
-GROUPS = ("head", "mid", "tail", "many", "medium", "few")
+GROUPS = (*RANK_GROUPS, "many", "medium", "few")
 _MARKS = (
     "config.json",
     "run.json",

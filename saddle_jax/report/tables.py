@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-COLUMNS = ("overall", "head", "mid", "tail")
+from saddle_jax.longtail import RANK_GROUPS
+
+COLUMNS = ("overall", *RANK_GROUPS)
 BOTH_GROUPINGS = (*COLUMNS, "many", "medium", "few")
 
 
