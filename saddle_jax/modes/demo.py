@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"seed {seed:2d}: " + ", ".join(tail(NAMES[s], reports[s][seed]) for s in NAMES), flush=True)
     show(reports, options.out)
     show_spectra(options.seeds, options.probes, options.out, programs)
-    folders = [workdir_of(suffix, seed, options.out) for suffix in NAMES for seed in range(options.seeds)]
-    print(f"Report: {report_program.write(folders, options.out / 'report')} (open it in a browser)")
+    report = report_program.write(workdirs(options.seeds, options.out), options.out / "report")
+    print(f"Report: {report} (open it in a browser)")
     print(f"\nRuns: {options.out}/{METHOD}/, {options.out}/{METHOD}_sam/   ({time.monotonic() - began:.0f} s)")
 
 
@@ -95,6 +95,11 @@ def workdir_of(suffix: str, seed: int, out: pathlib.Path) -> pathlib.Path:
     return out / (METHOD + suffix) / f"seed-{seed}"
 
 
+def workdirs(number: int, out: pathlib.Path) -> list[pathlib.Path]:
+    """Return the directories of all runs, for seeds from 0."""
+    return [workdir_of(suffix, seed, out) for suffix in NAMES for seed in range(number)]
+
+
 def tail(name: str, report: dict) -> str:
     """Return the accuracies of a report as "SAM overall 92.1 tail 80.0"."""
     return f"{name} overall {report['accuracy']:.1f} tail {tables.accuracy(report, 'tail'):.1f}"
@@ -111,8 +116,7 @@ def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
     )
     print(tables.comparison({NAMES[suffix]: reports[suffix] for suffix in NAMES}))
     print("\nWhat SAM changed, paired by seed (same images, initial weights, and batches):")
-    folders = [workdir_of(suffix, seed, out) for suffix in NAMES for seed in range(len(reports[suffix]))]
-    (images,), _ = rows.arrange(map(runs.read, folders))
+    (images,), _ = rows.arrange(map(runs.read, workdirs(len(reports[""]), out)))
     columns = ("overall", "tail")
     for sentence in differences.sentences(comparisons.compare(images, columns, "last"), columns):
         print(f"  {sentence}")

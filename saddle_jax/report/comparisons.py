@@ -79,7 +79,7 @@ def compare(images: ImageSet, columns: Sequence[str], which: str) -> list[Compar
 
 def leading(images: ImageSet, compared: Sequence[Comparison], column: str, which: str) -> set[str]:
     """Return the names of the rows that can't be told from the one with the highest mean accuracy in a column."""
-    means = {row.name: _mean([row], column, which) for row in images.rows if row.runs}
+    means = {row.name: _mean(row, column, which) for row in images.rows if row.runs}
     means = {name: mean for name, mean in means.items() if not np.isnan(mean)}
     if len(means) < 2:
         return set()
@@ -94,8 +94,8 @@ def leading(images: ImageSet, compared: Sequence[Comparison], column: str, which
     return set(means) - told_apart
 
 
-def _mean(members: Sequence[Row], column: str, which: str) -> float:
-    return float(np.mean([tables.accuracy(run.results[which], column) for row in members for run in row.runs]))
+def _mean(row: Row, column: str, which: str) -> float:
+    return float(np.mean([tables.accuracy(run.results[which], column) for run in row.runs]))
 
 
 def _takes_images(pairs: int) -> bool:
