@@ -146,6 +146,11 @@ def put(tree: Any) -> Any:
     return _placed(tree, _sharding(AXIS))
 
 
+def deal(batch: Any) -> Any:
+    """Copy this process's rows of a batch, a tree of (B, ...) arrays, to its devices, one part each."""
+    return put(split(batch))
+
+
 def replicate(tree: Any) -> Any:
     """Copy a tree of arrays, the same in all processes, to every device."""
     return _placed(tree, _sharding())

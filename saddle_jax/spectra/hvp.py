@@ -215,7 +215,7 @@ class MeanLoss:
         """Compute and keep the linear map of every chunk, so that products skip the work independent of the vector."""
         self._linear_maps = []
         for chunk in self._chunks:
-            self._linear_maps.append(devices.settle(self._pieces.linearize(self.point, _put(chunk))))
+            self._linear_maps.append(devices.settle(self._pieces.linearize(self.point, devices.deal(chunk))))
             on_chunk()
 
     def __call__(self, vectors_SP: jax.Array) -> jax.Array:
@@ -242,7 +242,7 @@ class MeanLoss:
                 watchdog.alive()
         else:
             for chunk in self._chunks:
-                total = devices.settle(self._pieces.product(total, padded, self.point, _put(chunk)))
+                total = devices.settle(self._pieces.product(total, padded, self.point, devices.deal(chunk)))
                 watchdog.alive()
         return devices.local(total)[: len(vectors_SP)] / self._weight
 
@@ -250,7 +250,7 @@ class MeanLoss:
         point = self.point if params_P is None else self.point._replace(params_P=devices.replicate(params_P))
         total = devices.replicate(zero)
         for chunk in self._chunks:
-            total = devices.settle(piece(total, point, _put(chunk)))
+            total = devices.settle(piece(total, point, devices.deal(chunk)))
             watchdog.alive()
         return devices.local(total) / self._weight
 
@@ -262,12 +262,8 @@ def sum_of_weights(class_weights_C: np.ndarray, chunks: Sequence[Batch]) -> floa
 
 def linear_map_bytes(pieces: Pieces, point: Point, chunk: Batch) -> int:
     """Return the bytes that the linear map of one chunk takes on each device."""
-    shapes = jax.eval_shape(pieces.linearize, point, _put(chunk))
+    shapes = jax.eval_shape(pieces.linearize, point, devices.deal(chunk))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) // devices.num_devices()
-
-
-def _put(chunk: Batch) -> Batch:
-    return devices.put(devices.split(chunk))
 
 
 def _for_each(linear: Callable[[jax.Array], jax.Array], vectors_SP: jax.Array) -> jax.Array:

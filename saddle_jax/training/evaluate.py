@@ -95,8 +95,7 @@ class Evaluator:
         """Yield each batch's output once the next batch is queued, so that the device does not wait for the host."""
         before: tuple[Slots, EvalOutput] | None = None
         for slots, inputs in self._inputs():
-            inputs = devices.put(devices.split(inputs))
-            output = devices.settle(step(*variables, self._data, inputs))
+            output = devices.settle(step(*variables, self._data, devices.deal(inputs)))
             if before is not None:
                 yield before
             before = slots, output

@@ -129,7 +129,7 @@ def _compute(
     for view in range(views):
         slots = list(map(devices.own_rows, _slots(config, augmented, total, batch_size, view)))
         for number, (one, batch) in enumerate(zip(slots, _batches(augmented, images, slots, view), strict=True)):
-            output = devices.own_parts(devices.settle(step(params, model_state, devices.put(devices.split(batch)))))
+            output = devices.own_parts(devices.settle(step(params, model_state, devices.deal(batch))))
             output = output.reshape(-1, output.shape[-1])
             if found is None:
                 found = np.zeros((total, views, output.shape[-1]), np.float32)
