@@ -211,6 +211,14 @@ class MeanLoss:
         self.images = sum(int(chunk.mask.sum()) for chunk in chunks)
         self.products = 0  # number of Hessian-vector products so far
 
+    def at(self, point: Point) -> MeanLoss:
+        """Return the loss of the same images at another point."""
+        return MeanLoss(self._pieces, point, self._chunks)
+
+    def over(self, chunks: Sequence[Batch]) -> MeanLoss:
+        """Return the loss of other images at the same point."""
+        return MeanLoss(self._pieces, self.point, chunks)
+
     def linearize(self, on_chunk: Callable[[], Any] = lambda: None) -> None:
         """Compute and keep the linear map of every chunk, so that products skip the work independent of the vector."""
         self._linear_maps = []

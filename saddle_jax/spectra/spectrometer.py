@@ -212,7 +212,7 @@ class Spectrometer:
             on_step=progress.step,
         )
         along = self._escape(sound, mean_loss, spectrum, header.settings["rho"], progress)
-        seen = self._landscape(mean_loss, chunks, spectrum, header.settings["rho"], paths, progress)
+        seen = self._landscape(mean_loss, spectrum, header.settings["rho"], paths, progress)
         summary = {
             "title": target.title,
             "classes": target.classes.tolist(),
@@ -237,11 +237,10 @@ class Spectrometer:
         spectra = self._config.spectra
         if spectrum.smallest.value >= 0:
             return None
-        assert (pieces := self._pieces) is not None
 
         def minibatch(number: int) -> MeanLoss:
             drawn = np.random.default_rng([spectra.seed, number]).choice(positions, spectra.escape_batch_size)
-            return MeanLoss(pieces, whole.point, list(self._chunks(drawn)))
+            return whole.over(list(self._chunks(drawn)))
 
         return escape.measure_escape(
             whole,
@@ -257,7 +256,6 @@ class Spectrometer:
     def _landscape(
         self,
         whole: MeanLoss,
-        chunks: list[Batch],
         spectrum: classwise.Spectrum,
         rho: float,
         paths: Paths,
@@ -265,12 +263,11 @@ class Spectrometer:
     ) -> landscape.Landscape | None:
         if not self._config.spectra.landscape:
             return None
-        assert (pieces := self._pieces) is not None
 
         def stops(run: Iterable[Weights]) -> Iterator[landscape.Stop]:
             for weights in run:
                 progress.poll()
-                passed = MeanLoss(pieces, self._prepare(weights), chunks)
+                passed = whole.at(self._prepare(weights))
                 yield landscape.Stop(int(weights.step), passed.params_P, passed.loss())
 
         return landscape.measure_landscape(
