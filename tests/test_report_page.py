@@ -633,7 +633,7 @@ def test_calibration_where_it_was_measured(tmp_path):
         path.write_text(json.dumps({**json.loads(path.read_text()), "scores": scores}))
     text = written(folders, tmp_path / "out")["report.md"]
     assert "| CE + DRW | 0.60 ± 0.14 | 10.0 ± 0.0 | 70.0 ± 0.0 | 60.0 ± 0.0 | 2 |" in text
-    assert "1 runs are left out. Measure them with --mode eval" in text
+    assert "Runs left out: 1. Measure them with --mode eval" in text
     path.write_text('{"scores": 3}')
     assert "| CE + DRW | 0.50 | 10.0 | 70.0 | 60.0 | 1 (one seed) |" in written(folders, tmp_path / "out")["report.md"]
 

@@ -33,7 +33,7 @@ def section(images: ImageSet) -> Iterator[Block]:
         "is better for both. Macro F1 and G-mean, the geometric mean of the recalls, are in percent."
     )
     if left_out:
-        yield Text(f"{left_out} runs are left out. Measure them with --mode eval --workdir RUN.")
+        yield Text(f"Runs left out: {left_out}. Measure them with --mode eval --workdir RUN.")
 
 
 def read(run: Run) -> dict[str, float] | None:

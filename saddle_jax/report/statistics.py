@@ -147,9 +147,9 @@ def bootstrap_interval(differences_Bn: np.ndarray) -> Interval | None:
     """Return the 95 % bootstrap interval of the mean difference over seeds × test images.
 
     Seeds are resampled independently of images (Owen, The Pigeonhole Bootstrap, 2007), which is slightly conservative.
-    Quantiles of so few seeds would be too narrow, so they are moved outwards to where Student's t would have them
-    (Hesterberg, What Teachers Should Know About the Bootstrap, 2015: expanded percentile interval). A single pair has
-    an interval over images alone. None for so few pairs that the widest possible interval has less than 95 %.
+    Quantiles of so few seeds would be too narrow. They are moved outwards to where Student's t would have them: that is
+    the expanded percentile interval (Hesterberg, What Teachers Should Know About the Bootstrap, 2015). A single pair
+    has an interval over images alone. None for so few pairs that the widest possible interval has less than 95 %.
 
     Args:
       differences_Bn: each pair's difference on each resample of the images (`resampled_images`).
