@@ -14,7 +14,9 @@ import json
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
+import jax
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -22,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from measure import RESULTS, write  # noqa: E402 (needs the path above)
 
+from saddle_jax.inference.classifier import Classifier  # noqa: E402
 from saddle_jax.report import tables  # noqa: E402
 
 OPTIMIZERS = {"SGD": "ce_drw", "SAM": "ce_drw_sam"}
@@ -48,9 +51,8 @@ def main() -> None:
                     {"seed": seed, "optimizer": optimizer, "dtype": dtype, **run(options, seed, optimizer, dtype)}
                 )
                 show(found)
-    import jax
-
-    record = {"epochs": options.epochs, "runs": found}
+    weights = Classifier(options.runs / f"sam-float32-s{options.seeds - 1}", None).params
+    record = {"epochs": options.epochs, "runs": found, "rounding": [rounding(weights, rho) for rho in (0.1, 0.5, 0.8)]}
     write("precision", jax.devices()[0].device_kind, ("jax", "jaxlib", "flax", "numpy"), record, options.output)
 
 
@@ -71,6 +73,28 @@ def run(options: argparse.Namespace, seed: int, optimizer: str, dtype: str) -> d
     start = json.loads((workdir / "run.json").read_text())["starts"][-1]
     kernels = start["packages"].get("saddle_kernels", "")
     return {**{column: tables.accuracy(report, column) for column in COLUMNS}, "saddle_kernels": kernels}
+
+
+def rounding(params: Any, rho: float) -> dict[str, float]:
+    """Return what rounding kernels w and w + e to bfloat16 makes of a random perturbation e of length `rho`.
+
+    "cosine" is that of its angle to what is left of it, and "length" the ratio of what is left to its length.
+    """
+    generator = np.random.default_rng(0)
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    drawn = [generator.standard_normal(leaf.shape, np.float32) for leaf in leaves]
+    norm = np.sqrt(sum(np.sum(e**2) for e in drawn))
+    before = [rho / norm * e for e, w in zip(drawn, leaves, strict=True) if w.ndim == 4]
+    kernels = [w for w in leaves if w.ndim == 4]
+    after = [_rounded(w + e) - _rounded(w) for w, e in zip(kernels, before, strict=True)]
+    flat_before, flat_after = (np.concatenate([e.ravel() for e in parts]) for parts in (before, after))
+    lengths = np.linalg.norm(flat_before), np.linalg.norm(flat_after)
+    cosine = float(flat_before @ flat_after / np.prod(lengths))
+    return {"rho": rho, "cosine": cosine, "length": float(lengths[1] / lengths[0])}
+
+
+def _rounded(x: np.ndarray) -> np.ndarray:
+    return x.astype(jax.numpy.bfloat16).astype(np.float32)
 
 
 def show(found: list[dict]) -> None:
