@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo docs figures test test-all test-faults check format install native native-sanitize clean
+.PHONY: help demo docs figures test test-all test-accelerators test-faults check format install native native-sanitize clean
 
 help:
 	@echo "make demo     train SGD and SAM on long-tailed digits and compare them on the rare classes"
 	@echo "make test     run the tests (about half an hour on two cores)"
 	@echo "make test-all     run the tests, including the slow ones"
+	@echo "make test-accelerators  compile what we ship for GPUs and TPUs that are not here (a download of 460 MB, hours)"
 	@echo "make test-faults  kill, break, and damage real runs about a hundred times (under an hour on two cores)"
 	@echo "make check    check format, lint, and types, and run the fast tests"
 	@echo "make docs     build the documentation's site in docs/_build/html"
@@ -32,6 +33,15 @@ test: $(VENV)/installed-dev $(VENV)/kernels
 
 test-all: $(VENV)/installed-dev $(VENV)/kernels
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" tests $$(cat $(VENV)/kernels 2>/dev/null)
+
+# Compilers for TPUs and GPUs, in a folder of their own, so that nothing else tries to use them. Writes
+# docs/accelerators.md.
+test-accelerators: $(VENV)/compilers
+	PYTHONPATH=$(VENV)/compilers $(BIN)/python benchmarks/accelerators.py
+
+$(VENV)/compilers: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+	  $$($(BIN)/python -c 'from saddle_jax.host import machines; print(*machines.packages())')
 
 # Writes its figures to docs/reliability.md.
 test-faults: $(VENV)/installed-dev

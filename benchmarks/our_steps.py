@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import cifar10_lt
 from saddle_jax.data.sources import Images, Splits
-from saddle_jax.host import devices
+from saddle_jax.host import compiled, devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.training import seeds
 from saddle_jax.training.feed import Feed
@@ -112,7 +112,5 @@ def steps_of(ours: Ours) -> Step:
 
 def memory_of(ours: Ours) -> int:
     """Return the bytes that a step needs on the device, including images, by the compiler's count."""
-    segment = next(ours.feed.segments(0, 1, lambda _: True))
-    memory = ours.feed.lower(ours.state, segment).compile().memory_analysis()
-    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-    return used - memory.alias_size_in_bytes
+    function, arguments = ours.feed.call(ours.state, ours.feed.blank_segment(1))
+    return compiled.needs_of(function.lower(*arguments).compile()).memory

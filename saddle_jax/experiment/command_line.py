@@ -52,7 +52,7 @@ MODES = {
         "check",
         "build everything, print classes, steps, and sizes, take one step, and draw training images; nothing else is "
         "written",
-        ("verbose",),
+        ("verbose", "target"),
         configured=True,
     ),
     "report": Mode(
@@ -97,6 +97,11 @@ flags.DEFINE_list("compare", [], "RUNS: draw the measured spectra of these runs 
 flags.DEFINE_list("runs", [], "RUNS: directories of runs; globs in quotes")
 flags.DEFINE_list("columns", [], "LIST: columns of the tables, such as overall,tail; by default all but balanced")
 flags.DEFINE_enum("epoch", "last", ["last", "best"], "the epoch at which methods are compared")
+flags.DEFINE_string(
+    "target",
+    None,
+    "MACHINE: compile the step for a machine that is not here, such as v5e:4x4 or h100:8, and say what it needs there",
+)
 flags.DEFINE_bool("verbose", False, "print every tensor of the network, not only its stages")
 flags.DEFINE_bool(
     "distributed", False, "be one of several processes (docs/pods.md), which the environment names, or these flags:"
@@ -110,7 +115,7 @@ _PATHS = ("workdir", "out", "torch_file", "class_map", "compare")
 # Flags that a command has under their own names.
 _PASSED_ON = (
     *("checkpoint", "compare", "runs", "columns", "epoch", "torch_file", "class_map", "adjust", "out", "formats"),
-    *("import_code", "verbose"),
+    *("import_code", "verbose", "target"),
 )
 
 
@@ -136,6 +141,7 @@ class Command(NamedTuple):
     formats: Sequence[str] = ()  # of an export; none: all that are possible
     import_code: bool = False  # import the code outside saddle_jax that a stored run names
     verbose: bool = False  # check: print every tensor
+    target: str | None = None  # check: the machine to compile for; None: this one
     words: Sequence[str] = ()  # train: what run.json records as the command; () for sys.argv
 
 

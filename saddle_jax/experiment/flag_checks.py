@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.errors import ConfigError, did_you_mean
 from saddle_jax.experiment import adjustment
+from saddle_jax.host import machines
 
 FLAGS = flags.FLAGS
 EXPORT_FORMATS = ("stablehlo", "safetensors", "onnx")
@@ -35,6 +36,7 @@ def problems(config: ConfigDict, of_config: Sequence[str], *, config_named: bool
     """
     return [
         *_mode_problems(of_config),
+        *_target_problems(),
         *_adjust_problems(config),
         *_import_problems(config_named),
         *_process_problems(config, config_named),
@@ -82,6 +84,17 @@ def _mode_problems(of_config: Sequence[str]) -> Iterator[str]:
             yield f"--compare: found no directory {run!r}, expected a run whose spectra were measured"
     if FLAGS.compare and FLAGS.checkpoint and not FLAGS.checkpoint.isdecimal():
         yield f"--compare: found --checkpoint {FLAGS.checkpoint!r}, expected a step"
+
+
+def _target_problems() -> Iterator[str]:
+    if not FLAGS["target"].present:
+        return
+    if FLAGS.mode != "check":
+        yield f"--target belongs to --mode check, found --mode {FLAGS.mode}"
+    try:
+        machines.named(FLAGS.target)
+    except ConfigError as error:
+        yield from error.problems
 
 
 def _adjust_problems(config: ConfigDict) -> Iterator[str]:

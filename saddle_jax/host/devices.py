@@ -25,6 +25,7 @@ class Target(NamedTuple):
 
     platform: str  # cpu, gpu, or tpu
     devices: tuple[Any, ...]  # of jax.Device
+    memory: int | None = None  # bytes of a device, if it is only described
 
 
 _described = jax.make_user_context(None)  # part of the keys of JAX's caches, so that nothing traced is mixed up
@@ -43,6 +44,11 @@ def target() -> Target:
 def on_cpu() -> bool:
     """Return whether programs are built for CPUs."""
     return target().platform == "cpu"
+
+
+def is_described() -> bool:
+    """Return whether programs are built for devices that are not here, so that nothing can be put on them."""
+    return _described.value is not None
 
 
 def num_devices() -> int:
@@ -98,11 +104,13 @@ def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gathe
 
 def _sharding(*axes: str) -> NamedSharding:
     """Return where arguments lie: pmap takes this process's devices, shard_map those of all processes."""
-    devices = jax.local_devices() if _mapping == "pmap" else jax.devices()
+    devices = jax.local_devices() if _mapping == "pmap" and not is_described() else target().devices
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*axes))
 
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:
+    if is_described():
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
@@ -137,12 +145,15 @@ def own_rows(batch: Any) -> Any:
 
 def split(batch: Any) -> Any:
     """Reshape this process's rows, a tree of (B, ...) arrays, to (D, B / D, ...): one part per device."""
-    parts = jax.local_device_count()
+    parts = num_devices() if is_described() else jax.local_device_count()
     return jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), batch)
 
 
 def put(tree: Any) -> Any:
-    """Copy a tree of (D, ...) host arrays to this process's devices, one part each, without waiting for the copy."""
+    """Copy a tree of (D, ...) host arrays to this process's devices, one part each, without waiting for the copy.
+
+    For devices that are only described, `put` and `replicate` return shapes, for which programs can be compiled.
+    """
     return _placed(tree, _sharding(AXIS))
 
 

@@ -11,6 +11,8 @@ import sys
 
 import jax
 
+from saddle_jax.host import devices
+
 
 def peak_memory_mib() -> float:
     """Return the peak memory use so far: the first accelerator's if it reports one, else this process's."""
@@ -23,6 +25,8 @@ def peak_memory_mib() -> float:
 
 def memory_limit() -> int:
     """Return a device's memory in bytes. A CPU device gets its share of the machine's memory."""
+    if described := devices.target().memory:
+        return described
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]

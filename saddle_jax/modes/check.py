@@ -12,8 +12,8 @@ import numpy as np
 from saddle_jax.data import inspection, sources
 from saddle_jax.errors import NonFiniteError
 from saddle_jax.experiment.command_line import Command
-from saddle_jax.host import console
-from saddle_jax.modes import plan, views
+from saddle_jax.host import compiled, console
+from saddle_jax.modes import check_target, plan, views
 from saddle_jax.training import origin, seeds
 from saddle_jax.training.feed import Feed
 from saddle_jax.training.program import make_program
@@ -28,6 +28,8 @@ def run(command: Command) -> int:
     Raises:
       NonFiniteError: the loss or the update of the step is not finite.
     """
+    if command.target is not None:
+        return check_target.run(command)
     from clu import parameter_overview
 
     config, workdir = command.config, pathlib.Path(command.workdir)
@@ -53,12 +55,11 @@ def run(command: Command) -> int:
         found = origin.find(run_config, folder)
         states.append(found.adopt(start, splits)[0] if found else start)
     state = stack(states)
-    with console.doing("compiling the step"):
-        memory = feed.lower(state, segment).compile().memory_analysis()
-    if memory is not None:
-        used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-        used -= memory.alias_size_in_bytes
-        console.say("memory", f"a step needs about {used / 2**20:,.0f} MiB on each device, according to the compiler")
+    with console.doing("compiling what trains"):
+        function, arguments = feed.call(state, feed.blank_segment(feed.longest))
+        memory = compiled.needs_of(function.lower(*arguments).compile()).memory
+    what = "a step needs" if feed.longest == 1 else f"{feed.longest} steps in one call need"
+    console.say("memory", f"{what} about {memory / 2**20:,.0f} MiB on each device, according to the compiler")
     with console.doing("taking a step"):
         metrics = jax.device_get(feed.advance(state, segment)[1])
     loss, perturbed = np.mean(metrics.loss), np.mean(metrics.perturbed_loss)

@@ -54,7 +54,7 @@ def describe(
     ]
     console.panel(
         f"saddle_jax {__version__}",
-        f"{config.name}  {seed}  {parts} x {jax.devices()[0].device_kind}",
+        f"{config.name}  {seed}  {parts} x {devices.target().devices[0].device_kind}",
         [
             ("run", [workdir]),
             ("data", data),

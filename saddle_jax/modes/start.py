@@ -10,7 +10,7 @@ import jax
 from saddle_jax.errors import ConfigError, tell
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.command_line import Command
-from saddle_jax.host import console, devices, processes, watchdog, xla
+from saddle_jax.host import console, devices, machines, processes, watchdog, xla
 from saddle_jax.training.directory import package_versions, source_hash
 
 
@@ -40,6 +40,8 @@ def _run(command: Command, mode: Callable[[Command], int]) -> int:
         devices.keep_compiled(
             command.config.compilation_cache
         )  # before JAX's first compilation, when it reads the setting
+    if command.target is not None:
+        machines.compute_on_cpu()  # before JAX looks for devices
     xla.require_right_sums()
     # Training starts its own watch after the data is read. Check runs without one.
     limit = 0 if command.mode in ("train", "check") else command.config.watchdog_secs

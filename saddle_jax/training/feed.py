@@ -15,7 +15,7 @@ from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.features import Features
 from saddle_jax.data.feeds import numpy as in_process
 from saddle_jax.data.feeds import resident, workers
-from saddle_jax.data.images import Batch
+from saddle_jax.data.images import Batch, batch_of
 from saddle_jax.data.order import Order, Slots, slots_at
 from saddle_jax.data.sources import Splits
 from saddle_jax.experiment.catalogue.augmentations import needs_host
@@ -65,8 +65,8 @@ class Feed:
 
     def advance(self, state: TrainState, segment: Segment) -> tuple[TrainState, StepMetrics]:
         """Queue a segment's steps. Metrics have axes for steps and for runs if there are several of them."""
-        steps = self._one_step if segment.stop - segment.start == 1 else self._several_steps
-        return devices.settle(steps(state, self._data, segment.inputs))
+        function, arguments = self.call(state, segment)
+        return devices.settle(function(*arguments))
 
     def segments(self, start: int, total: int, is_event: Callable[[int], bool]) -> Iterator[Segment]:
         """Yield the steps from `start` to `total` in segments. Every event is the last step of a segment.
@@ -88,9 +88,29 @@ class Feed:
             yield Segment(step, stop, devices.put(self._arrange(inputs)))
             step = stop
 
-    def lower(self, state: TrainState, segment: Segment) -> jax.stages.Lowered:
-        """Return the function of a single step, lowered but not compiled."""
-        return self._one_step.lower(state, self._data, segment.inputs)
+    @property
+    def longest(self) -> int:
+        """The number of steps in the longest segments."""
+        return self._length
+
+    def blank_segment(self, steps: int) -> Segment:
+        """Return the first steps with blank images, which is all that it takes to compile them."""
+        inputs = [
+            [tuple(self._blank(order, step) for order in orders) for orders in self._orders] for step in range(steps)
+        ]
+        return Segment(0, steps, devices.put(self._arrange(inputs)))
+
+    def _blank(self, order: Order, step: int) -> Any:
+        slots = devices.own_rows(slots_at(order, step))
+        if self.pipeline == "resident":
+            return slots
+        shape = self._splits[0].train.images.shape[1:]
+        return batch_of(np.zeros((len(slots.ids_B), *shape), np.uint8), order.labels_N, slots)
+
+    def call(self, state: TrainState, segment: Segment) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Return the function that takes a segment's steps, and its arguments."""
+        function = self._one_step if segment.stop - segment.start == 1 else self._several_steps
+        return function, (state, self._data, segment.inputs)
 
     def _host_images(self, split: Splits) -> Any:
         """Return the training images in the form that the pipeline takes."""

@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 
 from saddle_jax import longtail
 from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.sources import outlines
 from saddle_jax.data.sources.base import Images, Source, Splits, renumbered, take
 from saddle_jax.errors import ConfigError, DataError
 from saddle_jax.experiment.catalogue import group_of, is_dotted, make
 
-__all__ = ["Images", "Source", "Splits", "load"]
+__all__ = ["Images", "Source", "Splits", "load", "outline"]
 
 
 def load(config: ConfigDict) -> Splits:
@@ -32,6 +33,21 @@ def load(config: ConfigDict) -> Splits:
     source = make("data.source", data.source, config.get(group_of(data.source)), data)
     if is_dotted(data.source):
         _require_sound(data.source, source)
+    return _long_tailed(source, data)
+
+
+def outline(config: ConfigDict) -> Splits:
+    """Return what `load` returns, but with blank images in place of those of a published set, which are not read.
+
+    Raises:
+      Any error of `load`.
+    """
+    source = outlines.of(config.data)
+    return load(config) if source is None else _long_tailed(source, config.data)
+
+
+def _long_tailed(source: Source, data: ConfigDict) -> Splits:
+    """Return the splits of an experiment on a source's images."""
     if source.validation is not None and data.validation_fraction:
         raise DataError("data.validation_fraction: the set has its own validation images. Fix: set it to 0")
     num_classes = len(source.names)

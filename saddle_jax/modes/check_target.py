@@ -1,0 +1,224 @@
+"""`--mode check --target MACHINE`: compile the training step for a machine that is not here, and say what it needs."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from saddle_jax.data import sources
+from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.sources import Splits
+from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import compiled, console, devices, machines
+from saddle_jax.host.compiled import Estimate, Needs
+from saddle_jax.host.devices import Target
+from saddle_jax.host.machines import Machine
+from saddle_jax.modes import plan
+from saddle_jax.training import seeds
+from saddle_jax.training.feed import Feed
+from saddle_jax.training.program import make_program
+
+_BYTES = ("MB", "GB")
+_USABLE = 0.95  # share of a device's memory that programs get
+
+
+class Verdict(NamedTuple):
+    """What the compiler says of a config's training step on a machine."""
+
+    needs: Needs  # of the program that trains: an epoch as one loop where images stay on the devices, else a step
+    steps: int  # that this program takes; costs count one of them, because a loop's body counts once
+    parameters: int  # of all runs that take their steps together
+    flops: float | None  # of a step on each device
+    estimate: Estimate  # of one step
+    pipeline: str  # that feeds it
+    seconds: float  # of compiling
+
+
+def run(command: Command) -> int:
+    """Compile for the machine that the command names, and print what a device of it needs. Nothing is written.
+
+    Returns:
+      1 if the step needs more memory than a device has, also with what saves memory; else 0.
+
+    Raises:
+      ConfigError: there is no such machine, or what compiles for it is not installed.
+    """
+    config, machine = _for_target(command.config), machines.named(command.target or "")
+    target = target_of(machine)
+    with console.doing("reading the sizes of the set"):
+        splits = sources.outline(config)
+    with devices.build_for(target):
+        plan.describe(config, splits, make_program(config, splits), "none: nothing is written", command.notes)
+    hosts = len({device.process_index for device in target.devices})
+    if machine.chip.platform == "gpu":
+        hosts = -(-machine.count // machine.chip.devices_per_host)
+    number = "one device" if machine.count == 1 else f"{machine.count} devices"
+    places = "one host" if hosts == 1 else f"{hosts} hosts"
+    console.say("target", f"{machine.name}: {number} of {_size(machine.chip.memory)} in {places}")
+    found = _try(config, splits, machine)
+    if found is not None:
+        _tell(found, config, splits, hosts)
+        return 0
+    for change, smaller in _smaller(config, len(target.devices)):
+        console.say("memory", f"trying {change}, because the step does not fit")
+        if (found := _try(smaller, splits, machine)) is not None:
+            console.say("memory", f"the step fits with {change}")
+            _tell(found, smaller, splits, hosts)
+            return 0
+    console.say("memory", "the step fits with none of these. Fix: a smaller --config.batch_size, or more devices")
+    return 1
+
+
+def target_of(machine: Machine) -> Target:
+    """Return what programs for a machine are built for.
+
+    Raises:
+      ConfigError: there is no such machine, or what compiles for it is not installed.
+    """
+    return Target(machine.chip.platform, machines.devices_of(machine), machine.chip.memory)
+
+
+def compile_for(config: ConfigDict, splits: Splits, machine: Machine) -> Verdict:
+    """Compile a config's training step for a machine.
+
+    Raises:
+      ConfigError: the config does not fit the machine's devices or the images.
+      jax.errors.JaxRuntimeError: the compiler fails, because the step does not fit or for another reason.
+    """
+    began = time.monotonic()
+    with devices.build_for(target_of(machine)):
+        feed, function, arguments = training(config, splits)
+        needs = compiled.needs_of(function.lower(*arguments).compile())
+    flops = needs.flops or _flops(config, splits, machine)
+    return Verdict(
+        needs,
+        feed.longest,
+        sum(leaf.size for leaf in jax.tree.leaves(arguments[0].params)),
+        flops,
+        compiled.estimate(needs, machine, config.model.dtype, flops),
+        feed.pipeline,
+        time.monotonic() - began,
+    )
+
+
+def training(config: ConfigDict, splits: Splits) -> tuple[Feed, Callable[..., Any], tuple[Any, ...]]:
+    """Return the feed of a config's training, the function that trains, and the shapes of its arguments.
+
+    It is built for what `devices.target()` returns. If images stay on the devices, the function takes a whole epoch.
+    """
+    program = make_program(config, splits)
+    at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
+    runs = seeds.runs_of(config, pathlib.Path())[:at_once]
+    state = jax.eval_shape(lambda: program.init(config.seed))
+    if at_once > 1:
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((at_once, *x.shape), x.dtype), state)
+    feed = Feed([of_run for of_run, _ in runs], [splits] * at_once, program)
+    return feed, *feed.call(devices.replicate(state), feed.blank_segment(feed.longest))
+
+
+def _for_target(config: ConfigDict) -> ConfigDict:
+    """Return the config in the form that JAX can build for devices of several hosts that are not here."""
+    config = config.copy_and_resolve_references()
+    config.mapping = "shard_map"
+    return config
+
+
+def _flops(config: ConfigDict, splits: Splits, machine: Machine) -> float | None:
+    """Return the flops of a step on one device as they are before the compiler optimizes."""
+    alone = config.copy_and_resolve_references()
+    alone.batch_size //= machine.count
+    alone.model.kernels = "lax"  # the compiler can't see into the CPU's own kernels
+    with devices.build_for(Target(machine.chip.platform, tuple(jax.devices()[:1]), machine.chip.memory)):
+        alone.steps_at_once = 1
+        _, function, arguments = training(alone, splits)
+        return (function.lower(*arguments).cost_analysis() or {}).get("flops")
+
+
+def _try(config: ConfigDict, splits: Splits, machine: Machine) -> Verdict | None:
+    """Return what the compiler says, or None if the program does not fit into a device's memory."""
+    with console.doing(f"compiling for {machine.name}, which takes minutes for a large network"):
+        try:
+            found = compile_for(config, splits, machine)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            console.say("memory", f"the compiler finds no room: {_first_line(error)}")
+            return None
+    share = found.needs.memory / machine.chip.memory
+    console.say(
+        "memory",
+        f"{_size(found.needs.memory)} of {_size(machine.chip.memory)} on each device ({100 * share:.0f} %)"
+        + (f", with {found.steps} steps in one call" if found.steps > 1 else ""),
+    )
+    return found if share <= _USABLE else None
+
+
+def _smaller(config: ConfigDict, parts: int) -> Iterator[tuple[str, ConfigDict]]:
+    """Yield what saves memory, one change upon the other, and the config with it."""
+    config, changes = config.copy_and_resolve_references(), []
+    if config.model.dtype == "float32":
+        config.model.dtype = "bfloat16"
+        changes.append("--config.model.dtype=bfloat16")
+        yield " ".join(changes), config
+    if not config.model.remat:
+        config.model.remat = True
+        changes.append("--config.model.remat=True")
+        yield " ".join(changes), config
+    images = config.batch_size // parts
+    for number in (2, 4, 8):
+        if number > config.micro_batches and images % number == 0:
+            config.micro_batches = number
+            yield " ".join([*changes, f"--config.micro_batches={number}"]), config
+
+
+def _tell(found: Verdict, config: ConfigDict, splits: Splits, hosts: int) -> None:
+    """Print what a step costs, and how long it takes at least."""
+    needs, floor = found.needs, found.estimate
+    traffic = "" if needs.traffic is None else f" and {_scaled(needs.traffic / 1e6, _BYTES)} to and from memory"
+    if found.flops is not None:
+        flops = _scaled(found.flops / 1e6, ("MFLOP", "GFLOP", "TFLOP"))
+        console.say("cost", f"a step takes {flops}{traffic} on each device")
+    for name, (count, size) in sorted(needs.collectives.items()):
+        console.say("between", f"{count} {name} of {_scaled(size / 1e6, _BYTES)} together in a step")
+    parts = {"products": floor.products, "memory traffic": floor.traffic, "sums over devices": floor.reduce}
+    shares = ", ".join(f"{name} {_time(value)}" for name, value in parts.items() if value)
+    per_second = config.batch_size / floor.seconds
+    epoch = -(-len(splits.train.labels) // config.batch_size)
+    console.say(
+        "estimate",
+        f"a step takes {_time(floor.seconds)} or more by the roofline model ({shares}); "
+        f"an epoch of {epoch:,} steps takes {_time(epoch * floor.seconds)} or more",
+    )
+    if found.pipeline != "resident":
+        verb = "decode" if isinstance(splits.train.images, Encoded) else "deliver"
+        each = "" if hosts == 1 else f", {per_second / hosts:,.0f} on each of {hosts} hosts"
+        console.say("hosts", f"to keep up with that, the input pipeline must {verb} {per_second:,.0f} images/s{each}")
+    else:
+        console.say("hosts", "images stay on the devices; the hosts send only their order")
+    if needs.traffic is None:
+        console.say("note", "XLA does not say a GPU's memory traffic, so the estimate leaves it out")
+
+
+def _scaled(value: float, units: Sequence[str], base: float = 1000.0) -> str:
+    """Return a value with the unit, of those each `base` times the one before, that leaves few digits."""
+    step = 0
+    while step < len(units) - 1 and value >= base:
+        value, step = value / base, step + 1
+    return f"{value:,.1f} {units[step]}"
+
+
+def _size(size: float) -> str:
+    return _scaled(size / 2**20, ("MiB", "GiB"), 1024.0)
+
+
+def _time(seconds: float) -> str:
+    return console.duration(seconds) if seconds >= 1 else f"{1e3 * seconds:,.3g} ms"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

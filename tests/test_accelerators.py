@@ -1,0 +1,162 @@
+"""What we ship lowers for GPUs and TPUs, and `--mode check --target` says what a machine needs."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from saddle_jax.data import sources
+from saddle_jax.errors import ConfigError
+from saddle_jax.experiment.catalogue import ENTRIES
+from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import compiled, devices, machines
+from saddle_jax.host.compiled import Collective, Needs
+from saddle_jax.modes import check_target
+
+FOUR = tuple(jax.devices()[:4])
+MACHINE = machines.named("h100:4")
+
+
+def small(path, argument="", **fields):
+    """Return a shipped config with a small network and small images."""
+    config = importlib.import_module(f"configs.{path}").get_config(argument)
+    pixels = {"data.image_size": 16, "data.eval_resize": 20} if config.data.source == "image_list" else {}
+    network = {"mapping": "shard_map", "model.name": "resnet8", "model.width": 0.25, "batch_size": 32}
+    config.update_from_flattened_dict({**network, **pixels, **fields})
+    return config
+
+
+@pytest.fixture(autouse=True)
+def pmap_again():
+    """Leave the form of the map as it was."""
+    yield
+    devices.set_mapping("pmap")
+
+
+def lowered(config):
+    """Return the training program of four accelerators, lowered for GPUs and for TPUs, as text."""
+    with devices.build_for(devices.Target("tpu", FOUR, memory=2**34)):
+        _, function, arguments = check_target.training(config, sources.outline(config))
+        return jax.export.export(function, platforms=("cuda", "tpu"))(*arguments).mlir_module()
+
+
+WAYS = {
+    **{link: ("cifar10_lt", f"ldam_drw_{link}", {}) for link in ENTRIES["optim.name"] if link != "sgd"},
+    "sgd on streamed images": ("imagenet_lt", "vs_drw", {"model.dtype": "bfloat16"}),
+    "what saves memory": (
+        *("imagenet_lt", "ce_drw_sam"),
+        {"model.remat": True, "micro_batches": 2, "model.batch_norm": "synchronized"},
+    ),
+    "four seeds, one step at a time": ("cifar10_lt", "ce", {"num_seeds": 4, "steps_at_once": 1}),
+    "each device's own perturbation": ("cifar10_lt", "ce_sam", {"sam.perturbation": "per_device"}),
+    "glmc": ("methods.glmc_cifar", "", {}),
+    "paco": ("methods.paco_imagenet_lt", "", {}),
+    "retrain": ("methods.retrain_cifar", "", {}),
+    "adapters": (
+        *("pretrained.imagenet_lt", ""),
+        {"model.name": "vit_s16", "model.width": 1.0, "model.dtype": "bfloat16", "data.image_size": 32},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_train_lowers_for_gpus_and_tpus(way):
+    path, argument, fields = WAYS[way]
+    text = lowered(small(path, argument, **fields))
+    assert "f64>" not in text, "accelerators compute in float32"
+    assert "callback" not in text
+    assert "stablehlo.all_reduce" in text
+    assert ("stablehlo.all_gather" in text) == (way == "paco"), "its loss alone compares the images of all devices"
+    assert ("stablehlo.while" in text) or way not in ("sam", "glmc"), "an epoch is one loop where images are resident"
+
+
+def test_needs_are_those_of_the_program():
+    """XLA compiles for four described CPUs as for accelerators."""
+    config = small("cifar10_lt", "ldam_drw_sam")
+    with devices.build_for(devices.Target("tpu", FOUR, memory=2**34)):
+        feed, function, arguments = check_target.training(config, sources.outline(config))
+        needs = compiled.needs_of(function.lower(*arguments).compile())
+    assert feed.pipeline == "resident" and feed.longest == 388  # ceil(12,406 / 32)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(arguments[0].params))
+    images = 12_406 * 32 * 32 * 3
+    assert images < needs.memory < 20 * images
+    assert set(needs.collectives) == {"all-reduce"}
+    assert 2 * 4 * parameters < needs.collectives["all-reduce"].bytes < 1.2 * 2 * 4 * parameters  # SAM has two passes
+    assert not needs.float64 and not needs.callbacks
+
+
+def test_roofline():
+    needs = Needs(0, 989e12, 3352e9 / 2, {"all-reduce": Collective(3, 450_000_000)}, (), False, False)
+    found = compiled.estimate(needs, MACHINE, "bfloat16")
+    assert (found.products, found.traffic) == (1.0, 0.5)
+    assert np.isclose(found.reduce, 1.5e-3)  # twice three quarters of it
+    assert np.isclose(found.seconds, 1.0015)
+
+
+def test_collectives_of_a_program_add_up():
+    text = """
+      %a = f32[10,3]{1,0} all-reduce(%x), channel_id=1
+      %b = (bf16[8]{0}, s32[]) all-reduce-start(%y, %z)
+      %c = (f32[2]{0}, f32[8]{0}) all-gather-start(%w)
+      %d = f32[8]{0} all-gather-done(%c)
+    """
+
+    class Program:
+        def as_text(self):
+            return text
+
+        def cost_analysis(self):
+            return None
+
+        def memory_analysis(self):
+            return np.zeros(1, [(f"{part}_size_in_bytes", int) for part in PARTS]).view(np.recarray)[0]
+
+    PARTS = ("argument", "temp", "output", "alias")
+    assert compiled.needs_of(Program()).collectives == {
+        "all-reduce": Collective(2, 120 + 16 + 4),
+        "all-gather": Collective(1, 32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("v5:4x4", "Did you mean v5p or v5e"),
+        ("v5e-16", "expected one of"),
+        ("v5e:16", "expected a grid such as v5e:4x4"),
+        ("h100:2x4", "expected a number of GPUs such as h100:8"),
+        ("h100:0", "expected a number"),
+    ],
+)
+def test_unknown_machines_are_refused(name, said):
+    with pytest.raises(ConfigError, match=said):
+        machines.named(name)
+
+
+def test_machines_have_their_number_of_devices():
+    assert machines.named("v4:2x2x4").count == 16
+    assert machines.named("h200:8").count == 8
+    for kind, chip in machines.CHIPS.items():
+        assert machines.named(chip.example).chip is chip and chip.example.startswith(kind)
+
+
+def test_a_missing_compiler_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr(machines.importlib.util, "find_spec", lambda _: None)
+    for name, command in (("v5e:4x4", "libtpu=="), ("h100:8", "jax-cuda13-plugin==")):
+        with pytest.raises(ConfigError, match="Fix: pip install") as error:
+            machines.devices_of(machines.named(name))
+        assert command in str(error.value)
+
+
+def test_a_step_that_does_not_fit_is_tried_with_what_saves_memory(monkeypatch, capsys):
+    """The machine is four of this process's CPUs with little memory. The compiler is the CPU's."""
+    little = MACHINE._replace(chip=MACHINE.chip._replace(memory=16 * 2**20))
+    monkeypatch.setattr(machines, "named", lambda _: little)
+    monkeypatch.setattr(machines, "devices_of", lambda _: FOUR)
+    config = small("imagenet_lt", "ce", batch_size=512, **{"data.image_size": 32, "data.eval_resize": 40})
+    assert check_target.run(Command("check", "", config, target="h100:4")) == 0
+    said = capsys.readouterr().out
+    assert "the sizes of imagenet_lt as published" in said
+    assert "the step fits with --config.model.dtype=bfloat16" in said
+    assert "a step takes" in said and "roofline" in said and "decode" in said
