@@ -43,8 +43,11 @@ from saddle_jax.training.program import make_program  # noqa: E402
 RECORD = ROOT / "benchmarks/results/accelerators.json"
 PAGE = ROOT / "docs/accelerators.md"
 BF16, WIDE = {"model.dtype": "bfloat16"}, {"data.source": "tfds"}
-# The compilers' own calls: cuDNN's and cuBLAS's kernels, and hints about indices on TPUs.
-_KNOWN_CALLS = ("__cudnn$", "__cublas$", "__gpu$", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked")
+# The compilers' own calls: cuDNN's and cuBLAS's kernels, and hints and views of memory on TPUs.
+_KNOWN_CALLS = (
+    *("__cudnn$", "__cublas$", "__gpu$"),
+    *("AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked", "ConcatBitcast", "AllocateBuffer"),
+)
 
 
 class Row(NamedTuple):
@@ -141,20 +144,23 @@ def compile_row(row: Row) -> dict[str, Any]:
     if row.kind == "train":
         verdict = check_target.compile_for(config, splits, machine)
         needs = verdict.needs
-        found |= {"parameters": verdict.parameters, "flops": verdict.flops, "steps": verdict.steps}
+        found |= {"parameters": verdict.parameters, "steps": verdict.steps}
         found |= {"least_ms": 1e3 * verdict.estimate.seconds, "images": config.batch_size}
     else:
         with devices.build_for(check_target.target_of(machine)):
             function, arguments = {"evaluate": evaluation, "product": product}[row.kind](config, splits)
-            needs = compiled.needs_of(function.lower(*arguments).compile())
-        found["flops"] = needs.flops
-    found |= needs._asdict() | {"flops": found["flops"]}
+            needs = compiled.needs_of(compiled.compile_lowered(function.lower(*arguments), machine))
+    found |= needs._asdict()
     found["collectives"] = {name: list(one) for name, one in needs.collectives.items()}
-    return found | {"seconds": time.monotonic() - began, "problems": list(problems(row, config, machine, found))}
+    return found | {"seconds": time.monotonic() - began}
 
 
-def problems(row: Row, config: ConfigDict, machine: machines.Machine, found: dict[str, Any]) -> Iterator[str]:
+def problems(row: Row, found: dict[str, Any]) -> Iterator[str]:
     """Yield what is wrong with a compiled program."""
+    if "error" in found:
+        yield "does not compile"
+        return
+    config, machine = config_of(row), machines.named(row.machine)
     if found["memory"] > 0.95 * machine.chip.memory:
         yield f"needs {found['memory'] / 2**30:.1f} GiB"
     if found["float64"]:
@@ -202,7 +208,7 @@ def _cells(row: Row, found: dict[str, Any]) -> Iterator[str]:
     yield "–" if found["traffic"] is None else f"{found['traffic'] / 1e9:.1f}"
     kinds = [f"{count} {name} of {size / 1e6:,.1f} MB" for name, (count, size) in found["collectives"].items()]
     yield ", ".join(kinds) or "none"
-    yield f"{found['least_ms']:,.1f} ms" if "least_ms" in found else "–"
+    yield f"{found['least_ms']:,.1f} ms" if "least_ms" in found and found["traffic"] is not None else "–"
 
 
 _START = """# What we ship, compiled for accelerators
@@ -230,8 +236,8 @@ grid of chips, and `a100:`, `h100:`, and `h200:` with a number of GPUs.
 All figures are for one device and one step. Memory is what the compiler allocates for the program that trains:
 an epoch in one call if images stay on the devices, else a step. The last column is the least time of a step by the
 roofline model: products and memory traffic at the peak rates of the maker's data sheet, then sums over devices. **No
-step was measured on these machines**, and a real step takes longer. XLA does not say the memory traffic of a GPU ("–"),
-so the times of GPUs leave it out, and mean little where memory is the limit.
+step was measured on these machines**, and a real step takes longer. XLA does not say the memory traffic of a GPU, so
+there is no time for GPUs here.
 """
 
 
@@ -265,14 +271,17 @@ def main() -> int:
             try:
                 found = compile_row(row)
             except jax.errors.JaxRuntimeError as error:
-                found = {"error": str(error)[:2000], "problems": ["does not compile"]}
+                found = {"error": str(error).splitlines()[0]}
         found |= {"date": time.strftime("%Y-%m-%d"), "versions": versions}
         record = read_record() | {key: found}  # another call may have written meanwhile
         RECORD.write_text(json.dumps(record, indent=1) + "\n")
-        print(key, "|", *_cells(row, found), "|", *found["problems"], flush=True)
+        print(key, "|", *_cells(row, found), "|", *problems(row, found), flush=True)
     record = read_record()
     PAGE.write_text(page(record))
-    wrong = [f"{key}: {problem}" for key, found in record.items() for problem in found["problems"]]
+    known = {f"{row.name} @ {row.machine}": row for row in rows()}
+    wrong = [
+        f"{key}: {problem}" for key, row in known.items() if key in record for problem in problems(row, record[key])
+    ]
     print("\n".join(wrong) or f"{len(record)} programs compile and pass the checks")
     return bool(wrong)
 

@@ -1,10 +1,15 @@
 """What we ship lowers for GPUs and TPUs, and `--mode check --target` says what a machine needs."""
 
 import importlib
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
@@ -160,3 +165,29 @@ def test_a_step_that_does_not_fit_is_tried_with_what_saves_memory(monkeypatch, c
     assert "the sizes of imagenet_lt as published" in said
     assert "the step fits with --config.model.dtype=bfloat16" in said
     assert "a step takes" in said and "roofline" in said and "decode" in said
+
+
+@pytest.mark.nightly
+def test_sixty_four_devices_train_and_evaluate_as_one(tmp_path):
+    """A device gets one image of a batch, and some get none of the last one."""
+    logged, results = [], []
+    for count in (1, 64):
+        workdir = tmp_path / str(count)
+        flags = (
+            f"--xla_force_host_platform_device_count={count} --xla_cpu_collective_call_terminate_timeout_seconds=180"
+        )
+        fields = {"batch_size": 64, "model.batch_norm": "synchronized", "log_every": "1 step", "tensorboard": False}
+        fields |= {"duration": "7 steps", "eval.every": "7 steps", "checkpoint_every": "7 steps"}  # one is incomplete
+        command = ["main.py", "--config=digits_lt:ldam_drw_sam,smoke", f"--workdir={workdir}"]
+        command += [f"--config.{name}={value}" for name, value in fields.items()]
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, env={**os.environ, "XLA_FLAGS": flags})
+        rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        names = ("train/loss", "train/perturbed_loss", "train/ascent_norm", "train/update_norm")
+        logged.append([[row[name] for name in names] for row in rows if "train/loss" in row])
+        results.append(json.loads((workdir / "results.json").read_text())["last"])
+    assert len(logged[0]) == len(logged[1]) == 7
+    np.testing.assert_allclose(logged[1], logged[0], rtol=1e-4)
+    assert results[0]["images"] == results[1]["images"] == 600
+    np.testing.assert_allclose(
+        results[1]["class_accuracy"], results[0]["class_accuracy"], atol=2
+    )  # rounding: one image

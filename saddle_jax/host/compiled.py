@@ -53,6 +53,13 @@ class Estimate(NamedTuple):
         return max(self.products, self.traffic or 0.0) + self.reduce
 
 
+def compile_lowered(lowered: jax.stages.Lowered, machine: Machine) -> jax.stages.Compiled:
+    """Compile a program for a described machine."""
+    # XLA tries out its own matrix products on a GPU. Without one, it fails on some shapes; cuBLAS's need no trial.
+    options = {"xla_gpu_enable_triton_gemm": False} if machine.chip.platform == "gpu" else None
+    return lowered.compile(compiler_options=options)
+
+
 def needs_of(compiled: jax.stages.Compiled) -> Needs:
     """Return what a compiled program needs. A loop's body counts once in flops, traffic, and collectives."""
     text = compiled.as_text() or ""
@@ -69,19 +76,14 @@ def needs_of(compiled: jax.stages.Compiled) -> Needs:
     )
 
 
-def estimate(needs: Needs, machine: Machine, dtype: str, flops: float | None = None) -> Estimate:
-    """Return the time of a step on a machine by the roofline model.
-
-    Args:
-      dtype: of the network's products.
-      flops: of a device, where the compiler does not say them.
-    """
+def estimate(needs: Needs, machine: Machine, dtype: str) -> Estimate:
+    """Return the time of a step on a machine by the roofline model, for a network whose products are in `dtype`."""
     chip = machine.chip
     reduced = needs.collectives.get("all-reduce", Collective(0, 0)).bytes
     # In a ring, each device sends everything twice, but for the share that it sums itself.
     sent = 2 * reduced * (machine.count - 1) / machine.count
     return Estimate(
-        products=(needs.flops or flops or 0.0) / chip.flops[dtype],
+        products=(needs.flops or 0.0) / chip.flops[dtype],
         traffic=None if needs.traffic is None else needs.traffic / chip.bandwidth,
         reduce=sent / chip.link,
     )

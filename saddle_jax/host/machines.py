@@ -115,9 +115,8 @@ def require_compiler(chip: Chip) -> None:
         if importlib.util.find_spec(library) is not None:
             return
     what, size = ("libtpu", "210 MB") if chip.platform == "tpu" else ("NVIDIA's compiler", "250 MB")
-    raise ConfigError(
-        f"--target: compiling for this machine needs {what}, a download of {size}. Fix: pip install --no-deps {' '.join(packages(chip.platform))}"
-    )
+    fix = f"pip install --no-deps {' '.join(packages(chip.platform))}"
+    raise ConfigError(f"--target: compiling for this machine needs {what}, a download of {size}. Fix: {fix}")
 
 
 def compute_on_cpu() -> None:

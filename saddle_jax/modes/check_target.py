@@ -31,9 +31,8 @@ class Verdict(NamedTuple):
     """What the compiler says of a config's training step on a machine."""
 
     needs: Needs  # of the program that trains: an epoch as one loop where images stay on the devices, else a step
-    steps: int  # that this program takes; costs count one of them, because a loop's body counts once
+    steps: int  # that this program takes; costs are those of one
     parameters: int  # of all runs that take their steps together
-    flops: float | None  # of a step on each device
     estimate: Estimate  # of one step
     pipeline: str  # that feeds it
     seconds: float  # of compiling
@@ -93,14 +92,21 @@ def compile_for(config: ConfigDict, splits: Splits, machine: Machine) -> Verdict
     began = time.monotonic()
     with devices.build_for(target_of(machine)):
         feed, function, arguments = training(config, splits)
-        needs = compiled.needs_of(function.lower(*arguments).compile())
-    flops = needs.flops or _flops(config, splits, machine)
+        needs = compiled.needs_of(compiled.compile_lowered(function.lower(*arguments), machine))
+    counted = needs.flops or _flops(config, splits, machine)
+    # A loop's body counts once, and most of a step is in such a loop.
+    loops = config.micro_batches
+    if config.optim.name == "lpf_sgd" and config.lpf_sgd.samples > 1:
+        loops *= config.lpf_sgd.samples / 2  # the first sample is before the loop
+    needs = needs._replace(
+        flops=None if counted is None else counted * loops,
+        traffic=None if needs.traffic is None else needs.traffic * loops,
+    )
     return Verdict(
         needs,
         feed.longest,
         sum(leaf.size for leaf in jax.tree.leaves(arguments[0].params)),
-        flops,
-        compiled.estimate(needs, machine, config.model.dtype, flops),
+        compiled.estimate(needs, machine, config.model.dtype),
         feed.pipeline,
         time.monotonic() - began,
     )
@@ -180,8 +186,8 @@ def _tell(found: Verdict, config: ConfigDict, splits: Splits, hosts: int) -> Non
     """Print what a step costs, and how long it takes at least."""
     needs, floor = found.needs, found.estimate
     traffic = "" if needs.traffic is None else f" and {_scaled(needs.traffic / 1e6, _BYTES)} to and from memory"
-    if found.flops is not None:
-        flops = _scaled(found.flops / 1e6, ("MFLOP", "GFLOP", "TFLOP"))
+    if needs.flops is not None:
+        flops = _scaled(needs.flops / 1e6, ("MFLOP", "GFLOP", "TFLOP"))
         console.say("cost", f"a step takes {flops}{traffic} on each device")
     for name, (count, size) in sorted(needs.collectives.items()):
         console.say("between", f"{count} {name} of {_scaled(size / 1e6, _BYTES)} together in a step")
