@@ -156,15 +156,22 @@ def test_a_missing_compiler_is_one_clear_error(monkeypatch):
 
 def test_a_step_that_does_not_fit_is_tried_with_what_saves_memory(monkeypatch, capsys):
     """The machine is four of this process's CPUs with little memory. The compiler is the CPU's."""
-    little = MACHINE._replace(chip=MACHINE.chip._replace(memory=16 * 2**20))
-    monkeypatch.setattr(machines, "named", lambda _: little)
+    monkeypatch.setattr(machines, "named", lambda _: machine)
     monkeypatch.setattr(machines, "devices_of", lambda _: FOUR)
     config = small("imagenet_lt", "ce", batch_size=512, **{"data.image_size": 32, "data.eval_resize": 40})
-    assert check_target.run(Command("check", "", config, target="h100:4")) == 0
+    command = Command("check", "", config, target="h100:4")
+    machine = MACHINE._replace(chip=MACHINE.chip._replace(memory=16 * 2**20))
+    assert check_target.run(command) == 0
     said = capsys.readouterr().out
     assert "the sizes of imagenet_lt as published" in said
     assert "the step fits with --config.model.dtype=bfloat16" in said
     assert "a step takes" in said and "roofline" in said and "decode" in said
+    machine = MACHINE._replace(chip=MACHINE.chip._replace(memory=2**16))
+    config.update_from_flattened_dict(
+        {"model.dtype": "bfloat16", "model.remat": True, "batch_size": 4}
+    )  # nothing is left to try
+    with pytest.raises(ConfigError, match="does not fit on h100:4"):
+        check_target.run(command)
 
 
 @pytest.mark.nightly

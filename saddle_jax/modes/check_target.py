@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from saddle_jax.data import sources
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.sources import Splits
+from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host import compiled, console, devices, machines
 from saddle_jax.host.compiled import Estimate, Needs
@@ -41,11 +42,8 @@ class Verdict(NamedTuple):
 def run(command: Command) -> int:
     """Compile for the machine that the command names, and print what a device of it needs. Nothing is written.
 
-    Returns:
-      1 if the step needs more memory than a device has, also with what saves memory; else 0.
-
     Raises:
-      ConfigError: there is no such machine, or what compiles for it is not installed.
+      ConfigError: there is no such machine, what compiles for it is not installed, or the step does not fit.
     """
     config, machine = _for_target(command.config), machines.named(command.target or "")
     target = target_of(machine)
@@ -69,8 +67,10 @@ def run(command: Command) -> int:
             console.say("memory", f"the step fits with {change}")
             _tell(found, smaller, splits, hosts)
             return 0
-    console.say("memory", "the step fits with none of these. Fix: a smaller --config.batch_size, or more devices")
-    return 1
+    raise ConfigError(
+        f"--target: the step does not fit on {machine.name}, also not with bfloat16, remat, and micro-batches. "
+        "Fix: a smaller --config.batch_size, or more devices"
+    )
 
 
 def target_of(machine: Machine) -> Target:
