@@ -55,7 +55,7 @@ def _text(finding: Finding, columns: Sequence[str], epoch: str) -> Iterator[str]
         yield tables.comparison(lines, columns)
     if finding.compared:
         for sentence in differences.sentences(finding.compared, columns):
-            yield textwrap.fill(sentence, 110, subsequent_indent="  ")
+            yield textwrap.fill(sentence, console.columns(), subsequent_indent="  ")
 
 
 def write(
