@@ -149,12 +149,13 @@ def test_a_sam_step_is_the_published_one(golden, published, monkeypatch):
         return record
 
     monkeypatch.setattr(steps, "make_gradient", make_recording_gradient)
+    jax.config.update("jax_disable_most_optimizations", False)  # wide layers: slow code takes longer than compiling
 
     @jax.jit
-    def step_and_passes():
-        return published.step(published.state, published.views)[0], traced
+    def step_and_passes(state, views):  # as arguments: XLA would compute with constants while it compiles
+        return published.step(state, views)[0], traced
 
-    state, passes = step_and_passes()
+    state, passes = step_and_passes(published.state, published.views)
     for name, found in (("first", passes[ASCENT]), ("second", passes[DESCENT])):
         # What is minimised has the contrastive term in both passes; the ascent's own loss shows in the weights below.
         left_out = golden["step/contrast_weight"] * golden["step/first/contrast"] if name == "first" else 0
