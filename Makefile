@@ -27,12 +27,15 @@ demo: $(VENV)/installed
 figures: $(VENV)/installed
 	$(BIN)/python benchmarks/figures.py
 
-# One process takes all tests of a file, because they share fixtures and compiled programs.
+# One process takes all tests of a file, because they share fixtures and compiled programs. tests/conftest.py has the
+# order of the files.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/installed-dev $(VENV)/kernels
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests $$(cat $(VENV)/kernels 2>/dev/null)
+	$(PYTEST) tests $$(cat $(VENV)/kernels 2>/dev/null)
 
 test-all: $(VENV)/installed-dev $(VENV)/kernels
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" tests $$(cat $(VENV)/kernels 2>/dev/null)
+	$(PYTEST) -m "" tests $$(cat $(VENV)/kernels 2>/dev/null)
 
 # Compilers for TPUs and GPUs, in a folder of their own, so that nothing else tries to use them. Writes
 # docs/accelerators.md.
@@ -51,7 +54,7 @@ check: $(VENV)/installed-dev $(VENV)/kernels
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -n 2 -m "not slow and not nightly"
+	$(PYTEST) -m "not slow and not nightly"
 
 # Sphinx runs from the repository's root, so that links to notebooks and benchmarks mean the same as on GitHub.
 docs: $(VENV)/installed-docs

@@ -26,6 +26,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
+# The files that take longest, in this order.
+LONGEST = ("spectra_runs", "spectra", "pretrained", "processes", "resnet", "report", "feed", "faults_kill", "training")
+LONGEST += ("networks", "extending", "examples", "sam", "promises", "glmc", "decoding", "kernels", "convnets")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files, so that no process of `make test` has one left when the other has finished."""
+    place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))  # otherwise as before
+
 
 def pytest_terminal_summary(terminalreporter):
     """Print which versions were tested."""
@@ -55,12 +65,15 @@ def forget_flags():
     command_line.FLAGS.unparse_flags()
 
 
-@pytest.fixture
-def compile_quickly():
+def _compile_quickly():
     """Compile with few optimizations, for tests that show what slow code shows, too."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+compile_quickly = pytest.fixture(_compile_quickly)
+compile_file_quickly = pytest.fixture(_compile_quickly, scope="module")  # and what fixtures of this scope make
 
 
 @pytest.fixture
