@@ -39,12 +39,13 @@ test-all: $(VENV)/installed-dev $(VENV)/kernels
 
 # Compilers for TPUs and GPUs, in a folder of their own, so that nothing else tries to use them. Writes
 # docs/accelerators.md.
-test-accelerators: $(VENV)/compilers
+test-accelerators: $(VENV)/installed-compilers
 	PYTHONPATH=$(VENV)/compilers $(BIN)/python benchmarks/accelerators.py
 
-$(VENV)/compilers: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+$(VENV)/installed-compilers: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/compilers \
 	  $$($(BIN)/python -c 'from saddle_jax.host import machines; print(*machines.packages())')
+	@touch $@
 
 # Writes its figures to docs/reliability.md.
 test-faults: $(VENV)/installed-dev

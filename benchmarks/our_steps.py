@@ -113,4 +113,4 @@ def steps_of(ours: Ours) -> Step:
 def memory_of(ours: Ours) -> int:
     """Return the bytes that a step needs on the device, including images, by the compiler's count."""
     function, arguments = ours.feed.call(ours.state, ours.feed.blank_segment(1))
-    return compiled.needs_of(function.lower(*arguments).compile()).memory
+    return compiled.memory_of(function.lower(*arguments).compile()) or 0

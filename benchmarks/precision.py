@@ -76,9 +76,10 @@ def run(options: argparse.Namespace, seed: int, optimizer: str, dtype: str) -> d
 
 
 def rounding(params: Any, rho: float) -> dict[str, float]:
-    """Return what rounding kernels w and w + e to bfloat16 makes of a random perturbation e of length `rho`.
+    """Return what bfloat16 makes of a random perturbation e of length `rho`, on the kernels w of convolutions.
 
-    "cosine" is that of its angle to what is left of it, and "length" the ratio of what is left to its length.
+    The layers see rounded(w + e) - rounded(w) in place of e. "cosine" is the cosine of the angle between the two, and
+    "length" the ratio of their lengths.
     """
     generator = np.random.default_rng(0)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]

@@ -27,16 +27,9 @@ def small(path, argument="", **fields):
     """Return a shipped config with a small network and small images."""
     config = importlib.import_module(f"configs.{path}").get_config(argument)
     pixels = {"data.image_size": 16, "data.eval_resize": 20} if config.data.source == "image_list" else {}
-    network = {"mapping": "shard_map", "model.name": "resnet8", "model.width": 0.25, "batch_size": 32}
+    network = {"model.name": "resnet8", "model.width": 0.25, "batch_size": 32}
     config.update_from_flattened_dict({**network, **pixels, **fields})
     return config
-
-
-@pytest.fixture(autouse=True)
-def pmap_again():
-    """Leave the form of the map as it was."""
-    yield
-    devices.set_mapping("pmap")
 
 
 def lowered(config):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -28,7 +28,7 @@ class Collective(NamedTuple):
 class Needs(NamedTuple):
     """What a compiled program needs on each device. None means that the compiler does not say."""
 
-    memory: int  # bytes of its arguments, results, and buffers
+    memory: int | None  # bytes of its arguments, results, and buffers
     flops: float | None
     traffic: float | None  # bytes that go to and from the device's memory
     collectives: dict[str, Collective]
@@ -60,13 +60,22 @@ def compile_lowered(lowered: jax.stages.Lowered, machine: Machine) -> jax.stages
     return lowered.compile(compiler_options=options)
 
 
+def memory_of(compiled: jax.stages.Compiled) -> int | None:
+    """Return the bytes of a program's arguments, results, and buffers on each device, if the compiler says them."""
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return None
+    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    return int(used - memory.alias_size_in_bytes)
+
+
 def needs_of(compiled: jax.stages.Compiled) -> Needs:
     """Return what a compiled program needs. A loop's body counts once in flops, traffic, and collectives."""
     text = compiled.as_text() or ""
     cost = compiled.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
     return Needs(
-        memory=_allocated(compiled.memory_analysis()),
+        memory=memory_of(compiled),
         flops=cost.get("flops"),
         traffic=cost.get("bytes accessed"),
         collectives=_collectives(text),
@@ -87,11 +96,6 @@ def estimate(needs: Needs, machine: Machine, dtype: str) -> Estimate:
         traffic=None if needs.traffic is None else needs.traffic / chip.bandwidth,
         reduce=sent / chip.link,
     )
-
-
-def _allocated(memory: Any) -> int:
-    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-    return int(used - memory.alias_size_in_bytes)
 
 
 def _collectives(text: str) -> dict[str, Collective]:

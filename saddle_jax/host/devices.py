@@ -62,6 +62,11 @@ def set_mapping(name: str) -> None:
     _mapping = name
 
 
+def _maps_with_pmap() -> bool:
+    """Return whether steps are mapped with pmap. Described devices may belong to several hosts, so they never are."""
+    return _mapping == "pmap" and not is_described()
+
+
 def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gather: bool = False) -> Callable:
     """Map a per-device function over all devices.
 
@@ -76,14 +81,13 @@ def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gathe
     """
     xla.require_right_sums()
     donated = (0,) if donate else ()
-    if _mapping == "pmap":
+    if _maps_with_pmap():
         return jax.pmap(
             step,
             axis_name=AXIS,
             in_axes=(None,) * num_replicated + (0,),
             out_axes=0 if gather else None,
             donate_argnums=donated,
-            devices=_described.value and _described.value.devices,
         )
 
     def on_device(*arguments: Any) -> Any:
@@ -104,7 +108,7 @@ def map_step(step: Callable, num_replicated: int, *, donate: bool = False, gathe
 
 def _sharding(*axes: str) -> NamedSharding:
     """Return where arguments lie: pmap takes this process's devices, shard_map those of all processes."""
-    devices = jax.local_devices() if _mapping == "pmap" and not is_described() else target().devices
+    devices = jax.local_devices() if _maps_with_pmap() else target().devices
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*axes))
 
 

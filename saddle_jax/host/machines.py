@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 
 from saddle_jax.errors import ConfigError, did_you_mean
 
-_GIB = 2**30
-
 
 class Chip(NamedTuple):
     """One device of an accelerator. Rates are the peak that its maker publishes."""
@@ -38,27 +36,47 @@ class Chip(NamedTuple):
     l2_cache: int = 0  # bytes
 
 
-def _tpu(memory: int, bandwidth: float, flops: float, link: float, example: str, per_host: int = 4) -> Chip:
+def _tpu(*, memory: int, bandwidth: float, flops: float, link: float, example: str) -> Chip:
     # At the default precision, a TPU multiplies float32 numbers in one pass of bfloat16.
-    return Chip("tpu", memory * _GIB, bandwidth, {"bfloat16": flops, "float32": flops}, link, per_host, example)
+    rates = {"bfloat16": flops, "float32": flops}
+    return Chip("tpu", memory * 2**30, bandwidth, rates, link, devices_per_host=4, example=example)
 
 
-def _hopper(memory: int, bandwidth: float, example: str) -> Chip:
-    rates = {"bfloat16": 989e12, "float32": 495e12}  # float32 as TF32
-    return Chip("gpu", memory, bandwidth, rates, 450e9, 8, example, 132, (9, 0), 1.98, 128, 233_472, 50 * 2**20)
-
-
+_A100 = Chip(
+    platform="gpu",
+    memory=80 * 10**9,
+    bandwidth=2039e9,
+    flops={"bfloat16": 312e12, "float32": 156e12},  # float32 as TF32
+    link=300e9,
+    devices_per_host=8,
+    example="a100:4",
+    multiprocessors=108,
+    compute_capability=(8, 0),
+    clock_ghz=1.41,
+    fpus_per_core=64,
+    shared_memory=167_936,
+    l2_cache=40 * 2**20,
+)
+_H100 = _A100._replace(
+    bandwidth=3352e9,
+    flops={"bfloat16": 989e12, "float32": 495e12},
+    link=450e9,
+    example="h100:8",
+    multiprocessors=132,
+    compute_capability=(9, 0),
+    clock_ghz=1.98,
+    fpus_per_core=128,
+    shared_memory=233_472,
+    l2_cache=50 * 2**20,
+)
 CHIPS = {
-    "v4": _tpu(32, 1228e9, 275e12, 300e9, "v4:2x2x4"),
-    "v5e": _tpu(16, 819e9, 197e12, 200e9, "v5e:4x4"),
-    "v5p": _tpu(95, 2765e9, 459e12, 600e9, "v5p:2x2x1"),
-    "v6e": _tpu(32, 1640e9, 918e12, 448e9, "v6e:2x2"),
-    "a100": Chip(
-        *("gpu", 80 * 10**9, 2039e9, {"bfloat16": 312e12, "float32": 156e12}, 300e9, 8, "a100:4"),
-        *(108, (8, 0), 1.41, 64, 167_936, 40 * 2**20),
-    ),
-    "h100": _hopper(80 * 10**9, 3352e9, "h100:8"),
-    "h200": _hopper(141 * 10**9, 4800e9, "h200:8"),
+    "v4": _tpu(memory=32, bandwidth=1228e9, flops=275e12, link=300e9, example="v4:2x2x4"),
+    "v5e": _tpu(memory=16, bandwidth=819e9, flops=197e12, link=200e9, example="v5e:4x4"),
+    "v5p": _tpu(memory=95, bandwidth=2765e9, flops=459e12, link=600e9, example="v5p:2x2x1"),
+    "v6e": _tpu(memory=32, bandwidth=1640e9, flops=918e12, link=448e9, example="v6e:2x2"),
+    "a100": _A100,
+    "h100": _H100,
+    "h200": _H100._replace(memory=141 * 10**9, bandwidth=4800e9, example="h200:8"),
 }
 
 
@@ -68,6 +86,11 @@ class Machine(NamedTuple):
     name: str  # such as v5e:4x4
     chip: Chip
     count: int
+
+    @property
+    def hosts(self) -> int:
+        """Number of hosts that the devices belong to."""
+        return -(-self.count // self.chip.devices_per_host)
 
 
 def named(name: str) -> Machine:

@@ -45,9 +45,8 @@ def run(command: Command) -> int:
         print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     else:
         console.table(_stages(state.params))
-    at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
-    runs = seeds.runs_of(config, workdir)[:at_once]
-    feed = Feed([config for config, _ in runs], [splits] * at_once, program)
+    runs = seeds.first_runs(config, workdir)
+    feed = Feed([config for config, _ in runs], [splits] * len(runs), program)
     segment = next(feed.segments(0, 1, lambda _: True))
     start = jax.device_get(state)
     states = []
@@ -57,9 +56,10 @@ def run(command: Command) -> int:
     state = stack(states)
     with console.doing("compiling what trains"):
         function, arguments = feed.call(state, feed.blank_segment(feed.longest))
-        memory = compiled.needs_of(function.lower(*arguments).compile()).memory
-    what = "a step needs" if feed.longest == 1 else f"{feed.longest} steps in one call need"
-    console.say("memory", f"{what} about {memory / 2**20:,.0f} MiB on each device, according to the compiler")
+        memory = compiled.memory_of(function.lower(*arguments).compile())
+    if memory is not None:
+        what = "a step needs" if feed.longest == 1 else f"{feed.longest} steps in one call need"
+        console.say("memory", f"{what} about {memory / 2**20:,.0f} MiB on each device, according to the compiler")
     with console.doing("taking a step"):
         metrics = jax.device_get(feed.advance(state, segment)[1])
     loss, perturbed = np.mean(metrics.loss), np.mean(metrics.perturbed_loss)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from saddle_jax.data import sources
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host import compiled, console, devices, machines
 from saddle_jax.host.compiled import Estimate, Needs
@@ -25,7 +25,7 @@ from saddle_jax.training.feed import Feed
 from saddle_jax.training.program import make_program
 
 _BYTES = ("MB", "GB")
-_USABLE = 0.95  # share of a device's memory that programs get
+USABLE = 0.95  # share of a device's memory that programs get
 
 
 class Verdict(NamedTuple):
@@ -36,7 +36,6 @@ class Verdict(NamedTuple):
     parameters: int  # of all runs that take their steps together
     estimate: Estimate  # of one step
     pipeline: str  # that feeds it
-    seconds: float  # of compiling
 
 
 def run(command: Command) -> int:
@@ -45,27 +44,22 @@ def run(command: Command) -> int:
     Raises:
       ConfigError: there is no such machine, what compiles for it is not installed, or the step does not fit.
     """
-    config, machine = _for_target(command.config), machines.named(command.target or "")
+    config, machine = command.config, machines.named(command.target or "")
     target = target_of(machine)
     with console.doing("reading the sizes of the set"):
         splits = sources.outline(config)
     with devices.build_for(target):
         plan.describe(config, splits, make_program(config, splits), "none: nothing is written", command.notes)
-    hosts = len({device.process_index for device in target.devices})
-    if machine.chip.platform == "gpu":
-        hosts = -(-machine.count // machine.chip.devices_per_host)
     number = "one device" if machine.count == 1 else f"{machine.count} devices"
-    places = "one host" if hosts == 1 else f"{hosts} hosts"
+    places = "one host" if machine.hosts == 1 else f"{machine.hosts} hosts"
     console.say("target", f"{machine.name}: {number} of {_size(machine.chip.memory)} in {places}")
-    found = _try(config, splits, machine)
-    if found is not None:
-        _tell(found, config, splits, hosts)
-        return 0
-    for change, smaller in _smaller(config, len(target.devices)):
-        console.say("memory", f"trying {change}, because the step does not fit")
-        if (found := _try(smaller, splits, machine)) is not None:
-            console.say("memory", f"the step fits with {change}")
-            _tell(found, smaller, splits, hosts)
+    for change, candidate in _candidates(config, machine.count):
+        if change:
+            console.say("memory", f"trying {change}, because the step does not fit")
+        if (found := _try(candidate, splits, machine)) is not None:
+            if change:
+                console.say("memory", f"the step fits with {change}")
+            _tell(found, candidate, splits, machine)
             return 0
     raise ConfigError(
         f"--target: the step does not fit on {machine.name}, also not with bfloat16, remat, and micro-batches. "
@@ -89,7 +83,6 @@ def compile_for(config: ConfigDict, splits: Splits, machine: Machine) -> Verdict
       ConfigError: the config does not fit the machine's devices or the images.
       jax.errors.JaxRuntimeError: the compiler fails, because the step does not fit or for another reason.
     """
-    began = time.monotonic()
     with devices.build_for(target_of(machine)):
         feed, function, arguments = training(config, splits)
         needs = compiled.needs_of(compiled.compile_lowered(function.lower(*arguments), machine))
@@ -108,7 +101,6 @@ def compile_for(config: ConfigDict, splits: Splits, machine: Machine) -> Verdict
         sum(leaf.size for leaf in jax.tree.leaves(arguments[0].params)),
         compiled.estimate(needs, machine, config.model.dtype),
         feed.pipeline,
-        time.monotonic() - began,
     )
 
 
@@ -118,20 +110,12 @@ def training(config: ConfigDict, splits: Splits) -> tuple[Feed, Callable[..., An
     It is built for what `devices.target()` returns. If images stay on the devices, the function takes a whole epoch.
     """
     program = make_program(config, splits)
-    at_once = seeds.seeds_at_once(config.num_seeds, config.seeds_at_once)
-    runs = seeds.runs_of(config, pathlib.Path())[:at_once]
+    runs = seeds.first_runs(config, pathlib.Path())
     state = jax.eval_shape(lambda: program.init(config.seed))
-    if at_once > 1:
-        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((at_once, *x.shape), x.dtype), state)
-    feed = Feed([of_run for of_run, _ in runs], [splits] * at_once, program)
+    if len(runs) > 1:
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(runs), *x.shape), x.dtype), state)
+    feed = Feed([of_run for of_run, _ in runs], [splits] * len(runs), program)
     return feed, *feed.call(devices.replicate(state), feed.blank_segment(feed.longest))
-
-
-def _for_target(config: ConfigDict) -> ConfigDict:
-    """Return the config in the form that JAX can build for devices of several hosts that are not here."""
-    config = config.copy_and_resolve_references()
-    config.mapping = "shard_map"
-    return config
 
 
 def _flops(config: ConfigDict, splits: Splits, machine: Machine) -> float | None:
@@ -139,8 +123,8 @@ def _flops(config: ConfigDict, splits: Splits, machine: Machine) -> float | None
     alone = config.copy_and_resolve_references()
     alone.batch_size //= machine.count
     alone.model.kernels = "lax"  # the compiler can't see into the CPU's own kernels
+    alone.steps_at_once = 1
     with devices.build_for(Target(machine.chip.platform, tuple(jax.devices()[:1]), machine.chip.memory)):
-        alone.steps_at_once = 1
         _, function, arguments = training(alone, splits)
         return (function.lower(*arguments).cost_analysis() or {}).get("flops")
 
@@ -153,36 +137,43 @@ def _try(config: ConfigDict, splits: Splits, machine: Machine) -> Verdict | None
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            console.say("memory", f"the compiler finds no room: {_first_line(error)}")
+            console.say("memory", f"the compiler finds no room: {str(error).splitlines()[0]}")
             return None
-    share = found.needs.memory / machine.chip.memory
+    memory = found.needs.memory
+    if memory is None:
+        console.say("memory", "the compiler does not say how much the step needs")
+        return found
+    share = memory / machine.chip.memory
     console.say(
         "memory",
-        f"{_size(found.needs.memory)} of {_size(machine.chip.memory)} on each device ({100 * share:.0f} %)"
+        f"{_size(memory)} of {_size(machine.chip.memory)} on each device ({100 * share:.0f} %)"
         + (f", with {found.steps} steps in one call" if found.steps > 1 else ""),
     )
-    return found if share <= _USABLE else None
+    return found if share <= USABLE else None
 
 
-def _smaller(config: ConfigDict, parts: int) -> Iterator[tuple[str, ConfigDict]]:
-    """Yield what saves memory, one change upon the other, and the config with it."""
-    config, changes = config.copy_and_resolve_references(), []
-    if config.model.dtype == "float32":
-        config.model.dtype = "bfloat16"
-        changes.append("--config.model.dtype=bfloat16")
-        yield " ".join(changes), config
-    if not config.model.remat:
-        config.model.remat = True
-        changes.append("--config.model.remat=True")
-        yield " ".join(changes), config
+def _candidates(config: ConfigDict, parts: int) -> Iterator[tuple[str, ConfigDict]]:
+    """Yield the config, and then with what saves memory, one change upon the other, as overrides of the config."""
+    changes: dict[str, Any] = {}
+
+    def changed() -> tuple[str, ConfigDict]:
+        candidate = config.copy_and_resolve_references()
+        candidate.update_from_flattened_dict(changes)
+        return " ".join(f"--config.{name}={value}" for name, value in changes.items()), candidate
+
+    yield changed()
+    for name, value in (("model.dtype", "bfloat16"), ("model.remat", True)):
+        if config_lib.flatten(config)[name] != value:
+            changes[name] = value
+            yield changed()
     images = config.batch_size // parts
     for number in (2, 4, 8):
         if number > config.micro_batches and images % number == 0:
-            config.micro_batches = number
-            yield " ".join([*changes, f"--config.micro_batches={number}"]), config
+            changes["micro_batches"] = number
+            yield changed()
 
 
-def _tell(found: Verdict, config: ConfigDict, splits: Splits, hosts: int) -> None:
+def _tell(found: Verdict, config: ConfigDict, splits: Splits, machine: Machine) -> None:
     """Print what a step costs, and how long it takes at least."""
     needs, floor = found.needs, found.estimate
     traffic = "" if needs.traffic is None else f" and {_scaled(needs.traffic / 1e6, _BYTES)} to and from memory"
@@ -202,7 +193,7 @@ def _tell(found: Verdict, config: ConfigDict, splits: Splits, hosts: int) -> Non
     )
     if found.pipeline != "resident":
         verb = "decode" if isinstance(splits.train.images, Encoded) else "deliver"
-        each = "" if hosts == 1 else f", {per_second / hosts:,.0f} on each of {hosts} hosts"
+        each = "" if machine.hosts == 1 else f", {per_second / machine.hosts:,.0f} on each of {machine.hosts} hosts"
         console.say("hosts", f"to keep up with that, the input pipeline must {verb} {per_second:,.0f} images/s{each}")
     else:
         console.say("hosts", "images stay on the devices; the hosts send only their order")
@@ -224,7 +215,3 @@ def _size(size: float) -> str:
 
 def _time(seconds: float) -> str:
     return console.duration(seconds) if seconds >= 1 else f"{1e3 * seconds:,.3g} ms"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

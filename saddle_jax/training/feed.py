@@ -46,14 +46,14 @@ class Feed:
         self._orders = [_orders(one, split, program) for one, split in zip(configs, splits, strict=True)]
         own_images = any(split is not splits[0] for split in splits)
         self.pipeline = pipeline_of(config, splits if own_images else splits[:1])
-        self._length = 1  # steps of a long segment
+        self.longest = 1  # steps of the longest segments
         self._data: Any = ()  # images on the devices
         step, wrap = program.step_of_batches, over_runs
         if self.pipeline == "resident":
             step = program.step_of_slots
             images, labels = splits[0].train.images, splits[0].train.labels
             convolves = not isinstance(images, Features)
-            self._length = steps_at_once(config, program.schedules.steps_per_epoch, convolves=convolves)
+            self.longest = steps_at_once(config, program.schedules.steps_per_epoch, convolves=convolves)
             if own_images:
                 wrap = over_runs_with_own_data
                 images = np.stack([split.train.images for split in splits])
@@ -81,17 +81,12 @@ class Feed:
         ]
         step = start
         while step < total:
-            fits = step + self._length <= total and not any(map(is_event, range(step + 1, step + self._length)))
-            stop = step + (self._length if fits else 1)
+            fits = step + self.longest <= total and not any(map(is_event, range(step + 1, step + self.longest)))
+            stop = step + (self.longest if fits else 1)
             fault_point("feed")
             inputs = [[next(run) for run in batches] for _ in range(step, stop)]
             yield Segment(step, stop, devices.put(self._arrange(inputs)))
             step = stop
-
-    @property
-    def longest(self) -> int:
-        """The number of steps in the longest segments."""
-        return self._length
 
     def blank_segment(self, steps: int) -> Segment:
         """Return the first steps with blank images, which is all that it takes to compile them."""

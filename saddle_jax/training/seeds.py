@@ -131,6 +131,11 @@ def runs_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict,
     return [(member_config(config, seed), workdir / f"seed-{seed}") for seed in seeds_of(config)]
 
 
+def first_runs(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
+    """Return the config and the directory of the runs that share the first steps of an experiment."""
+    return runs_of(config, workdir)[: seeds_at_once(config.num_seeds, config.seeds_at_once)]
+
+
 def seeds_at_once(num_seeds: int, asked: int = 0) -> int:
     """Return how many runs share a step: as many as asked, else all, but one on CPUs, where sharing takes longer."""
     return min(asked or (1 if devices.on_cpu() else num_seeds), num_seeds)

@@ -14,19 +14,19 @@ from saddle_jax.experiment.catalogue import images_stay_encoded
 
 
 class _Set(NamedTuple):
-    classes: int
     test: int
     validation: int = 0
-    balanced_train: int = 0  # training images of a set whose classes have the same size
+    classes: int = 0  # of a set whose classes have the same size, and how many training images each of them has
+    images: int = 0
     pixels: int = 0  # per side, of a set whose images are an array
 
 
 _SETS = {
-    "cifar10": _Set(10, 10_000, balanced_train=50_000, pixels=32),
-    "cifar100": _Set(100, 10_000, balanced_train=50_000, pixels=32),
-    "imagenet_lt": _Set(1_000, 50_000, 20_000),
-    "inat18": _Set(8_142, 24_426),
-    "places_lt": _Set(365, 36_500, 7_300),
+    "cifar10": _Set(10_000, classes=10, images=5_000, pixels=32),
+    "cifar100": _Set(10_000, classes=100, images=500, pixels=32),
+    "imagenet_lt": _Set(50_000, 20_000),
+    "inat18": _Set(24_426),
+    "places_lt": _Set(36_500, 7_300),
 }
 
 
@@ -60,7 +60,8 @@ def of(data: ConfigDict) -> Source | None:
         return None
     counts_C = published_counts(data.name)
     if counts_C is None:
-        counts_C = np.full(found.classes, found.balanced_train // found.classes)
+        counts_C = np.full(found.classes, found.images)
+    num_classes = len(counts_C)
     encoded = images_stay_encoded(data.source, data.augmentation, data.eval_resize)
 
     def blank(labels_N: np.ndarray) -> Images:
@@ -71,12 +72,12 @@ def of(data: ConfigDict) -> Source | None:
         return Images(np.broadcast_to(np.uint8(0), shape), labels_N)
 
     def even(images: int) -> Images:
-        return blank(np.arange(images) % found.classes)
+        return blank(np.arange(images) % num_classes)
 
     return Source(
-        train=blank(np.repeat(np.arange(found.classes), counts_C)),
+        train=blank(np.repeat(np.arange(num_classes), counts_C)),
         test=even(found.test),
-        names=tuple(f"class {c}" for c in range(found.classes)),
+        names=tuple(f"class {c}" for c in range(num_classes)),
         validation=even(found.validation) if found.validation and data.validation_split else None,
         notes=(f"the sizes of {data.name} as published; its images were not read",),
     )
