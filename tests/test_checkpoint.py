@@ -76,6 +76,12 @@ def test_the_newest_two_are_kept_and_the_best_of_each(trained, tmp_path):
     assert not list(folder.glob(".tmp*"))
 
 
+def test_what_is_kept_for_good_stays(tmp_path):
+    config = small_config(checkpoint_every="4 steps", keep_every="3 steps")
+    train(config, tmp_path)
+    assert checkpoint.available(tmp_path / "checkpoints") == [3, 6, 9, 12]
+
+
 @pytest.mark.faults("C1")
 def test_every_damage_is_found_set_aside_and_the_one_before_is_used(copy, record_property):
     folder = copy / "checkpoints"

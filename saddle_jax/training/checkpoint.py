@@ -1,13 +1,14 @@
 """Checkpoints: orbax writes the arrays, a manifest completes a checkpoint, and a rename publishes it.
 
     checkpoints/<step>/state/         orbax, the whole TrainState
-    checkpoints/<step>/meta.json      format version, step, best step so far
+    checkpoints/<step>/meta.json      format version, step, best step so far, kept for good
     checkpoints/<step>/MANIFEST.json  size and sha256 of every file, written last
     checkpoints/quarantine/<step>-<n> damaged ones, set aside and never deleted
 
 Orbax restores damaged bytes silently, so files are compared with the manifest before anything is read. The newest two
 checkpoints are kept, so that there is one to fall back on if the newest is damaged. The best one as of each of them is
-kept, too. That takes two to four times the size of a state on disk, and one more while a save is under way.
+kept, too. That takes two to four times the size of a state on disk, and one more while a save is under way. Those
+that were saved to be kept for good come on top.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from saddle_jax.host.files import refusal, sync, write_atomically, writing
 from saddle_jax.training import manifest
 from saddle_jax.training.state import TrainState
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _META, _STATE, _QUARANTINE = "meta.json", "state", "quarantine"
 
 
@@ -48,8 +49,15 @@ class Checkpoint(NamedTuple):
     running_mean: dict[str, Any]  # of the metrics since the last log record
 
 
-def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mean: dict[str, Any]) -> Checkpoint:
+def save(
+    folder: pathlib.Path, state: TrainState, best: Best | None, running_mean: dict[str, Any], *, keep: bool = False
+) -> Checkpoint:
     """Write the state and publish it atomically; delete checkpoints that are no longer kept.
+
+    Args:
+      best: the best evaluation so far.
+      running_mean: the metrics since the last log record.
+      keep: later calls never delete this checkpoint.
 
     Raises:
       CheckpointError: the disk refused the write. Earlier checkpoints are untouched.
@@ -60,6 +68,7 @@ def save(folder: pathlib.Path, state: TrainState, best: Best | None, running_mea
         "format_version": FORMAT_VERSION,
         "step": step,
         "best": best._asdict() if best else None,
+        "keep": keep,
         "running_mean": running_mean,
     }
     try:
@@ -259,15 +268,19 @@ def _set_aside(folder: pathlib.Path, step: int, damage: str) -> str:
 
 
 def _superfluous(folder: pathlib.Path) -> list[int]:
-    """Return the steps of all checkpoints except the newest two and the best as of each of these."""
+    """Return the steps of all checkpoints except the newest two, the best as of each, and those kept for good."""
     steps = available(folder)
-    kept = set(steps[-2:])
-    for step in steps[-2:]:
+    newest = steps[-2:]
+    kept = set(newest)
+    for step in steps:
         try:
-            best = _read(folder / str(step)).best
-        except (OSError, ValueError, TypeError, KeyError, CheckpointError):  # damage is reported when it is opened
+            meta = json.loads((folder / str(step) / _META).read_text())
+            if meta["keep"]:
+                kept.add(step)
+            if step in newest and meta["best"]:
+                kept.add(meta["best"]["step"])
+        except (OSError, ValueError, TypeError, KeyError):  # damage is reported when it is opened
             continue
-        kept.add(best.step if best else step)
     return [step for step in steps if step not in kept]
 
 

@@ -251,7 +251,9 @@ class Run:
         watchdog.alive()
 
     def _write(self, state: TrainState, step: int) -> None:
-        checkpoint.save(self.checkpoints, jax.device_get(state), self._best, self._mean.state())
+        checkpoint.save(
+            self.checkpoints, jax.device_get(state), self._best, self._mean.state(), keep=self.timetable.keeps(step)
+        )
         if self._saved_step == self.start:
             directory.record_first_save(self.workdir, step)
 

@@ -18,6 +18,7 @@ class Timetable(NamedTuple):
     log_every: int
     eval_every: int
     checkpoint_every: int
+    keep_every: int | None
     observed: frozenset[int]
 
     def logs(self, step: int) -> bool:
@@ -30,7 +31,11 @@ class Timetable(NamedTuple):
 
     def saves(self, step: int) -> bool:
         """Return whether the state after `step` steps is saved, however good it is."""
-        return step % self.checkpoint_every == 0 or step == self.total
+        return step % self.checkpoint_every == 0 or step == self.total or self.keeps(step)
+
+    def keeps(self, step: int) -> bool:
+        """Return whether the checkpoint after `step` steps is never deleted."""
+        return self.keep_every is not None and step % self.keep_every == 0
 
     def observes(self, step: int) -> bool:
         """Return whether the observer looks at the state after `step` steps."""
@@ -52,5 +57,6 @@ def make_timetable(config: ConfigDict, schedules: Schedules, observer: Observer 
         log_every=steps(config.log_every),
         eval_every=steps(config.eval.every),
         checkpoint_every=steps(config.checkpoint_every),
+        keep_every=steps(config.keep_every) if config.keep_every else None,
         observed=observer.steps if observer else frozenset(),
     )

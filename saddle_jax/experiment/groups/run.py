@@ -49,6 +49,12 @@ RUN = {
         may_change=True,
     ),
     "checkpoint_every": length("10 epochs", "how often the state is saved", may_change=True),
+    "keep_every": length(
+        "",
+        "how often the saved state is kept for good; the newest two and the best are kept anyway",
+        never=True,
+        may_change=True,
+    ),
     "log_every": length("50 steps", "how often metrics are written", may_change=True),
     "watchdog_secs": number(
         900,
