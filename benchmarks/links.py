@@ -3,12 +3,11 @@
     python benchmarks/links.py                    # the table: 12 seeds, CE+DRW and LDAM+DRW; an hour on two idle cores
     python benchmarks/links.py --tune             # all sizes that were tried on other seeds, side by side
     python benchmarks/links.py --time             # only seconds, with links in turns, relative to SGD's
-    python benchmarks/links.py --page             # write the section of docs/results.md from the existing figures
 
 Everything runs in one process. A run's figures are saved as soon as it ends, in benchmarks/results/links-<mode>.json.
 Another call continues where the last one stopped. Each seed has its own images (data.subset_seed). All links see them
 in the same order and start from the same weights. Figures are those of the last epoch. Nothing is chosen on the table's
-seeds.
+seeds. `python benchmarks/reproduce.py --page` shows the table in docs/results.md.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks.links_page import write_section  # noqa: E402 (needs the path above)
+from benchmarks import links_page  # noqa: E402 (needs the path above)
 from benchmarks.links_rows import CANDIDATES, LOSSES, ROWS, TAIL, Row, config_of, settings_of  # noqa: E402
 from benchmarks.measure import RESULTS  # noqa: E402
 from saddle_jax.data import sources  # noqa: E402
@@ -70,13 +69,12 @@ MODES = {
 def main() -> None:
     """Train the missing runs, then show all that exist."""
     options = parse()
-    if not options.page:
-        Trainer(options).train()
+    Trainer(options).train()
     if options.mode == "tuning":
         show_tuning(read(options.output / "links-tuning.json"), options.seeds)
         return
-    texts = write_section(options.output, options.results_page) if options.page else []
-    print("\n".join(texts), end="\n" * bool(texts))
+    if options.mode == "digits":
+        print("\n".join(links_page.section(options.output)))
 
 
 def parse() -> argparse.Namespace:
@@ -85,7 +83,6 @@ def parse() -> argparse.Namespace:
     modes = parser.add_mutually_exclusive_group()
     for mode, flag in (("tuning", "--tune"), ("time", "--time")):
         modes.add_argument(flag, dest="mode", action="store_const", const=mode, default="digits")
-    modes.add_argument("--page", action="store_true")
     parser.add_argument("--losses", nargs="+", choices=LOSSES)
     parser.add_argument(
         "--rows", nargs="+", metavar="ROW", help="train only these, e.g. sgd sam (with --tune, pgd le_sam)"
@@ -93,7 +90,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="number of seeds (from 0 for the table, from 100 for tuning)")
     parser.add_argument("--epochs", type=int, default=100, help="epochs per run; use fewer to try the script")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder for the figures")
-    parser.add_argument("--results-page", type=pathlib.Path, default=ROOT / "docs" / "results.md")
     options = parser.parse_args()
     mode = MODES[options.mode]
     known = {name: row for name, row in mode.rows.items() if not options.rows or {name, row.link} & {*options.rows}}

@@ -11,9 +11,9 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.links_rows import LOSSES, ROWS
-from saddle_jax.host.files import write_atomically
 from saddle_jax.report import tables
 
+RESULTS = pathlib.Path(__file__).parent / "results"
 TITLE = "## Ways out of the saddle, digits"
 LEVEL = 0.05  # of all comparisons of a column together
 NAMES = {"ce_drw": "CE+DRW", "ldam_drw": "LDAM+DRW", "vs": "VS"}
@@ -70,8 +70,11 @@ def equal_compute(runs: Mapping[str, Runs], name: str) -> str | None:
     return SGDS[int(np.clip(round(ratio(runs, name, "evaluations").mean()), 1, 3))]
 
 
-def section(record: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
-    """Return the lines of the section."""
+def section(folder: pathlib.Path = RESULTS) -> list[str]:
+    """Return the lines of the section, from the figures in a folder."""
+    record = json.loads((folder / "links-digits.json").read_text())
+    timing_path = folder / "links-time.json"
+    timing = json.loads(timing_path.read_text()) if timing_path.is_file() else {}
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     lines = [
         TITLE,
@@ -100,7 +103,7 @@ def section(record: Mapping[str, Any], timing: Mapping[str, Any]) -> list[str]:
         "  that of `make demo`. SSE-SAM, Focal-SAM, CNC-PGD, and LPF-SGD use the smallest or the largest size that was",
         "  tried, so a size beyond it may do better.",
         "",
-        "`python benchmarks/links.py` and `python benchmarks/links.py --page` made this section",
+        "`python benchmarks/links.py` measured this section",
         f"({record['date']}, {record['device']}, {versions}; `benchmarks/results/links-digits.json`).",
     ]
     for loss in LOSSES:
@@ -173,20 +176,3 @@ def _in_a_list(name: str) -> str:
     """Return a row's title without a comma: "SGD (twice the epochs)"."""
     title, _, detail = ROWS[name].title.partition(", ")
     return f"{title} ({detail})" if detail else title
-
-
-def kept_section(page: pathlib.Path) -> str:
-    """Return the section at the end of a page as it is, or "" if there is none."""
-    before, title, after = page.read_text().partition(TITLE) if page.is_file() else ("", "", "")
-    return f"{title}{after}"
-
-
-def write_section(folder: pathlib.Path, page: pathlib.Path) -> list[str]:
-    """Write the section at the end of the page, replacing an earlier one. Return its lines."""
-    record = json.loads((folder / "links-digits.json").read_text())
-    timing_path = folder / "links-time.json"
-    timing = json.loads(timing_path.read_text()) if timing_path.is_file() else {}
-    lines = section(record, timing)
-    rest = page.read_text().partition(TITLE)[0].rstrip() if page.is_file() else "# Results"
-    write_atomically(page, "\n".join([rest, "", *lines]) + "\n")
-    return lines

@@ -31,11 +31,9 @@ class Cell(NamedTuple):
     @property
     def title(self) -> str:
         """The method as tables name it."""
-        epochs = f", {self.epochs} epochs" if self.epochs else ""
-        decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
         link = next((link for link in _LINKS if "_" in link and self.method.endswith(f"_{link}")), "")
         method = f"{self.method.removesuffix(link).replace('_', '+')}{link.replace('_', '-')}"
-        return f"{method.upper()}{epochs}{decay}"
+        return f"{method.upper()}{f', weight decay {self.weight_decay:g}' if self.weight_decay else ''}"
 
     @property
     def overrides(self) -> list[str]:
@@ -151,6 +149,12 @@ CIFAR_LT += [
     *(Cell("cifar100", 200, method) for method in ("paco_sam", "paco")),
     *(Cell("cifar100", 50, method) for method in ("glmc_sam", "glmc")),
     *(Cell("cifar10", ratio, method) for ratio in (100, 50) for method in ("glmc_sam", "glmc")),
+]
+
+# A quarter of the recipe's epochs.
+QUARTER = [
+    Cell("cifar10", 100, method, epochs=50)
+    for method in ("ce_drw_sam", "ce_drw", "ldam_drw_sam", "ldam_drw", "vs_sam", "vs")
 ]
 
 # Every way out of the saddle, and what SGD makes of the passes of SAM, or of another weight decay.

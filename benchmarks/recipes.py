@@ -14,7 +14,8 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from published import CIFAR_LT, LARGE, PRETRAINED, PUBLISHED, Cell  # noqa: E402 (needs the path above)
+import cifar_rows  # noqa: E402 (needs the path above)
+from published import CIFAR_LT, LARGE, PRETRAINED, PUBLISHED, Cell  # noqa: E402
 
 from benchmarks import pretrained  # noqa: E402
 from benchmarks.links_rows import ROWS  # noqa: E402
@@ -49,7 +50,7 @@ def _losses_and_links() -> Iterator[str]:
     yield "## Losses and links\n"
     yield "CIFAR-LT has ratio 100 and ResNet-32, the digits have ratio 50 and ResNet-8. A cell holds overall accuracy,"
     yield "and behind the slash that of the tail. For FILE, write `cifar10_lt`, `cifar100_lt`, or `digits_lt`.\n"
-    runs, ours = _read("links-digits")["runs"], {**_read("cifar_lt"), **_read("ways_out")}
+    runs = _read("links-digits")["runs"]
     yield from _head("recipe", "CIFAR-10-LT, published", "ours", "CIFAR-100-LT, published", "ours", "digits, ours")
     for loss in LOSSES:
         for link in LINKS:
@@ -57,7 +58,7 @@ def _losses_and_links() -> Iterator[str]:
             cells = []
             for data in ("cifar10", "cifar100"):
                 cell = Cell(data, 100, method)
-                cells += [_both(PUBLISHED.get(cell, {})), _ours(ours.get(cell.name))]
+                cells += [_both(PUBLISHED.get(cell, {})), _ours(cell)]
             cells.append(_of_seeds(list(runs.get(loss, {}).get(link, {}).values())))
             if set(cells) != {NONE}:
                 yield _row(f"`FILE:{method}`", *cells)
@@ -68,10 +69,9 @@ def _methods() -> Iterator[str]:
     """Yield the table of all other published cells of CIFAR-LT."""
     yield "## Methods and other ratios on CIFAR-LT\n"
     yield from _head("`--config`", "network and recipe", "published", "ours")
-    ours = _read("cifar_lt")
     for cell in CIFAR_LT:
         if cell in PUBLISHED and not (cell.ratio == 100 and cell.recipe == "ResNet-32"):
-            yield _row(f"`{cell.config()}`", cell.recipe, _both(PUBLISHED[cell]), _ours(ours.get(cell.name)))
+            yield _row(f"`{cell.config()}`", cell.recipe, _both(PUBLISHED[cell]), _ours(cell))
     yield ""
 
 
@@ -120,11 +120,11 @@ def _both(found: Mapping[str, str]) -> str:
     return " / ".join(found[name] for name in ("overall", "tail") if name in found) or NONE
 
 
-def _ours(found: Mapping[str, Any] | None) -> str:
-    if not found or not found["n"]:
+def _ours(cell: Cell) -> str:
+    reports = [record["best"] for record in cifar_rows.read(cifar_rows.FOLDER, cell).values()]
+    if not reports:
         return NONE
-    best = {name: [tables.accuracy(report, name) for report in found["best"]] for name in ("overall", "tail")}
-    return _of_lists(best)
+    return _of_lists({name: [tables.accuracy(report, name) for report in reports] for name in ("overall", "tail")})
 
 
 def _of_seeds(runs: list[Mapping[str, float]]) -> str:

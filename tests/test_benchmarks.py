@@ -1,6 +1,5 @@
 """The benchmarks run. Without PyTorch they show ours alone."""
 
-import argparse
 import json
 import os
 import subprocess
@@ -11,7 +10,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from benchmarks import links_page, reproduce
+from benchmarks import links_page
 
 
 @pytest.mark.slow
@@ -65,20 +64,19 @@ def test_the_figures_of_the_docs_are_drawn_from_recorded_data(tmp_path):
 
 @pytest.fixture(scope="module")
 def links(tmp_path_factory):
-    """Return a folder with the figures of two links and two seeds, and the page of them."""
+    """Return a folder with the figures of two links and two seeds."""
     folder = tmp_path_factory.mktemp("links")
     run_links(folder, "--rows", "sgd", "imbsam", "--seeds", "1")
     output = run_links(folder, "--rows", "sgd", "imbsam", "--seeds", "2")
     assert "seed 1" in output  # it continues
     assert "seed 0" not in output
-    (folder / "results.md").write_text("# Results\n\nfirst\n")
     return folder
 
 
 def run_links(folder, *options):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
     command = [sys.executable, "benchmarks/links.py", "--losses", "ce_drw", "--epochs", "5", *options]
-    command += ["--output", str(folder), "--results-page", str(folder / "results.md")]
+    command += ["--output", str(folder)]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -86,23 +84,15 @@ def run_links(folder, *options):
 
 @pytest.mark.slow
 @pytest.mark.nightly
-def test_links_are_paired_by_seed_and_their_page_survives_the_papers(links):
+def test_links_are_paired_by_seed(links):
     record = json.loads((links / "links-digits.json").read_text())
     sgd, imbsam = (record["runs"]["ce_drw"][name] for name in ("sgd", "imbsam"))
     assert set(sgd) == set(imbsam) == {"0", "1"}
     assert [run["evaluations"] for run in (*sgd.values(), *imbsam.values())] == [25, 25, 75, 75]
-    run_links(links, "--page")
-    page = (links / "results.md").read_text()
-    assert page.startswith("# Results\n\nfirst\n\n## Ways out of the saddle, digits\n")
+    page = "\n".join(links_page.section(links))
     gains = [imbsam[seed]["tail"] - sgd[seed]["tail"] for seed in ("0", "1")]
     assert f"{np.mean(gains):+.1f} ± {np.std(gains, ddof=1):.1f}" in page
     assert "| ImbSAM | 3.00 |" in page
-
-    options = argparse.Namespace(table="cifar_lt", smoke=False, page=links / "results.md")
-    reproduce.write_page({}, options)
-    written = (links / "results.md").read_text()
-    assert written.endswith(page[page.index("## Ways out") :])
-    assert "LDAM+DRW+SAM | paper" in written
 
 
 def test_the_noise_is_told_from_what_is_outside_it():

@@ -242,6 +242,17 @@ def test_gradient_evaluations_by_a_step(tmp_path, step, evaluations, expected):
     np.testing.assert_equal(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("speeds", "expected"),
+    [([None, 40, 20, 40], 4 / 3 * (1 + 2 + 1) * 5 * 32 / 40), ([40] * 4, 20 * 32 / 40), ([None] * 4, np.nan)],
+)
+def test_seconds_count_each_step_at_the_speed_of_its_record(tmp_path, speeds, expected):
+    run = runs.read(write_run(tmp_path / "a"))
+    logged = [{**r, "images_per_second": speed} for r, speed in zip(run.metrics, speeds, strict=False)]
+    found = cost.seconds(run._replace(metrics=[*logged, *run.metrics[4:]], config={**run.config, "batch_size": 32}))
+    np.testing.assert_allclose(found, expected)
+
+
 def test_pictures_hold_six_methods_and_sgd_is_in_each(tmp_path):
     links = ("pgd", "cnc_pgd", "lpf_sgd", "sam", "asam", "imbsam", "le_sam")
     alone = ("vs", "ce", "focal", "la_sam", "cdt", "ldam_drw", "vs_drw")

@@ -26,6 +26,7 @@ class Progress:
         self._total, self._batch_size, self._unit = total_steps, batch_size, unit
         self._quiet, self._label, self._steps_per_epoch = quiet, label, steps_per_epoch
         self._first_step, self._began = start, time.monotonic()
+        self._lap_step, self._lap_began, self._lap_speed = start, self._began, None
         self._step, self._details, self._last_evaluation = start, "", ""
         self._speed_then: list[str] = []  # when `_step` was reached
         self._doing: tuple[str, float] | None = None  # what, and since when
@@ -36,10 +37,22 @@ class Progress:
     def begin(self, step: int) -> None:
         """Start measuring the speed here: `step` steps are done and everything is compiled."""
         self._first_step, self._began = step, time.monotonic()
+        self._lap_step, self._lap_began = step, self._began
         self.at(step)
 
-    def images_per_second(self, step: int) -> float | None:
-        """Return the mean speed since `begin`, including evaluations and saves. None before the first step."""
+    def lap(self, step: int) -> float | None:
+        """Return the images per second since the last lap, or since `begin`, including evaluations and saves.
+
+        A call at the step of the last lap returns that lap's speed. Before the first step there is none.
+        """
+        if step > self._lap_step:
+            now = time.monotonic()
+            self._lap_speed = (step - self._lap_step) * self._batch_size / max(now - self._lap_began, 1e-9)
+            self._lap_step, self._lap_began = step, now
+        return self._lap_speed
+
+    def _mean_speed(self, step: int) -> float | None:
+        """Return the images per second since `begin`, including evaluations and saves. None before the first step."""
         if step == self._first_step:
             return None
         return (step - self._first_step) * self._batch_size / max(time.monotonic() - self._began, 1e-9)
@@ -96,7 +109,7 @@ class Progress:
 
     def _speed(self, step: int) -> list[str]:
         """Return the speed and the time that is left, as far as they are known."""
-        if not (rate := self.images_per_second(step)):
+        if not (rate := self._mean_speed(step)):
             return []
         speed = [f"{rate:,.0f} img/s"] if self._unit else []
         return [*speed, f"ETA {duration((self._total - step) * self._batch_size / rate)}"]

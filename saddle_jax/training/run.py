@@ -207,7 +207,7 @@ class Run:
             means = self._mean.take()
             schedules = {name: float(value) for name, value in metrics.schedules.items()}
             record = {f"train/{name}": value for name, value in means.items()}
-            cost = {"images_per_second": self.progress.images_per_second(done), "peak_mib": peak_memory_mib()}
+            cost = {"images_per_second": self.progress.lap(done), "peak_mib": peak_memory_mib()}
             self.writer.write(step, {"epoch": step / self._steps_per_epoch, **record, **schedules, **cost})
             loss = f"loss {means['loss']:.4f}" if "loss" in means else "all steps skipped"
             self.progress.update(done, loss, *(f"{name} {value:.3g}" for name, value in schedules.items()))
