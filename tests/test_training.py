@@ -230,6 +230,7 @@ def test_another_config_in_a_used_workdir_is_refused_with_a_diff(tmp_path):
     for changes, expected in (
         ({"batch_size": 16}, ["batch_size: the run has 32, this command 16"]),
         ({"vs__gamma": 0.1, "seed": 4}, ["vs.gamma", "seed: the run has 0, this command 4"]),
+        ({"batch_size": 16, "data__root": "there"}, ["data.root: the run has '', this command 'there'", "batch_size"]),
     ):
         with pytest.raises(ConfigError) as error:
             train(small_config(**changes), tmp_path / "run")

@@ -47,8 +47,12 @@ def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) 
         )
     stored = workdir / "config.json"
     if stored.is_file():
-        differing = config_lib.differences(config_lib.from_json(stored.read_bytes()), config)
-        if differing:
+        own = config_lib.from_json(stored.read_bytes())
+        if differing := config_lib.differences(own, config):
+            # Images may move, but fields that are chosen from the images often differ because the images do.
+            before, now = config_lib.flatten(own), config_lib.flatten(config)
+            moved = [name for name in ("data.root", "data.path") if before.get(name) != now[name]]
+            differing = {name: (before.get(name), now[name]) for name in moved} | differing
             raise ConfigError(different_config(workdir, differing, "another --workdir, or the run's own values"))
         _require_same_images(workdir, splits)
     elif list(workdir.glob("seed-*/config.json")):
