@@ -88,7 +88,7 @@ def test_each_library_has_its_place():
     assert users_of("tensorflow", "tensorflow_datasets") == {
         *encoded, "data.sources.tfds_arrays", "data.sources.to_array_record", "training.metrics",
     }  # fmt: skip
-    assert users_of("orbax") == {"training.checkpoint"}
+    assert users_of("orbax") == {"training.stored_arrays"}
     assert users_of("clu") == {"training.metrics", "modes.check"}
     assert not users_of("pickle", "torch")  # files of strangers run no code here
     assert users_of("PIL") == {

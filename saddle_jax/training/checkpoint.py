@@ -25,7 +25,7 @@ import numpy as np
 from saddle_jax.errors import CheckpointError
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.files import refusal, sync, write_atomically, writing
-from saddle_jax.training import manifest
+from saddle_jax.training import manifest, stored_arrays
 from saddle_jax.training.state import TrainState
 
 FORMAT_VERSION = 5
@@ -78,7 +78,7 @@ def save(
             shutil.rmtree(abandoned)
         temporary.mkdir()
         fault_point("save:arrays")
-        _write((temporary / _STATE).resolve(), state)
+        stored_arrays.write(temporary / _STATE, state)
         write_atomically(temporary / _META, json.dumps(meta, indent=1))
         fault_point("save:manifest")
         manifest.write(temporary)
@@ -166,68 +166,17 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
     Raises:
       CheckpointError: it holds another network's or optimizer's state; the message lists the differences.
     """
-    return _arrange(_load(checkpoint), like, f"{checkpoint.path} belongs to another model, optimizer or precision:")
+    problem = f"{checkpoint.path} belongs to another model, optimizer or precision:"
+    return stored_arrays.arrange(stored_arrays.read(checkpoint.path / _STATE), like, problem)
 
 
 def restore_weights(checkpoint: Checkpoint, like: TrainState) -> TrainState:
     """Read only the weights that are evaluated onto the host; the rest is that of `like`. Raises as does `restore`."""
     parts = {"params": like.params, "model_state": like.model_state}
-    leaves = _load(checkpoint)
+    leaves = stored_arrays.read(checkpoint.path / _STATE)
     average = {name.removeprefix("average."): leaf for name, leaf in leaves.items() if name.startswith("average.")}
     found = {name: leaf for name, leaf in (average or leaves).items() if name.partition(".")[0] in parts}
-    return like._replace(**_arrange(found, parts, f"{checkpoint.path} belongs to another network:"))
-
-
-def _load(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return all leaves of a checkpoint, by name."""
-    from orbax.checkpoint import v1 as ocp
-
-    path = (checkpoint.path / _STATE).resolve()
-    with _reading():
-        as_stored = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), ocp.metadata(path).metadata)
-        return _leaves(ocp.load(path, as_stored))
-
-
-def _arrange(found: dict[str, Any], like: Any, problem: str) -> Any:
-    """Return the leaves found as a tree like `like`; if they differ, raise `problem` with the differences."""
-    expected = _leaves(like)
-    differing = [
-        f"  {name}: found {_shown(found.get(name))}, expected {_shown(expected.get(name))}"
-        for name in dict.fromkeys([*expected, *found])
-        if _shown(found.get(name)) != _shown(expected.get(name))
-    ]
-    if differing:
-        more = [f"  ... and {len(differing) - 10} more"] if len(differing) > 10 else []
-        raise CheckpointError("\n".join([problem, *differing[:10], *more]))
-    return jax.tree_util.tree_map_with_path(lambda path, _: found[_name(path)], like)
-
-
-# Only one of several processes reads and writes (processes.on_first), so orbax must not wait for the others.
-
-
-def _write(path: pathlib.Path, tree: Any) -> None:
-    """Write a tree of host arrays with orbax's older interface, since v1's save (0.12.8) always asks all processes."""
-    import orbax.checkpoint as ocp
-
-    alone = ocp.options.MultiprocessingOptions(**_alone())
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        checkpointer.save(path, args=ocp.args.StandardSave(tree))
-
-
-def _reading() -> Any:
-    """Return the context in which this process reads alone."""
-    from orbax.checkpoint import v1 as ocp
-
-    context = ocp.Context()
-    for name, value in _alone().items():
-        setattr(context.multiprocessing, name, value)
-    return context
-
-
-def _alone() -> dict[str, Any]:
-    this = jax.process_index()
-    return {"primary_host": this, "active_processes": {this}, "barrier_sync_key_prefix": f"process_{this}"}
+    return like._replace(**stored_arrays.arrange(found, parts, f"{checkpoint.path} belongs to another network:"))
 
 
 def _open(path: pathlib.Path, by_flag: bool = True) -> Checkpoint:
@@ -290,16 +239,3 @@ def _delete(path: pathlib.Path) -> None:
     path.rename(going)
     fault_point("save:deleting")
     shutil.rmtree(going)
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def _shown(leaf: Any) -> str:
-    return "nothing" if leaf is None else f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
-
-
-def _name(path: tuple) -> str:
-    """Return a leaf's name, "params.conv1.kernel", whether its containers have fields, keys, or positions."""
-    return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
