@@ -229,6 +229,27 @@ def test_cost(tmp_path, no_pictures):
     assert "<td>60</td>" in files["report.html"]
     without = written(folders[2:], tmp_path / "without")
     assert "gradients" not in without["report.md"]
+    assert "Cost and accuracy" not in without["report.md"]  # which needs two methods
+
+
+@pytest.mark.parametrize(("speed", "unit", "size"), [(0.1, "hours", 3600), (10, "minutes", 60), (1000, "seconds", 1)])
+def test_cost_is_drawn_over_gradients_and_over_time(tmp_path, speed, unit, size):
+    folders = [write_run(tmp_path / m, m) for m in ("ce_drw", "ce_drw_sam")]
+    for folder, evaluations in zip(folders, (1, 2), strict=True):
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        told = {"train/gradient_evaluations": evaluations, "images_per_second": speed / evaluations}
+        records = [record | told if "train/loss" in record else record for record in records]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = written(folders, tmp_path / "out")["report.html"]
+    section = page[page.index("Cost and accuracy") :]
+    batch = runs.read(folders[0]).config["batch_size"]
+    time = 20 * batch / speed / size
+    for label, costs in (("gradients of a training batch", (20, 40)), (f"{unit} of training", (time, 2 * time))):
+        for method, cost_ in zip(("CE + DRW", "CE + DRW + SAM"), costs, strict=True):
+            for title in ("overall", "tail"):
+                assert re.search(
+                    rf"<title>{re.escape(method)}, {title}: .* % for {cost_:,.4g} {label}</title>", section
+                )
 
 
 @pytest.mark.parametrize(
@@ -430,6 +451,7 @@ def test_classes_have_their_names_and_intervals_end_at_0_and_100():
     figure = plots.by_class_size({"SGD": [[100, 50, 0], [90, 52, 9]]}, names, counts, (1, 1, 1))
     drawn = style.inline(figure)
     assert ">cat</" in drawn
+    assert "<title>SGD, cat (50 training images): 95.0 ± 7.1 %</title>" in drawn  # under the pointer
     (bars,) = [c for c in figure.axes[0].collections if hasattr(c, "get_segments")]
     ends = [segment[:, 1] for segment in bars.get_segments()]
     np.testing.assert_allclose(ends, [[95 - 50**0.5, 100], [51 - 2**0.5, 51 + 2**0.5], [0, 4.5 + 40.5**0.5]])

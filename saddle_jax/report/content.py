@@ -65,6 +65,7 @@ def section(
     yield from differences.section(images, compared, columns, epoch)
     yield from _by_class_size(images)
     yield from _curves(images)
+    yield from cost.section(images)
     yield from _confusion(images)
     yield from calibration.section(images)
 

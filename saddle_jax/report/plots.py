@@ -13,12 +13,10 @@ from matplotlib.figure import Figure
 
 from saddle_jax.longtail import RANK_GROUPS
 from saddle_jax.report import curves as curves_lib
-from saddle_jax.report import style
-from saddle_jax.report.style import INK, LINE, MARKERS, SERIES, SOFT, plain
+from saddle_jax.report import style, tables
+from saddle_jax.report.style import INK, LINE, SERIES, SOFT, plain
 
 _MOST_PLACES = 20  # groups of classes on an axis
-_LETTERS, _SHORT = 64, 26  # in a line over the figure; labels of at most `_SHORT` letters stand two in a row
-_LINE_HEIGHT = 0.18  # inches
 _MOST_MARKERS = 30  # classes up to which each has a marker and an interval
 _MOST_NAMES = 110  # along an axis
 _LONGEST_NAME = 24  # characters
@@ -67,7 +65,7 @@ def classes_figure(
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     offsets = np.linspace(-0.12, 0.12, len(accuracy)) if len(accuracy) > 1 else [0.0]
     places = np.array_split(np.arange(number), min(_MOST_PLACES, number))
-    for (name, seeds), (colour, marker), offset in zip(accuracy.items(), _series(), offsets, strict=False):
+    for (name, seeds), (colour, marker), offset in zip(accuracy.items(), style.series(), offsets, strict=False):
         values_SC = np.array(seeds, float)  # None becomes NaN
         mean_C = values_SC.mean(0)
         spread = " (mean ± sd, n = {})" if few and len(seeds) > 1 else " (n = {})" if len(seeds) > 1 else ""
@@ -119,22 +117,28 @@ def by_class_size(
     """
     counts, number = np.asarray(counts_C), len(counts_C)
     places = np.array_split(np.arange(number), min(_MOST_PLACES, number))
+    single = len(places) == number
+    sizes = [_size(counts[place]) for place in places]
+    named = [
+        f"{names[place[0]] if single else f'{len(place)} classes'} ({size} training images)"
+        for place, size in zip(places, sizes, strict=True)
+    ]
     figure, axes = style.new_figure(5, 3.6)
     offsets = np.linspace(-0.3, 0.3, len(methods)) if len(methods) > 1 else [0.0]
-    for (name, seeds), (colour, marker), offset in zip(methods.items(), _series(), offsets, strict=False):
+    for (name, seeds), (colour, marker), offset in zip(methods.items(), style.series(), offsets, strict=False):
         values_SP = np.array([[_mean(seed[c] for c in place) for place in places] for seed in seeds])
         means = values_SP.mean(0)
         error = style.interval(means, values_SP.std(0, ddof=1)) if len(seeds) > 1 else None
         look = {"color": colour, "marker": marker, "label": f"{name} (n = {len(seeds)})", "linestyle": ""}
-        axes.errorbar(np.arange(len(places)) + offset, means, error, elinewidth=1, markersize=4, **look)
-    single = len(places) == number
-    sizes = [_size(counts[place]) for place in places]
+        line = axes.errorbar(np.arange(len(places)) + offset, means, error, elinewidth=1, markersize=4, **look)[0]
+        known = [at for at in range(len(places)) if np.isfinite(means[at])]
+        style.name_points(line, [f"{name}, {named[at]}: {tables.spread(values_SP[:, at])} %" for at in known])
     what = "training images per class" if single else "training images per class (classes of similar size combined)"
     if single and max(map(len, names)) <= _SHORTEST_NAME:
         sizes = [f"{plain(name)}\n{size}" for name, size in zip(names, sizes, strict=True)]
         what = "class, and its number of training images"
     axes.set_xticks(range(len(places)), sizes, fontsize="small")
-    if not single or max(len(line) for size in sizes for line in size.split("\n")) * len(places) > _LETTERS:
+    if not single or max(len(line) for size in sizes for line in size.split("\n")) * len(places) > style.LETTERS:
         axes.tick_params(axis="x", rotation=60)
     for place in range(1, len(places)):
         axes.axvline(place - 0.5, color=LINE, linewidth=0.5)
@@ -142,7 +146,7 @@ def by_class_size(
     if single:
         _mark_groups(axes, rank_sizes)
     axes.grid(axis="y")
-    _legend(figure)
+    style.legend(figure)
     return figure
 
 
@@ -176,7 +180,9 @@ def curves(
     figure, axes = style.new_figure(5, 3.6)
     ends = []
     lines = itertools.cycle(np.repeat(style.LINES, len(SERIES)))
-    for (name, (finished, unfinished)), (colour, marker), line in zip(methods.items(), _series(), lines, strict=False):
+    for (name, (finished, unfinished)), (colour, marker), line in zip(
+        methods.items(), style.series(), lines, strict=False
+    ):
         average = curves_lib.mean(finished)
         marker = marker if max(map(len, (*finished, *unfinished)), default=0) <= 20 else ""
         for curve in finished:
@@ -197,7 +203,7 @@ def curves(
     if max(map(len, methods)) <= _SHORTEST_NAME:
         style.label_ends(axes, ends)
     else:
-        _legend(figure)
+        style.legend(figure)
     return figure
 
 
@@ -241,7 +247,7 @@ def confusion(percents: np.ndarray, names: Sequence[str], counts_C: Sequence[int
       title: title of the figure.
     """
     title = textwrap.fill(title, 54)
-    figure, axes = style.new_figure(5, 4.4 + _LINE_HEIGHT * title.count("\n"))
+    figure, axes = style.new_figure(5, 4.4 + style.LINE_HEIGHT * title.count("\n"))
     end = len(counts_C)
     norm = PowerNorm(0.5, 0, 100)  # makes rare mistakes visible next to the diagonal
     image = axes.imshow(percents, cmap=_BLUES, norm=norm, interpolation="nearest", extent=(0, end, end, 0))
@@ -265,10 +271,6 @@ def confusion(percents: np.ndarray, names: Sequence[str], counts_C: Sequence[int
     return figure
 
 
-def _series() -> Iterable[tuple[str, str]]:
-    return itertools.cycle(zip(SERIES, MARKERS, strict=True))
-
-
 def _fitted(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
@@ -281,13 +283,3 @@ def _mean(values: Iterable[float | None]) -> float:
 def _size(counts: np.ndarray) -> str:
     low, high = counts.min(), counts.max()
     return f"{high:,}" if low == high else f"{high:,}-{low:,}"
-
-
-def _legend(figure: Figure) -> None:
-    """Add a legend above the axes. The figure grows with it, so that the axes keep their size."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    columns, size = (2, "medium") if max(map(len, labels)) <= _SHORT else (1, "small")
-    lines = [plain(textwrap.fill(label, _LETTERS)) for label in labels]
-    legend = figure.legend(handles, lines, loc="outside upper left", ncols=columns, fontsize=size)
-    height = legend.get_window_extent().height / figure.dpi
-    figure.set_figheight(figure.get_figheight() + max(0.0, height - 2 * _LINE_HEIGHT))  # two lines fit as it is

@@ -6,16 +6,19 @@ Does not need JAX. Nothing here uses pyplot, whose state belongs to the user of 
 from __future__ import annotations
 
 import io
+import itertools
 import pathlib
 import re
 import textwrap
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, MutableMapping, Sequence
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image  # comes with matplotlib, which requires it
 
 INK, SOFT, LINE, PAPER = "#1b1f24", "#59636e", "#d8dde3", "#ffffff"
@@ -56,7 +59,11 @@ RC = {
 }
 styled = matplotlib.rc_context(RC)  # a decorator: what the function draws has this style
 
+LETTERS, _SHORT = 64, 26  # in a line over the figure; labels of at most `_SHORT` letters stand two in a row
+LINE_HEIGHT = 0.18  # inches
 _EDGE = 0.03  # of an axis' height: no label stands lower, where the other axis has its own
+
+_POINTS: MutableMapping[Line2D, Sequence[str]] = weakref.WeakKeyDictionary()  # what the markers of a line are
 
 _ROLES = {INK: "--ink", SOFT: "--soft", LINE: "--line", PAPER: "--page", "#000000": "--ink"}
 _ROLES = {**{colour: f"--series-{place}" for place, colour in enumerate(SERIES)}, **_ROLES}
@@ -80,6 +87,26 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """Return a figure of a size in inches, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
+
+
+def series() -> Iterator[tuple[str, str]]:
+    """Yield the color and the marker of one series after the other, without end."""
+    return itertools.cycle(zip(SERIES, MARKERS, strict=True))
+
+
+def legend(figure: Figure) -> None:
+    """Add a legend above the axes. The figure grows with it, so that the axes keep their size."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns, size = (2, "medium") if max(map(len, labels)) <= _SHORT else (1, "small")
+    lines = [plain(textwrap.fill(label, LETTERS)) for label in labels]
+    made = figure.legend(handles, lines, loc="outside upper left", ncols=columns, fontsize=size)
+    height = made.get_window_extent().height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + max(0.0, height - 2 * LINE_HEIGHT))  # two lines fit as it is
+
+
+def name_points(line: Line2D, names: Sequence[str]) -> None:
+    """Say what each marker of a line is. A page shows that under the pointer, and reads it aloud; see `inline`."""
+    _POINTS[line] = names
 
 
 def interval(means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
@@ -168,8 +195,13 @@ def animate(frames: Sequence[bytes], path: pathlib.Path, seconds: float) -> path
 def inline(figure: Figure) -> str:
     """Return the figure as SVG for a page with `CSS`: its colors are the page's, in the light and in the dark."""
     drawn = io.StringIO()
+    lines = [line for line in figure.findobj(Line2D) if line in _POINTS]
+    for number, line in enumerate(lines):
+        line.set_gid(f"points-{number}")
     figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(drawn.getvalue())  # noqa: S314 (our own text); leaves out comments
+    for number, line in enumerate(lines):
+        _add_titles(root, f"points-{number}", _POINTS[line])
     used = set(re.findall(r"#([\w-]+)", drawn.getvalue()))
     for parent in root.iter():
         for child in list(parent):
@@ -188,6 +220,14 @@ def inline(figure: Figure) -> str:
     for size in ("width", "height", "version"):
         root.attrib.pop(size, None)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _add_titles(root: ElementTree.Element, group: str, titles: Sequence[str]) -> None:
+    """Give each marker of a group a title, which browsers show under the pointer."""
+    (found,) = (element for element in root.iter() if element.get("id") == group)
+    markers = [element for element in found.iter() if _name(element.tag) == "use"]
+    for marker, text in zip(markers, titles, strict=True):
+        ElementTree.SubElement(marker, "title").text = text
 
 
 def _name(name: str) -> str:
