@@ -33,6 +33,7 @@ from saddle_jax.report import (
     provenance,
     rows,
     runs,
+    spectra,
     style,
 )
 from saddle_jax.spectra import results as spectra_results
@@ -507,9 +508,9 @@ def test_curves_over_epochs(tmp_path):
     assert curves.mean([{1: 2.0, 2: 4.0}, {2: 6.0, 3: 1.0}]) == {2: 5.0}
 
 
-def spectrum(folder, smallest, probes=2):
+def spectrum(folder, smallest, probes=2, step=20):
     settings = {"loss": "ce", "logit_scale": 1.0, "class_weights": "none", "batch_norm": "eval", "dtype": "float32"}
-    header = spectra_results.Header(20, 4.0, {**settings, "probes": probes})
+    header = spectra_results.Header(step, step / 5, {**settings, "probes": probes})
     where, _ = spectra_results.open_folder(folder, header)
     grid = np.linspace(-1, 30, 200)
     arrays = {"grid": grid, "density": np.exp(-(grid**2)), "density_sd": np.zeros(200)}
@@ -547,6 +548,27 @@ def test_spectra_where_they_exist(pair, tmp_path, no_pictures):
     text = written(pair, tmp_path / "deep" / "out")["report.md"]
     assert "seed-2: spectra can't be read" in text
     assert "of class-5 can't be drawn" in text
+
+
+def test_ratios_along_training_share_their_axis(pair, tmp_path):
+    for folder, smallest in zip(pair[2:4], (-16.0, -2.0), strict=True):
+        spectrum(folder, smallest)
+    assert "over epochs. 0 means" not in written(pair, tmp_path / "one")["report.md"]  # a single step
+    for folder, smallest in zip(pair[2:4], (-4.0, -1.0), strict=True):
+        spectrum(folder, smallest, step=10)
+    page = written(pair, tmp_path / "two")["report.html"]
+    for label in ("CE + DRW, seed 2: |λmin/λmax| over epochs", "CE + DRW + SAM, seed 1: |λmin/λmax| over epochs"):
+        assert label in page
+    for title in (
+        "class 5, 4 images: 0.2 at epoch 2",
+        "class 5, 4 images: 0.8 at epoch 4",
+        "200 images: 0.1 at epoch 4",
+    ):
+        assert f"{title}</title>" in page
+    assert page.count(">0.8</text>") == 2  # of the vertical axes
+    figure = spectra.ratios({"SGD": pair[2], "SAM": pair[3], "nothing": pair[0]})
+    assert [axes.get_title("left") for axes in figure.axes] == ["SGD", "SAM"]
+    assert spectra.ratios({"nothing": pair[0]}) is None
 
 
 def test_where_the_numbers_come_from(pair, tmp_path, no_pictures):

@@ -59,6 +59,7 @@ def section(images: ImageSet, out: pathlib.Path) -> Iterator[Block]:
         )
     for family in families(images.rows):
         yield from _densities({row.name: measured[row.name] for row in family if measured[row.name]}, problems)
+    yield from _ratios(measured, problems)
     yield from _landscapes(measured, problems)
     for problem in problems:
         yield Text(problem, warning=True)
@@ -136,6 +137,27 @@ def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) 
         title = f"{sizes[target]['title']} ({sizes[target]['images']:,} images)"
         named = [(style.inline(figure), f"Hessian spectrum of {title}: {name}.") for name, figure in drawn.items()]
         yield Pictures(named)
+
+
+def _ratios(measured: Mapping[str, Sequence[Measured]], problems: list[str]) -> Iterator[Block]:
+    """Draw |λmin/λmax| over epochs of each method's first run that was measured at two steps or more."""
+    along: dict[str, tuple[Run, float]] = {}
+    for name, one_row in measured.items():
+        for one in one_row:
+            try:
+                found = spectra.alike_summaries(one.run.folder)
+                values = [target["ratio"] or 0.0 for summary in found for target in summary["targets"].values()]
+                if len(found) > 1:
+                    along.setdefault(name, (one.run, max(values)))
+            except (DataError, OSError, ValueError, TypeError, KeyError) as error:
+                problems.append(f"{one.run.folder}: |λmin/λmax| can't be drawn ({error})")
+    drawn = []
+    for name, (run, _) in along.items():
+        figure = spectra.ratios({name: run.folder}, (5, 3.6), top=1.05 * max(top for _, top in along.values()) or 1.0)
+        caption = f"{name}, seed {run.seeds[0]}: |λmin/λmax| over epochs. 0 means that no direction curves down."
+        drawn.append((style.inline(figure), caption))
+    if drawn:
+        yield Pictures(drawn)
 
 
 def _landscapes(measured: Mapping[str, Sequence[Measured]], problems: list[str]) -> Iterator[Block]:

@@ -105,33 +105,64 @@ def densities(folders: Mapping[str, pathlib.Path], target: str) -> dict[str, Fig
     return pictures
 
 
-@style.styled
 def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
-    """Draw |λmin/λmax| of every target over epochs; return the PNG's path, or None if there are fewer than two steps.
-
-    Steps that were measured with another loss, logit scale, BatchNorm mode, or dtype than the last step are left out.
-    """
-    summaries = alike_summaries(workdir)
-    names = list(dict.fromkeys(name for summary in summaries for name in summary["targets"]))
-    if len(summaries) < 2:
+    """Draw |λmin/λmax| of every target over epochs; return the PNG's path, or None for fewer than two steps."""
+    figure = ratios({"How far each loss is from convex": workdir})
+    if figure is None:
         return None
-    figure, axes = style.new_figure(7, max(4, 0.2 * len(names) + 1))
+    style.note(figure, f"{results.conditions(alike_summaries(workdir)[-1]['settings'])}.")
+    return style.save(figure, workdir / "spectra" / "ratio")
+
+
+@style.styled
+def ratios(
+    runs: Mapping[str, pathlib.Path], size: tuple[float, float] = (7, 4), top: float | None = None
+) -> Figure | None:
+    """Draw |λmin/λmax| of every target over epochs, one run beside the other; return the figure.
+
+    Steps that were measured with another loss, logit scale, BatchNorm mode, or dtype than a run's last step are left
+    out. So are runs of which fewer than two steps are left; None if that is all of them.
+
+    Args:
+      runs: maps the title of a run to its directory.
+      size: of a run's part of the figure, in inches. Many targets make it higher.
+      top: where the vertical axis ends; None is above the largest ratio.
+
+    Raises:
+      DataError: a file can't be read.
+    """
+    found = {name: alike_summaries(run) for name, run in runs.items()}
+    found = {name: summaries for name, summaries in found.items() if len(summaries) > 1}
+    if not found:
+        return None
+    most = max(len(summary["targets"]) for summaries in found.values() for summary in summaries)
+    height = max(size[1], 0.2 * most + 1)
+    figure = Figure(figsize=(size[0] * len(found), height), layout="constrained")
+    grid = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    ends = [_ratio_lines(axes, name, summaries) for axes, (name, summaries) in zip(grid, found.items(), strict=True)]
+    grid[0].set_ylabel("|λmin / λmax|")
+    grid[0].set_ylim(bottom=0, top=top)
+    for axes, ends_of_run in zip(grid, ends, strict=True):  # when the axes have their limits
+        style.label_ends(axes, ends_of_run)
+    return figure
+
+
+def _ratio_lines(axes: Axes, title: str, summaries: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, str, str]]:
+    """Draw a line for each target; return its end, what it is, and its color."""
     ends = []
-    for place, name in enumerate(names):
+    for place, name in enumerate(dict.fromkeys(name for summary in summaries for name in summary["targets"])):
         colour = SERIES[place % len(SERIES)]
         points = [(s["epoch"], s["targets"][name]) for s in summaries if name in s["targets"]]
-        epochs, ratios = [epoch for epoch, _ in points], np.array([t["ratio"] for _, t in points], float)
-        axes.plot(epochs, ratios, color=colour, marker=MARKERS[place % len(MARKERS)], clip_on=False)
+        epochs, values = [epoch for epoch, _ in points], np.array([t["ratio"] for _, t in points], float)
+        (line,) = axes.plot(epochs, values, color=colour, marker=MARKERS[place % len(MARKERS)], clip_on=False)
         label = f"{points[-1][1]['title']}, {points[-1][1]['images']:,} images"
-        last = ratios[-1] if np.isfinite(ratios[-1]) else 0.0
-        ends.append((epochs[-1], last, label, colour))
-    axes.set(xlabel="epoch", ylabel="|λmin / λmax|", title="How far each loss is from convex")
-    axes.set_ylim(bottom=0)
+        known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if np.isfinite(value)]
+        style.name_points(line, [f"{label}: {value:.2g} at epoch {epoch:g}" for epoch, value in known])
+        ends.append((epochs[-1], values[-1] if np.isfinite(values[-1]) else 0.0, label, colour))
+    axes.set(xlabel="epoch", title=plain(title))
     axes.set_xlim(right=max(x for x, *_ in ends))
     axes.grid()
-    style.label_ends(axes, ends)
-    style.note(figure, f"{results.conditions(summaries[-1]['settings'])}.")
-    return style.save(figure, workdir / "spectra" / "ratio")
+    return ends
 
 
 def draw_animation(runs: Mapping[str, pathlib.Path], out: pathlib.Path) -> pathlib.Path | None:
