@@ -297,8 +297,10 @@ def test_along_training_it_measures_the_same_and_changes_nothing(trained, tmp_pa
     assert (workdir / "spectra" / "ratio.pdf").is_file()
     assert (workdir / "results.json").read_bytes() == (trained / "results.json").read_bytes()
     mode = pathlib.Path(shutil.copytree(trained, tmp_path / "mode"))
-    assert main("--mode=spectra", f"--workdir={mode}", *along).returncode == 0
-    assert numbers(workdir / "spectra" / "12") == numbers(mode / "spectra" / "12")
+    assert main("--mode=spectra", f"--workdir={mode}", "--checkpoint=all", *along).returncode == 0
+    assert list(results.folders(mode)) == [6, 12]
+    for step in ("6", "12"):
+        assert numbers(workdir / "spectra" / step) == numbers(mode / "spectra" / step)
     # A later command of the same run may ask for other spectra.
     assert main(*SMALL, f"--workdir={workdir}").returncode == 0
 

@@ -76,8 +76,9 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "checkpoint",
     None,
-    "WHICH: latest, best, or a step. By default, eval takes the latest and the best; spectra the latest; predict and "
-    "export the best if validation images chose it, else the latest",
+    "WHICH: latest, best, or a step; spectra also takes several, with commas, or all. By default, eval takes the "
+    "latest and the best; spectra the latest; predict and export the best if validation images chose it, else the "
+    "latest",
 )
 flags.DEFINE_string(
     "adjust",

@@ -26,7 +26,7 @@ from saddle_jax.training.state import TrainState
 
 
 def run(command: Command) -> int:
-    """Measure class-wise Hessian spectra at one of a run's checkpoints, or compare runs if the command says so.
+    """Measure class-wise Hessian spectra at checkpoints of a run, or compare runs if the command says so.
 
     Raises:
       ConfigError: the config differs from the run's in more than config.spectra.
@@ -44,16 +44,27 @@ def run(command: Command) -> int:
         require_own_images(workdir, splits, "use the run's data set")
         spectrometer = Spectrometer(config, splits)
         like = make_program(config, splits).init(config.seed)
-        _, state = stored_run.restore_from_a_running_run(workdir / "checkpoints", command.checkpoint or "latest", like)
-        console.say(f"saddle_jax {__version__} ", f"spectra of {workdir} at step {int(state.step):,}")
-        console.say("loss", spectrometer.describe())
         paths = paths_of([workdir, *other], like) if config.spectra.landscape else {}
-        folder = spectrometer.measure(state, workdir, paths=paths, stop=stop)
-    pictures = [*plots.draw_folder(folder), plots.draw_ratio(workdir)]
+        console.say(f"saddle_jax {__version__} ", f"spectra of {workdir}")
+        console.say("loss", spectrometer.describe())
+        pictures = []
+        for which in _checkpoints(workdir, command.checkpoint):
+            _, state = stored_run.restore_from_a_running_run(workdir / "checkpoints", which, like)
+            console.say("step", f"{int(state.step):,}")
+            folder = spectrometer.measure(state, workdir, paths=paths, stop=stop)
+            pictures += plots.draw_folder(folder)
+    pictures.append(plots.draw_ratio(workdir))
     if moving := plots.draw_animation({"": workdir}, workdir / "spectra" / "training"):
         console.say("plot", f"{moving}: the spectra along training")
     console.say("done", f"{folder}: summary.json, {len([p for p in pictures if p])} figures as PNG, PDF, and SVG")
     return 0
+
+
+def _checkpoints(workdir: pathlib.Path, chosen: str | None) -> list[str]:
+    """Return the checkpoints that the command names: one, several with commas, or all of the run."""
+    if chosen == "all":
+        return [str(step) for step in checkpoint.available(workdir / "checkpoints")] or ["latest"]
+    return (chosen or "latest").split(",")
 
 
 def other_run(config: ConfigDict, workdir: pathlib.Path) -> list[pathlib.Path]:
