@@ -76,6 +76,12 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
     return schedules._replace(size=_interpolated(config[group], link.size, steps_per_epoch, total))
 
 
+def logged_schedules(config: ConfigDict, schedules: Schedules) -> dict[str, Schedule]:
+    """Return the schedules that are logged: the learning rate and, under its field's name, the size of the link."""
+    size, group = find("optim.name", config.optim.name).size, group_of(config.optim.name)
+    return {"lr": schedules.lr} | ({f"{group}.{size}": schedules.size} if size else {})
+
+
 def field_schedule(fields: ConfigDict, name: str, schedules: Schedules) -> Schedule:
     """Return the schedule in a group's field `name`. It is constant between knots by default."""
     return _interpolated(fields, name, schedules.steps_per_epoch, schedules.total_steps)

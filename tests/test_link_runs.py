@@ -23,7 +23,7 @@ from saddle_jax.methods.base import ASCENT, DESCENT
 from saddle_jax.optim import chain
 from saddle_jax.optim.link import find_link_state, with_key
 from saddle_jax.schedules import make_schedules
-from saddle_jax.training import checkpoint
+from saddle_jax.training import checkpoint, metrics
 from saddle_jax.training.gradient import pass_like
 from saddle_jax.training.program import make_program
 from saddle_jax.training.steps import init_state, make_train_step
@@ -131,6 +131,18 @@ def test_several_seeds_at_once_equal_each_alone(link, small_network, x64):
     link_state = find_link_state(state.opt_state)
     draws = link_state is not None and bool(jax.tree.leaves(link_state.key))
     assert draws != np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "link", ["cnc_pgd", *(pytest.param(link, marks=pytest.mark.nightly) for link in LINKS if link != "cnc_pgd")]
+)
+def test_every_record_keeps_its_step_whatever_the_name_of_the_size(link, small_network, tmp_path):
+    config = small_config("ce", optim__name=link, duration="4 steps", log_every="2 steps", eval__every="4 steps")
+    train(config, tmp_path, program=make_program(config, sources.load(config)))
+    trained = [record for record in metrics.read(tmp_path) if "train/loss" in record]
+    assert [record["step"] for record in trained] == [2, 4]
+    size = catalogue.ENTRIES["optim.name"][link].size
+    assert [name for name in trained[0] if name.startswith(f"{link}.")] == ([f"{link}.{size}"] if size else [])
 
 
 NOTHING = {f"{name}.{link.size}": (0.0,) for name, link in catalogue.ENTRIES["optim.name"].items() if link.size}

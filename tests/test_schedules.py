@@ -7,9 +7,10 @@ import pytest
 from conftest import GOLDEN
 
 from configs import cifar10_lt, default
+from configs.recipes import LINKS
 from saddle_jax.errors import ConfigError
 from saddle_jax.longtail import ClassStats
-from saddle_jax.schedules import interpolate, make_schedules
+from saddle_jax.schedules import interpolate, logged_schedules, make_schedules
 
 STORE = json.loads((GOLDEN / "schedules.json").read_text())
 STATS = ClassStats(np.array([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]), ())
@@ -106,3 +107,13 @@ def test_published_values_of_the_shipped_recipes():
             assert (config.optim.momentum, config.optim.weight_decay) == (0.9, 2e-4)
             assert (config.data.ratio, config.data.profile, config.data.subset_seed) == (100, "exp", 0)
             assert (config.model.name, config.model.width, config.optim.batch_stats) == ("resnet32", 1.0, "both")
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_a_link_s_size_has_a_name_that_no_other_value_of_a_record_has(link):
+    config = cifar10_lt.get_config("ce")
+    config.optim.name = link
+    logged = logged_schedules(config, make_schedules(config, STATS, STEPS))
+    names = [name for name in logged if name != "lr"]
+    assert len(names) == (link != "sgd")
+    assert all(name.startswith(f"{link}.") for name in names)  # names of other values have no dot

@@ -94,7 +94,7 @@ def test_a_run_directory_is_complete(tmp_path):
     records = metrics.read(tmp_path / "run")
     assert [r["step"] for r in records if "train/loss" in r] == [3, 6, 9, 12]
     assert [r["step"] for r in records if "eval/test/accuracy" in r] == [6, 12]
-    assert {"lr", "rho", "train/perturbed_loss", "train/ascent_norm", "train/accuracy"} <= records[0].keys()
+    assert {"lr", "sam.rho", "train/perturbed_loss", "train/ascent_norm", "train/accuracy"} <= records[0].keys()
     last = results["last"]
     assert last["images"] == 600
     assert last["accuracy"] == pytest.approx(last["balanced_accuracy"])

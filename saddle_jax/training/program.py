@@ -26,7 +26,7 @@ from saddle_jax.losses import logit_scale
 from saddle_jax.methods.base import ASCENT, DESCENT, Stream
 from saddle_jax.methods.choose import make_method
 from saddle_jax.optim import chain
-from saddle_jax.schedules import Schedules, make_schedules
+from saddle_jax.schedules import Schedules, logged_schedules, make_schedules
 from saddle_jax.training.gradient import pass_like
 from saddle_jax.training.state import TrainState
 from saddle_jax.training.steps import EvalOutput, StepMetrics, init_state, make_eval_step, make_train_step
@@ -106,7 +106,7 @@ def make_program(config: ConfigDict, splits: Splits) -> Program:
         micro_batches=config.micro_batches,
         ema_decay=config.optim.ema_decay,
         axis_name=devices.AXIS,
-        logged={"lr": schedules.lr} | ({link.size: schedules.size} if link.size else {}),
+        logged=logged_schedules(config, schedules),
     )
 
     def step_of_batches(state: TrainState, _: Any, batches: tuple[Batch, ...]) -> tuple[TrainState, StepMetrics]:
