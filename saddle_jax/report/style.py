@@ -168,6 +168,13 @@ def png(figure: Figure, dpi: int = 130) -> bytes:
     return small.getvalue()
 
 
+def resized(image_HWK: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return an RGB image of uint8 in another size. Pixels that become larger stay squares of one color."""
+    grows = height >= image_HWK.shape[0] and width >= image_HWK.shape[1]
+    method = Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image_HWK)).resize((width, height), method))
+
+
 @styled
 def save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
     """Save the figure as PNG, PDF, and SVG, all on white; return the PNG's path.
