@@ -25,6 +25,7 @@ FLOORS = [
     "spectra.targets",
     "training.metrics",
     "report",
+    "tracking",
     "spectra",
     "weights",
     "training",
@@ -86,10 +87,12 @@ def test_no_module_needs_itself():
 def test_each_library_has_its_place():
     encoded = {"data.feeds.decoding", "data.feeds.streaming", "data.feeds.tfdata"}
     assert users_of("tensorflow", "tensorflow_datasets") == {
-        *encoded, "data.sources.tfds_arrays", "data.sources.to_array_record", "training.metrics",
+        *encoded, "data.sources.tfds_arrays", "data.sources.to_array_record", "tracking.to_tensorboard",
     }  # fmt: skip
     assert users_of("orbax") == {"training.stored_arrays"}
-    assert users_of("clu") == {"training.metrics", "modes.check"}
+    assert users_of("clu") == {"tracking.to_tensorboard", "modes.check"}
+    assert users_of("wandb") == {"tracking.to_wandb"}
+    assert users_of("mlflow") == {"tracking.to_mlflow"}
     assert not users_of("pickle", "torch")  # files of strangers run no code here
     assert users_of("PIL") == {
         "data.augment.augmentation", "data.augment.autoaugment", "data.augment.randaugment", "data.augment.simclr",
@@ -107,7 +110,7 @@ def test_what_runs_before_jax_does_not_import_it():
         "errors", "longtail", "scores", "posthoc", "host.files", "host.faults", "modes.report",
         "spectra.results", "spectra.targets",
         "training.metrics", "weights.pickles", "weights.archive", "weights.class_map",
-        *({n for n in KNOWN if n.startswith(("configs.", "data.", "experiment.", "report."))}
+        *({n for n in KNOWN if n.startswith(("configs.", "data.", "experiment.", "report.", "tracking."))}
           - {"data.feeds.resident"}),
     }  # fmt: skip
 

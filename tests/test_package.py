@@ -74,7 +74,9 @@ def test_the_wheel_holds_the_package_and_its_configs_alone(wheel, tmp_path):
         assert b"saddle-jax = saddle_jax.__main__:run" in archive.read(f"{info}/entry_points.txt")
         about = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
     assert (about["Version"], about["License-Expression"]) == (saddle_jax.__version__, "Apache-2.0")
-    assert set(about.get_all("Provides-Extra")) == {"cuda12", "cuda13", "tpu", "tensorflow", "onnx", "torch"}
+    assert set(about.get_all("Provides-Extra")) == {
+        *("cuda12", "cuda13", "tpu", "tensorflow", "onnx", "torch", "wandb", "mlflow"),
+    }
     core = [needed for needed in about.get_all("Requires-Dist") if "extra ==" not in needed]
     assert core and not any(re.match("tensor|torch|onnx", needed) for needed in core)
     with tarfile.open(next(wheel.parent.glob("*.tar.gz"))) as archive:

@@ -201,7 +201,7 @@ def test_the_smoke_run_of_the_command_line(tmp_path):
         "│ next   ",
     ):
         assert word in output
-    assert list((tmp_path / "run/tensorboard").glob("events*"))
+    assert list((tmp_path / "run/tensorboard").glob("VS + SAM, cifar100, seed 0/events*"))
     assert [r["step"] for r in metrics.read(tmp_path / "run") if "train/loss" in r] == [10, 20, 30, 40, 50, 60]
     evaluated = main("--mode", "eval", "--workdir", str(tmp_path / "run"), "--config.eval.batch_size=77")
     rows = [
@@ -279,7 +279,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_of_it_is_saved(tmp_p
 def test_a_torn_last_line_of_the_metrics_is_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 3, "a": 1}\n{"step": 6, "a": 2}\n{"step": 9, "a"')
-    with metrics.MetricWriter(tmp_path, tensorboard=False, resumed_step=5) as writer:
+    with metrics.MetricWriter(tmp_path, resumed_step=5) as writer:
         writer.write(6, {"a": 7})
     assert metrics.read(tmp_path) == [{"step": 3, "a": 1}, {"step": 6, "a": 7}]
 

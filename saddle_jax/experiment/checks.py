@@ -170,6 +170,16 @@ def _onednn(values: Values) -> Iterator[str]:
         )
 
 
+def _tracker(values: Values) -> Iterator[str]:
+    name = values["tracker"]
+    found = None if name == "none" else importlib.util.find_spec(name)
+    if name != "none" and (found is None or found.origin is None):  # W&B leaves folders named wandb, which look like it
+        yield (
+            f"tracker={name!r} needs the package {name}, which is not installed. "
+            f'Fix: pip install "saddle_jax[{name}]", or --config.tracker=none'
+        )
+
+
 def _profile(values: Values) -> Iterator[str]:
     if values["data.profile"] == "as_is" and values["data.largest_class"]:
         yield "data.largest_class has no effect with data.profile='as_is'. Fix: --config.data.largest_class=0"
@@ -222,7 +232,7 @@ def _channels(values: Values) -> Iterator[str]:
 
 _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (
     *(_spectra_of_method, _spectra_requires, _spectra_scale, _spectra_positions),
-    *(_onednn, _profile, _drw_start, _custom_weights, _channels),
+    *(_onednn, _tracker, _profile, _drw_start, _custom_weights, _channels),
     *IMAGE_CHECKS,
     *MODEL_CHECKS,
 )

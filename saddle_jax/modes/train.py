@@ -14,7 +14,7 @@ from saddle_jax.data import sources
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host import console, lock, processes
 from saddle_jax.host.signals import StopRequest
-from saddle_jax.modes import plan
+from saddle_jax.modes import plan, views
 from saddle_jax.modes.observer import make_observer
 from saddle_jax.training import feature_cache, loop, origin, seeds
 from saddle_jax.training.feed import pipeline_of
@@ -38,6 +38,8 @@ def run(command: Command) -> int:
         )
         program = make_program(config, splits)
         observer = make_observer(config, splits, program.schedules)
+        if processes.is_first():
+            views.draw_for_trackers(config, splits, program.views, workdir)
         if config.model.cache_views:
             splits = feature_cache.with_features(config, workdir, splits, program)
             program = make_program(config, splits)

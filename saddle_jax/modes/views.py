@@ -1,4 +1,4 @@
-"""Draw some training images with every view of them into the run's directory, for `--mode check`."""
+"""Draw some training images with every view of them into the run's directory, for `--mode check` and for trackers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 from saddle_jax.data import inspection
 from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.sources import Splits
-from saddle_jax.errors import CheckpointError, ConfigError
+from saddle_jax.errors import CheckpointError, ConfigError, DataError
 from saddle_jax.experiment import config as config_lib
+from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically, writing
+from saddle_jax.tracking import start
 from saddle_jax.training import seeds
 
 
@@ -41,6 +43,22 @@ def draw(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], work
     except CheckpointError as error:
         return f"not drawn: {error}"
     return str(path)
+
+
+def draw_for_trackers(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], workdir: pathlib.Path) -> None:
+    """Draw the sheet of a run that begins and that a tracker follows. A note says why that is not possible."""
+    if not start.names_of(config) or (workdir / "plots" / "views.png").exists() or _has_begun(workdir):
+        return
+    try:
+        told = draw(config, splits, views, workdir)
+    except DataError as error:  # training says it when it meets the image
+        told = f"not drawn: {error}"
+    if told.startswith("not drawn"):
+        console.say("note", f"augmented images are {told}")
+
+
+def _has_begun(workdir: pathlib.Path) -> bool:
+    return any(workdir.glob("config.json")) or any(workdir.glob("seed-*/config.json"))
 
 
 def _holds_another_run(workdir: pathlib.Path, config: ConfigDict) -> bool:

@@ -17,10 +17,13 @@ def read(run: Run) -> np.ndarray | None:
     Each row is a true class and sums to 1. The row of a class without a test image is NaN.
     """
     found = predictions.read(run, "last")
-    if found is None:
-        return None
-    counts_CC = np.zeros((len(run.images.counts_C),) * 2)
-    np.add.at(counts_CC, found, 1)
+    return None if found is None else matrix(*found, len(run.images.counts_C))
+
+
+def matrix(labels_N: np.ndarray, predictions_N: np.ndarray, classes: int) -> np.ndarray:
+    """Return the confusion matrix of predictions, like `read`."""
+    counts_CC = np.zeros((classes, classes))
+    np.add.at(counts_CC, (labels_N, predictions_N), 1)
     totals_C1 = counts_CC.sum(1, keepdims=True)
     return counts_CC / np.where(totals_C1 > 0, totals_C1, np.nan)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import zipfile
 
 import numpy as np
@@ -18,13 +19,17 @@ def read(run: Run, which: str) -> tuple[np.ndarray, np.ndarray] | None:
     """
     if not run.finished:
         return None
-    path = run.folder / "eval" / f"{run.results[which]['step']}-test-predictions.npz"
+    return at_step(run.folder, run.results[which]["step"], len(run.images.counts_C))
+
+
+def at_step(folder: pathlib.Path, step: int, classes: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the same for the evaluation at a step of the run in `folder`, which has so many classes."""
+    path = folder / "eval" / f"{step}-test-predictions.npz"
     try:
         with np.load(path) as stored:
             labels_N, predictions_N = stored["labels"], stored["predictions"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    classes = len(run.images.counts_C)
     sound = labels_N.ndim == 1 and labels_N.shape == predictions_N.shape and labels_N.size > 0
     if not sound or not all(values.dtype.kind in "iu" for values in (labels_N, predictions_N)):
         return None

@@ -100,12 +100,16 @@ def _groups(run: Run) -> dict[str, np.ndarray]:
 
 
 def _title(run: Run) -> str:
-    config, images = run.config, run.images
-    name = config["data.name"] or pathlib.PurePath(str(config["data.path"])).name or config["data.source"]
+    images = run.images
     return (
-        f"{name}: {len(images.counts_C)} classes of {max(images.counts_C):,} to {min(images.counts_C):,} training "
-        f"images, {images.test_images:,} test images"
+        f"{data_name(run.config)}: {len(images.counts_C)} classes of {max(images.counts_C):,} to "
+        f"{min(images.counts_C):,} training images, {images.test_images:,} test images"
     )
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """Return what a config's images are called: the data set, else their folder, else the source."""
+    return config["data.name"] or pathlib.PurePath(str(config["data.path"])).name or config["data.source"]
 
 
 def _rows(runs: Sequence[Run]) -> list[Row]:

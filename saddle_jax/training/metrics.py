@@ -1,4 +1,4 @@
-"""The metrics of a training run: records in metrics.jsonl, TensorBoard events through clu, and means over steps."""
+"""The metrics of a training run: records in metrics.jsonl, and means over steps."""
 
 from __future__ import annotations
 
@@ -8,23 +8,20 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from absl import logging
-
 from saddle_jax.host.faults import fault_point
 from saddle_jax.host.files import write_atomically, writing
 
 
 class MetricWriter:
-    """Appends scalars to metrics.jsonl and, if TensorFlow is installed, to TensorBoard; without a workdir, nowhere."""
+    """Appends scalars to metrics.jsonl; without a workdir, nowhere."""
 
-    def __init__(self, workdir: pathlib.Path | None, *, tensorboard: bool, resumed_step: int):
-        self._file = self._clu = None
+    def __init__(self, workdir: pathlib.Path | None, *, resumed_step: int):
+        self._file = None
         if workdir is None:
             return
         self._path = workdir / "metrics.jsonl"
         _drop_after(self._path, resumed_step)
         self._file = self._path.open("a")
-        self._clu = _make_clu_writer(workdir / "tensorboard") if tensorboard else None
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Record `scalars` at `step`; None stands for a quantity that does not exist."""
@@ -35,8 +32,6 @@ class MetricWriter:
             self._file.write(line)
             fault_point("metrics")
             self._file.flush()
-        if self._clu is not None:
-            self._clu.write_scalars(step, {k: v for k, v in scalars.items() if isinstance(v, (int, float))})
 
     def __enter__(self) -> MetricWriter:
         return self
@@ -45,8 +40,6 @@ class MetricWriter:
         with contextlib.suppress(OSError):  # every record was flushed, or its failure has ended the run
             if self._file is not None:
                 self._file.close()
-        if self._clu is not None:
-            self._clu.close()
 
 
 class RunningMean:
@@ -79,14 +72,14 @@ class RunningMean:
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Return the records of metrics.jsonl, without a torn last line."""
     path = workdir / "metrics.jsonl"
-    return [record for line in _lines(path) if (record := _parse(line)) is not None]
+    return [record for line in _lines(path) if (record := parse(line)) is not None]
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
     """Remove records later than `step` and a torn last line, which a resumed run writes again."""
     if not path.exists():
         return
-    kept = [line for line in _lines(path) if (r := _parse(line)) is not None and r["step"] <= step]
+    kept = [line for line in _lines(path) if (r := parse(line)) is not None and r["step"] <= step]
     write_atomically(path, "".join(f"{line}\n" for line in kept))
 
 
@@ -94,20 +87,10 @@ def _lines(path: pathlib.Path) -> list[str]:
     return path.read_text(errors="replace").splitlines()  # a power cut may leave anything at the end
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def parse(line: str) -> dict[str, Any] | None:
+    """Return the record in a line, or None if the line is damaged."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError:
         return None
     return record if isinstance(record, dict) and "step" in record else None
-
-
-def _make_clu_writer(logdir: pathlib.Path):
-    try:
-        import tensorflow as tf
-        from clu import metric_writers
-    except ImportError as error:  # clu's writers need TensorFlow; metrics.jsonl does not
-        logging.info("no TensorBoard events: %s", error)
-        return None
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow must not take the accelerator's memory
-    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(logdir))])

@@ -23,6 +23,7 @@ from saddle_jax.host.lock import exclusive
 from saddle_jax.host.memory import peak_memory_mib
 from saddle_jax.host.progress import Progress
 from saddle_jax.host.signals import StopRequest
+from saddle_jax.tracking import start as tracking
 from saddle_jax.training import checkpoint, directory, evaluate, origin
 from saddle_jax.training.feed import Feed
 from saddle_jax.training.masking import Masking
@@ -62,6 +63,9 @@ def open_runs(members: Sequence[Member], program: Program, command: list[str], *
         for run, notes_of_run in zip(runs, notes, strict=True):
             run.say_notes(notes_of_run)
             run.writer = stack.enter_context(run.make_writer())
+        going_on = [run for run in runs if run.start < run.timetable.total] if processes.is_first() else []
+        followed = [tracking.Followed(run.config, run.workdir, run.progress.say) for run in going_on]
+        stack.enter_context(tracking.following(followed))
         yield runs
 
 
@@ -126,9 +130,7 @@ class Run:
 
     def make_writer(self) -> MetricWriter:
         """Return the writer of this run's metrics, which drops records later than the start."""
-        tensorboard = self.config.tensorboard and self.start < self.timetable.total
-        folder = self.workdir if processes.is_first() else None
-        return MetricWriter(folder, tensorboard=tensorboard, resumed_step=self.start)
+        return MetricWriter(self.workdir if processes.is_first() else None, resumed_step=self.start)
 
     def say_notes(self, notes: list[str]) -> None:
         """Print notes for the user."""

@@ -74,4 +74,10 @@ RUN = {
         "", "folder that keeps compiled code for later processes on this machine; '' keeps none", may_change=True
     ),
     "tensorboard": flag(True, "write TensorBoard events, if TensorFlow is installed", may_change=True),
+    "tracker": choice(
+        "none",
+        "where the run is also shown",
+        {"none": "", "wandb": "Weights & Biases", "mlflow": "MLflow"},
+        may_change=True,
+    ),
 }

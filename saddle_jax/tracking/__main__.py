@@ -1,0 +1,58 @@
+"""Send a run to a tracker: `python -m saddle_jax.tracking wandb RUN`. What has been sent is not sent again.
+
+Training starts this with --follow, beside itself; later it sends what is missing, or a run that was not followed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import importlib
+import os
+import pathlib
+import sys
+import threading
+
+from saddle_jax.host import console
+from saddle_jax.tracking.follow import follow, state_of
+
+_TRACKERS = {
+    "tensorboard": "to_tensorboard:TensorBoard",
+    "wandb": "to_wandb:WeightsAndBiases",
+    "mlflow": "to_mlflow:MLflow",
+}
+_PATIENCE = 60  # seconds from the end of training after which nobody waits any more
+
+
+def main() -> None:
+    """Send one run, or several one after another."""
+    parser = argparse.ArgumentParser("python -m saddle_jax.tracking", description=__doc__)
+    parser.add_argument("tracker", choices=_TRACKERS)
+    parser.add_argument("run", type=pathlib.Path, nargs="+", help="directory of a run")
+    parser.add_argument("--follow", action="store_true", help="until standard input ends")
+    arguments = parser.parse_args()
+    ended = threading.Event()
+    if arguments.follow:
+        threading.Thread(target=_wait_for_the_end, args=(ended,), daemon=True).start()
+    else:
+        ended.set()
+    module, _, name = _TRACKERS[arguments.tracker].partition(":")
+    make = getattr(importlib.import_module(f"saddle_jax.tracking.{module}"), name)
+    for run in arguments.run:
+        state = state_of(run, arguments.tracker)
+        with (state.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the process of a killed run may still send its last records
+            follow(run, arguments.tracker, make, ended)
+        console.say("sent", f"{run}: {state_of(run, arguments.tracker).own.get('where', '')}")
+
+
+def _wait_for_the_end(ended: threading.Event) -> None:
+    sys.stdin.readline()  # a line, or the end of whoever trains
+    ended.set()
+    timer = threading.Timer(_PATIENCE, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+
+
+if __name__ == "__main__":
+    main()
