@@ -14,6 +14,7 @@ import threading
 import types
 
 import numpy as np
+import one_layer
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -23,22 +24,31 @@ from saddle_jax.data import sources
 from saddle_jax.errors import DataError
 from saddle_jax.experiment import checks
 from saddle_jax.host import processes
+from saddle_jax.models import networks
 from saddle_jax.modes import views
 from saddle_jax.tracking import about, follow, start
 from saddle_jax.training import run as run_lib
 from saddle_jax.training.program import make_program
 
 NAME = "CE + DRW + SAM, digits, seed 0"
-STEPS = {"train": [3, 6, 9, 12], "eval/test": [6, 12], "best": [12]}
+STEPS = {"train": [3, 6, 9, 12], "eval/test": [6, 12]}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, compile_file_quickly):
+def program(compile_file_quickly):
+    """The program of every run in this file: one layer, so that it compiles soon."""
+    config = small_config()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(networks, "make_network", one_layer.make)
+        return make_program(config, sources.load(config))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, program):
     """A run that has finished, with the sheet of its views."""
     workdir, config = tmp_path_factory.mktemp("trained") / "run", small_config(tracker="wandb")
-    splits = sources.load(config)
-    views.draw_for_trackers(config, splits, make_program(config, splits).views, workdir)
-    train(small_config(), workdir)
+    views.draw_for_trackers(config, sources.load(config), program.views, workdir)
+    train(small_config(), workdir, program=program)
     return workdir
 
 
@@ -110,9 +120,11 @@ def test_what_a_tracker_gets_of_a_run(run):
     (step, classes), report = tracker.classes_seen[-1], json.loads((run / "eval/12-test.json").read_text())
     assert step == 12 and classes.split == "test" and len(classes.rows()) == 10
     assert [row[2] for row in classes.rows()] == report["class_accuracy"]
-    best = tracker.records[-1].values
-    assert best["best/test/accuracy"] == report["accuracy"]
-    assert best["best/test/tail"] == report["groups"]["tail"]["accuracy"]
+    (best,) = (record for record in tracker.records if record.kind == "best")
+    expected = json.loads((run / "results.json").read_text())["best"]
+    assert best.step == expected["step"]
+    assert best.values["best/test/accuracy"] == expected["accuracy"]
+    assert best.values["best/test/tail"] == expected["groups"]["tail"]["accuracy"]
     assert [picture[:2] for picture in tracker.pictures] == [(0, "views"), (12, "confusion")]
     assert all(width > 500 for *_, (width, _) in tracker.pictures)
     assert tracker.closed == [True]
@@ -121,6 +133,13 @@ def test_what_a_tracker_gets_of_a_run(run):
     assert (told.name, told.project, told.group) == (NAME, "digits_lt-smoke-ce_drw_sam-exp50", "")
     assert told.hyperparameters["sam.rho"] == "0.1" and told.hyperparameters["batch_size"] == 32
     assert not {"asam.rho", "tracker", "log_every"} & set(told.hyperparameters)
+
+
+def test_every_key_of_the_metrics_is_documented(trained):
+    page = (ROOT / "docs/tracking.md").read_text()
+    keys = {key for line in (trained / "metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
+    assert len(keys) > 15
+    assert not [key for key in keys if f"`{key.replace('/test/', '/<split>/')}`" not in page]
 
 
 def test_seeds_of_an_experiment_have_a_group_and_share_the_sheet(trained, tmp_path):
@@ -138,7 +157,7 @@ def test_a_resumed_run_sends_each_step_once(run):
     rest = cut(run, 8)  # 9 was not saved, and comes again
     first, second = Recorder(), Recorder()
     follow.follow(run, "none", first, ended())
-    assert first.steps() == {"train": [3, 6], "eval/test": [6], "best": []} and first.closed == [False]
+    assert first.steps() == {"train": [3, 6], "eval/test": [6]} and first.closed == [False]
     assert [step for step, _ in first.classes_seen] == [6]
     go_on(run, rest)
     follow.follow(run, "none", second, ended())
@@ -256,7 +275,7 @@ def processes_of(workdir):
     return found
 
 
-def test_training_is_followed_and_a_resumed_run_goes_on_in_the_same_place(fake, tmp_path, monkeypatch, capsys):
+def test_training_is_followed_and_a_resumed_run_goes_on_in_the_same_place(fake, program, tmp_path, monkeypatch, capsys):
     class Stop(Exception):
         pass
 
@@ -271,9 +290,9 @@ def test_training_is_followed_and_a_resumed_run_goes_on_in_the_same_place(fake, 
     monkeypatch.setattr(start, "_HURRY", 30.0)
     monkeypatch.setattr(run_lib.Run, "log", stop)
     with pytest.raises(Stop):
-        train(config, workdir)
+        train(config, workdir, program=program)
     monkeypatch.setattr(run_lib.Run, "log", log)
-    train(config, workdir, quiet=False)
+    train(config, workdir, program=program, quiet=False)
     assert "note   wandb: https://example.org/run" in capsys.readouterr().out
     asked = fake()
     (_, first), (_, second) = [one for one in asked if one[0] == "init"]
@@ -283,35 +302,35 @@ def test_training_is_followed_and_a_resumed_run_goes_on_in_the_same_place(fake, 
     assert [values["step"] for values in logged if "train/loss" in values] == STEPS["train"]
     assert [values["step"] for values in logged if "eval/test/accuracy" in values] == STEPS["eval/test"]
     monkeypatch.setattr(start, "_Process", None)  # a run that has finished starts none
-    train(config, workdir)
+    train(config, workdir, program=program)
 
 
-def test_the_other_processes_track_nothing(tmp_path, monkeypatch):
+def test_the_other_processes_track_nothing(program, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "is_first", lambda: False)
     with pytest.raises(DataError, match="can't be read"):  # there is no first process that evaluates
-        train(small_config(tracker="wandb", tensorboard=True), tmp_path / "run")
+        train(small_config(tracker="wandb", tensorboard=True), tmp_path / "run", program=program)
     assert (tmp_path / "run/checkpoints/12").is_dir()
     assert not (tmp_path / "run/trackers").exists()
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_tracker_that_never_answers_does_not_keep_training_from_ending(tmp_path, monkeypatch, capsys):
+def test_a_tracker_that_never_answers_does_not_keep_training_from_ending(program, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FAKE", "hangs")
     monkeypatch.setattr(start, "PATIENCE", 3.0)
     workdir = tmp_path / "run"
-    train(small_config(tracker="wandb"), workdir, quiet=False)
+    train(small_config(tracker="wandb"), workdir, program=program, quiet=False)
     note = capsys.readouterr().out.split("note   ")[1].splitlines()[0]
     assert note.startswith("wandb has not answered for 3s, and was stopped. What is missing is sent by: python -m ")
     assert not processes_of(workdir)
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_tracker_that_refuses_is_told_at_once_and_training_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_tracker_that_refuses_is_told_at_once_and_training_goes_on(program, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FAKE", "refuses")
-    results = train(small_config(tracker="wandb"), tmp_path / "run", quiet=False)
+    results = train(small_config(tracker="wandb"), tmp_path / "run", program=program, quiet=False)
     note = capsys.readouterr().out.split("note   ")[1].splitlines()[0]
     assert note.startswith("wandb has stopped, training goes on: RuntimeError: no key. What is missing is sent by: ")
-    assert results["last"]["accuracy"] > 15
+    assert results["last"]["step"] == 12
 
 
 def test_the_process_of_a_killed_run_sends_the_rest_and_ends(fake, run):
@@ -391,8 +410,10 @@ def test_mlflow_in_a_local_store(run, tmp_path):
     (found,) = client.search_runs([experiment.experiment_id])
     assert (found.info.run_name, found.info.status) == (NAME, "FINISHED")
     assert found.data.params["sam.rho"] == "0.1"
-    for metric, kind in (("train/loss", "train"), ("eval/test/tail", "eval/test"), ("best/test/tail", "best")):
-        assert [one.step for one in client.get_metric_history(found.info.run_id, metric)] == STEPS[kind]
+    best = [json.loads(rest[1])["best"]["step"]]
+    expected = {"train/loss": STEPS["train"], "eval/test/tail": STEPS["eval/test"], "best/test/tail": best}
+    for metric, steps in expected.items():
+        assert [one.step for one in client.get_metric_history(found.info.run_id, metric)] == steps
     assert [file.path for file in client.list_artifacts(found.info.run_id, "classes")] == [
         "classes/test-12.csv", "classes/test-6.csv",
     ]  # fmt: skip

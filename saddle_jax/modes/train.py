@@ -62,11 +62,14 @@ def run(command: Command) -> int:
 def _tell_where(workdir: pathlib.Path, best_step: int) -> None:
     """Print where everything is that the run has left, and what to do with it."""
     mode, run = "saddle-jax --mode", shlex.quote(str(workdir))
+    curves = [str(workdir / "metrics.jsonl")]
+    if (workdir / "tensorboard").is_dir():
+        curves.append(f"tensorboard --logdir {run}")
     console.panel(
         "done",
         f"this run has finished; its results are in {workdir / 'results.json'}",
         [
-            ("curves", [f"{workdir / 'metrics.jsonl'}"]),
+            ("curves", curves),
             ("images", [f"{workdir / 'eval'}/ has each test image's prediction"]),
             ("saved", [f"{workdir / 'checkpoints'}/, best at step {best_step:,}"]),
             ("next", [f"{mode} eval --workdir {run}"]),
