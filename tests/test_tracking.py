@@ -257,6 +257,7 @@ def fake(tmp_path, monkeypatch):
     folder = tmp_path / "packages" / "wandb"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(FAKE)
+    (folder / "__main__.py").write_text("import sys, wandb\nwandb.write(*sys.argv[1:])\n")
     monkeypatch.setenv("PYTHONPATH", f"{folder.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "asked"))
     return lambda: [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
@@ -322,6 +323,25 @@ def test_a_tracker_that_never_answers_does_not_keep_training_from_ending(program
     note = capsys.readouterr().out.split("note   ")[1].splitlines()[0]
     assert note.startswith("wandb has not answered for 3s, and was stopped. What is missing is sent by: python -m ")
     assert not processes_of(workdir)
+
+
+def test_what_a_stopped_process_has_left_is_uploaded_before_anything_else(fake, run):
+    folder = run / "trackers/wandb"
+    folder.mkdir(parents=True)
+    state = {"own": {"id": "abcd", "open": "left/behind"}, "sent": {"train": 6}}
+    (folder / "state.json").write_text(json.dumps(state))
+    send("wandb", run)
+    first, second, *others = fake()
+    assert (first[0], first[-1]) == ("sync", "left/behind") and (second[0], second[1]["id"]) == ("init", "abcd")
+    assert [one[1]["step"] for one in others if one[0] == "log" and "train/loss" in one[1]] == [9, 12]
+    assert "open" not in json.loads((folder / "state.json").read_text())["own"]
+
+
+def test_a_tracker_that_can_not_be_started_is_told(program, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/trackers").write_text("a file")
+    train(small_config(tracker="wandb"), tmp_path / "run", program=program, quiet=False)
+    assert "note   wandb can't be started, training goes on: " in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("fake")

@@ -14,7 +14,7 @@ import sys
 import threading
 
 from saddle_jax.host import console
-from saddle_jax.tracking.follow import follow, state_of
+from saddle_jax.tracking.follow import follow, make_folder, read_state
 
 _TRACKERS = {
     "tensorboard": "to_tensorboard:TensorBoard",
@@ -39,11 +39,11 @@ def main() -> None:
     module, _, name = _TRACKERS[arguments.tracker].partition(":")
     make = getattr(importlib.import_module(f"saddle_jax.tracking.{module}"), name)
     for run in arguments.run:
-        state = state_of(run, arguments.tracker)
-        with (state.folder / "lock").open("w") as lock:
+        folder = make_folder(run, arguments.tracker)
+        with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the process of a killed run may still send its last records
             follow(run, arguments.tracker, make, ended)
-        console.say("sent", f"{run}: {state_of(run, arguments.tracker).own.get('where', '')}")
+        console.say("sent", f"{run}: {read_state(folder).own.get('where', '')}")
 
 
 def _wait_for_the_end(ended: threading.Event) -> None:

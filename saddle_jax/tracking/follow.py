@@ -95,10 +95,16 @@ class State:
         self.save()
 
 
-def state_of(folder: pathlib.Path, name: str) -> State:
-    """Return what the tracker of this name knows of the run in `folder`."""
-    path = folder / "trackers" / name / "state.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def make_folder(run: pathlib.Path, name: str) -> pathlib.Path:
+    """Return the folder of the tracker of this name in a run's directory; make it if it is not there."""
+    folder = run / "trackers" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def read_state(folder: pathlib.Path) -> State:
+    """Return what the tracker with this folder knows of its run."""
+    path = folder / "state.json"
     return State(path, **_read(path))
 
 
@@ -109,7 +115,7 @@ def follow(folder: pathlib.Path, name: str, make: Callable[[About, State], Track
       Exception: the tracker could not be made, or could not send the rest. Until the run has ended, what could not be
         sent is tried again.
     """
-    about, state = about_lib.read(folder), state_of(folder, name)
+    about, state = about_lib.read(folder), read_state(make_folder(folder, name))
     tracker = make(about, state)
     state.save()
     tail, waiting = _Tail(folder / "metrics.jsonl"), collections.deque[Record]()

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 import saddle_jax
 from saddle_jax.host import watchdog
 from saddle_jax.host.console import duration
-from saddle_jax.tracking.follow import state_of
+from saddle_jax.tracking.follow import make_folder, read_state
 
 PATIENCE = 30.0  # seconds that a run which has finished waits for its trackers
 _HURRY = 5.0  # seconds that a run waits which ends early: others wait for it, or its machine goes
@@ -43,7 +43,8 @@ def names_of(config: ConfigDict) -> list[str]:
 @contextlib.contextmanager
 def following(runs: Sequence[Followed]) -> Iterator[None]:
     """Follow runs while the block trains them. Nothing that a tracker does, or does not do, reaches the block."""
-    processes = [_Process(name, run) for run in runs for name in names_of(run.config)]
+    started = [_start(name, run) for run in runs for name in names_of(run.config)]
+    processes = [process for process in started if process is not None]
     patience = _HURRY
     try:
         yield
@@ -56,12 +57,21 @@ def following(runs: Sequence[Followed]) -> Iterator[None]:
             process.end(deadline, patience)
 
 
+def _start(name: str, run: Followed) -> _Process | None:
+    try:
+        return _Process(name, run)
+    except OSError as error:
+        run.say("note", f"{name} can't be started, training goes on: {error}")
+        return None
+
+
 class _Process:
     """A tracker's process, which follows one run."""
 
     def __init__(self, name: str, run: Followed):
         self._name, self._run = name, run
-        self._log = state_of(run.workdir, name).folder / "log.txt"
+        self._folder = make_folder(run.workdir, name)
+        self._log = self._folder / "log.txt"
         self._told = False
         command = [sys.executable, "-m", "saddle_jax.tracking", name, str(run.workdir.absolute()), "--follow"]
         paths = [str(pathlib.Path(saddle_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -106,7 +116,7 @@ class _Process:
             )
             return
         self._watcher.join()
-        if self._process.returncode == 0 and (where := state_of(self._run.workdir, self._name).own.get("where")):
+        if self._process.returncode == 0 and (where := read_state(self._folder).own.get("where")):
             self._run.say("note", f"{self._name}: {where}")
 
     def _reason(self) -> str:

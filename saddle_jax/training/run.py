@@ -212,7 +212,9 @@ class Run:
             cost = {"images_per_second": self.progress.lap(done), "peak_mib": peak_memory_mib()}
             self.writer.write(step, {"epoch": step / self._steps_per_epoch, **record, **schedules, **cost})
             loss = f"loss {means['loss']:.4f}" if "loss" in means else "all steps skipped"
-            self.progress.update(done, loss, *(f"{name} {value:.3g}" for name, value in schedules.items()))
+            self.progress.update(
+                done, loss, *(f"{name.rpartition('.')[2]} {value:.3g}" for name, value in schedules.items())
+            )
         ends = step % self._steps_per_epoch == 0 or step == self.timetable.total
         if ends and (line := self._masking.take_line(-(-step // self._steps_per_epoch))):
             self.progress.say("note", line)
