@@ -33,6 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     ended = threading.Event()
     if arguments.follow:
+        os.nice(10)  # training has the processors first; TensorFlow's import alone takes seconds of them
         threading.Thread(target=_wait_for_the_end, args=(ended,), daemon=True).start()
     else:
         ended.set()
