@@ -369,9 +369,9 @@ def send(tracker, run, **environment):
     """Send a run as the command of the notes does."""
     path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     command = [sys.executable, "-m", "saddle_jax.tracking", tracker, str(run)]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True
-    )
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    # MLflow writes artifacts into the working directory.
+    done = subprocess.run(command, env=environment, cwd=run.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -418,11 +418,10 @@ def test_weights_and_biases_offline(run):
 def test_mlflow_in_a_local_store(run, tmp_path):
     pytest.importorskip("mlflow")
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    environment = {"MLFLOW_TRACKING_URI": store, "MLFLOW_ARTIFACT_ROOT": str(tmp_path)}
     rest = cut(run, 8)
-    send("mlflow", run, **environment)
+    send("mlflow", run, MLFLOW_TRACKING_URI=store)
     go_on(run, rest)
-    send("mlflow", run, **environment)
+    send("mlflow", run, MLFLOW_TRACKING_URI=store)
     from mlflow import MlflowClient
 
     client = MlflowClient(store)
