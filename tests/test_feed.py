@@ -20,6 +20,7 @@ from saddle_jax.experiment.config import flatten
 from saddle_jax.host import devices
 from saddle_jax.training import checkpoint, loop, metrics, run, seeds
 from saddle_jax.training.feed import Feed, pipeline_of
+from saddle_jax.training.program import make_program
 from saddle_jax.training.state import stack, unstack
 
 
@@ -277,13 +278,14 @@ def x64_in_all_threads():
     jax.config.update("jax_enable_x64", False)
 
 
+@pytest.mark.usefixtures("small_network", "compile_quickly")
 def test_seeds_interrupted_at_different_steps_end_where_they_would_have(tmp_path, monkeypatch, x64_in_all_threads):
     class Stop(Exception):
         pass
 
     config = small_config(num_seeds=2, seeds_at_once=2)
     splits = sources.load(config)
-    program = program_of(config, splits)
+    program = make_program(config, splits)
     save = run.Run.save
 
     def stop(self, state, step):
