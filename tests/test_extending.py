@@ -95,11 +95,10 @@ def test_an_entry_from_outside_trains_and_resumes(number, outside, tmp_path):
         assert "accuracy" in run(outside, "--mode=eval", f"--workdir={workdir}", "--import_code")
     if number:
         return
-    other = ["--config", "digits_lt:ce_sam", f"--workdir={workdir}"]
-    stranger = run(tmp_path, *other, expected=2)
-    assert "names code from outside" in stranger  # training beside it imports nothing either
-    # Somebody else's run: its code is named, and imported with a flag only.
-    refused = run(outside, "--mode=eval", f"--workdir={workdir}", expected=2)
+    # Somebody else's run: its code is named, and imported with a flag only; training beside it imports nothing either.
+    other = [in_smoke("--config=digits_lt:ce_sam"), f"--workdir={workdir}"]
+    stranger, refused = all_told(tmp_path, [other, ["--mode=eval", f"--workdir={workdir}"]])
+    assert "names code from outside" in stranger
     assert "names code from outside" in refused and "my_package.losses:balanced" in refused
     assert "accuracy" in run(outside, "--mode=eval", f"--workdir={workdir}", "--import_code")
     assert "factor on the log of the prior" in run(outside, f"--help={name['name']}")
