@@ -35,8 +35,8 @@ EIGHT_DEVICES = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_co
 QUICK = ("--config.spectra.steps=8", "--config.spectra.probes=2", "--config.spectra.escape_batches=2")
 QUICK_FIELDS = {"steps": 8, "probes": 2, "escape_batches": 2}
 SMALL = (
-    "--config=configs/digits_lt.py:ce_drw_sam,smoke", "--config.duration=12 steps", "--config.eval.every=6 steps",
-    "--config.checkpoint_every=6 steps", "--config.model.width=0.125",
+    "--config=configs/digits_lt.py:ldam_drw_sam,smoke", "--config.duration=12 steps", "--config.eval.every=6 steps",
+    "--config.checkpoint_every=6 steps", "--config.model.width=0.125", "--config.loss.drw_start=1 step",
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ def run(workdir, checkpoint=None, compare=(), draw=False, **fields):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
+    """A run with a cosine head and re-weighting."""
     workdir = tmp_path_factory.mktemp("trained")
     result = main(*SMALL, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
@@ -98,7 +99,7 @@ def test_a_finished_run_is_measured_and_drawn(copy, tmp_path, capsys):
     assert code == 0
     folder = copy / "spectra" / "12"
     printed = capsys.readouterr().out
-    for part in ("ce loss, logit scale 1, BatchNorm in eval mode, float32", "per probe;", "class-9", "whole"):
+    for part in ("ce loss, logit scale 30, BatchNorm in eval mode, float32", "per probe;", "class-9", "whole"):
         assert part in printed
     summary = json.loads((folder / "summary.json").read_text())
     assert list(summary["targets"]) == ["class-9", "tail", "whole"]
@@ -175,23 +176,20 @@ CHANGES = {  # what a field must change, and what it must not
 
 
 @pytest.fixture(scope="module")
-def ldam(tmp_path_factory):
-    """A run with a cosine head and re-weighting, and the spectrum of its tail as by default."""
-    workdir = tmp_path_factory.mktemp("ldam")
-    small = [argument.replace("ce_drw_sam", "ldam_drw_sam") for argument in SMALL]
-    result = main(*small, "--config.loss.drw_start=1 step", f"--workdir={workdir}")
-    assert result.returncode == 0, result.stderr
+def by_default(trained, tmp_path_factory):
+    """The spectrum of its tail, as by default."""
+    workdir = pathlib.Path(shutil.copytree(trained, tmp_path_factory.mktemp("by_default") / "run"))
     run(workdir, classes="tail")
-    return workdir, numbers_of(workdir, "tail")
+    return numbers_of(workdir, "tail")
 
 
 @pytest.fixture(scope="module")
-def cosines_and_labels(ldam):
-    """What the last checkpoint of that run says of its tail, image by image."""
-    config = config_lib.from_json((ldam[0] / "config.json").read_bytes())
+def cosines_and_labels(trained):
+    """What the last checkpoint says of its tail, image by image."""
+    config = config_lib.from_json((trained / "config.json").read_bytes())
     splits = sources.load(config)
     program = make_program(config, splits)
-    state = checkpoint.restore(checkpoint.find(ldam[0] / "checkpoints"), program.init(0))
+    state = checkpoint.restore(checkpoint.find(trained / "checkpoints"), program.init(0))
     chosen = np.isin(splits.train.labels, (7, 8, 9))
     images, labels = splits.train.images[chosen], splits.train.labels[chosen]
     method = make_plain(config, splits.stats, images.shape[1:], None)
@@ -207,11 +205,10 @@ def numbers_of(workdir, target):
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_every_field_does_what_it_says(ldam, tmp_path, field):
-    trained, expected = ldam
-    workdir = pathlib.Path(shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("spectra")))
-    run(workdir, classes="tail", **{field: FIELDS[field]})
-    found = numbers_of(workdir, "tail")
+def test_every_field_does_what_it_says(copy, by_default, field):
+    expected = by_default
+    run(copy, classes="tail", **{field: FIELDS[field]})
+    found = numbers_of(copy, "tail")
     changed, kept = CHANGES[field]
     assert found["lambda_min"] < 0
     assert not np.array_equal(found[changed], expected[changed])
@@ -222,11 +219,10 @@ def test_every_field_does_what_it_says(ldam, tmp_path, field):
 @pytest.mark.parametrize(
     ("loss", "scale", "weights"), [("ce", 30.0, "none"), ("training", 0.0, "training"), ("ce", 1.0, "none")]
 )
-def test_the_loss_of_a_run_is_what_its_name_says(ldam, cosines_and_labels, tmp_path, loss, scale, weights):
+def test_the_loss_of_a_run_is_what_its_name_says(copy, cosines_and_labels, loss, scale, weights):
     """Loss of the tail, from the checkpoint's logits and the formulas written out."""
-    workdir = pathlib.Path(shutil.copytree(ldam[0], tmp_path / "run", ignore=shutil.ignore_patterns("spectra")))
-    run(workdir, classes="tail", loss=loss, logit_scale=scale, class_weights=weights, dtype="float64")
-    found = numbers_of(workdir, "tail")
+    run(copy, classes="tail", loss=loss, logit_scale=scale, class_weights=weights, dtype="float64")
+    found = numbers_of(copy, "tail")
     cosines, labels, counts = cosines_and_labels
     logits = cosines * (scale or 30.0)
     class_weights = np.ones(10)
@@ -287,24 +283,6 @@ def test_killed_between_classes_it_goes_on_where_it_stopped(trained, tmp_path, r
     record_property("faults", 4)
 
 
-@pytest.mark.slow
-def test_along_training_it_measures_the_same_and_changes_nothing(trained, tmp_path):
-    along = ("--config.spectra.every=6 steps", "--config.spectra.at=(0, '25%')", "--config.spectra.classes=9", *QUICK)
-    workdir = tmp_path / "along"
-    result = main(*SMALL, *along, f"--workdir={workdir}")
-    assert result.returncode == 0, result.stderr
-    assert list(results.folders(workdir)) == [0, 3, 6, 12]
-    assert (workdir / "spectra" / "ratio.pdf").is_file()
-    assert (workdir / "results.json").read_bytes() == (trained / "results.json").read_bytes()
-    mode = pathlib.Path(shutil.copytree(trained, tmp_path / "mode"))
-    assert main("--mode=spectra", f"--workdir={mode}", "--checkpoint=all", *along).returncode == 0
-    assert list(results.folders(mode)) == [6, 12]
-    for step in ("6", "12"):
-        assert numbers(workdir / "spectra" / step) == numbers(mode / "spectra" / step)
-    # A later command of the same run may ask for other spectra.
-    assert main(*SMALL, f"--workdir={workdir}").returncode == 0
-
-
 def stopped_while_it_measures(step, workdir, *along):
     """Train until a first class of `step` is measured, then send SIGTERM; return what was printed."""
     command = [sys.executable, ROOT / "main.py", *SMALL, *along, f"--workdir={workdir}"]
@@ -318,22 +296,33 @@ def stopped_while_it_measures(step, workdir, *along):
 
 
 @pytest.mark.slow
-def test_stopped_while_it_measures_training_goes_on_with_the_rest(tmp_path):
-    along = ("--config.spectra.at=('8 steps',)", "--config.spectra.classes=0,5,9", "--config.spectra.steps=40")
-    workdir = tmp_path / "stopped"
-    _, error = stopped_while_it_measures(8, workdir, *along)
-    assert "saved step 8 of 12" in error
-    assert len(list(workdir.glob("spectra/8/*.npz"))) < 3
+def test_along_training_it_measures_the_same_and_changes_nothing(trained, tmp_path):
+    """Also when it is stopped while it measures: training goes on with the rest."""
+    along = ("--config.spectra.every=12 steps", "--config.spectra.at=('6 steps',)", "--config.spectra.classes=0,9")
+    along += ("--config.spectra.steps=40", "--config.spectra.probes=2", "--config.spectra.escape_batches=2")
+    workdir = tmp_path / "along"
+    _, error = stopped_while_it_measures(6, workdir, *along)
+    assert "saved step 6 of 12" in error
+    assert len(list(workdir.glob("spectra/6/*.npz"))) == 1
     assert main(*SMALL, *along, f"--workdir={workdir}").returncode == 0
-    assert len(list(workdir.glob("spectra/8/*.npz"))) == 3
-    assert (workdir / "results.json").is_file()
+    assert list(results.folders(workdir)) == [6, 12]
+    assert all(len(list(folder.glob("*.npz"))) == 2 for folder in results.folders(workdir).values())
+    assert (workdir / "spectra" / "ratio.pdf").is_file()
+    assert (workdir / "results.json").read_bytes() == (trained / "results.json").read_bytes()
+    mode = pathlib.Path(shutil.copytree(trained, tmp_path / "mode"))
+    assert main("--mode=spectra", f"--workdir={mode}", "--checkpoint=all", *along).returncode == 0
+    assert list(results.folders(mode)) == [6, 12]
+    for step in ("6", "12"):
+        assert numbers(workdir / "spectra" / step) == numbers(mode / "spectra" / step)
+    # A later command of the same run may ask for other spectra.
+    assert modes.run(command_line.parse(["main.py", *SMALL, f"--workdir={workdir}"])) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_a_signal_or_a_failure_at_the_last_step_is_no_silent_success(tmp_path):
     along = (
-        "--config.spectra.at=('8 steps', '12 steps')",
+        "--config.spectra.at=(0, '8 steps', '12 steps')",
         "--config.spectra.classes=each",
         "--config.spectra.steps=40",
     )
@@ -342,6 +331,7 @@ def test_a_signal_or_a_failure_at_the_last_step_is_no_silent_success(tmp_path):
     (workdir / "spectra" / "8" / "summary.json").write_text("{")  # measuring fails there; training goes on
     output, error = stopped_while_it_measures(12, workdir, *along)
     assert "note   spectra at step 8 are not complete: DataError" in output
+    assert len(list(workdir.glob("spectra/0/*.npz"))) == 10  # of the first weights
     assert not (workdir / "results.json").exists()
     shutil.rmtree(workdir / "spectra" / "8")  # the fix that the message names
     assert main(*SMALL, *along, f"--workdir={workdir}").returncode == 0
@@ -415,10 +405,11 @@ def test_bad_input_gets_one_clear_error(copy, tmp_path):
         run(copy, classes="9")
 
 
-def test_a_checkpoint_of_another_model_or_a_diverged_one(copy, ldam, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_model_or_a_diverged_one(copy, tmp_path, monkeypatch):
     theirs = pathlib.Path(shutil.copytree(copy, tmp_path / "mixed"))
-    shutil.rmtree(theirs / "checkpoints")
-    shutil.copytree(ldam[0] / "checkpoints", theirs / "checkpoints")
+    config = json.loads((theirs / "config.json").read_text())
+    config["model"]["head"] = "linear"  # has a bias
+    (theirs / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="another model, optimizer or precision"):
         run(theirs)
 
@@ -427,6 +418,6 @@ def test_a_checkpoint_of_another_model_or_a_diverged_one(copy, ldam, tmp_path, m
         lambda x: np.asarray(x) * np.float32(1e30) if x.dtype == np.float32 else x, restore(found, like)
     )
     monkeypatch.setattr(checkpoint, "restore", diverged)
-    with pytest.raises(NonFiniteError, match="class 9: the loss is nan.*have diverged"):
+    with pytest.raises(NonFiniteError, match="class 9: .* is nan: these weights have diverged"):
         run(copy, classes="9")
     assert not list((copy / "spectra").glob("*/*.npz"))
