@@ -27,8 +27,8 @@ SHARED = ROOT.parent / "shared"
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 # The files that take longest, in this order.
-LONGEST = ("spectra_runs", "spectra", "pretrained", "processes", "resnet", "report", "feed", "faults_kill", "training")
-LONGEST += ("networks", "extending", "examples", "sam", "promises", "glmc", "decoding", "kernels", "convnets")
+LONGEST = ("spectra_runs", "spectra", "pretrained", "processes", "report", "extending", "faults_kill", "training")
+LONGEST += ("resnet", "examples", "feed", "networks", "sam", "promises", "glmc", "decoding", "kernels", "convnets")
 
 
 def pytest_collection_modifyitems(items):
