@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 from saddle_jax.data import sources
 from saddle_jax.errors import SaddleError
 from saddle_jax.experiment import config_file
-from saddle_jax.host import output
+from saddle_jax.host import console, output
 from saddle_jax.modes import report as report_program
 from saddle_jax.report import comparisons, differences, plots, rows, runs, style, tables
 from saddle_jax.report import spectra as spectra_plots
@@ -108,18 +109,22 @@ def tail(name: str, report: dict) -> str:
 def show(reports: dict[str, list[dict]], out: pathlib.Path) -> None:
     """Print the table and a conclusion, and draw accuracy by class size."""
     counts_C = sources.load(config_file.load(f"digits_lt:{METHOD}")).stats.counts_C
-    print(
-        f"\nLong-tailed handwritten digits: {counts_C.max()} training images in the largest class, "
-        f"{counts_C.min()} in the smallest.\nResNet-8, cross-entropy with deferred re-weighting, 100 epochs. Test "
-        "accuracy in percent after the last epoch,\nmean ± standard deviation over n seeds. head: classes 0-2, "
-        "mid: 3-6, tail: 7-9 (5, 3, and 2 images).\n"
+    about = (
+        f"Long-tailed handwritten digits: {counts_C.max()} training images in the largest class, {counts_C.min()} in "
+        "the smallest. ResNet-8, cross-entropy with deferred re-weighting, 100 epochs. Test accuracy in percent after "
+        "the last epoch, mean ± standard deviation over n seeds. head: classes 0-2, mid: 3-6, tail: 7-9 (5, 3, and 2 "
+        "images)."
     )
-    print(tables.comparison({NAMES[suffix]: reports[suffix] for suffix in NAMES}))
-    print("\nWhat SAM changed, paired by seed (same images, initial weights, and batches):")
+    print()
+    _say(about)
+    print()
+    print(tables.comparison({NAMES[suffix]: reports[suffix] for suffix in NAMES}, width=console.columns()))
+    print()
+    _say("What SAM changed, paired by seed (same images, initial weights, and batches):")
     (images,), _ = rows.arrange(map(runs.read, workdirs(len(reports[""]), out)))
     columns = ("overall", "tail")
     for sentence in differences.sentences(comparisons.compare(images, columns, "last"), columns):
-        print(f"  {sentence}")
+        _say(f"  {sentence}")
     print("  SAM takes twice as many gradients.")
     classes = {NAMES[suffix]: [report["class_accuracy"] for report in reports[suffix]] for suffix in NAMES}
     title = "Long-tailed digits: SGD and SAM by class size"
@@ -150,7 +155,8 @@ def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str
             found = results.read_summary(measure(suffix, seed))["targets"]
             value, error = min((found[f"class-{c}"]["lambda_min"], found[f"class-{c}"]["residual_min"]) for c in TAIL)
             smallest[suffix][seed], residual = value, max(residual, error)
-    print("\nThe most negative Hessian eigenvalue of any tail class's loss after training (at a minimum: none):")
+    print()
+    _say("The most negative Hessian eigenvalue of any tail class's loss after training (at a minimum: none):")
     for suffix, name in NAMES.items():
         print(f"  {name:10s} {tables.spread(smallest[suffix], digits=3)}")
     print(f"  largest residual |Hv - λv| of any: {residual:.1g}")
@@ -163,6 +169,11 @@ def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str
         spectra_plots.draw_folder(folder)
     picture = spectra_plots.draw_comparison(folders, out / "spectra")
     print(f"Picture: {picture} (seed {typical}, whose change is the median; its runs have more in spectra/)")
+
+
+def _say(text: str) -> None:
+    """Print a text in lines that fit."""
+    print(textwrap.fill(text, console.columns(), subsequent_indent="  " if text.startswith(" ") else ""))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def _text(finding: Finding, columns: Sequence[str], epoch: str) -> Iterator[str]
     lines = {line.method: line.reports for line in finding.lines if line.which == epoch}
     if lines:
         yield f"\n{finding.title}; test accuracy in percent at the {epoch} epoch"
-        yield tables.comparison(lines, columns)
+        yield tables.comparison(lines, columns, console.columns())
     if finding.compared:
         for sentence in differences.sentences(finding.compared, columns):
             yield textwrap.fill(sentence, console.columns(), subsequent_indent="  ")

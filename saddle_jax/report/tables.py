@@ -57,18 +57,22 @@ def seeds(number: int) -> str:
     return "1 (one seed)" if number == 1 else str(number)
 
 
-def comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[str] = COLUMNS) -> str:
-    """Return a text table with one line per name.
+def comparison(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[str] = COLUMNS, width: int = 80
+) -> str:
+    """Return a text table with a line for each name, or, where that is too wide, with a column for each name.
 
     Args:
       rows: maps a name to its reports, one per seed.
       columns: of the table.
+      width: characters in a line.
     """
     lines = [["", *columns, "n"]]
     for name, reports in rows.items():
         cells = [spread([accuracy(report, column) for report in reports]) for column in columns]
         lines.append([name, *cells, str(len(reports))])
-    return aligned(lines)
+    text = aligned(lines)
+    return text if text.index("\n") <= width else aligned(list(zip(*lines, strict=True)))
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

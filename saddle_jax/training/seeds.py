@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError, NonFiniteError
-from saddle_jax.host import devices, processes
+from saddle_jax.host import console, devices, processes
 from saddle_jax.host.files import write_atomically
 from saddle_jax.host.lock import exclusive
 from saddle_jax.host.signals import StopRequest
@@ -175,4 +175,4 @@ def summarise(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
 def table(workdirs: Sequence[pathlib.Path]) -> str:
     """Return mean ± sd over the seeds as text, for the last and for the best step."""
     rows = {which: [tables.read_results(workdir, which) for workdir in workdirs] for which in ("last", "best")}
-    return tables.comparison(rows)
+    return tables.comparison(rows, width=console.columns())
