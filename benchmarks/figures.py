@@ -21,7 +21,9 @@ from matplotlib.colors import LinearSegmentedColormap
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from measure import RESULTS  # noqa: E402 (needs the path above)
+import cifar_rows  # noqa: E402 (needs the path above)
+import saddle_rows  # noqa: E402
+from measure import RESULTS  # noqa: E402
 
 from saddle_jax.report import plots, slices, spectra, style  # noqa: E402
 from saddle_jax.spectra import results  # noqa: E402
@@ -48,6 +50,8 @@ def draw(out: pathlib.Path) -> None:
         slices.landscapes({name: spectra.load(folder, RAREST) for name, folder in last.items()}), out / "landscape.png"
     )
     save(escape_map(json.loads((RESULTS / "saddle-cpu.json").read_text())), out / "escape.png")
+    if along := spectra.ratios(saddle_rows.measured(cifar_rows.FOLDER), size=(5.5, 3.8)):
+        save(along, out / "saddle.png")
 
 
 @style.styled

@@ -169,3 +169,6 @@ WAYS_OUT = [
         *(Cell(data, 100, loss, weight_decay=decay) for decay in (5e-4, 1e-3, 2e-3)),
     )
 ]
+
+# The paper's central figure has their spectra along training.
+WITH_SPECTRA = (Cell("cifar10", 100, "ce_drw"), Cell("cifar10", 100, "ce_drw_sam"))

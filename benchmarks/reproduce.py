@@ -30,13 +30,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import cifar_rows  # noqa: E402 (needs the path above)
 import results_page  # noqa: E402
-from published import CIFAR_LT, QUARTER, WAYS_OUT, Cell  # noqa: E402
+from published import CIFAR_LT, QUARTER, WAYS_OUT, WITH_SPECTRA, Cell  # noqa: E402
 
 TABLES = {"cifar_lt": CIFAR_LT, "quarter": QUARTER, "ways_out": WAYS_OUT}
 # By their configs. A cell with another weight decay has the config of the one without, and is trained by --table.
 CELLS = {cell.config(): cell for table in TABLES.values() for cell in table if not cell.weight_decay}
-# Their checkpoints every ten epochs are kept, because the paper's central figure has their spectra.
-WITH_SPECTRA = (Cell("cifar10", 100, "ce_drw"), Cell("cifar10", 100, "ce_drw_sam"))
 PREEMPTED = 75
 
 
@@ -159,7 +157,7 @@ def command_of(cell: Cell, options: argparse.Namespace) -> list[str]:
     command = ["main.py", "--config", cell.config(smoke=options.smoke, as_is=as_is)]
     if as_is:
         command += ["--config.data.source=arrays", f"--config.data.path={data_file(cell, options)}"]
-    if cell in WITH_SPECTRA:
+    if cell in WITH_SPECTRA:  # for benchmarks/saddle_rows.py
         command.append("--config.keep_every=10 epochs")
     workdir = options.runs / cell.name
     if options.seed is None and options.seeds > 1:  # accelerators train them at once

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cifar_rows
+import saddle_rows
 from published import CIFAR_LT, PUBLISHED, QUARTER, WAYS_OUT, Cell
 
 from benchmarks import links_page
@@ -37,7 +38,7 @@ Figures are test accuracy in percent, overall and for the paper's groups of clas
 def write(page: pathlib.Path = PAGE, results: pathlib.Path = cifar_rows.FOLDER) -> None:
     """Write the page from the files with results."""
     rows = {cell: row for cell in CELLS if (row := cifar_rows.read(results, cell))}
-    lines = [*_START.splitlines(), *_measured(rows), "", *links_page.section(), "", *_not_run(rows)]
+    lines = [*_START.splitlines(), *_measured(rows), *_saddle(results), "", *links_page.section(), "", *_not_run(rows)]
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(page, "\n".join(lines) + "\n")
 
@@ -62,6 +63,20 @@ def _measured(rows: Mapping[Cell, cifar_rows.Row]) -> Iterator[str]:
             versions = ", ".join(f"{name} {record['packages'][name]}" for name in ("jax", "flax", "optax"))
             cells = [cell.title, seed, f"{record['epochs']:g}", f"{best:g}", f"{record['hours']:.1f}", record["device"]]
             yield _row(*cells, record["date"], f"`{record['command']}` ({versions})")
+
+
+def _saddle(results: pathlib.Path) -> Iterator[str]:
+    """Yield the figure and the table of the spectra along training, if they have been measured."""
+    if not saddle_rows.measured(results):
+        return
+    yield from ("", "### The saddle of the rare classes", "")
+    yield "|λmin/λmax| of the Hessian of each class's training loss, along the training of CE+DRW on CIFAR-10-LT,"
+    yield "ratio 100, seed 0. At a minimum it is 0. Re-weighting begins after epoch 160. In the paper, class 8 ends at"
+    yield "λmin −22.95 and λmax 23.11 with SGD, and at −2.28 and 14.58 with SAM. In the tables, λmin, λmax, and the"
+    yield "larger error of the two are those of the last epoch; the columns behind them are |λmin/λmax| by epoch."
+    yield "`python benchmarks/saddle_rows.py` measures this."
+    yield from ("", "![|λmin/λmax| of six classes along training, SGD and SAM side by side](saddle.png)", "")
+    yield from saddle_rows.table(results)
 
 
 def _lines(cell: Cell, records: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -27,6 +27,10 @@ def test_comparison_gives_mean_deviation_and_number():
     assert lines[1].split() == ["SGD", "91.0", "±", "1.4", "99.0", "±", "0.0", "n/a", "73.0", "±", "4.2", "2"]
     assert lines[2].split() == ["SAM", "93.0", "99.0", "n/a", "80.0", "1"]
     assert len({len(line) for line in lines}) == 1
+    narrow = tables.comparison({"SGD": [report(90, 70), report(92, 76)], "SAM": [report(93, 80)]}, width=40)
+    assert [line.split()[0] for line in narrow.splitlines()] == ["SGD", "overall", "head", "mid", "tail", "n"]
+    assert narrow.splitlines()[4].split() == ["tail", "73.0", "±", "4.2", "80.0"]
+    assert max(map(len, narrow.splitlines())) <= 40
 
 
 def test_evaluation_by_hand():
@@ -171,10 +175,11 @@ def test_the_benchmark_script_continues_where_its_budget_ended(tmp_path):
     cell = ["--cell", "cifar10_lt:ce_drw,ratio=100", "--seeds", "2"]
     command = [sys.executable, "benchmarks/reproduce.py", "--smoke", "--runs", str(tmp_path / "runs")]
     command += ["--results", str(tmp_path / "results"), "--out", str(tmp_path / "results.md")]
+    kept = ["--", "--config.keep_every=3 steps"]
     for _ in range(2):
-        done = subprocess.run([*command, *cell, "--budget", "14s"], capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run([*command, *cell, "--budget", "14s", *kept], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
-    done = subprocess.run([*command, *cell], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([*command, *cell, *kept], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     records = [json.loads((tmp_path / f"results/cifar10_lt-100-ce_drw-seed{n}.json").read_text()) for n in range(2)]
     assert [(record["seed"], record["last"]["step"]) for record in records] == [(0, 60), (1, 60)]
@@ -188,3 +193,12 @@ def test_the_benchmark_script_continues_where_its_budget_ended(tmp_path):
     assert page.index("## The paper's tables") < page.index("## Ways out of the saddle") < page.index("## Not run yet")
     one = subprocess.run([*command, "--page"], capture_output=True, text=True, cwd=ROOT)  # trains nothing
     assert (one.returncode, (tmp_path / "results.md").read_text()) == (0, page)
+
+    measure = [sys.executable, "benchmarks/saddle_rows.py", *command[3:7], "--", "--config.spectra.steps=4"]
+    done = subprocess.run(measure, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "left out: cifar10_lt-100-ce_drw_sam, whose run has not finished" in done.stdout
+    assert subprocess.run([*command, "--page"], cwd=ROOT).returncode == 0
+    page = (tmp_path / "results.md").read_text()
+    (header,) = (line for line in page.splitlines() if line.startswith("| class | images | λmin | λmax | error |"))
+    assert header.count("|") == 1 + 5 + 7  # checkpoints

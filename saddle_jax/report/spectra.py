@@ -135,11 +135,14 @@ def ratios(
     found = {name: summaries for name, summaries in found.items() if len(summaries) > 1}
     if not found:
         return None
-    most = max(len(summary["targets"]) for summaries in found.values() for summary in summaries)
-    height = max(size[1], 0.2 * most + 1)
+    targets = list(dict.fromkeys(t for summaries in found.values() for s in summaries for t in s["targets"]))
+    height = max(size[1], 0.2 * len(targets) + 1)
     figure = Figure(figsize=(size[0] * len(found), height), layout="constrained")
     grid = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
-    ends = [_ratio_lines(axes, name, summaries) for axes, (name, summaries) in zip(grid, found.items(), strict=True)]
+    ends = []
+    for axes, (name, summaries) in zip(grid, found.items(), strict=True):
+        ends.append(_ratio_lines(axes, summaries, targets))
+        axes.set(xlabel="epoch", title=plain(name))
     grid[0].set_ylabel("|λmin / λmax|")
     grid[0].set_ylim(bottom=0, top=top)
     for axes, ends_of_run in zip(grid, ends, strict=True):  # when the axes have their limits
@@ -147,19 +150,22 @@ def ratios(
     return figure
 
 
-def _ratio_lines(axes: Axes, title: str, summaries: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, str, str]]:
-    """Draw a line for each target; return its end, what it is, and its color."""
+def _ratio_lines(
+    axes: Axes, summaries: Sequence[Mapping[str, Any]], targets: Sequence[str]
+) -> list[tuple[float, float, str, str]]:
+    """Draw a line for each target, colored by its place in `targets`; return each line's end, name, and color."""
     ends = []
-    for place, name in enumerate(dict.fromkeys(name for summary in summaries for name in summary["targets"])):
-        colour = SERIES[place % len(SERIES)]
+    for place, name in enumerate(targets):
         points = [(s["epoch"], s["targets"][name]) for s in summaries if name in s["targets"]]
+        if not points:
+            continue
+        colour = SERIES[place % len(SERIES)]
         epochs, values = [epoch for epoch, _ in points], np.array([t["ratio"] for _, t in points], float)
         (line,) = axes.plot(epochs, values, color=colour, marker=MARKERS[place % len(MARKERS)], clip_on=False)
         label = f"{points[-1][1]['title']}, {points[-1][1]['images']:,} images"
         known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if np.isfinite(value)]
         style.name_points(line, [f"{label}: {value:.2g} at epoch {epoch:g}" for epoch, value in known])
         ends.append((epochs[-1], values[-1] if np.isfinite(values[-1]) else 0.0, label, colour))
-    axes.set(xlabel="epoch", title=plain(title))
     axes.set_xlim(right=max(x for x, *_ in ends))
     axes.grid()
     return ends
