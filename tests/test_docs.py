@@ -1,8 +1,11 @@
 """The pages of the documentation: links lead somewhere, Python compiles, and commands are understood."""
 
+import importlib.machinery
 import json
 import re
 import shlex
+import sys
+import types
 
 import pytest
 from conftest import ROOT
@@ -121,6 +124,11 @@ def folder(tmp_path_factory):
 def test_commands_are_understood(page, folder, monkeypatch):
     """Those of docs/extending.md are run, by test_extending.py."""
     monkeypatch.chdir(folder)
+    for tracker in ("wandb", "mlflow"):  # optional packages, which a page shows how to install
+        monkeypatch.setitem(sys.modules, tracker, types.ModuleType(tracker))
+        monkeypatch.setattr(
+            sys.modules[tracker], "__spec__", importlib.machinery.ModuleSpec(tracker, None, origin="here")
+        )
     for words in commands_of(page):
         command_line.FLAGS.unparse_flags()
         if words[0] != "saddle-jax":

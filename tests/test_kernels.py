@@ -79,6 +79,7 @@ def test_networks_are_those_of_float64(name, train):
 
 @needs_package
 def test_training_is_computed_by_the_package_and_nothing_else_is():
+    library = importlib.import_module(f"{kernels.PACKAGE}.library")
     arguments = problem(**NETWORKS["resnet8"])
 
     def text(choice, **fields):
@@ -90,7 +91,8 @@ def test_training_is_computed_by_the_package_and_nothing_else_is():
 
     names = ("saddle_conv", "saddle_norm_forward", "saddle_norm_backward")
     assert all(f"@{name}" in text("auto") for name in names)
-    assert all(f"@{name}" in text("onednn", dtype="bfloat16") for name in names)
+    in_bfloat16 = names if library.has_bfloat16() else names[1:]  # without AVX-512, XLA computes its convolutions
+    assert all(f"@{name}" in text("onednn", dtype="bfloat16") for name in in_bfloat16)
     assert "@saddle_" not in text("lax")
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: x if x.dtype == bool else np.float64(x), arguments)
@@ -184,7 +186,7 @@ def test_convolutions_of_other_kinds_are_left_to_xla():
         layer = nn.Conv(4, (3, 3), **fields)
         variables = layer.init(jax.random.key(0), x)
         ours = nn.Conv(4, (3, 3), **fields, **kernels.conv_fields(onednn=True))
-        np.testing.assert_allclose(ours.apply(variables, x), layer.apply(variables, x), rtol=1e-6)
+        np.testing.assert_allclose(ours.apply(variables, x), layer.apply(variables, x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32"), ("bfloat16", "float32")])

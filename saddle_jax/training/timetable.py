@@ -18,8 +18,8 @@ class Timetable(NamedTuple):
     log_every: int
     eval_every: int
     checkpoint_every: int
-    keep_every: int | None
     observed: frozenset[int]
+    keep_every: int | None = None
 
     def logs(self, step: int) -> bool:
         """Return whether the metrics since the last record are logged after `step` steps."""
