@@ -10,7 +10,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 help:
 	@echo "make demo     train SGD and SAM on long-tailed digits and compare them on the rare classes"
-	@echo "make test     run the tests (about half an hour on two cores)"
+	@echo "make test     run the tests (25 to 40 minutes on two cores)"
 	@echo "make test-all     run the tests, including the slow ones"
 	@echo "make test-accelerators  compile what we ship for GPUs and TPUs that are not here (a download of 460 MB, hours)"
 	@echo "make test-faults  kill, break, and damage real runs about a hundred times (under an hour on two cores)"

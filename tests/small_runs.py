@@ -29,9 +29,9 @@ _BESIDES |= {"tracker": "none", "log_every": "1 steps", "checkpoint_every": "1 s
 _PROGRAMS = {}
 
 
-def small_config(method="ce_drw_sam", **changes):
+def small_config(recipe="ce_drw_sam", /, **changes):
     """Return a config of 12 steps; `data__ratio=4` changes data.ratio."""
-    config = digits_lt.get_config(f"{method},smoke")
+    config = digits_lt.get_config(f"{recipe},smoke")
     config.duration, config.eval.every, config.checkpoint_every = "12 steps", "6 steps", "4 steps"
     config.log_every = "3 steps"
     config.tensorboard = False
