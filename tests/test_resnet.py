@@ -110,7 +110,7 @@ def test_batch_256_at_224_fits_a_device_of_16_gb():
 
     kept, _ = what_is_kept(False)
     again, lowered = what_is_kept(True)
-    assert again < 0.2 * kept
+    assert again < 0.4 * kept  # the stem's output and the blocks' inputs
     # XLA for CPUs drops the barriers between the passes, others do not.
     compiled = lowered.compile(compiler_options={"xla_disable_hlo_passes": "cse_barrier_expander"})
     assert compiled.memory_analysis().temp_size_in_bytes < 10 * 2**30 < kept * 2**30
