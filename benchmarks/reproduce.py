@@ -32,6 +32,8 @@ import cifar_rows  # noqa: E402 (needs the path above)
 import results_page  # noqa: E402
 from published import CIFAR_LT, QUARTER, WAYS_OUT, WITH_SPECTRA, Cell  # noqa: E402
 
+from saddle_jax.experiment import schema  # noqa: E402
+
 TABLES = {"cifar_lt": CIFAR_LT, "quarter": QUARTER, "ways_out": WAYS_OUT}
 # By their configs. A cell with another weight decay has the config of the one without, and is trained by --table.
 CELLS = {cell.config(): cell for table in TABLES.values() for cell in table if not cell.weight_decay}
@@ -74,10 +76,11 @@ def parse() -> argparse.Namespace:
         near = [config for config in CELLS if config.startswith(options.cell.partition(",")[0])]
         examples = ", ".join(near or list(CELLS)[:4])
         parser.error(f"--cell: found {options.cell!r}, expected one of the tables' cells, such as {examples}")
-    for name in ("results", "page") if options.smoke or options.override else ():
+    fields = {override.partition("=")[0].removeprefix("--config."): None for override in options.override}
+    differs = options.smoke or bool(schema.fixed_fields(fields))
+    for name, flag in (("results", "--results"), ("page", "--out")) if differs else ():
         if getattr(options, name) == parser.get_default(name):
-            flag = "--out" if name == "page" else "--results"
-            parser.error(f"{flag}: runs with --smoke or overrides are not the table's. Name a {flag} of their own")
+            parser.error(f"{flag}: these runs are not the table's (--smoke, or overrides). Name a {flag} of their own")
     if options.data is not None and not options.data.is_dir():
         parser.error(f"--data: found no folder {options.data}, expected one of .npz files (see above)")
     for name in ("data", "runs", "results", "page"):
