@@ -13,6 +13,7 @@ import io
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -68,6 +69,11 @@ def is_live() -> bool:
 def columns() -> int:
     """Return how many columns a line may take: those of the terminal, or those of a table in a log."""
     return shutil.get_terminal_size((LOG_COLUMNS, 24)).columns if _is_terminal() else LOG_COLUMNS
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """Return a text in lines that fit; all lines but the first one are indented."""
+    return textwrap.fill(text, columns(), subsequent_indent=indent)
 
 
 def say(word: str, text: str, label: str = "") -> None:

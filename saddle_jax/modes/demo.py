@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-import textwrap
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -173,7 +172,7 @@ def show_spectra(number: int, probes: int, out: pathlib.Path, programs: dict[str
 
 def _say(text: str) -> None:
     """Print a text in lines that fit."""
-    print(textwrap.fill(text, console.columns(), subsequent_indent="  " if text.startswith(" ") else ""))
+    print(console.wrapped(text, indent="  " if text.startswith(" ") else ""))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -55,7 +54,7 @@ def _text(finding: Finding, columns: Sequence[str], epoch: str) -> Iterator[str]
         yield tables.comparison(lines, columns, console.columns())
     if finding.compared:
         for sentence in differences.sentences(finding.compared, columns):
-            yield textwrap.fill(sentence, console.columns(), subsequent_indent="  ")
+            yield console.wrapped(sentence, indent="  ")
 
 
 def write(

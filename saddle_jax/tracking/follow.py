@@ -1,7 +1,7 @@
 """Follow a run's own files while they grow, and send what is new to a tracker, each step once. Does not need JAX.
 
-Training knows nothing of this. What has been sent is kept in trackers/<tracker>/state.json of the run, so that another
-process, after a crash or for a resumed run, goes on from there.
+Training knows nothing of this. The run's trackers/<tracker>/state.json records what has been sent. After a crash, or
+when the run is resumed, another process continues from there.
 """
 
 from __future__ import annotations
