@@ -72,8 +72,8 @@ def compiled_pass(head):
     return jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(*arguments).compile(), arguments
 
 
-# What the linear head adds is in test_forward_equals_pytorch, and test_rematerialisation_changes_no_number says that
-# blocks which are computed again give the numbers of those that are not.
+# test_forward_equals_pytorch covers what the linear head adds. test_rematerialisation_changes_no_number covers blocks
+# that are computed again.
 @pytest.mark.slow
 @pytest.mark.parametrize("head", [pytest.param("linear", marks=pytest.mark.nightly), "normed"])
 def test_training_pass_equals_pytorch(head, store, x64):
