@@ -17,12 +17,13 @@ from saddle_jax.errors import ConfigError, DataError, did_you_mean
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment import configure
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.host import console
 from saddle_jax.inference import export as export_lib
 from saddle_jax.inference import inputs
 from saddle_jax.inference.classifier import Classifier
 from saddle_jax.inference.outputs import Predictions
 from saddle_jax.longtail import ClassStats
-from saddle_jax.report import evaluation as texts
+from saddle_jax.report import score_tables
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only feeds images here; its start-up notes are noise
 
@@ -101,7 +102,10 @@ class Report(dict):
         self._stats = stats
 
     def __repr__(self) -> str:
-        return "\n".join(texts.lines(self, self._stats.names, self._stats.counts_C.tolist()))
+        names, counts_C = self._stats.names, self._stats.counts_C.tolist()
+        tables = score_tables.scores(self), score_tables.classes(self, names, counts_C)
+        notes = (f"note: {note}" for note in score_tables.notes(self, names))
+        return "\n\n".join([*map(console.as_text, tables), *notes])
 
 
 class Run:

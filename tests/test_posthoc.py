@@ -116,10 +116,10 @@ def test_a_tau_is_never_chosen_on_test_images(tmp_path, capsys):
     assert (tmp_path / "plots/adjustment-tau_norm-7.png").stat().st_size > 5_000  # the curve on test images
     assert "no tau is chosen here" in capsys.readouterr().out
     assert choose("tau_norm:0.35") == choose("tau_norm") == resolve("tau_norm", tmp_path) == ("tau_norm", 0.35)
-    assert "    0.35  " in capsys.readouterr().out  # a point of the curve, too
+    assert "\n0.35* " in capsys.readouterr().out  # a point of the curve, too
     chosen = choose("tau_norm", images)  # as if they were validation images
     assert chosen == resolve("tau_norm", tmp_path, 7) != ("tau_norm", 0.35)
-    assert f"{chosen.tau:6.2f}" in next(line for line in capsys.readouterr().out.splitlines() if "chosen" in line)
+    assert f"\n{chosen.tau:.2f}* " in capsys.readouterr().out
     same = evaluate.from_logits(labels, np.eye(2)[labels] * 50)
     assert choose("logit", same).tau == 1  # of equally good ones
     assert "21 of 21 taus are equally good there" in capsys.readouterr().out

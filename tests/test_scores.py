@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from scipy import stats
 from sklearn import metrics
 
 from saddle_jax import scores
+from saddle_jax.host import console
 from saddle_jax.longtail import ClassStats
-from saddle_jax.report import evaluation as texts
+from saddle_jax.report import score_tables
 from saddle_jax.training import evaluate
 
 
@@ -105,23 +107,36 @@ def test_top_five_of_logits_on_the_host_is_that_of_the_device():
     assert [second for _, second in found] == [False] * 2 + [True] * 5
 
 
-def test_the_table_fits_a_terminal_and_names_what_is_bent():
+@pytest.mark.parametrize("columns", [40, 80])
+def test_the_tables_fit_a_terminal_and_name_what_is_bent(columns, monkeypatch, capsys):
+    monkeypatch.setattr(console, "columns", lambda: columns)
     random = np.random.default_rng(0)
     labels = np.repeat([0, 1, 3], [90, 25, 5]).astype(np.int32)
     logits = random.normal(size=(120, 4)) + 2 * np.eye(4)[labels]
     logits[:, 3] -= 50  # never predicted
     names = ("airplane", "a name that is far too long for its column", "没有测试图像的一个非常长的类别名称啊", "cat")
     counts = (1_000_000, 100, 10, 1)
-    lines = list(texts.lines(report_of(labels, logits, counts), names, counts))
-    wide = [sum(2 if ord(letter) > 0x2E80 else 1 for letter in line) for line in lines]
-    assert max(wide) <= 80
+    report = report_of(labels, logits, counts)
+    console.table(score_tables.scores(report))
+    console.table(score_tables.classes(report, names, counts))
+    point = {"accuracy": 50.0, "balanced_accuracy": 33.3, "head": 100.0, "mid": None, "tail": 0.0}
+    points = [{"tau": tau, **point} for tau in (0.0, 0.05, 0.1)]
+    console.table(score_tables.curve(points, 0.1, "logit at step 7, test images"))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= columns
     text = "\n".join(lines)
-    assert "test classes have 5 to 90 images: accuracy, NLL, ECE, precision" in text
-    assert "classes without a test image: 1 of 4, e.g. 没有" in text
-    assert "1,000,000     90" in text
-    cat = next(line for line in lines if line.startswith("  cat"))
-    assert cat.split()[3:] == ["0.0", "(0-38)", "n/a"]
-    even = report_of(np.arange(4, dtype=np.int32), np.eye(4), counts)
-    assert "note" not in "\n".join(texts.lines(even, names, counts))
-    alone = report_of(np.zeros(3, np.int32), np.ones((3, 1)), [9])  # a single class
+    assert ("right predictions" in text) == (columns == 80)
+    cat = next(line for line in lines if line.startswith("cat"))
+    assert cat.split() == ["cat", "1", "0.0", "(0-38)", *(["n/a", "5"] if columns == 80 else [])]
+    cells = ["33.3", "100.0", "n/a", "0.0", *(["50.0"] if columns == 80 else [])]
+    assert [line.split() for line in lines[-2:]] == [["0.00", *cells], ["0.10*", *cells]]
+    bent, absent = score_tables.notes(report, names)
+    assert bent.startswith("test classes have 5 to 90 images: accuracy, NLL, ECE, precision")
+    assert absent.startswith("classes without a test image: 1 of 4, e.g. 没有")
+
+
+def test_one_class_and_an_even_test_set_have_scores():
+    even = report_of(np.arange(4, dtype=np.int32), np.eye(4), [4, 3, 2, 1])
+    assert list(score_tables.notes(even, "abcd")) == []
+    alone = report_of(np.zeros(3, np.int32), np.ones((3, 1)), [9])
     assert alone["scores"]["nll"] == {"value": 0.0, "low": 0.0, "high": 0.0}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOG_COLUMNS = 80  # of a table in a log
 _WIDEST = 100  # columns of a panel
+_NARROWEST = 8  # columns of text that wraps
 _STYLES = {"note": "yellow", "error": "bold red", "done": "bold green", "eval": "cyan"}  # of a line's first word
 
 
@@ -32,7 +33,7 @@ class Table(NamedTuple):
 
     columns: Sequence[str]  # headings
     rows: Sequence[Sequence[str]]
-    align: str  # a letter for each column: l or r
+    align: str  # a letter for each column: l, r, or w for text that wraps
     title: str = ""
 
 
@@ -112,8 +113,13 @@ def panel(title: str, about: str, facts: Sequence[tuple[str, Sequence[str]]] = (
 
 
 def table(content: Table) -> None:
-    """Print a table. Where it does not fit, a last column of text is left out."""
-    _print(_drawn(content, columns()))
+    """Print a table. Where it does not fit, text wraps, and the last columns of text are left out."""
+    _print(_drawn(content, columns(), framed=is_live()))
+
+
+def as_text(content: Table) -> str:
+    """Return a table as a log gets it."""
+    return _plain(_drawn(content, LOG_COLUMNS, framed=False), LOG_COLUMNS)
 
 
 def lines(text: str) -> None:
@@ -200,14 +206,18 @@ def _print(content: Any, width: int | None = None) -> None:
     if is_live():
         _terminal().print(content, width=width)
         return
+    print(_plain(content, columns()), flush=True)
+
+
+def _plain(content: Any, width: int) -> str:
     from rich.console import Console
 
     plain = Console(
-        file=io.StringIO(), width=columns(), color_system=None, force_terminal=False, force_jupyter=False,
+        file=io.StringIO(), width=width, color_system=None, force_terminal=False, force_jupyter=False,
         highlight=False, markup=False, emoji=False, no_color=True,
     )  # fmt: skip
     plain.print(content)
-    print("\n".join(line.rstrip() for line in plain.file.getvalue().splitlines()), flush=True)  # type: ignore
+    return "\n".join(line.rstrip() for line in plain.file.getvalue().splitlines())  # type: ignore
 
 
 def _facts(facts: Sequence[tuple[str, Sequence[str]]]) -> Any:
@@ -222,31 +232,38 @@ def _facts(facts: Sequence[tuple[str, Sequence[str]]]) -> Any:
     return grid
 
 
-def _drawn(content: Table, width: int) -> Any:
+def _drawn(content: Table, width: int, *, framed: bool) -> Any:
     from rich import box
-    from rich.console import Console
     from rich.table import Table as Drawn
     from rich.text import Text
 
-    def with_columns(number: int) -> Drawn:
-        frame = box.SIMPLE_HEAD if is_live() else None
-        drawn = Drawn(
-            box=frame,
-            title=Text(content.title) if content.title else None,
-            title_justify="left",
-            pad_edge=False,
-            header_style="bold",
-        )
-        drawn.padding = (0, 2, 0, 0)
-        for heading, side in zip(content.columns[:number], content.align, strict=False):
-            drawn.add_column(Text(heading), justify="right" if side == "r" else "left", no_wrap=side == "r")
-        for row in content.rows:
-            drawn.add_row(*map(Text, row[:number]))
-        return drawn
+    drawn = Drawn(
+        box=box.SIMPLE_HEAD if framed else None,
+        title=Text(content.title) if content.title else None,
+        title_justify="left",
+        pad_edge=False,
+        header_style="bold",
+    )
+    drawn.padding = (0, 1 if framed else 2, 0, 0)  # the frame itself has a column between two columns
+    number = _fitting(content, width - 2 * framed)
+    for heading, side in zip(content.columns[:number], content.align, strict=False):
+        right = side == "r"
+        drawn.add_column(Text(heading), justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in content.rows:
+        drawn.add_row(*map(Text, row[:number]))
+    return drawn
 
-    drawn, number = with_columns(len(content.columns)), len(content.columns)
-    fits = Console(width=1000).measure(drawn).maximum <= width
-    return drawn if fits or content.align[len(content.columns) - 1] == "r" else with_columns(number - 1)
+
+def _fitting(content: Table, width: int) -> int:
+    """Return how many columns of a table fit: all, or all without the last ones of text."""
+    from rich.cells import cell_len
+
+    needed = [max(map(cell_len, column)) for column in zip(content.columns, *content.rows, strict=True)]
+    needed = [min(n, _NARROWEST) if a == "w" else n for n, a in zip(needed, content.align, strict=True)]
+    number = len(needed)
+    while sum(needed[:number]) + 2 * (number - 1) > width and number > 2 and content.align[number - 1] != "r":
+        number -= 1
+    return number
 
 
 def _bar(content: Bar | str) -> Any:

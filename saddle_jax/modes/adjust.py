@@ -12,8 +12,7 @@ from saddle_jax.experiment import adjustment
 from saddle_jax.experiment.adjustment import Adjustment
 from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically, writing
-from saddle_jax.report import evaluation as texts
-from saddle_jax.report import plots, style
+from saddle_jax.report import plots, score_tables, style
 from saddle_jax.training import evaluate
 from saddle_jax.training.evaluate import Evaluation
 
@@ -61,8 +60,10 @@ def choose(
         split, seen = "validation", validation
         points = curve(kind, classifier, seen)
         tau = max(points, key=lambda point: (_goodness(point), -abs(point["tau"] - 1)))["tau"]
-    print(f"{kind} at step {step:,} on the {split} images, accuracy in percent:")
-    print("\n".join(texts.curve_lines(points, tau)))
+    mark = "" if tau is None else " (* chosen)"
+    console.table(
+        score_tables.curve(points, tau, f"{kind} at step {step:,}, {split} images, accuracy in percent{mark}")
+    )
     _draw(workdir, f"adjustment-{kind}-{step}.png", points, tau, f"{kind} at step {step:,}, {split} images")
     if validation is None:
         console.say(

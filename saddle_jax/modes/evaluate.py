@@ -13,7 +13,7 @@ from saddle_jax.experiment.command_line import Command
 from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically
 from saddle_jax.modes import adjust, stored_run
-from saddle_jax.report import evaluation as texts
+from saddle_jax.report import score_tables
 from saddle_jax.training import evaluate
 from saddle_jax.training.directory import different_config, differing_images
 from saddle_jax.training.feed import pipeline_of
@@ -74,7 +74,10 @@ def run(command: Command) -> int:
                     write_atomically(folder / "eval" / f"{step}-test-{chosen.kind}.json", json.dumps(named, indent=1))
                 shown[f"with {chosen}"] = {"step": step, **report}
         console.table(evaluate.table(shown, stats, bounds))
-        print("\n".join(texts.lines(report, stats.names, stats.counts_C)), flush=True)
+        console.table(score_tables.scores(report))
+        for note in score_tables.notes(report, stats.names):
+            console.say("note", note)
+        console.table(score_tables.classes(report, stats.names, stats.counts_C))
     if folder is not None:
         console.say("done", f"{folder / 'eval'} has every figure, and each image's label, prediction, and logits")
     return 0
