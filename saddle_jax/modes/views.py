@@ -47,7 +47,7 @@ def draw(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], work
 
 def draw_for_trackers(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], workdir: pathlib.Path) -> None:
     """Draw the sheet of a run that begins and that a tracker follows. A note says why that is not possible."""
-    if not start.names_of(config) or (workdir / "plots" / "views.png").exists() or _has_begun(workdir):
+    if not start.names_of(config) or (workdir / "plots" / "views.png").exists() or _configs(workdir):
         return
     try:
         told = draw(config, splits, views, workdir)
@@ -57,15 +57,14 @@ def draw_for_trackers(config: ConfigDict, splits: Splits, views: Sequence[Augmen
         console.say("note", f"augmented images are {told}")
 
 
-def _has_begun(workdir: pathlib.Path) -> bool:
-    return any(workdir.glob("config.json")) or any(workdir.glob("seed-*/config.json"))
+def _configs(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Return the configs of the run, or of the seeds' runs, that the workdir holds."""
+    return [path for path in (workdir / "config.json", *workdir.glob("seed-*/config.json")) if path.is_file()]
 
 
 def _holds_another_run(workdir: pathlib.Path, config: ConfigDict) -> bool:
     """Return whether the workdir holds a run that can't be read or that training with this config would refuse."""
-    for path in (workdir / "config.json", *workdir.glob("seed-*/config.json")):
-        if not path.is_file():
-            continue
+    for path in _configs(workdir):
         if (path.parent == workdir) != (config.num_seeds == 1):
             return True
         try:
