@@ -2,7 +2,10 @@
 
 import pathlib
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
 
 from configs import digits_lt
 from saddle_jax import methods
@@ -10,6 +13,7 @@ from saddle_jax.data import sources
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.training import loop
 from saddle_jax.training.program import make_program
+from saddle_jax.weights import names
 
 # Fields of a small run with each method there is, for batches of 32: what it asks for beside the defaults.
 _FIELDS = {
@@ -37,6 +41,19 @@ def small_config(recipe="ce_drw_sam", /, **changes):
     config.tensorboard = False
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     return config
+
+
+def write_weights(path):
+    """Write a file as torchvision's: the network of the small config, with another classifier."""
+    config = small_config()
+    program = make_program(config, sources.load(config))
+    state = jax.device_get(program.init(7))
+    tensors = names.to_torch(state.params, state.model_state, head="fc", steps=0)
+    # Running statistics that no new network has.
+    tensors = {name: x + 0.25 if name.endswith("running_mean") else x for name, x in tensors.items()}
+    tensors["fc.weight"], tensors["fc.bias"] = np.ones((1000, 16), np.float32), np.ones(1000, np.float32)
+    safetensors.numpy.save_file(tensors, path)
+    return path
 
 
 def program_of(config, splits):

@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -11,11 +14,13 @@ import pytest
 import safetensors.numpy
 from conftest import ROOT
 from flax import traverse_util
-from small_runs import small_config, train
+from small_runs import small_config, train, write_weights
 from torch_libraries import library
 
 from configs.pretrained import cifar10_lt, cifar100_lt, folder, imagenet_lt, inat18, places_lt, recipes
 from saddle_jax.data import sources
+from saddle_jax.data.encoded import Decoding, ImageFiles
+from saddle_jax.data.sources import Images
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment import checks
 from saddle_jax.experiment.catalogue import ENTRIES
@@ -30,17 +35,7 @@ from saddle_jax.weights import names
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file as torchvision's: the network of a config, with another classifier."""
-    config = small_config()
-    program = make_program(config, sources.load(config))
-    state = jax.device_get(program.init(7))
-    tensors = names.to_torch(state.params, state.model_state, head="fc", steps=0)
-    # Running statistics that no new network has.
-    tensors = {name: x + 0.25 if name.endswith("running_mean") else x for name, x in tensors.items()}
-    tensors["fc.weight"], tensors["fc.bias"] = np.ones((1000, 16), np.float32), np.ones(1000, np.float32)
-    path = tmp_path_factory.mktemp("weights") / "resnet8.safetensors"
-    safetensors.numpy.save_file(tensors, path)
-    return path
+    return write_weights(tmp_path_factory.mktemp("weights") / "resnet8.safetensors")
 
 
 def tuned(weights, choice="head", **changes):
@@ -128,6 +123,37 @@ def test_features_are_computed_once_per_weights_and_images_and_survive_damage(we
     content[-3] ^= 1
     (cache / "train.npy").write_bytes(content)
     assert train_on_features(config, tmp_path / "e") == whole
+
+
+def test_features_of_files_are_computed_again_if_a_file_is_replaced(tmp_path):
+    config, paths_N = small_config(), np.array([b"cat/0.png", b"dog/0.png"])
+    splits = sources.load(config)
+
+    def key(root):
+        files = ImageFiles(str(root), paths_N, Decoding(8, 8, 0.0))
+        return feature_cache._key(config, splits._replace(train=Images(files, np.array([0, 1]))), ())
+
+    for name in ("photos", "cropped"):
+        for path in paths_N:
+            file = tmp_path / name / path.decode()
+            file.parent.mkdir(parents=True)
+            file.write_bytes(name.encode())
+    shutil.copytree(tmp_path / "photos", tmp_path / "moved")  # with the times of its files
+    first = key(tmp_path / "photos")
+    assert first == key(tmp_path / "photos") == key(tmp_path / "moved") != key(tmp_path / "cropped")
+    (tmp_path / "photos/dog/0.png").write_bytes(b"a better one")
+    assert key(tmp_path / "photos") != first
+    assert len({key("gs://one"), key("gs://two"), first}) == 3  # files that can't be looked at
+
+
+def test_runs_may_write_the_same_features_at_the_same_time(tmp_path, monkeypatch):
+    both, fsync = threading.Barrier(2, timeout=60), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (both.wait(), fsync(file)))
+    path, values_NVD = tmp_path / "features/train.npy", np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: feature_cache._write(path, values_NVD), range(2)))
+    np.testing.assert_array_equal(feature_cache._read(path, 1, 2), values_NVD)
+    assert len(list(path.parent.iterdir())) == 2
 
 
 class Stop(Exception):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from fault_harness import trials
+from small_runs import write_weights
 
 from saddle_jax.data import sources
 from saddle_jax.experiment import config as config_lib
@@ -138,6 +139,19 @@ def test_methods_and_links_train_as_one(config, tmp_path):
         processes = Processes(workdir, number, config=config)
         assert processes.wait() == [0] * number, processes.text()
     require_near(runs[2], runs[1])
+
+
+@pytest.mark.nightly
+def test_features_are_computed_and_read_by_two_processes(tmp_path):
+    more = [f"--config.model.weights={write_weights(tmp_path / 'resnet8.safetensors')}"]
+    more += ["--config.model.train=head", "--config.model.cache_views=2"]
+    for name, number in (("two/computes", 2), ("two/reads", 2), ("one/alone", 1)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        processes = Processes(tmp_path / name, number, *more)
+        assert set(processes.wait()) == {0}, processes.text()
+        assert ("features" in processes.text()) and (name != "two/reads") == ("features  step" in processes.text())
+    assert_equal(tmp_path / "two/computes", tmp_path / "two/reads")
+    assert len({(tmp_path / name / "eval/24-test.json").read_text() for name in ("two/reads", "one/alone")}) == 1
 
 
 @pytest.mark.nightly

@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -66,6 +67,10 @@ class Encoded(abc.ABC):
     def digest(self) -> bytes:
         """Return a hash of the images' names and order. It does not cover the pixels."""
 
+    def version(self) -> bytes:
+        """Return a hash that also changes when an image is replaced under its name, where that is cheap to see."""
+        return self.digest()
+
     @abc.abstractmethod
     def reader(self, tf: Any) -> Any:
         """Return a TensorFlow function from a position to the encoded image."""
@@ -91,6 +96,16 @@ class ImageFiles(Encoded):
 
     def digest(self) -> bytes:
         return hashlib.sha256(b"\n".join(self.paths_N.tolist())).digest()
+
+    def version(self) -> bytes:
+        digest, root = hashlib.sha256(self.digest()), os.fsencode(self.root)
+        for path in self.paths_N.tolist():
+            try:
+                found = os.stat(os.path.join(root, path))
+                digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+            except OSError:  # in a bucket, or a file that its reader will report
+                digest.update(root + b"\n")
+        return digest.digest()
 
     def reader(self, tf: Any) -> Any:
         if self._tensor is None:

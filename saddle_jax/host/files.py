@@ -6,19 +6,27 @@ import contextlib
 import os
 import pathlib
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 
 from saddle_jax.errors import CheckpointError
 
 
-def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+def write_atomically(path: pathlib.Path, content: str | bytes, *, shared: bool = False) -> None:
     """Write a file completely, or leave the old one in place.
+
+    Args:
+      path: of the file.
+      content: of the file; text is written as UTF-8.
+      shared: other processes may write the file at the same time, so each needs a temporary file of its own.
 
     Raises:
       CheckpointError: the disk refused.
     """
     content = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.tmp")
+    own = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}." if shared else ""
+    temporary = path.with_name(f".{path.name}.{own}tmp")
     with writing(path, len(content)):
         with temporary.open("wb") as file:
             file.write(content)

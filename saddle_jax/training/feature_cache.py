@@ -65,7 +65,7 @@ def with_features(config: ConfigDict, workdir: pathlib.Path, splits: Splits, pro
             continue
         views = config.model.cache_views if name == "train" else 1
         path = folder / f"{name}.npy"
-        values_NVD = processes.on_first(functools.partial(_read, path, len(images.labels), views))
+        values_NVD = _of_first(path, len(images.labels), views)
         if values_NVD is None:
             values_NVD = _compute(config, program.views[0], splits.stats.num_classes, images, weights, views)
             processes.on_first(functools.partial(_write, path, values_NVD))
@@ -81,16 +81,18 @@ class _Backbone(NamedTuple):
 
 def _backbone(config: ConfigDict, workdir: pathlib.Path, splits: Splits, program: Program) -> _Backbone:
     """Return the network's weights, on the host: those of the run if it has begun, else those that it starts from."""
+    first, folder = seeds.runs_of(config, workdir)[0]
+    state: TrainState = jax.device_get(program.init(first.seed))
 
-    def read() -> TrainState:
-        first, folder = seeds.runs_of(config, workdir)[0]
-        state = jax.device_get(program.init(first.seed))
+    def read() -> None:
+        nonlocal state
         if checkpoint.available(folder / "checkpoints"):
-            return checkpoint.restore_weights(checkpoint.find(folder / "checkpoints"), state)
-        found = origin.find(first, folder)
-        return found.adopt(state, splits)[0] if found else state
+            state = checkpoint.restore_weights(checkpoint.find(folder / "checkpoints"), state)
+        elif found := origin.find(first, folder):
+            state = found.adopt(state, splits)[0]
 
-    state = processes.on_first(read)
+    processes.on_first(read)
+    state = processes.of_first(state)
     network = networks.make_network(config, splits.stats.num_classes, None)
     return _Backbone(network.backbone_params(state.params), state.model_state)
 
@@ -103,6 +105,9 @@ def _key(config: ConfigDict, splits: Splits, backbone: _Backbone) -> str:
     fields = {name: values[name] for name in (*_FIELDS, *own, *views)}
     known = [fields, config.model.cache_views, splits.content_hash, splits.split_hash]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
+    for images in (split.images for split in (splits.train, splits.validation, splits.test) if split is not None):
+        if isinstance(images, Encoded):  # whose content_hash covers their names only
+            digest.update(images.version())
     for leaf in jax.tree.leaves(backbone):
         digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()[:16]
@@ -158,6 +163,21 @@ def _batches(augmented: Augmentation, images: Images, slots: list[Slots], view: 
     return training_batches(pipeline, *images, slots=slots, augmented=augmented)
 
 
+def _of_first(path: pathlib.Path, total: int, views: int) -> np.ndarray | None:
+    """Return the features that the first process reads, in all processes; None if there are none."""
+    values_NVD: np.ndarray | None = None
+
+    def read() -> list[int] | None:
+        nonlocal values_NVD
+        values_NVD = _read(path, total, views)
+        return None if values_NVD is None else list(values_NVD.shape)
+
+    shape = processes.on_first(read)
+    if shape is None:
+        return None
+    return processes.of_first(np.zeros(shape, np.float32) if values_NVD is None else values_NVD)
+
+
 def _read(path: pathlib.Path, total: int, views: int) -> np.ndarray | None:
     """Return features that were computed before, or None if there are none or the file is damaged."""
     try:
@@ -175,5 +195,5 @@ def _write(path: pathlib.Path, values_NVD: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.save(content, values_NVD)
-    write_atomically(path.with_suffix(".sha256"), hashlib.sha256(values_NVD.data).hexdigest())
-    write_atomically(path, content.getvalue())
+    write_atomically(path.with_suffix(".sha256"), hashlib.sha256(values_NVD.data).hexdigest(), shared=True)
+    write_atomically(path, content.getvalue(), shared=True)
