@@ -1,4 +1,4 @@
-"""Your own images, in one folder per class. It looks at them and chooses the rest, and says what it chose and why.
+"""Your own images, in one folder per class. The command looks at them, chooses the settings, and says why.
 
     saddle-jax --config folder --config.data.root=my_images             # logit adjustment and SAM
     saddle-jax --config folder:ce_drw_sam --config.data.root=my_images  # CE+DRW+SAM

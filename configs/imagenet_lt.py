@@ -7,10 +7,10 @@
 
 data.root holds ImageNet_LT_train.txt, ImageNet_LT_val.txt, ImageNet_LT_test.txt, and ImageNet's train/ and val/. For
 the best epoch on the test list, the paper reports CE+DRW 44.9, +SAM 47.1; LDAM+DRW 49.9, +SAM 53.1. We choose the best
-epoch on the validation list, and report it and the last epoch on the test list. Ours are not measured yet.
+epoch on the validation list, and report it and the last epoch on the test list. We have no results yet.
 
-Images are turned as their EXIF orientation says. --config.data.exif_orientation=False leaves them as stored, as the
-reference does.
+Images are turned upright as their EXIF orientation says. --config.data.exif_orientation=False leaves them as they are
+stored, as the reference does.
 """
 
 from configs import default, recipes

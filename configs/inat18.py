@@ -7,7 +7,7 @@
 
 data.root holds iNaturalist18_train.txt, iNaturalist18_val.txt, and train_val2018/. As usual, the validation list is the
 test set, because the official test set has no labels. The paper reports these best epochs: CE+DRW 63.0, +SAM 65.3;
-LDAM+DRW 67.5, +SAM 70.1. Ours are not measured yet. EXIF orientations are obeyed, as in configs/imagenet_lt.py.
+LDAM+DRW 67.5, +SAM 70.1. We have no results yet. EXIF orientations are obeyed, as in configs/imagenet_lt.py.
 """
 
 from configs import imagenet_lt, recipes

@@ -1,8 +1,8 @@
 """Shared parts of the experiment files: methods by name, arguments after the colon, and the smoke version.
 
-`--config configs/cifar10_lt.py:vs_sam,ratio=50` passes the argument "vs_sam,ratio=50" to the file. An argument is
-comma-separated, in any order. It may hold one method (`<loss>` or `<loss>_<link>`), `ratio=`, `profile=`, `epochs=`,
-and `smoke`.
+`--config configs/cifar10_lt.py:vs_sam,ratio=50` passes the argument "vs_sam,ratio=50" to the file. The parts of an
+argument are separated by commas, in any order: a method (`<loss>` or `<loss>_<link>`), `ratio=`, `profile=`, `epochs=`,
+and `smoke`. All are optional.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +34,7 @@ Settings = Mapping[str, Mapping[str, Any]]  # name of a loss or a link -> full n
 
 
 def with_links(bases: Iterable[str], links: Iterable[str] = LINKS) -> dict[str, tuple[str, str]]:
-    """Return {"ce": ("ce", "sgd"), "ce_sgd": ("ce", "sgd"), "ce_sam": ("ce", "sam"), ....}, by what users may write."""
+    """Return {"ce": ("ce", "sgd"), "ce_sgd": ("ce", "sgd"), "ce_sam": ("ce", "sam"), ...}, by what users may write."""
     links = tuple(links)
     return {
         f"{base}{suffix}": (base, suffix[1:] or "sgd") for base in bases for suffix in ("", *(f"_{k}" for k in links))

@@ -7,16 +7,15 @@
     saddle-jax --config methods/glmc_cifar:smoke
 
 data is cifar10 (the default) or cifar100. ratio is 100 (the default), 50, or 10; any other ratio uses the settings of
-the next smaller one. With profile=as_is, ratio says which ratio the images already have.
+the next smaller of these. With profile=as_is, ratio says which ratio the images already have.
 
 glmc and glmc_sam differ only in SAM. Resampling, label weights, and the contrastive term's factor are those of GLMC's
-authors. The repository of GLMC + SAM uses one setting for all ratios. On CIFAR-10, it compares a factor of 4 without
-SAM to a factor of 1 with SAM. glmc_published and glmc_sam_published are these settings.
+authors. glmc_published and glmc_sam_published are the settings of the GLMC + SAM repository, which uses one setting for
+all ratios. On CIFAR-10, it compares a factor of 4 without SAM to a factor of 1 with SAM.
 
 The repository reports these best test epochs with ResNet-34, for CIFAR-10 at 50 and 100 and CIFAR-100 at 50 and 100:
 GLMC 89.81, 87.55, 62.49, 57.63; GLMC + SAM 91.56, 89.18, 65.28, 59.01. GLMC's authors report 91.04, 88.50, 63.78, 57.97
-with the wide ResNet-32 (7.4 million parameters, sixteen times those of the paper's ResNet-32). Ours are not measured
-yet.
+with the wide ResNet-32 (7.4 million parameters, sixteen times those of the paper's ResNet-32). We have no results yet.
 """
 
 from configs import cifar100_lt, default, recipes

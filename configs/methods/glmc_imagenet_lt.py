@@ -5,11 +5,11 @@
     saddle-jax --config methods/glmc_imagenet_lt:smoke                                   # without data
 
 data.root is that of configs/imagenet_lt.py. GLMC's authors report 56.3 overall, and 70.1 / 52.4 / 30.4 for many /
-medium / few. Nothing is published for GLMC + SAM here, so rho is that of CIFAR, untuned. Ours are not measured yet.
+medium / few. Nothing is published for GLMC + SAM here, so rho is that of CIFAR, untuned. We have no results yet.
 
-Differs from GLMC's code: theirs warms up one epoch late, so the first epoch runs at the full learning rate. It also
-tosses a coin once per run to choose one of two augmentations. Here the first epoch has the lowest rate of the warm-up,
-and the augmentation is the one with RandAugment.
+Differs from GLMC's code: there, the warm-up is one epoch late, so the first epoch runs at the full learning rate. Here,
+the first epoch has the lowest rate of the warm-up. There, one coin toss per run chooses between two augmentations.
+Here, the augmentation is always the one with RandAugment.
 """
 
 from configs import imagenet_lt, recipes

@@ -6,7 +6,7 @@
 
 data.root is that of configs/inat18.py. GLMC's authors report 72.21. Nothing is published for GLMC + SAM here, so rho is
 that of CIFAR, untuned. Resampling, label weights, and the contrastive term's factor are those of ImageNet-LT, the only
-published recipe. Ours are not measured yet.
+published recipe. We have no results yet.
 """
 
 from configs import inat18, recipes

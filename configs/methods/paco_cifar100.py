@@ -6,8 +6,8 @@
     saddle-jax --config methods/paco_cifar100:smoke  # without the data
 
 Leaderboards list PaCo+SAM at 53.0 for ratio 100 and 48.0 for ratio 200 (best test epoch, without code or radius), and
-PaCo at 52.0 for ratio 100. Ours are not measured yet. The radius of 0.1 is ours and untuned. --config.sam.rho=0.05 and
-0.2 are worth a try, but are just as untested.
+PaCo at 52.0 for ratio 100. We have no results yet. The radius of 0.1 is ours and untuned. --config.sam.rho=0.05 and 0.2
+are worth a try, but are just as untested.
 """
 
 from configs import cifar10_lt, cifar100_lt, recipes

@@ -6,8 +6,8 @@
     saddle-jax --config methods/paco_imagenet_lt:smoke                                   # no data
 
 PaCo's authors report 57.0 for the best epoch on the test list (58.2 with ResNeXt-50 and a temperature of 0.07).
-Leaderboards list PaCo+SAM at 57.5, without code or radius. Ours are not measured yet. The radius is ours and untuned:
-0.05 and 0.1 as in the paper's recipes, then 0.2, at the same fractions of the run.
+Leaderboards list PaCo+SAM at 57.5, without code or radius. We have no results yet. The radius is ours and untuned: 0.05
+and 0.1 as in the paper's recipes, then 0.2, at the same fractions of the run.
 """
 
 from configs import imagenet_lt, recipes
@@ -35,7 +35,7 @@ def base():
     config.data.augmentation = "randaugment"
     config.paco.alpha, config.paco.temperature = 0.05, 0.2
     config.paco.queue_size, config.paco.dim = 8192, 128
-    # Every warm-up epoch has a knot. The cosine starts at the last one, epoch 9.
+    # Every epoch of the warm-up has a knot. The cosine starts at the last of these, epoch 9.
     warm_up = ((epoch, round(LR * (epoch + 1) / 10, 4)) for epoch in range(10))
     config.optim.lr = (*warm_up, (400, 0.0))
     return config

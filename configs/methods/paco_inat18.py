@@ -4,8 +4,8 @@
     saddle-jax --config methods/paco_inat18:paco --config.data.root=/data/inat18  # plain SGD
     saddle-jax --config methods/paco_inat18:smoke                                 # no data
 
-PaCo's authors report 73.2 for the best epoch. Leaderboards list PaCo+SAM at 73.4, without code or radius. Ours are not
-measured yet. The radius is that of configs/methods/paco_imagenet_lt.py, which is ours and untuned.
+PaCo's authors report 73.2 for the best epoch. Leaderboards list PaCo+SAM at 73.4, without code or radius. We have no
+results yet. The radius is that of configs/methods/paco_imagenet_lt.py, which is ours and untuned.
 """
 
 from configs import inat18, recipes

@@ -16,7 +16,7 @@ that run. --config.retrain.flat_limit=0 leaves only re-training on class-balance
 
 The settings are the authors'. Their first stage uses batches of 64, a learning rate of 0.1 that falls to a tenth at
 epochs 160 and 180, and MixUp, which is not available here. With both stages, they report these results at ratios 200,
-100, and 50: CIFAR-10 80.94, 83.92, 86.22; CIFAR-100 45.66, 50.83, 53.91. Ours are not measured yet.
+100, and 50: CIFAR-10 80.94, 83.92, 86.22; CIFAR-100 45.66, 50.83, 53.91. We have no results yet.
 """
 
 from configs import cifar10_lt, cifar100_lt, recipes

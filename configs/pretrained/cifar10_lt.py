@@ -4,9 +4,9 @@
     saddle-jax --config pretrained/cifar10_lt:adaptformer,la_sam
     saddle-jax --config pretrained/cifar10_lt:net=efficientnet_lite0
 
-Compare results only among networks that were trained on the same images before. ImageNet has classes of CIFAR's.
-adaptformer and lora have the settings of LIFT (Shi et al., ICML 2024), except for its augmentation and the first
-weights of its classifier. linear_probe and full are ours. Measured results are in docs/pretrained.md.
+Compare results only among networks that were pretrained on the same images; ImageNet, for example, contains classes of
+CIFAR. adaptformer and lora have the settings of LIFT (Shi et al., ICML 2024), except for its augmentation and its
+classifier's initial weights. linear_probe and full are ours. Measured results are in docs/pretrained.md.
 """
 
 from configs import cifar10_lt

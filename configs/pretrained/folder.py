@@ -3,9 +3,10 @@
     saddle-jax --config pretrained/folder:net=resnet18 --config.data.root=my_images
     saddle-jax --config pretrained/folder:net=clip_vit_b16,adaptformer --config.data.root=my_images
 
-The network's weights are a file; a command without it says how to download it. Folders are read as by
-configs/folder.py, which trains from scratch. By default, the features of every image are computed once, and logit
-adjustment with SAM trains a linear classifier on them. A CPU is enough for that. The settings are ours, and untuned.
+If the file of the network's weights is missing, the command says how to download it. Folders are read as in
+configs/folder.py, which trains from scratch. By default, the features of every image are computed once, and a linear
+classifier is trained on them with logit adjustment and SAM. A CPU is enough for that. The settings are ours and
+untuned.
 """
 
 from configs import folder

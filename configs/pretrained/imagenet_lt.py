@@ -2,8 +2,8 @@
 
     saddle-jax --config pretrained/imagenet_lt --config.data.root=/data/imagenet
 
-LIFT (Shi et al., ICML 2024) reports 78.3. The lists are those of configs/imagenet_lt.py. Never start from a network
-that was trained on ImageNet with labels: it has seen the images that this set leaves out. Ours are not measured yet.
+LIFT (Shi et al., ICML 2024) reports 78.3. We have no results yet. The lists are those of configs/imagenet_lt.py. Never
+start from a network that was trained on ImageNet with labels: it has seen the images that this set leaves out.
 """
 
 from configs import imagenet_lt

@@ -2,8 +2,8 @@
 
     saddle-jax --config pretrained/inat18 --config.data.root=/data/inat18
 
-LIFT (Shi et al., ICML 2024) reports about 80.4 after 20 epochs, which is the length of this run. The lists are those of
-configs/inat18.py. Ours are not measured yet.
+LIFT (Shi et al., ICML 2024) reports about 80.4 after 20 epochs, which is the length of this run. We have no results
+yet. The lists are those of configs/inat18.py.
 """
 
 from configs import imagenet_lt, inat18

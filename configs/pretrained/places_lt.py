@@ -4,8 +4,8 @@
     saddle-jax --config pretrained/places_lt:net=vit_b16,lora --config.data.root=/data/places
 
 The set has 62,500 training images of 365 places, 4,980 to 5 per class. data.root holds Places_LT_train.txt,
-Places_LT_val.txt, Places_LT_test.txt, and Places365's train/ and val/. LIFT (Shi et al., ICML 2024) reports 52.2. Ours
-are not measured yet.
+Places_LT_val.txt, Places_LT_test.txt, and Places365's train/ and val/. LIFT (Shi et al., ICML 2024) reports 52.2. We
+have no results yet.
 """
 
 from configs import imagenet_lt

@@ -1,8 +1,8 @@
-"""Shared parts of the experiments that start from a published network: its images, and what of it is trained.
+"""Shared parts of the experiments that start from a published network: which network, and what of it is trained.
 
 An argument may hold what `configs/recipes.py` takes, one of TUNINGS (`linear_probe`, `adaptformer`, `lora`, `full`),
-and a network (`net=clip_vit_b16`). Its weights are a file in weights/, or `--config.model.weights=FILE`. Where it is
-missing, the command says how to download it.
+and a network (`net=clip_vit_b16`). The network's weights are a file in weights/, or `--config.model.weights=FILE`. If
+the file is missing, the command says how to download it.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ _LIFT = {  # Shi et al., ICML 2024
     "optim.weight_decay": 5e-4,
 }
 TUNINGS = {
-    # Ours: LIFT's classifier and schedule. Features are computed once, so that it trains on them in seconds.
+    # Ours: LIFT's classifier and schedule. Features are computed once, so that the classifier trains in seconds.
     "linear_probe": {**_LIFT, "model.train": "head", "model.cache_views": 4, "duration": "20 epochs"},
     "adaptformer": {**_LIFT, "model.train": "adaptformer"},
     "lora": {**_LIFT, "model.train": "lora"},
