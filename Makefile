@@ -11,9 +11,9 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 help:
 	@echo "make demo     train SGD and SAM on long-tailed digits and compare them on the rare classes"
 	@echo "make test     run the tests (25 to 40 minutes on two cores)"
-	@echo "make test-all     run the tests, including the slow ones"
+	@echo "make test-all     run all tests, including the nightly ones"
 	@echo "make test-accelerators  compile what we ship for GPUs and TPUs that are not here (a download of 460 MB, hours)"
-	@echo "make test-faults  kill, break, and damage real runs about a hundred times (under an hour on two cores)"
+	@echo "make test-faults  kill, break, and damage real runs (under an hour on two cores)"
 	@echo "make check    check format, lint, and types, and run the fast tests"
 	@echo "make docs     build the documentation's site in docs/_build/html"
 	@echo "make figures  redraw the figures of README and docs/ from recorded data"

@@ -282,6 +282,12 @@ def test_every_recipe_is_sound(recipe, tune):
     assert recipe.get_config(f"{tune},ldam_drw_sam,smoke").model.name == "resnet8"
 
 
+def test_a_recipe_keeps_its_tuning_when_another_method_is_named():
+    for recipe in (imagenet_lt, inat18, places_lt):
+        assert recipe.get_config("ldam_drw_sam").model.train == recipe.get_config().model.train == "adaptformer"
+    assert cifar10_lt.get_config("ldam_drw_sam").model.train == "head"
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 20, 12, 3)])
 def test_images_are_resized_as_jax_does(shape):
     echo = networks.make_network(small_config(), 10, None)._replace(

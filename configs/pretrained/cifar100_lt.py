@@ -1,4 +1,4 @@
-"""CIFAR-100-LT from a published network: by default, a linear classifier on CLIP's ViT-B/16, with logit adjustment.
+"""CIFAR-100-LT from a published network: by default, a cosine classifier on CLIP's ViT-B/16, with logit adjustment.
 
     saddle-jax --config pretrained/cifar100_lt
     saddle-jax --config pretrained/cifar100_lt:adaptformer,la_sam

@@ -4,7 +4,7 @@
     saddle-jax --config pretrained/folder:net=clip_vit_b16,adaptformer --config.data.root=my_images
 
 If the file of the network's weights is missing, the command says how to download it. Folders are read as in
-configs/folder.py, which trains from scratch. By default, the features of every image are computed once, and a linear
+configs/folder.py, which trains from scratch. By default, the features of every image are computed once, and a cosine
 classifier is trained on them with logit adjustment and SAM. A CPU is enough for that. The settings are ours and
 untuned.
 """

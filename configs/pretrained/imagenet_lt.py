@@ -16,7 +16,7 @@ def get_config(argument: str = ""):
     imagenet_lt.set_images(config)
     config.name = "imagenet_lt"
     set_images(config)
-    return recipes.apply(config, argument or "adaptformer")
+    return recipes.apply(config, argument, default_tune="adaptformer")
 
 
 def set_images(config) -> None:

@@ -17,4 +17,4 @@ def get_config(argument: str = ""):
     inat18.set_images(config)
     config.name = "inat18"
     pretrained.set_images(config)
-    return recipes.apply(config, argument or "adaptformer", epochs_of_lift=20)
+    return recipes.apply(config, argument, default_tune="adaptformer", epochs_of_lift=20)

@@ -19,4 +19,4 @@ def get_config(argument: str = ""):
     config.name = config.data.name = "places_lt"
     config.eval.rank_bounds = (131, 294)
     pretrained.set_images(config)
-    return recipes.apply(config, argument or "adaptformer")
+    return recipes.apply(config, argument, default_tune="adaptformer")

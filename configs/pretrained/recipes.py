@@ -45,6 +45,7 @@ def apply(
     argument: str,
     *,
     default_net: str = "clip_vit_b16",
+    default_tune: str = "linear_probe",
     default_method: str = "la",
     epochs_of_lift: int = 10,
 ) -> ConfigDict:
@@ -54,6 +55,7 @@ def apply(
       config: the experiment's images; changed in place.
       argument: the text after the colon of --config.
       default_net: the network if the argument names none.
+      default_tune: what is trained if the argument does not say.
       default_method: the method if the argument names none.
       epochs_of_lift: the length of a run with adaptformer or lora.
 
@@ -63,7 +65,7 @@ def apply(
     choices = {"tune": tuple(TUNINGS), "net": tuple(PUBLISHED)}
     shown = recipes.shown_methods(recipes.LOSSES)
     options = parse_argument(argument, recipes.METHODS, choices, shown=shown)
-    tune, net = options.chosen.get("tune", "linear_probe"), options.chosen.get("net", default_net)
+    tune, net = options.chosen.get("tune", default_tune), options.chosen.get("net", default_net)
     config.update_from_flattened_dict({**TUNINGS[tune], **PUBLISHED[net].settings})
     config.model.weights = f"weights/{PUBLISHED[net].file}"
     if tune in ("adaptformer", "lora"):
