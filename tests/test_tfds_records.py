@@ -1,5 +1,6 @@
 """Sets of tensorflow-datasets as array_record: the images, classes and batches of the list that they were made of."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import tensorflow_datasets as tfds
 from conftest import ROOT
 from jpeg_folder import BY_SIZE, COUNTS, list_config, write_folder
 
-from saddle_jax.data import inspection, sources
+from saddle_jax.data import inspection, pixels, sources
 from saddle_jax.data.augment.augmentation import Augmentation
 from saddle_jax.data.feeds import evaluation, streaming
 from saddle_jax.data.order import Order, evaluation_slots, slots_at
@@ -76,6 +77,23 @@ def batches(part, train):
     crop = Augmentation("random_resized_crop", part.images.shape[1:], encoded=True)
     slots = slots._replace(draws_BR=slots_at(Order(3, part.labels, count, 1, crop), 0).draws_BR)
     return next(streaming.batches(part.images, part.labels, [slots], train=True, augmented=crop))
+
+
+def test_images_in_memory_are_prepared_as_for_prediction(prepared, tmp_path):
+    root, folder = prepared
+    in_memory = {"augmentation": "crop_flip", "eval_resize": 0, "color_jitter": 0.0, "validation_split": ""}
+    changes = {f"data__{name}": value for name, value in in_memory.items()}
+    with pytest.raises(DataError, match="array_record.*file_format='tfrecord'"):
+        sources.load(record_config(folder, **changes))
+    store(root, tmp_path, Photos.lists, "tfrecord")
+    found = sources.load(record_config(tmp_path, data__test_split="val", **changes)).test
+    files = sources.load(list_config(root)).validation
+    read = [pixels.read(pathlib.Path(files.images.name(n)).read_bytes(), 3, (32, 32)) for n in range(len(files.labels))]
+    distances = np.abs(found.images[:, None].astype(int) - np.stack(read)).mean((2, 3, 4))
+    same = distances.argmin(1)
+    assert sorted(same) == list(range(len(read)))
+    np.testing.assert_array_equal(found.labels, files.labels[same])
+    assert distances.min(1).max() < 2  # of two decoders of JPEG; stretched to a square, they differ by 8 or more
 
 
 def test_records_are_the_images_and_classes_of_their_list(prepared, cache, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from saddle_jax.data import pixels
 from saddle_jax.errors import DataError, did_you_mean
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (N, H, W, K) uint8, labels (N,)
@@ -65,7 +67,8 @@ def open_set(name: str, root: str, *, file_format: str = "") -> tuple[Any, Any, 
 def _read(tf: Any, tfds: Any, builder: Any, split: str, image_size: int) -> Arrays:
     """Return a split in the set's official order if its examples have an id, else in the order of its files."""
     image_key, label_key = builder.info.supervised_keys
-    height, width, _ = builder.info.features[image_key].shape
+    height, width, channels = builder.info.features[image_key].shape
+    size = (image_size, image_size)
     if not image_size and (height is None or width is None):
         raise DataError(
             f"{builder.info.name}: its images differ in size. Fix: --config.data.image_size=32 (pixels per side)"
@@ -73,9 +76,10 @@ def _read(tf: Any, tfds: Any, builder: Any, split: str, image_size: int) -> Arra
 
     def prepare(example: dict[str, Any]) -> dict[str, Any]:
         image = example[image_key]
-        if image_size:
-            resized = tf.image.resize(image, (image_size, image_size), antialias=True)
-            image = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+        if image_size:  # with the function that prepares images for prediction
+            fit = functools.partial(pixels.fit, channels=channels or 3, size=size)
+            image = tf.numpy_function(fit, [image], tf.uint8, stateful=False)
+            image = tf.ensure_shape(image, (*size, channels or 3))
         return {"image": image, "label": example[label_key], "id": example.get("id", "")}
 
     read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
@@ -84,6 +88,11 @@ def _read(tf: Any, tfds: Any, builder: Any, split: str, image_size: int) -> Arra
     except ValueError as error:
         known = ", ".join(sorted(builder.info.splits))
         raise DataError(f"{builder.info.name}: found split {split!r}, expected one of {known} ({error})") from error
+    except NotImplementedError as error:  # a format for access at random
+        raise DataError(
+            f"{builder.info.name} is prepared as array_record, which can't be read into memory. Fix: prepare it with "
+            "file_format='tfrecord', or --config.data.augmentation=random_resized_crop, which reads image by image"
+        ) from error
     parts = list(tfds.as_numpy(dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(1000)))
     if not parts:
         raise DataError(f"{builder.info.name}: split {split!r} has no images")
