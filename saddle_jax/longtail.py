@@ -23,7 +23,7 @@ class ClassStats(NamedTuple):
 
     counts_C: np.ndarray
     names: tuple[str, ...]
-    labels: tuple[int, ...] = ()  # number of each class in its source; () if the source numbers them by rank
+    labels: tuple[int, ...] = ()  # of each class in its source, from 0 or from 1; () if they are the ranks
 
     @property
     def num_classes(self) -> int:
@@ -31,8 +31,13 @@ class ClassStats(NamedTuple):
 
     @property
     def labels_C(self) -> np.ndarray:
-        """Number of each class in its source."""
+        """Label of each class in its source, which counts from 0 or from 1."""
         return np.array(self.labels, np.int32) if self.labels else np.arange(self.num_classes, dtype=np.int32)
+
+    @property
+    def places_C(self) -> np.ndarray:
+        """Place of each class in the order of its source's labels, from 0."""
+        return self.labels_C - self.labels_C.min()
 
     @property
     def ratio(self) -> float:

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from configs import default
 from saddle_jax.data import sources
-from saddle_jax.errors import DataError
+from saddle_jax.errors import ConfigError, DataError
+from saddle_jax.spectra.targets import find_targets
 
 
 def load(data):
@@ -199,6 +200,26 @@ def test_other_forms_of_images_and_labels_are_taken_and_told(tmp_path, digits, c
     assert any(note in told for told in found.notes) if note else not found.notes
     by_name = found.stats.names != expected.stats.names
     assert not by_name or found.stats.names in (("one", "four", "two", "three", "zero"), ("2", "5", "3", "4", "1"))
+
+
+def test_labels_from_1_stay_the_users_numbers(tmp_path, digits):
+    from_1 = changed(digits, labels=lambda y: y + 1)
+    for more in ({}, {"class_names": NAMES}):
+        stats = load(also(write_arrays(tmp_path / "a.npz", **from_1, **more), profile="as_is")).stats
+        assert stats.labels == (2, 5, 3, 4, 1) and stats.places_C.tolist() == [1, 4, 2, 3, 0]
+        assert stats.names == (tuple(NAMES[[1, 4, 2, 3, 0]]) if more else ("2", "5", "3", "4", "1"))
+        assert find_targets("5", stats, ())[0].classes.tolist() == [1]
+        with pytest.raises(ConfigError, match=r"number \(1 to 5\)"):
+            find_targets("0", stats, ())
+
+
+def test_text_of_digits_is_a_name_if_class_names_are_digits_too(tmp_path):
+    labels = np.repeat(np.arange(12), 2).astype(str)
+    images = np.arange(24, dtype=np.uint8).repeat(64).reshape(24, 8, 8)  # the number of its row
+    arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    splits = load(also(write_arrays(tmp_path / "a.npz", **arrays, class_names=np.unique(labels)), profile="as_is"))
+    found = [splits.stats.names[label] for label in splits.train.labels]
+    assert found == [labels[image[0, 0, 0]] for image in splits.train.images]
 
 
 def test_a_set_without_test_images_gives_some_of_every_class(tmp_path, digits):

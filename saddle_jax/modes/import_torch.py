@@ -56,7 +56,7 @@ def run(command: Command) -> int:
             "numbers the classes of such sets in an order that can't be recomputed. Fix: export class_map from the "
             "reference's data set"
         )
-    outputs_C = splits.stats.labels_C
+    outputs_C = splits.stats.places_C
     if command.class_map:
         outputs_C = class_map.read(pathlib.Path(command.class_map), splits.stats.names, outputs_C)
     program = make_program(config, splits)

@@ -34,6 +34,7 @@ def find_targets(text: str, stats: ClassStats, rank_bounds: tuple[int, ...]) -> 
       ConfigError: an item names nothing, or its classes have no training images. The error lists all such items.
     """
     groups = {g.name: g.classes for g in (*rank_groups(stats.num_classes, rank_bounds), *count_groups(stats.counts_C))}
+    labels = stats.labels_C.tolist()
     with_images = np.flatnonzero(stats.counts_C > 0)
     found: dict[str, Target] = {}
     problems = []
@@ -46,14 +47,14 @@ def find_targets(text: str, stats: ClassStats, rank_bounds: tuple[int, ...]) -> 
             targets = [Target(part, f"{part} ({len(groups[part])} classes)", groups[part])]
         elif part in stats.names:
             targets = [_class(stats.names.index(part), stats)]
-        elif part.isdecimal() and int(part) < stats.num_classes:
-            targets = [_class(stats.labels_C.tolist().index(int(part)), stats)]
+        elif part.isdecimal() and int(part) in labels:
+            targets = [_class(labels.index(int(part)), stats)]
         else:
             known = [*_WORDS, *groups, *stats.names]
             hint = did_you_mean(part, known) or f" Groups: {', '.join(groups)}"
             problems.append(
                 f"spectra.classes: {part!r} is neither the name of a class or a group nor a class's number "
-                f"(0 to {stats.num_classes - 1}).{hint}"
+                f"({min(labels)} to {max(labels)}).{hint}"
             )
             continue
         for target in targets:

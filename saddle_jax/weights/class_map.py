@@ -12,19 +12,19 @@ import numpy as np
 from saddle_jax.errors import ConfigError
 
 
-def read(path: pathlib.Path, names: Sequence[str], labels_C: np.ndarray) -> np.ndarray:
+def read(path: pathlib.Path, names: Sequence[str], places_C: np.ndarray) -> np.ndarray:
     """Return the checkpoint's output for each of our classes, (C,).
 
     The file has one of three forms:
 
-    - one number per line: the outputs of the data set's labels 0, 1, and so on
+    - one number per line: the outputs of the data set's classes, in the order of their labels
     - the same numbers as a JSON list, which the reference calls class_map
     - a JSON object {class name: output}
 
     Args:
       path: the file.
       names: names of our classes.
-      labels_C: the data set's label of each of our classes.
+      places_C: the place of each of our classes in the order of the data set's labels.
 
     Raises:
       ConfigError: the file can't be read or does not give every class its own output. The error lists all problems.
@@ -53,7 +53,7 @@ def read(path: pathlib.Path, names: Sequence[str], labels_C: np.ndarray) -> np.n
             elif first.setdefault(output, label) != label:
                 problems.append(f"classes {first[output]} and {label} both have output {output}")
         if not problems:
-            return np.array(outputs) if by_name else np.array(outputs)[labels_C]
+            return np.array(outputs) if by_name else np.array(outputs)[places_C]
     raise ConfigError([f"--class_map: {str(path)!r}: {problem}" for problem in problems])
 
 

@@ -64,7 +64,7 @@ def _long_tailed(source: Source, data: ConfigDict) -> Splits:
     stats = longtail.ClassStats(
         np.bincount(train.labels, minlength=num_classes),
         tuple(source.names[label] for label in order_C),
-        tuple(order_C.tolist()),
+        tuple((order_C + source.first_label).tolist()),
     )
     _require_images(data, stats)
     return Splits(

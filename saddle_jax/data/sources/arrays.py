@@ -64,7 +64,7 @@ def load(fields: Any, data: ConfigDict) -> Source:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise DataError("\n".join([f"{path} ({count})", *(f"  - {p}" for p in problems)]))
     parts = {split: Images(pixels[split], labels.labels[keys[1]]) for split, keys in found.items()}
-    source = Source(parts["train"], parts.get("test"), labels.names, parts.get("validation"))
+    source = Source(parts["train"], parts.get("test"), labels.names, parts.get("validation"), first_label=labels.first)
     return split_test(source._replace(notes=(*notes, *labels.notes)), data)
 
 

@@ -60,6 +60,7 @@ class Source(NamedTuple):
     balanced: bool = False  # its classes differ in size only by chance: a long-tailed subset keeps their order
     notes: tuple[str, ...] = ()  # what the user should know about how the images were read
     image_names: Mapping[str, np.ndarray] = MappingProxyType({})  # split -> names of its images, if they have any
+    first_label: int = 0  # the number of the first class as the user counts them, 0 or 1; `Images` count from 0
 
 
 def take(images: Images, positions: np.ndarray) -> Images:

@@ -24,7 +24,8 @@ def load(fields: Any, data: ConfigDict) -> Source:
         paths_N = np.array([path.encode() for path in listed.paths])
         return Images(ImageFiles(found.root, paths_N, decoding(data)), listed.labels_N)
 
-    source = Source(images(found.train), images(found.test), found.names, images(found.validation), notes=found.notes)
+    train, test, validation = map(images, (found.train, found.test, found.validation))
+    source = Source(train, test, found.names, validation, notes=found.notes, first_label=found.first_label)
     if source.test is not None:
         return source
     return split_test(source._replace(image_names={"train": np.array(found.train.paths)}), data)

@@ -50,6 +50,7 @@ class Lists(NamedTuple):
     test: Listed | None
     names: tuple[str, ...]  # of the classes
     notes: tuple[str, ...]  # what the user should know about how the lists were read
+    first_label: int  # see `base.Source`
 
 
 def load(data: ConfigDict) -> Lists:
@@ -79,7 +80,7 @@ def load(data: ConfigDict) -> Lists:
     require_published(data.name, str(train.source), train.labels_N)
     names = labels.names if written["train"].dtype.kind == "U" else class_names(train, labels.names)
     validation, test = listed.get("validation"), listed.get("test")
-    return Lists(root, train, validation, test, names, (*notes, *labels.notes))
+    return Lists(root, train, validation, test, names, (*notes, *labels.notes), labels.first)
 
 
 def class_names(train: Listed, names: tuple[str, ...]) -> tuple[str, ...]:

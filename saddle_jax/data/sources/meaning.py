@@ -28,6 +28,7 @@ class Labels(NamedTuple):
     labels: dict[str, np.ndarray]  # split -> (N,) int32
     names: tuple[str, ...]  # of the classes
     notes: tuple[str, ...]
+    first: int = 0  # the number of the first class as its user counts them, 0 or 1
 
 
 def images(name: str, array: np.ndarray) -> Read:
@@ -90,7 +91,7 @@ def labels(found: dict[str, np.ndarray], class_names: tuple[str, ...] | None, *,
     flat = {}
     for name, array in found.items():
         try:
-            flat[name], told = _flat(name, array)
+            flat[name], told = _flat(name, array, class_names or ())
             notes += told
         except DataError as error:
             problems.append(str(error))
@@ -106,14 +107,15 @@ def labels(found: dict[str, np.ndarray], class_names: tuple[str, ...] | None, *,
     if smallest == 1 and (number - 1 == len(class_names) if class_names else without_gaps and not gaps):
         notes.append(f"labels start at 1 and are taken as such: 1 to {number - 1}")
         names = class_names or tuple(str(label) for label in range(1, number))
-        return Labels({name: (array - 1).astype(np.int32) for name, array in flat.items()}, names, tuple(notes))
+        from_0 = {name: (array - 1).astype(np.int32) for name, array in flat.items()}
+        return Labels(from_0, names, tuple(notes), first=1)
     names = class_names or tuple(str(label) for label in range(number))
     if number > len(names):
         raise DataError(f"labels go up to {number - 1}, but there are {len(names)} class_names")
     return Labels({name: array.astype(np.int32) for name, array in flat.items()}, names, tuple(notes))
 
 
-def _flat(name: str, array: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def _flat(name: str, array: np.ndarray, class_names: tuple[str, ...]) -> tuple[np.ndarray, list[str]]:
     """Return labels as (N,) whole numbers or names, and what was not obvious."""
     form, notes = f"{array.dtype} {array.shape}", []
     if array.ndim == 2 and array.shape[1] == 1:
@@ -128,6 +130,8 @@ def _flat(name: str, array: np.ndarray) -> tuple[np.ndarray, list[str]]:
         raise DataError(f"{name}: found {form}, expected whole numbers or names, one for each image")
     if array.dtype.kind in "US":
         text = array.astype(str)
+        if any(map(str.isdecimal, class_names)):  # such text names a class, and does not count it
+            return text, notes
         if np.char.isdecimal(text).all() and np.char.str_len(text).max() <= len(str(_LARGEST_LABEL)):
             notes.append(f"{name} of text are taken as the numbers that they spell")
             return text.astype(np.int64), notes
