@@ -12,7 +12,7 @@ help:
 	@echo "make demo     train SGD and SAM on long-tailed digits and compare them on the rare classes"
 	@echo "make test     run the tests (25 to 40 minutes on two cores)"
 	@echo "make test-all     run all tests, including the nightly ones"
-	@echo "make test-accelerators  compile what we ship for GPUs and TPUs that are not here (a download of 460 MB, hours)"
+	@echo "make test-accelerators  compile what we ship for GPUs and TPUs; needs neither (downloads 460 MB, takes hours)"
 	@echo "make test-faults  kill, break, and damage real runs (under an hour on two cores)"
 	@echo "make check    check format, lint, and types, and run the fast tests"
 	@echo "make docs     build the documentation's site in docs/_build/html"
@@ -95,7 +95,7 @@ $(VENV)/installed-docs: $(VENV)/installed requirements-docs.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
 
-# Holds the folder of the kernel tests. It is not written if the kernels can't be built.
+# This file holds the path of the kernel tests. It is not written if the kernels can't be built.
 $(VENV)/kernels: $(VENV)/installed $(wildcard native/*.* native/src/* native/saddle_kernels/*.py)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ] && command -v $${CXX:-c++} > /dev/null; then \
 	  echo "building the CPU kernels" && $(MAKE) --no-print-directory native && echo native/tests > $@; \

@@ -23,12 +23,12 @@ xla.prepare()  # before JAX reads its flags
 
 
 def __dir__() -> list[str]:
-    """List what the package offers, also what is not imported yet."""
+    """List the package's names, including those that are not imported yet."""
     return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:
-    """Import what belongs to `saddle_jax.api` when it is first used."""
+    """Import a name from `saddle_jax.api` when it is first used."""
     if name not in ("Run", "load", "train"):
         raise AttributeError(f"module 'saddle_jax' has no attribute {name!r}")
     from saddle_jax import api

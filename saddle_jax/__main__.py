@@ -18,8 +18,8 @@ from saddle_jax.host import console, output
 
 
 def run() -> NoReturn:
-    """Run the command that sys.argv holds, and exit."""
-    # TensorFlow only feeds images here. Its start-up notes are noise, and oneDNN would speed up nothing that it does.
+    """Run the command in sys.argv, and exit."""
+    # TensorFlow only feeds images here. Its start-up notes are noise, and oneDNN would speed up none of its work.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     if os.path.basename(sys.argv[0]) != "main.py":

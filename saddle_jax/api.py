@@ -1,4 +1,4 @@
-"""saddle_jax from Python: train, load a run, classify, evaluate, measure curvature, and draw."""
+"""saddle_jax from Python: train, load a run, classify, evaluate, measure curvature, and plot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from saddle_jax.report import score_tables
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only feeds images here; its start-up notes are noise
 
-_NO_WATCHDOG = {"watchdog_secs": 0}  # it would end the whole Python process
+_NO_WATCHDOG = {"watchdog_secs": 0}  # a watchdog would end the whole Python process
 
 
 def train(
@@ -38,19 +38,19 @@ def train(
     path: str | pathlib.Path | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Train a run, or continue it, and return it. Progress is printed as the command prints it.
+    """Train a run, or continue it, and return it. It prints the same progress as the command.
 
     Args:
       config: what `--config` takes, such as "folder:la_sam" or a file of your own, or a complete config.
       workdir: directory of the run; by default, runs/<name of the config>.
-      root: data.root, such as the folder of the classes' folders.
+      root: data.root, such as a folder with one folder per class.
       path: data.path, an .npz of images.
       fields: values of any other fields by their names, such as {"data.flip": False, "batch_size": 64}.
 
     Raises:
       ConfigError: reports everything that is wrong with the config.
       DataError: the images can't be used.
-      Preempted: it was interrupted. The same call continues it.
+      Preempted: training was interrupted. The same call continues it.
     """
     from saddle_jax.modes import start
     from saddle_jax.modes import train as mode
@@ -82,7 +82,7 @@ def load(
     Args:
       workdir: its directory.
       checkpoint: "latest", "best", or a step. By default, the best if validation images chose it, else the latest.
-      adjust: adjust its classifier to rare classes: "logit:TAU" or "tau_norm:TAU", or without TAU the one that
+      adjust: shift its classifier toward rare classes: "logit:TAU" or "tau_norm:TAU"; without TAU, the value that
         `--mode eval --adjust` has chosen.
       import_code: import the code outside saddle_jax that the run names.
 
@@ -95,7 +95,7 @@ def load(
 
 
 class Report(dict):
-    """What an evaluation found, as in eval/<step>-test.json. A notebook shows it as a table of scores and classes."""
+    """The results of an evaluation, as in eval/<step>-test.json. A notebook shows tables of scores and classes."""
 
     def __init__(self, figures: Mapping[str, Any], stats: ClassStats):
         super().__init__(figures)
@@ -109,7 +109,7 @@ class Report(dict):
 
 
 class Run:
-    """A trained run: its network at one checkpoint, and what is known about it."""
+    """A trained run: its network at one checkpoint, with its config, classes, and results."""
 
     def __init__(self, workdir: pathlib.Path, which: str | None, *, adjust: str, import_code: bool):
         self.workdir = workdir
@@ -163,11 +163,11 @@ class Run:
         """Return the predictions for images, which are prepared as in evaluation.
 
         Args:
-          images: a path (file, folder, glob, list, or .npz); an array of pixels, (N, H, W[, K]) or (H, W[, K]); one of
-            Pillow's images; or a list of any of these.
+          images: a path (file, folder, glob, list, or .npz); an array of pixels, (N, H, W[, K]) or (H, W[, K]); a
+            Pillow image; or a list of any of these.
 
         Raises:
-          DataError: these are no images.
+          DataError: the argument holds no images.
         """
         return self._classifier.predict(inputs.of_python(images))
 
@@ -179,7 +179,7 @@ class Run:
           labels: a class name, or its number in the training set, for each of your own images.
 
         Raises:
-          DataError: an image can't be read, a label is not a class of this run, or the run's images are not there.
+          DataError: an image can't be read, a label is not a class of this run, or the run's images are missing.
         """
         from saddle_jax.training import evaluate
 
@@ -206,7 +206,7 @@ class Run:
             raise DataError(f"{len(found.problems)} images can't be read, such as {found.names[place]}: {reason}")
         if labels is None or len(labels) != len(found):
             given = "no" if labels is None else len(labels)
-            raise DataError(f"found {given} labels for {len(found)} images. Fix: give one for each image")
+            raise DataError(f"found {given} labels for {len(found)} images. Fix: give one label for each image")
         return np.array([self._rank_of(label) for label in labels], np.int32), found.logits_NC
 
     def export(self, out: str | pathlib.Path, formats: Sequence[str] = ()) -> export_lib.Written:
@@ -214,7 +214,7 @@ class Run:
 
         Args:
           out: a folder that does not exist yet, is empty, or holds an export of this run, which is replaced.
-          formats: some of stablehlo, safetensors, onnx; none: all that are possible.
+          formats: some of stablehlo, safetensors, onnx; if empty, all that are possible.
 
         Raises:
           ConfigError: the folder can't be used, or a format that was named is impossible.
@@ -237,15 +237,16 @@ class Run:
         """Measure the Hessian spectra of classes at this checkpoint, and return their summary.
 
         The training images are read again. An adjusted classifier is measured as it was trained. The summary, the
-        spectra, and their figures are in spectra/<step>/ of the run; what is there already is not measured again.
+        spectra, and their figures are in spectra/<step>/ of the run. Spectra that are already there are not measured
+        again.
 
         Args:
-          classes: as `spectra.classes`: names, groups such as tail, whole, auto, or each; separated by commas.
+          classes: as in `spectra.classes`, separated by commas: names, groups such as tail, whole, auto, or each.
           fields: other fields of `spectra`, such as steps=40, probes=2.
 
         Raises:
           ConfigError: reports everything that is wrong with the fields.
-          DataError: the images that it was trained on are not there.
+          DataError: the images that it was trained on are missing.
         """
         from saddle_jax.modes import spectra as mode
         from saddle_jax.modes import start
@@ -263,7 +264,7 @@ class Run:
         """Return a matplotlib figure: the accuracy of every class, from the largest to the rarest.
 
         Args:
-          reports: what `evaluate` returns, or a list of it for several seeds, by the name that the figure shows. By
+          reports: what `evaluate` returns, or a list of that for several seeds, keyed by the name for the legend. By
             default, the report on this run's test images.
         """
         from saddle_jax.report import plots
@@ -278,7 +279,7 @@ class Run:
         return plots.classes_figure(accuracy, self.class_names, self._stats.counts_C, rank_sizes=sizes)
 
     def _test_report(self) -> Mapping[str, Any]:
-        """Return the report on the test images that training wrote at this step, or make it."""
+        """Return the report on the test images that training wrote at this step, or evaluate now."""
         if self._classifier.adjustment.kind == "none":
             with contextlib.suppress(OSError, ValueError):
                 return json.loads((self.workdir / "eval" / f"{self.step}-test.json").read_bytes())

@@ -43,7 +43,7 @@ class CheckpointError(SaddleError):
 
 
 class NonFiniteError(SaddleError):
-    """The loss or its gradient stopped being a number."""
+    """The loss or its gradient is no longer finite."""
 
     exit_code = 5
 
@@ -67,7 +67,7 @@ class Preempted(SaddleError):
 def tell(error: BaseException, who: str = "") -> int:
     """Print the error that ended the program, with `who` in front, and return the exit code."""
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # a path in the config
-        error = ConfigError(f"found a path that is too long, {error.filename!r}. Fix: a shorter one")
+        error = ConfigError(f"found a path that is too long, {error.filename!r}. Fix: use a shorter one")
     if isinstance(error, SaddleError):
         print(_in_columns(f"{who}{error}"), file=sys.stderr)
         return error.exit_code
@@ -79,7 +79,7 @@ def tell(error: BaseException, who: str = "") -> int:
 
 
 def _in_columns(text: str) -> str:
-    """Return the text in lines that a terminal does not break inside a word. A log gets it as it is."""
+    """Wrap the text between words to the terminal's width. A log gets it unchanged."""
     if not sys.stderr.isatty():
         return text
     width = shutil.get_terminal_size().columns
@@ -90,7 +90,7 @@ def _in_columns(text: str) -> str:
 
 
 def first_lines(lines: Sequence[str], shown: int = 10) -> list[str]:
-    """Return the first few lines as a list to be read, and how many more there are."""
+    """Return the first few lines as a bulleted list, then a line with the number of the others."""
     more = [f"  ... and {len(lines) - shown:,} more"] if len(lines) > shown else []
     return [*(f"  - {line}" for line in lines[:shown]), *more]
 

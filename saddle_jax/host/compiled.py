@@ -1,4 +1,4 @@
-"""What a compiled program needs on each device, and how long a device needs for it at least."""
+"""What a compiled program needs on each device, and the least time that a device takes to run it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _CALLBACK = re.compile(r"callback|outside_compilation|SendToHost|host_transfer",
 
 
 class Collective(NamedTuple):
-    """An operation between devices, added up over a program."""
+    """A kind of operation between devices, with its totals over a program."""
 
     count: int
-    bytes: int  # of the results on a device
+    bytes: int  # size of the results on a device
 
 
 class Needs(NamedTuple):
-    """What a compiled program needs on each device. None means that the compiler does not say."""
+    """What a compiled program needs on each device. None means that the compiler does not report it."""
 
     memory: int | None  # bytes of its arguments, results, and buffers
     flops: float | None
@@ -40,7 +40,7 @@ class Needs(NamedTuple):
 class Estimate(NamedTuple):
     """Seconds that each resource needs if it works at its peak all the time (the roofline model).
 
-    A real step takes longer: this is what it can't beat.
+    A real step takes longer; no step can be faster than this.
     """
 
     products: float
@@ -55,13 +55,13 @@ class Estimate(NamedTuple):
 
 def compile_lowered(lowered: jax.stages.Lowered, machine: Machine) -> jax.stages.Compiled:
     """Compile a program for a described machine."""
-    # XLA tries out its own matrix products on a GPU. Without one, it fails on some shapes; cuBLAS's need no trial.
+    # XLA autotunes its own matrix products on a GPU. Without a GPU, it fails for some shapes; cuBLAS needs no tuning.
     options = {"xla_gpu_enable_triton_gemm": False} if machine.chip.platform == "gpu" else None
     return lowered.compile(compiler_options=options)
 
 
 def memory_of(compiled: jax.stages.Compiled) -> int | None:
-    """Return the bytes of a program's arguments, results, and buffers on each device, if the compiler says them."""
+    """Return the bytes of a program's arguments, results, and buffers on each device, or None if it is not known."""
     memory = compiled.memory_analysis()
     if memory is None:
         return None
@@ -89,7 +89,7 @@ def estimate(needs: Needs, machine: Machine, dtype: str) -> Estimate:
     """Return the time of a step on a machine by the roofline model, for a network whose products are in `dtype`."""
     chip = machine.chip
     reduced = needs.collectives.get("all-reduce", Collective(0, 0)).bytes
-    # In a ring, each device sends everything twice, but for the share that it sums itself.
+    # In a ring, each device sends everything twice, except for the share that it sums itself.
     sent = 2 * reduced * (machine.count - 1) / machine.count
     return Estimate(
         products=(needs.flops or 0.0) / chip.flops[dtype],
@@ -105,7 +105,7 @@ def _collectives(text: str) -> dict[str, Collective]:
         arrays = [
             _BYTES[dtype] * math.prod(int(n) for n in sizes.split(",") if n) for dtype, sizes in _ARRAY.findall(result)
         ]
-        if begins and name != "all-reduce":  # its result holds what went in, and then what comes out
+        if begins and name != "all-reduce":  # its result holds the inputs, then the outputs
             arrays = arrays[len(arrays) // 2 :]
         count, total = found.get(name, Collective(0, 0))
         found[name] = Collective(count + 1, total + sum(arrays))

@@ -1,8 +1,8 @@
 """Standard output: who reads it, and how lines, panels, tables, and live progress look for them.
 
-There are two kinds of readers. A terminal gets colors, panels, and a live bar. A log, a notebook, a terminal that is
-dumb, and whoever sets NO_COLOR get plain lines, one for each fact. Callers hand over the facts, and never look at the
-terminal themselves. rich draws; it is imported when something is drawn, so that importing saddle_jax stays fast.
+There are two kinds of readers. A terminal gets colors, panels, and a live bar. A log, a notebook, a dumb terminal, and
+users who set NO_COLOR get plain lines, one for each fact. Callers pass the facts and never look at the terminal
+themselves. The package rich draws; it is imported only for drawing, so that importing saddle_jax stays fast.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     import rich.console
     import rich.live
 
-LOG_COLUMNS = 80  # of a table in a log
-_WIDEST = 100  # columns of a panel
-_NARROWEST = 8  # columns of text that wraps
-_STYLES = {"note": "yellow", "error": "bold red", "done": "bold green", "eval": "cyan"}  # of a line's first word
+LOG_COLUMNS = 80  # width of a table in a log
+_WIDEST = 100  # the most columns that a panel takes
+_NARROWEST = 8  # the fewest columns that wrapped text gets
+_STYLES = {"note": "yellow", "error": "bold red", "done": "bold green", "eval": "cyan"}  # for a line's first word
 
 
 class Table(NamedTuple):
-    """A table: numbers to the right, text to the left."""
+    """A table. Numbers are aligned to the right, text to the left."""
 
     columns: Sequence[str]  # headings
     rows: Sequence[Sequence[str]]
@@ -42,7 +42,7 @@ class Bar(NamedTuple):
 
     title: str
     done: float  # 0 to 1
-    right: str  # such as the time that is left
+    right: str  # text at its right end, such as the remaining time
     lines: Sequence[str]  # below the bar
 
 
@@ -53,14 +53,14 @@ class _Shown:
     live: rich.live.Live | None = None
 
     def __rich__(self) -> Any:
-        """Draw it, which rich asks for at every line that is printed above it and a few times a second."""
-        draw = _Shown.draw  # another thread may take it away
+        """Draw it. rich calls this a few times a second, and for every line that is printed above the bar."""
+        draw = _Shown.draw  # another thread may clear _Shown.draw
         return _bar(draw()) if draw else ""
 
 
 def is_live() -> bool:
     """Return whether standard output is a terminal that takes colors and lets lines be overwritten."""
-    if _Shown.live is not None:  # which stands in for standard output
+    if _Shown.live is not None:  # rich has replaced sys.stdout
         return True
     if os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in ("", "dumb", "unknown"):
         return False
@@ -73,14 +73,14 @@ def columns() -> int:
 
 
 def wrapped(text: str, indent: str = "") -> str:
-    """Return a text in lines that fit; all lines but the first one are indented."""
+    """Wrap a text into lines that fit, and indent all lines but the first."""
     return textwrap.fill(text, columns(), subsequent_indent=indent)
 
 
 def say(word: str, text: str, label: str = "") -> None:
     """Print a line: the label of one of several runs, a word that says what the line is, and the text.
 
-    A log gets it as one line, however long. On a terminal, a long text continues below itself.
+    A log gets one line, however long. On a terminal, a long text wraps in its own column.
     """
     start = f"{label}  " if label else ""
     if _is_terminal():
@@ -90,12 +90,12 @@ def say(word: str, text: str, label: str = "") -> None:
 
 
 def panel(title: str, about: str, facts: Sequence[tuple[str, Sequence[str]]] = ()) -> None:
-    """Print what belongs together.
+    """Print facts that belong together; on a terminal, in a frame.
 
     Args:
-      title: of the frame, and the first word in a log.
+      title: title of the frame; in a log, the first word.
       about: the first line.
-      facts: a word and the parts of its text; in a log, a line each.
+      facts: pairs of a word and the parts of its text. A log gets a line for each pair.
     """
     if not is_live():
         say(title, f" {about}" if len(title) > 6 else about)
@@ -113,17 +113,17 @@ def panel(title: str, about: str, facts: Sequence[tuple[str, Sequence[str]]] = (
 
 
 def table(content: Table) -> None:
-    """Print a table. Where it does not fit, text wraps, and the last columns of text are left out."""
+    """Print a table. If it does not fit, text wraps, and the last columns of text are left out."""
     _print(_drawn(content, columns(), framed=is_live()))
 
 
 def as_text(content: Table) -> str:
-    """Return a table as a log gets it."""
+    """Return a table as a log shows it."""
     return _plain(_drawn(content, LOG_COLUMNS, framed=False), LOG_COLUMNS)
 
 
 def lines(text: str) -> None:
-    """Print lines that are ready; on a terminal, headings are bold and flags have a color."""
+    """Print lines that are already formatted. On a terminal, headings are bold and flags are colored."""
     if not is_live():
         print(text, flush=True)
         return
@@ -138,7 +138,7 @@ def lines(text: str) -> None:
 
 @contextlib.contextmanager
 def doing(what: str, *, quiet: bool = False) -> Iterator[None]:
-    """Show on a terminal what takes long, with a clock, while it runs. A log gets nothing."""
+    """While the block runs, show `what` on a terminal, with the time that has passed. A log gets nothing."""
     began = time.monotonic()
     if not quiet:
         show(lambda: clock(what, began))
@@ -149,7 +149,7 @@ def doing(what: str, *, quiet: bool = False) -> Iterator[None]:
 
 
 def clock(what: str, began: float) -> str:
-    """Return what is being done, and for how long; `began` is a time of time.monotonic."""
+    """Return what is being done and for how long; `began` is when it started, by time.monotonic."""
     return f"{what} ... {duration(time.monotonic() - began)}"
 
 
@@ -169,7 +169,7 @@ def show(draw: Callable[[], Bar | str]) -> None:
     if _Shown.live is None and is_live():
         from rich.live import Live
 
-        apart = not sys.stderr.isatty()  # it goes to a file, and must not come here
+        apart = not sys.stderr.isatty()  # stderr goes to a file, so keep it off the terminal
         _Shown.live = Live(
             _Shown(), console=_terminal(), transient=True, refresh_per_second=4, redirect_stderr=not apart
         )
@@ -177,7 +177,7 @@ def show(draw: Callable[[], Bar | str]) -> None:
 
 
 def hide() -> None:
-    """Take away what `show` shows."""
+    """Remove what `show` shows."""
     _Shown.draw = None
     if _Shown.live is not None:
         _Shown.live.stop()
@@ -244,7 +244,7 @@ def _drawn(content: Table, width: int, *, framed: bool) -> Any:
         pad_edge=False,
         header_style="bold",
     )
-    drawn.padding = (0, 1 if framed else 2, 0, 0)  # the frame itself has a column between two columns
+    drawn.padding = (0, 1 if framed else 2, 0, 0)  # the frame already puts one blank between columns
     number = _fitting(content, width - 2 * framed)
     for heading, side in zip(content.columns[:number], content.align, strict=False):
         right = side == "r"
@@ -255,7 +255,7 @@ def _drawn(content: Table, width: int, *, framed: bool) -> Any:
 
 
 def _fitting(content: Table, width: int) -> int:
-    """Return how many columns of a table fit: all, or all without the last ones of text."""
+    """Return how many columns of a table fit: all, or all but the last columns of text."""
     from rich.cells import cell_len
 
     needed = [max(map(cell_len, column)) for column in zip(content.columns, *content.rows, strict=True)]

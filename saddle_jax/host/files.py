@@ -1,4 +1,4 @@
-"""Atomic file writes that survive a crash, and one error for a disk that refuses a write."""
+"""Atomic file writes that survive a crash, and one error for every write that fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_atomically(path: pathlib.Path, content: str | bytes, *, shared: bool =
       shared: other processes may write the file at the same time, so each needs a temporary file of its own.
 
     Raises:
-      CheckpointError: the disk refused.
+      CheckpointError: the file can't be written.
     """
     content = content.encode() if isinstance(content, str) else content
     own = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}." if shared else ""
@@ -45,7 +45,7 @@ def sync(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path, needed: int = 0) -> Iterator[None]:
-    """Turn a system error while writing `path` (`needed` bytes) into the error of `refusal`."""
+    """Turn a system error while `path` (`needed` bytes) is written into the error that `refusal` returns."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Accelerators by name, as their makers describe them, so that a program can be compiled for one that is not here.
+"""Accelerators by name, as their makers describe them, so that a program can be compiled for one that we don't have.
 
 JAX compiles for a described machine with the libraries that the machine's own users install: libtpu for TPUs, and
 jax-cuda13-plugin with NVIDIA's compiler for GPUs.
@@ -24,11 +24,11 @@ class Chip(NamedTuple):
     platform: str  # tpu or gpu
     memory: int  # bytes
     bandwidth: float  # of its memory, bytes/s
-    flops: Mapping[str, float]  # products by the network's dtype, at JAX's default precision, per second
+    flops: Mapping[str, float]  # per second in products, by the network's dtype, at JAX's default precision
     link: float  # bytes/s that it can send to other devices
     devices_per_host: int
     example: str
-    multiprocessors: int = 0  # of a GPU; this and the rest describe it to the compiler
+    multiprocessors: int = 0  # of a GPU; the compiler needs this field and those below
     compute_capability: tuple[int, int] = (0, 0)
     clock_ghz: float = 0.0
     fpus_per_core: int = 0
@@ -94,7 +94,7 @@ class Machine(NamedTuple):
 
 
 def named(name: str) -> Machine:
-    """Return the machine of a name: a chip, and how many of them, as a grid for TPUs and as a number for GPUs.
+    """Return the machine that a name describes: a chip, and how many: a grid for TPUs, a number for GPUs.
 
     Raises:
       ConfigError: the name is not understood.
@@ -112,7 +112,7 @@ def named(name: str) -> Machine:
 
 
 def packages(platform: str = "") -> list[str]:
-    """Return the packages that compile for tpu or gpu, or for both, with their versions, as pip takes them."""
+    """Return pip's names of the packages that compile for tpu or gpu, or for both, with their versions."""
     version = importlib.metadata.version("jax")
     tpu = [f"libtpu{_libtpu()}"]
     gpu = [f"jax-cuda13-pjrt=={version}", f"jax-cuda13-plugin=={version}", "nvidia-cuda-nvcc", "nvidia-nvvm"]
@@ -120,7 +120,7 @@ def packages(platform: str = "") -> list[str]:
 
 
 def _libtpu() -> str:
-    """Return which versions of libtpu the installed jax asks for."""
+    """Return the version specifier of libtpu that the installed jax requires."""
     for requirement in importlib.metadata.requires("jax") or ():
         if found := re.match(r"libtpu([^;\s]*)", requirement):
             return found[1]
@@ -143,11 +143,11 @@ def require_compiler(chip: Chip) -> None:
 
 
 def compute_on_cpu() -> None:
-    """Let this process compute on the CPU alone. The libraries that compile for a machine would look for it here."""
+    """Make this process compute on the CPU alone. Otherwise, the compilers' libraries look for their devices here."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    # libtpu asks Google's cloud what machine this is, unless it is told not to.
+    # Without this, libtpu asks Google's cloud what machine this is.
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
@@ -162,7 +162,7 @@ def devices_of(machine: Machine) -> tuple[Any, ...]:
     """Return JAX's descriptions of a machine's devices. Programs can be compiled for them, but can't run.
 
     Raises:
-      ConfigError: there is no such machine, or what compiles for it is not installed.
+      ConfigError: there is no such machine, or its compiler is not installed.
     """
     from jax.experimental import topologies
 

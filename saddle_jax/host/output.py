@@ -1,7 +1,7 @@
 """Standard output and standard error that can fail without ending the work.
 
 A pager quits, a terminal closes, or the disk that a log goes to is full. The work goes on, because its results are
-files in its directory; what can't be written is dropped.
+files in its directory; output that can't be written is dropped.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _lost: list[str] = []  # why output was lost although somebody may be waiting fo
 
 
 def keep_going() -> None:
-    """Replace sys.stdout and sys.stderr by streams whose writes never raise."""
+    """Replace sys.stdout and sys.stderr with streams whose writes never raise."""
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed, as by `>&-`: the next file that is opened would get this number, and our lines
+        except OSError:  # closed, as by `>&-`: else the next file that is opened gets this number, and our lines
             os.open(os.devnull, os.O_RDWR)
     sys.stdout, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
 
 
 def exit_code(code: int | None) -> int | None:
-    """Return the exit code of the work. If it succeeded but output was lost, say so and return that of a full disk."""
+    """Return the exit code of the work. If it succeeded but output was lost, say so and return a full disk's code."""
     sys.stdout.flush()
     sys.stderr.flush()
     if code or not _lost:
@@ -38,7 +38,7 @@ def exit_code(code: int | None) -> int | None:
 
 
 class _Unfailing(io.FileIO):
-    """A file descriptor to which everything can be written. After a failure it leads to nowhere."""
+    """A file descriptor that takes every write. After a failure, it leads to /dev/null."""
 
     def __init__(self, number: int):
         super().__init__(number, "w", closefd=False)
@@ -48,7 +48,7 @@ class _Unfailing(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno != errno.EPIPE and not self._is_terminal:  # else a reader has left
+            if error.errno != errno.EPIPE and not self._is_terminal:  # else the reader has left, and misses nothing
                 _lost.append(error.strerror)
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())  # libraries and child processes write there, too
@@ -59,7 +59,7 @@ class _Unfailing(io.FileIO):
 def _stream(number: int, old: TextIO | None) -> TextIO:
     if old is None:
         return io.TextIOWrapper(io.BufferedWriter(_Unfailing(number)), line_buffering=True)
-    if not isinstance(old, io.TextIOWrapper):  # somebody has replaced it already
+    if not isinstance(old, io.TextIOWrapper):  # something has already replaced it
         return old
     old.flush()
     raw = _Unfailing(number)

@@ -16,17 +16,17 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax._src import distributed  # for a barrier that may fail: shutdown's own kills a process that waits in vain
+from jax._src import distributed  # for a barrier that may fail; shutdown's own kills a process that times out
 from jax.experimental import multihost_utils
 
 from saddle_jax import errors
 from saddle_jax.errors import ConfigError, Preempted, SaddleError
 from saddle_jax.host import output
 
-_HEARTBEAT_SECONDS = 30  # when a process dies, the others end after this; JAX's default of 100 wastes a pod's time
-# Seconds that an ending process waits for the others to end the same way.
+_HEARTBEAT_SECONDS = 30  # the others end this long after a process dies; JAX's default of 100 wastes a pod's time
+# By exit code, how many seconds an ending process waits for the others to end the same way.
 _PATIENCE = {0: 300, Preempted.exit_code: 300}
-_IMPATIENCE = 10  # seconds after an error: all have it, or the others can't go on without this one
+_IMPATIENCE = 10  # seconds after an error: either all have it, or the others can't go on without this process
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -35,7 +35,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     JAX ends this process if the others do not come within five minutes.
 
     Raises:
-      ConfigError: neither the flags nor the environment say who takes part.
+      ConfigError: neither the flags nor the environment say which processes take part.
     """
     who = f"process {process_id} of {num_processes} at {coordinator}" if coordinator else "as the environment says"
     print(f"join   {who}: waiting for the other processes", flush=True)
@@ -59,12 +59,12 @@ def is_first() -> bool:
 
 
 def end(exit_code: int) -> NoReturn:
-    """Exit with this code, together with the other processes or, if they go on, before JAX ends them too."""
+    """Exit with this code, once the other processes end, too, or after a limited wait if they go on."""
     sys.stdout.flush()
     sys.stderr.flush()
     if distributed.global_state.client is not None:
         patience = _PATIENCE.get(exit_code, _IMPATIENCE)
-        with contextlib.suppress(Exception):  # the others go on, or are gone
+        with contextlib.suppress(Exception):  # the others are still running, or gone
             distributed.global_state.client.wait_at_barrier("saddle_jax_end", 1000 * patience)
             jax.distributed.shutdown()
     os._exit(output.exit_code(exit_code))  # a collective that waits for a dead process would keep the interpreter alive
@@ -142,7 +142,7 @@ def require_agreement(facts: dict[str, Any]) -> None:
 
 
 def stop_agreed(calls: int) -> bool:
-    """Return whether all processes stop here, because one of them got SIGTERM.
+    """Return whether all processes should stop here, because one of them got SIGTERM.
 
     Args:
       calls: how often this has been called. Every process must call it at the same points.

@@ -1,4 +1,4 @@
-"""Progress of long computations: a live bar on a terminal, and in a log a line a minute."""
+"""Progress of long computations: a live bar on a terminal, and one line a minute in a log."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Progress:
         quiet: bool = False,
         steps_per_epoch: int = 0,
     ):
-        """Take the length of the work. With unit "", lines show the percentage done, but no count and no speed."""
+        """Set the length of the work. With unit "", lines show the percentage done, but no count and no speed."""
         self._total, self._batch_size, self._unit = total_steps, batch_size, unit
         self._quiet, self._label, self._steps_per_epoch = quiet, label, steps_per_epoch
         self._first_step, self._began = start, time.monotonic()
         self._lap_step, self._lap_began, self._lap_speed = start, self._began, None
         self._step, self._details, self._last_evaluation = start, "", ""
-        self._speed_then: list[str] = []  # when `_step` was reached
+        self._speed_then: list[str] = []  # the speed, when `_step` was reached
         self._doing: tuple[str, float] | None = None  # what, and since when
         self._written: float | None = None
         self._shown_step: int | None = None
@@ -58,7 +58,7 @@ class Progress:
         return (step - self._first_step) * self._batch_size / max(time.monotonic() - self._began, 1e-9)
 
     def doing(self, what: str) -> None:
-        """Show below the bar that this takes its time, until the next step or the next thing to do."""
+        """Show below the bar what is being done, until the next step or the next call."""
         self._doing = (what, time.monotonic())
         if not self._quiet:
             console.show(self._bar)
@@ -87,7 +87,7 @@ class Progress:
         self._last_evaluation, self._doing = text, None
 
     def say(self, word: str, text: str) -> None:
-        """Print a line of its own."""
+        """Print a separate line."""
         if not self._quiet:
             console.say(word, text, self._label)
 
@@ -108,14 +108,14 @@ class Progress:
         return line
 
     def _speed(self, step: int) -> list[str]:
-        """Return the speed and the time that is left, as far as they are known."""
+        """Return the speed and the remaining time, as far as they are known."""
         if not (rate := self._mean_speed(step)):
             return []
         speed = [f"{rate:,.0f} img/s"] if self._unit else []
         return [*speed, f"ETA {duration((self._total - step) * self._batch_size / rate)}"]
 
     def _bar(self) -> console.Bar:
-        """Return what the terminal shows now. Another thread asks for it."""
+        """Return what the terminal shows now. Another thread calls this."""
         step, doing = self._step, self._doing
         title = f"{self._unit} {step:,}/{self._total:,}" if self._unit else ""
         if self._steps_per_epoch:

@@ -17,12 +17,12 @@ class StopRequest:
     If there are several processes, all stop at the same step, whichever one got the signal. JAX then handles SIGTERM,
     and a second SIGTERM does not end the process. The first SIGINT is passed on as SIGTERM.
 
-    Python handles signals in its main thread alone. In any other one, such as that of a server or of some notebooks,
-    nothing is watched: signals do what they do otherwise.
+    Python handles signals in its main thread alone. In any other thread, such as those of a server or of some
+    notebooks, this class does nothing, and signals have their usual effect.
     """
 
     def __init__(self):
-        self.signal_name = ""  # the signal that came, if any
+        self.signal_name = ""  # the signal that arrived, if any
         self._previous: dict[int, Any] = {}
         self._asked = 0
 
@@ -37,7 +37,7 @@ class StopRequest:
         return self
 
     def agreed(self) -> str:
-        """Return the name of the signal that came, or "". Every process must ask after the same steps."""
+        """Return the name of the signal that arrived, or "". Every process must call this after the same steps."""
         self._asked += 1
         if processes.count() > 1 and processes.stop_agreed(self._asked):
             self.signal_name = "SIGTERM"

@@ -2,8 +2,8 @@
 
 A device that hangs, a collective that waits for a dead process, and a file system that does not answer all look the
 same: nothing happens. Code that makes progress calls `alive`. If nothing calls it for longer than the limit, the
-watchdog prints the stacks of all threads and ends the process with the exit code of a preempted run. Time in which the
-process was stopped does not count. A thread that never releases Python's global lock stops the watchdog as well.
+watchdog prints the stacks of all threads and ends the process with the exit code of a preempted run. Time during which
+the process was suspended does not count. A thread that never releases Python's global lock stops the watchdog as well.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from saddle_jax.errors import Preempted
 from saddle_jax.host import console
 from saddle_jax.host.threads import beside
 
-_COMPILING = 4  # times the limit, for work that has to compile first
-_TELLING = 10  # seconds that printing the stacks may take
+_COMPILING = 4  # factor on the limit for work that has to compile first
+_TELLING = 10  # most seconds for printing the stacks
 
 
 class _Signs:
     """This process's signs of life."""
 
     idle = 0.0  # seconds since the last sign
-    times = 1  # times the limit, until the next sign
+    times = 1  # factor on the limit, until the next sign
     known: set[str] = set()  # work that has been compiled
 
 

@@ -16,14 +16,14 @@ from saddle_jax.errors import ConfigError
 
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _OFF = f"{_FLAG}="
-# jaxlib aborts on an unknown flag, so only versions in which the flag was tried get it.
+# jaxlib aborts on an unknown flag, so we pass it only to versions in which we have tried it.
 _FIRST, _END = (0, 10, 2), (0, 13)
 
 
 def prepare() -> None:
     """Switch the faulty fusions off, in the environment of this process and its children.
 
-    This has an effect only before JAX first computes. A setting that the user made stays.
+    This works only before JAX first computes. It keeps a setting that the user made.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _FLAG not in flags and _FIRST <= _version() < _END:
@@ -61,6 +61,6 @@ def require_right_sums() -> None:
     fix = f"remove {_FLAG} from XLA_FLAGS" if own else f"set XLA_FLAGS={_OFF} in the environment before Python starts"
     raise ConfigError(
         f"jaxlib {importlib.metadata.version('jaxlib')} computes wrong sums on this CPU, which is a known bug "
-        "(jax-ml/jax#39103). saddle_jax switches off its cause, but can't do so after JAX has computed something or "
-        f"against XLA_FLAGS. Fix: {fix}" + ("" if own else ", or import saddle_jax before the first use of JAX")
+        "(jax-ml/jax#39103). saddle_jax switches off the cause, but can't do so after JAX has computed something, nor "
+        f"override XLA_FLAGS. Fix: {fix}" + ("" if own else ", or import saddle_jax before the first use of JAX")
     )
