@@ -147,7 +147,7 @@ def test_what_a_user_asks_for_is_read_and_resolved(tmp_path):
     adjustment.record(tmp_path, 5, Adjustment("tau_norm", 0.1), {})
     assert resolve("logit", tmp_path) == Adjustment("logit", 1.25)
     assert resolve("logit", tmp_path, 5) == Adjustment("logit", 0.5)
-    with pytest.raises(ConfigError, match="no tau recorded for step 7, but for 5, 12. Fix: .* --checkpoint 7"):
+    with pytest.raises(ConfigError, match="no tau recorded for step 7, only for 5, 12. Fix: .* --checkpoint 7"):
         resolve("logit", tmp_path, 7)
     for broken in ("{", '{"logit": {"5": {}}}', '{"logit": [1]}', "[1]"):
         (tmp_path / "eval/adjustment.json").write_text(broken)

@@ -252,12 +252,12 @@ def test_a_missing_file_is_told_with_the_command_that_gets_it(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model__weights": ""}, "keeps the rest of the network as it starts, which is at random"),
+        ({"model__weights": ""}, "leaves the rest of the network at its random start"),
         ({"start_from": "x"}, "both say what the weights start from"),
         ({"method": "glmc"}, "goes with method='plain' only"),
         ({"optim__name": "cc_sam"}, "'cc_sam' moves the classifier"),
         ({"model__train": "lora"}, "needs a transformer"),
-        ({"model__class_vectors": "text.npz"}, "are directions in the feature space"),
+        ({"model__class_vectors": "text.npz"}, "need a normed head on the features of a pretrained network"),
         ({"model__rank": 4}, "model.rank has no effect"),
         ({"model__cache_views": 2, "model__train": "norm"}, "needs a backbone that stays"),
         ({"model__cache_views": 2, "data__pipeline": "numpy"}, "features stay on the devices"),

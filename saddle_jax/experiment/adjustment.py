@@ -22,7 +22,7 @@ class Adjustment(NamedTuple):
     """An adjustment of the classifier; with `tau` 0 it changes nothing."""
 
     kind: str = "none"  # one of KINDS
-    tau: float | None = None  # strength, 0 or more; None in what a user asks for: the recorded one
+    tau: float | None = None  # strength, 0 or more; None in a user's request means the recorded one
 
     def __str__(self) -> str:
         return self.kind if self.tau is None else f"{self.kind}:{self.tau:g}"
@@ -66,7 +66,7 @@ def resolve(text: str, workdir: pathlib.Path, step: int | None = None) -> Adjust
     if step is None and found:
         step = max(found)
     if step not in found:
-        where = f" for step {step}, but for {', '.join(map(str, sorted(found)))}" if found else ""
+        where = f" for step {step}, only for {', '.join(map(str, sorted(found)))}" if found else ""
         checkpoint = "" if step is None else f" --checkpoint {step}"
         raise ConfigError(
             f"--adjust: found {text!r}, but {workdir} has no tau recorded{where}. "

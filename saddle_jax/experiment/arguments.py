@@ -16,7 +16,7 @@ class Options(NamedTuple):
     profile: str | None
     epochs: int | None
     smoke: bool
-    chosen: dict[str, str]  # the experiment's own choices that were made
+    chosen: dict[str, str]  # values of the experiment's own options
 
 
 FIELDS = {"epochs": "duration", "ratio": "data.ratio", "profile": "data.profile"}  # option -> the field that it sets
@@ -36,7 +36,7 @@ def parse_argument(
     Args:
       argument: the text after the colon of --config.
       methods: names of the methods.
-      choices: the experiment's own options, each with the values that it can have. A value may stand alone: net=a, a.
+      choices: the experiment's own options, each with the values that it can have. Its key may be left out: net=a, a.
       shown: how a message lists the methods; "" names all.
 
     Raises:
@@ -49,7 +49,7 @@ def parse_argument(
 
     def take(key: str, value: Any, text: str):
         if key in found:
-            problems.append(f"config argument: {text!r} says {key} a second time; keep one")
+            problems.append(f"config argument: {text!r} sets {key} a second time. Fix: keep one")
         found[key] = value
 
     for text in filter(None, (part.strip() for part in argument.split(","))):

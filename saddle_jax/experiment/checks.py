@@ -1,4 +1,4 @@
-"""Find every problem that a config alone shows, at once, before JAX, TensorFlow, or any data is touched.
+"""Find all problems that a config alone shows, in one pass, before JAX, TensorFlow, or any data is touched.
 
 A check reads the values of fields by name. If one of those is wrong by itself, only that is reported.
 """
@@ -23,7 +23,7 @@ from saddle_jax.experiment.model_checks import MODEL_CHECKS
 
 
 def problems_of(config: ConfigDict, base: ConfigDict | None = None) -> list[str]:
-    """Return every problem that the config shows, each with what was found, what was expected and the fix.
+    """Return every problem that the config shows, each with what was found, what was expected, and the fix.
 
     Args:
       base: the config that the user's changes were made to; by default, the one with all defaults. A field that has no
@@ -133,7 +133,7 @@ def _as_flag(value: Any) -> str:
 def _spectra_of_method(values: Values) -> Iterator[str]:
     if values["spectra.loss"] == "training" and values["method"] != "plain":
         yield (
-            f"spectra.loss='training' does not go with method={values['method']!r}, whose loss is not one of an image "
+            f"spectra.loss='training' does not go with method={values['method']!r}, which has no loss of one image "
             "and its label. Fix: --config.spectra.loss=ce"
         )
 
@@ -159,7 +159,10 @@ def _spectra_positions(values: Values) -> Iterator[str]:
     for position in map(parse_duration, values["spectra.at"]):
         part = fraction(position, total)
         if part is not None and part > 1:
-            yield f"spectra.at: {position.amount:g} {position.unit} is past the end ({values['duration']})"
+            yield (
+                f"spectra.at: {position.amount:g} {position.unit} is past the end ({values['duration']}). "
+                "Fix: a position within the run"
+            )
 
 
 def _onednn(values: Values) -> Iterator[str]:
@@ -173,7 +176,7 @@ def _onednn(values: Values) -> Iterator[str]:
 def _tracker(values: Values) -> Iterator[str]:
     name = values["tracker"]
     found = None if name == "none" else importlib.util.find_spec(name)
-    if name != "none" and (found is None or found.origin is None):  # W&B leaves folders named wandb, which look like it
+    if name != "none" and (found is None or found.origin is None):  # W&B creates folders named wandb, which look alike
         yield (
             f"tracker={name!r} needs the package {name}, which is not installed. "
             f'Fix: pip install "saddle_jax[{name}]", or --config.tracker=none'

@@ -25,21 +25,21 @@ class Mode(NamedTuple):
 
     module: str  # in saddle_jax/modes/
     does: str
-    flags: tuple[str, ...] = ()  # that not every mode takes
-    configured: bool = False  # --config says what to do it with, not a run
+    flags: tuple[str, ...] = ()  # those that only some modes take
+    configured: bool = False  # it takes --config, not a run
 
 
 MODES = {
     "train": Mode(
         "train",
-        "train; evaluate and save on the way",
+        "train; evaluate and save along the way",
         ("distributed", "coordinator", "num_processes", "process_id"),
         configured=True,
     ),
     "eval": Mode("evaluate", "evaluate checkpoints on the test images, class by class", ("checkpoint", "adjust")),
     "predict": Mode(
         "predict",
-        "classify the files, folders, globs in quotes, and lists that follow",
+        "classify the files, folders, quoted globs, and lists that follow",
         ("checkpoint", "adjust", "out"),
     ),
     "export": Mode(
@@ -71,7 +71,7 @@ flags.DEFINE_string(
     "workdir",
     None,
     "DIR: directory of the run; by default runs/<name>-<fingerprint>-s<seed>. The same command continues an unfinished "
-    "run. Of a report: where it is written; by default report/",
+    "run. With --mode report: where to write the report; by default report/",
 )
 flags.DEFINE_string(
     "checkpoint",
@@ -83,17 +83,17 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "adjust",
     "none",
-    "HOW: shift the classifier toward rare classes: logit or tau_norm, by the tau that the validation images choose, "
-    "or logit:TAU or tau_norm:TAU",
+    "HOW: shift the classifier toward rare classes: logit or tau_norm, with the tau that is best on the validation "
+    "images; or logit:TAU or tau_norm:TAU",
 )
 flags.DEFINE_string(
     "out",
     None,
-    "PATH: of predict, a file for the probability of every class, .csv, .jsonl, or .npz; of export, a folder",
+    "PATH: for predict, a .csv, .jsonl, or .npz file for the probability of every class; for export, a folder",
 )
 flags.DEFINE_list("formats", [], "LIST: some of stablehlo, safetensors, onnx; by default all that are possible")
 flags.DEFINE_string("torch_file", None, "FILE: a checkpoint that torch.save wrote")
-flags.DEFINE_string("class_map", None, "FILE: says which output is which class")
+flags.DEFINE_string("class_map", None, "FILE: the class of each of the network's outputs")
 flags.DEFINE_list("compare", [], "RUNS: draw the measured spectra of these runs side by side, and measure nothing")
 flags.DEFINE_list("runs", [], "RUNS: directories of runs; globs in quotes")
 flags.DEFINE_list("columns", [], "LIST: columns of the tables, such as overall,tail; by default all but balanced")
@@ -101,11 +101,11 @@ flags.DEFINE_enum("epoch", "last", ["last", "best"], "the epoch at which methods
 flags.DEFINE_string(
     "target",
     None,
-    "MACHINE: compile the step for a machine that is not here, such as v5e:4x4 or h100:8, and say what it needs there",
+    "MACHINE: compile the step for another machine, such as v5e:4x4 or h100:8, and print what it needs there",
 )
 flags.DEFINE_bool("verbose", False, "print every tensor of the network, not only its stages")
 flags.DEFINE_bool(
-    "distributed", False, "be one of several processes (docs/pods.md), which the environment names, or these flags:"
+    "distributed", False, "be one of several processes (docs/pods.md), described by the environment or these flags:"
 )
 flags.DEFINE_string("coordinator", None, "HOST:PORT: of process 0")
 flags.DEFINE_integer("num_processes", None, "N: number of processes", lower_bound=1)
@@ -136,7 +136,7 @@ class Command(NamedTuple):
     class_map: str | None = None  # file
     processes: Processes | None = None  # None: this is the only one
     adjust: str = "none"  # see `experiment.adjustment`
-    notes: Sequence[str] = ()  # what was chosen by the images, and why
+    notes: Sequence[str] = ()  # what was chosen from the images, and why
     images: Sequence[str] = ()  # files, folders, globs, or lists to classify
     out: str | None = None  # file for the predictions, or folder for an export
     formats: Sequence[str] = ()  # of an export; none: all that are possible
@@ -162,7 +162,7 @@ def parse(argv: list[str]) -> Command:
     plain_problems = {a: problem for a in plain if (problem := _plain_problem(a))}
     FLAGS([argv[0], *(a for a in plain if a not in plain_problems)])
     if FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.WARNING)  # at the level below, orbax reports every file
+        logging.set_verbosity(logging.WARNING)  # at INFO, orbax reports every file
     problems = list(plain_problems.values())
 
     stored = pathlib.Path(FLAGS.workdir or "", "config.json").expanduser()
@@ -234,7 +234,7 @@ def _listed(value: str | list[str]) -> list[str]:
 
 
 def _path_problem(flag: str, path: str) -> str | None:
-    """Return why nothing can be at this path; whether something is there is another question."""
+    """Return why the path can't be used at all, or None. Whether it exists is not checked."""
     try:
         (pathlib.Path(path).expanduser() / "x").lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -18,7 +18,7 @@ from saddle_jax.experiment.fields import knots
 def rescale_to_percent(config: ml_collections.ConfigDict) -> None:
     """Rewrite every position that `config` gives in epochs as a percentage, so that the run's length can change.
 
-    Does nothing if the run's length is given in steps: then only the data tell how long an epoch is.
+    Does nothing if the run's length is given in steps: the length of an epoch then depends on the data.
     """
     total, unit = parse_duration(config.duration)
     if unit != "epochs":

@@ -47,7 +47,7 @@ def load(name: str) -> ConfigDict:
 
 
 def _find(file: str) -> pathlib.Path:
-    """Return the file. configs/NAME.py is NAME, too, so that commands for a clone work anywhere."""
+    """Return the file. configs/NAME.py also means NAME, so that commands for a clone work anywhere."""
     with contextlib.suppress(OSError, RuntimeError):  # too long a name, a folder that may not be read, an unknown ~user
         if (path := pathlib.Path(file).expanduser()).is_file():
             return path
@@ -88,7 +88,7 @@ def _takes_arguments(get_config: Callable[..., object]) -> bool:
 
 @contextlib.contextmanager
 def _shipped_as_configs() -> Iterator[None]:
-    """Let `import configs` find the shipped experiments. What else the program calls `configs` is back afterwards."""
+    """Let `import configs` find the shipped experiments. Then restore whatever else the program calls `configs`."""
     others = _take_configs()
     if not _configs:
         _configs["configs"] = module_from_spec(spec_from_file_location("configs", _FOLDER / "__init__.py"))

@@ -23,7 +23,7 @@ class Configured(NamedTuple):
 
     config: ConfigDict
     problems: list[str]
-    notes: list[str]  # what was chosen by the images, and why
+    notes: list[str]  # what was chosen from the images, and why
 
 
 def from_file(name: str, overrides: Sequence[str] = ()) -> Configured:
@@ -34,7 +34,7 @@ def from_file(name: str, overrides: Sequence[str] = ()) -> Configured:
       DataError: the config is to fit images that can't be used.
     """
     loaded = _with_own_fields(config_file.load(name), ())
-    # Fields that the file sets in vain. Other problems show in the final config, too, unless an override solves them.
+    # Fields that the file sets to no effect. Other problems also show in the final config, unless overrides fix them.
     in_vain = [problem for problem in problems_of(loaded) if problem not in problems_of(loaded, loaded)]
     return _configure(loaded, overrides, in_vain, given=arguments.fields_of(name.partition(":")[2]))
 
@@ -82,7 +82,7 @@ def _configure(
 
 
 def _with_own_fields(loaded: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Return the config with the fields of those of the user's own entries that the overrides leave chosen."""
+    """Return the config with the fields of the user's own entries that are still chosen after the overrides."""
     base, values = loaded.copy_and_resolve_references(), config_lib.flatten(loaded)
     chosen = dict(values)
     for override in overrides:

@@ -1,6 +1,6 @@
 """The fields of an experiment: default, meaning, allowed values, and whether a resumed run may change them.
 
-Fields are made by the functions below, one for each kind of value. Nothing here needs JAX.
+The functions below build fields, one function for each kind of value. Nothing here needs JAX.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def number(
     zero: str = "",
     may_change: bool = False,
 ) -> Field:
-    """Return a field for a number; with an int as its default, for whole numbers.
+    """Return a field for a number, or for a whole number if the default is an int.
 
     Args:
       unit: follows the bounds in messages.
@@ -160,7 +160,7 @@ def length(default: str, help: str, *, may_change: bool = False, never: bool = F
         elif parse_duration(value).amount <= 0:
             yield f"found {value!r}, expected more than 0"
         elif whole and parse_duration(value).unit == "%":
-            yield f"found {value!r}, expected epochs or steps (a percentage is of this length)"
+            yield f"found {value!r}, expected epochs or steps (percentages refer to this length)"
 
     expected = "epochs or steps" if whole else "epochs, steps or a percentage of the run"
     return Field(default, help, expected + (", or '' for never" if never else ""), problems, may_change)

@@ -107,8 +107,8 @@ def _adjust_problems(config: ConfigDict) -> Iterator[str]:
         return
     if asked.kind == "tau_norm" and config.model.head == "normed":
         yield (
-            "--adjust tau_norm: the cosine head (model.head='normed') has no lengths of weights to divide by. "
-            "Fix: --adjust logit"
+            "--adjust tau_norm: the cosine head (model.head='normed') ignores the lengths of its weights, by which "
+            "tau_norm would divide. Fix: --adjust logit"
         )
 
 
@@ -118,7 +118,7 @@ def _process_problems(config: ConfigDict, config_named: bool) -> Iterator[str]:
         yield f"--{given[0]} belongs to --distributed. Fix: --distributed, or leave it out"
     if given and len(given) < len(Processes._fields):
         missing = [name for name in Processes._fields if name not in given]
-        yield f"--{given[0]} alone does not say who takes part. Fix: also --{' and --'.join(missing)}"
+        yield f"--{given[0]} alone does not say which processes take part. Fix: also --{' and --'.join(missing)}"
     if len(given) == len(Processes._fields) and FLAGS.process_id >= FLAGS.num_processes:
         yield f"--process_id: found {FLAGS.process_id}, expected 0 to {FLAGS.num_processes - 1} (--num_processes - 1)"
     if FLAGS.coordinator is not None and not re.fullmatch(r".+:\d+", FLAGS.coordinator):
@@ -126,7 +126,7 @@ def _process_problems(config: ConfigDict, config_named: bool) -> Iterator[str]:
     if FLAGS.distributed and not config_named:
         yield "--distributed needs --config: a run's own config is read by the first process alone"
     if FLAGS.distributed and FLAGS.mode != "train":
-        yield f"--distributed belongs to --mode train, found --mode {FLAGS.mode}; one process can read what it left"
+        yield f"--distributed belongs to --mode train, found --mode {FLAGS.mode}. Fix: start one process without it"
     if FLAGS.distributed and (config.spectra.every or config.spectra.at):
         yield (
             "--distributed: spectra along training are measured by one process only. Fix: --config.spectra.every='' "

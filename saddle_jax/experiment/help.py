@@ -36,7 +36,7 @@ _CONFIG = {
     "or the config of the run in --workdir. The recipe's parts, in any order: LOSS or LOSS_LINK (such as "
     "ldam_drw_sam), ratio=, profile=, epochs=, smoke",
     "--config.FIELD=VALUE": "set one field; --help FIELD explains it",
-    "--config.num_seeds=N": "train N runs, each in a seed-<n>/ of the workdir, and print mean and standard deviation",
+    "--config.num_seeds=N": "train N runs, each in seed-<n>/ of the workdir, and print mean and standard deviation",
     "--config.start_from=RUN": "begin with the weights of another run that has the same network",
 }
 _HELP = {
@@ -54,8 +54,8 @@ _EXIT_CODES = {
     "70": "internal",
 }
 _FLAGS_WITH_HELP = ("workdir", "import_code", *dict.fromkeys(flag for mode in MODES.values() for flag in mode.flags))
-_TERMS = 25  # columns of what is explained
-_NARROW = 60  # columns of a terminal on which explanations stand below
+_TERMS = 25  # width of the column of terms
+_NARROW = 60  # on a terminal with fewer columns, an explanation goes below its term
 
 
 class Row(NamedTuple):
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
     start: str
     body: str = ""
-    indent: int = 0  # of the lines that follow
+    indent: int = 0  # of its continuation lines
 
 
 def topics(argv: Sequence[str]) -> list[str] | None:
@@ -120,7 +120,7 @@ def _mode(name: str, fields: Mapping[str, Field]) -> Iterator[Row]:
     yield Row(f"--mode {name}: ", f"{MODES[name].does}.", 2)
     yield Row("")
     if MODES[name].configured:
-        yield from itertools.islice(_terms(_CONFIG), 2)  # without those that only train several or later runs
+        yield from itertools.islice(_terms(_CONFIG), 2)  # without those that train several runs or start from another
     yield from map(_flag, ("workdir", *MODES[name].flags, *own))
     yield from _group(name, fields)
 
@@ -165,7 +165,7 @@ def _topic(topic: str) -> Iterator[Row]:
 
 
 def _imported(topic: str) -> str:
-    """Import a user's own entry, of whichever kind it is, and return its name."""
+    """Import a user's own entry, whatever its kind, and return its name."""
     problems = []
     for choice in ENTRIES:
         try:

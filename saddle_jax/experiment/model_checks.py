@@ -14,7 +14,7 @@ def _start(values: Values) -> Iterator[str]:
         yield "model.weights and start_from: both say what the weights start from. Fix: --config.start_from=''"
     if values["model.train"] != "all" and not (values["model.weights"] or values["start_from"]):
         yield (
-            f"model.train={values['model.train']!r} keeps the rest of the network as it starts, which is at random. "
+            f"model.train={values['model.train']!r} leaves the rest of the network at its random start. "
             "Fix: --config.model.weights=FILE, or --config.model.train=all"
         )
 
@@ -33,7 +33,7 @@ def _plain(values: Values) -> Iterator[str]:
 def _part(values: Values) -> Iterator[str]:
     if values["model.train"] != "all" and values["optim.name"] == "cc_sam":
         yield (
-            "optim.name='cc_sam' moves the classifier of a network that is trained as a whole, found model.train="
+            "optim.name='cc_sam' needs a network that is trained as a whole (model.train='all'), found model.train="
             f"{values['model.train']!r}. Fix: --config.optim.name=sam"
         )
 
@@ -52,7 +52,7 @@ def _adapters(values: Values) -> Iterator[str]:
 def _class_vectors(values: Values) -> Iterator[str]:
     if values["model.class_vectors"] and not (values["model.weights"] and values["model.head"] == "normed"):
         yield (
-            "model.class_vectors are directions in the feature space of a pretrained network, found model.head="
+            "model.class_vectors need a normed head on the features of a pretrained network, found model.head="
             f"{values['model.head']!r} and model.weights={values['model.weights']!r}. "
             "Fix: --config.model.head=normed with --config.model.weights=FILE"
         )
@@ -63,7 +63,7 @@ def _cache(values: Values) -> Iterator[str]:
         return
     if values["model.train"] != "head" or not values["model.weights"]:
         yield (
-            "model.cache_views needs a backbone that stays as its file has it, found model.train="
+            "model.cache_views needs a backbone that stays as its file gives it, found model.train="
             f"{values['model.train']!r} and model.weights={values['model.weights']!r}. "
             "Fix: --config.model.train=head with --config.model.weights=FILE, or --config.model.cache_views=0"
         )

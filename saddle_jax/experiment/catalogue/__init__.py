@@ -78,7 +78,7 @@ def find(choice: str, name: str) -> Any:
 
 
 def make(choice: str, name: str, *arguments: Any) -> Any:
-    """Return what the entry makes of the arguments.
+    """Return what the entry builds from the arguments.
 
     Raises:
       ConfigError: a user's own entry fails.
@@ -99,7 +99,7 @@ def fit(config: ConfigDict, given: Collection[str]) -> list[str]:
 
 @contextlib.contextmanager
 def own_code(choice: str, name: str) -> Iterator[None]:
-    """Tell an error of a user's own code as one problem that names the entry."""
+    """Report an error in a user's own code as one problem that names the entry."""
     try:
         yield
     except ConfigError:
@@ -110,7 +110,7 @@ def own_code(choice: str, name: str) -> Iterator[None]:
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
             f"{choice}: {name} fails: {type(error).__name__}: {error} ({where.filename}, line {where.lineno}). "
-            "Fix: the code; docs/extending.md shows what it is given and what it returns"
+            "Fix: correct this code; docs/extending.md shows its arguments and results"
         ) from error
 
 

@@ -23,11 +23,11 @@ def resolve(name: str) -> Callable[..., Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Something that an experiment names: how it is made, the fields that it owns, what it requires of the others.
+    """Something that an experiment names: how to build it, the fields that it owns, what it requires of other fields.
 
     Args:
       summary: what it is, in a sentence without a period.
-      make: the function that makes it, or "package.module:function", which is imported when it is needed.
+      make: the function that builds it, or "package.module:function", which is imported when it is needed.
       fields: its own fields, by name; in a config they are `config.<name of the entry>.<field>`.
       paper: where it was published.
       settings: values of any fields that a recipe sets together with it, by full name.
@@ -35,7 +35,7 @@ class Entry:
       problems: functions that yield what does not fit together, given the values of all fields. A function that reads a
         field whose value is wrong by itself is skipped.
       reads: fields of other entries that take effect with this one, by full name.
-      title: what tables and figures call it. A report does not import code of users, whose entries keep their name.
+      title: its name in tables and figures. A report does not import users' code, so their entries keep their names.
     """
 
     summary: str
@@ -51,7 +51,7 @@ class Entry:
     choice: ClassVar[str]  # the field that names an entry of this kind
 
     def maker(self) -> Callable[..., Any]:
-        """Return the function that makes it; import it if necessary."""
+        """Return the function that builds it; import it if necessary."""
         return resolve(self.make) if isinstance(self.make, str) else self.make
 
 

@@ -40,7 +40,7 @@ def _cc_sam_problems(values: Values) -> Iterator[str]:
     if values["method"] != "plain":
         yield (
             f"optim.name='cc_sam' does not go with method={values['method']!r}: it splits the loss by the class "
-            "of each image, but this method's loss is not one of single images. Fix: another optim.name"
+            "of each image, but this method has no loss of single images. Fix: another optim.name"
         )
 
 

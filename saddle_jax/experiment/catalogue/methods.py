@@ -22,8 +22,8 @@ def _queue_problems(values: Values) -> Iterator[str]:
     queue, batch = values["paco.queue_size"], values["batch_size"]
     if queue % batch:
         yield (
-            f"paco.queue_size: found {queue}, expected a multiple of batch_size={batch}, since each batch replaces as "
-            f"many keys. Fix: --config.paco.queue_size={-(-queue // batch) * batch}"
+            f"paco.queue_size: found {queue}, expected a multiple of batch_size={batch}, since each batch replaces "
+            f"that many keys. Fix: --config.paco.queue_size={-(-queue // batch) * batch}"
         )
 
 
@@ -62,14 +62,14 @@ METHODS = {
         fields={
             "mixup": number(
                 0.0,
-                "alpha of Mixup: images are mixed by a share from Beta(alpha, alpha), and so are their losses",
+                "alpha of Mixup: images and their losses are mixed by a share drawn from Beta(alpha, alpha)",
                 more_than=0,
                 zero="for no Mixup",
             ),
             "cutmix": number(
                 0.0,
-                "alpha of CutMix: a box of another image takes a share from Beta(alpha, alpha); with mixup, of every "
-                "second batch",
+                "alpha of CutMix: a box of another image covers a share drawn from Beta(alpha, alpha); with mixup, in "
+                "every second batch",
                 more_than=0,
                 zero="for no CutMix",
             ),

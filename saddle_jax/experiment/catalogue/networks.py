@@ -50,7 +50,7 @@ _VIT_FIELDS = {
         "augreg",
         "the publisher's network",
         {
-            "augreg": "Google's ViT of AugReg and big_vision, which is timm's",
+            "augreg": "Google's ViT of AugReg and big_vision, which is also timm's",
             "clip": "the image tower of OpenAI's CLIP, whose features end with its projection",
             "dinov2": "Meta's DINOv2; features are the class token",
         },

@@ -21,7 +21,7 @@ class Published(NamedTuple):
     url: str
     settings: dict[str, Any]  # fields of the network and of its normalization, by full name
     trained_on: str
-    sha256: str = ""  # as far as its publisher states it
+    sha256: str = ""  # the digits that its publisher states, if any
 
     def command(self, path: pathlib.Path) -> str:
         """Return the command that puts the file at `path`."""

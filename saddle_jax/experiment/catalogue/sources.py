@@ -27,7 +27,7 @@ SOURCES = {
         "scikit-learn's handwritten digits, 8 x 8 pixels; nothing is downloaded", "saddle_jax.data.sources.digits:load"
     ),
     "arrays": Source(
-        "an .npz with train_images, train_labels, test_images, test_labels, and perhaps class_names",
+        "an .npz with train_images, train_labels, test_images, test_labels, and optionally class_names",
         "saddle_jax.data.sources.arrays:load",
         problems=(functools.partial(_needs, "data.path"),),
     ),
@@ -38,7 +38,7 @@ SOURCES = {
         problems=(_image_list_problems,),
     ),
     "folder": Source(
-        "image files in one folder per class, perhaps below train/, val/, and test/",
+        "image files in one folder per class, optionally below train/, val/, and test/",
         "saddle_jax.data.sources.folder:load",
         encoded=None,
         fit="saddle_jax.data.sources.fitting:fit",

@@ -22,30 +22,30 @@ DATA = {
     "path": text("", "arrays: the .npz file", may_change=True),
     "root": text(
         "",
-        "folder: the folder of the classes' folders; image_list: that of lists and images; tfds: that of prepared "
-        "sets, '' is its default",
+        "folder: the folder that holds a folder for each class; image_list: the folder of the lists and images; tfds: "
+        "the folder of prepared sets, where '' is the default of tfds",
         may_change=True,
     ),
     "fit_to_images": flag(
         False,
-        "folder: look at the images and choose their size, the network, normalization, augmentation, batch size, and "
-        "epochs by them; what is given on the command line stays",
+        "folder: look at the images, and choose from them the image size, network, normalization, augmentation, batch "
+        "size, and epochs; fields set on the command line keep their values",
     ),
     "train_list": text(
         "",
-        "image_list: file of `path label` lines, or CSV with columns path, label, and perhaps split; '' is that of "
-        "data.name",
+        "image_list: file of `path label` lines, or CSV with columns path, label, and optionally split; '' is the list "
+        "of data.name",
         may_change=True,
     ),
     "validation_list": text(
         "",
-        "image_list: the same for images that choose the best epoch; '' is that of data.name, the split of train_list, "
-        "or none",
+        "image_list: the list of images that choose the best epoch; '' is the list of data.name, the split of "
+        "train_list, or none",
         may_change=True,
     ),
     "test_list": text(
         "",
-        "image_list: the same for the test images; '' is that of data.name, that of train_list, or a part of it",
+        "image_list: the list of test images; '' is the list of data.name, the split of train_list, or a part of it",
         may_change=True,
     ),
     "train_split": text("train", "tfds: training images, as any split expression, e.g. train[:80%]"),
@@ -143,13 +143,13 @@ DATA = {
     "flip": flag(True, "mirror half of the training images left to right"),
     "mean": items(
         (0.5,),
-        "mean of each channel, subtracted inside the step, in units of 255",
+        "mean of each channel, which the step subtracts, in units of 255",
         expected="one number per channel, e.g. (0.5,) or (0.49, 0.48, 0.45)",
         is_sound=is_numbers,
     ),
     "std": items(
         (0.5,),
-        "standard deviation of each channel, divided by inside the step, in units of 255",
+        "standard deviation of each channel, by which the step divides, in units of 255",
         expected="one number above 0 per channel, e.g. (0.5,) or (0.25, 0.24, 0.26)",
         is_sound=lambda value: is_numbers(value) and min(value) > 0,
     ),

@@ -54,13 +54,13 @@ MODEL = {
         {
             "all": "",
             "head": "the classifier alone; the backbone computes as in evaluation",
-            "norm": "and the scales and biases of normalization layers",
-            "bias": "and all biases",
-            "last_1": "and the last block, with what follows it",
-            "last_2": "and the last two blocks",
-            "last_4": "and the last four blocks",
-            "lora": "and low-rank additions to a transformer's queries and values (Hu et al., ICLR 2022)",
-            "adaptformer": "and small layers beside a transformer's MLPs (Chen et al., NeurIPS 2022)",
+            "norm": "also the scales and biases of normalization layers",
+            "bias": "also all biases",
+            "last_1": "also the last block and what follows it",
+            "last_2": "also the last two blocks",
+            "last_4": "also the last four blocks",
+            "lora": "also low-rank additions to a transformer's queries and values (Hu et al., ICLR 2022)",
+            "adaptformer": "also small layers beside a transformer's MLPs (Chen et al., NeurIPS 2022)",
         },
     ),
     "rank": number(
@@ -71,8 +71,8 @@ MODEL = {
     ),
     "cache_views": number(
         0,
-        "with model.train=head: features are computed once and kept beside the run, of every training image as it is "
-        "and of this many less one augmented copies; an epoch shows one of them, drawn at random",
+        "with model.train=head: for each training image, the features of this many views (the image itself and "
+        "augmented copies) are computed once and kept beside the run; an epoch uses one of them, drawn at random",
         at_least=1,
         zero="to compute features in every step",
     ),

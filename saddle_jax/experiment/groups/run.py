@@ -15,7 +15,7 @@ from saddle_jax.experiment.fields import (
 
 RUN = {
     "name": text("experiment", "first part of the default workdir's name", may_change=True),
-    "seed": random_seed("seed of all that is random except the subset: weights, order, augmentation, re-sampling"),
+    "seed": random_seed("seed of everything random except the subset: weights, order, augmentation, re-sampling"),
     "start_from": text(
         "",
         "directory of a run, or of several seeds' runs, whose weights this run starts from: the parameters and running "
@@ -23,7 +23,7 @@ RUN = {
     ),
     "num_seeds": number(
         1,
-        "number of runs, with seeds from `seed` on; each of several has a directory seed-<n>/ in the workdir",
+        "number of runs, with seeds counting up from `seed`; each of several gets a directory seed-<n>/ in the workdir",
         at_least=1,
         less_than=2**16,
         may_change=True,
@@ -37,7 +37,7 @@ RUN = {
     ),
     "batch_size": number(128, "images in a step, over all devices together", at_least=1),
     "micro_batches": number(
-        1, "parts that a device's images of a step are cut into and computed in turn, to save memory", at_least=1
+        1, "parts into which a device's images of a step are split, to compute them in turn in less memory", at_least=1
     ),
     "duration": length("200 epochs", "length of training", whole=True),
     "method": entry_name("plain", "how the loss that is minimized is built", ENTRIES["method"]),
@@ -76,7 +76,7 @@ RUN = {
     "tensorboard": flag(True, "write TensorBoard events, if TensorFlow is installed", may_change=True),
     "tracker": choice(
         "none",
-        "where the run is also shown",
+        "service that also shows the run",
         {"none": "", "wandb": "Weights & Biases", "mlflow": "MLflow"},
         may_change=True,
     ),

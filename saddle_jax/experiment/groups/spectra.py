@@ -66,7 +66,7 @@ SPECTRA = {
     ),
     "chunk_size": number(
         0,
-        "images in a chunk, which a product takes at once, over all devices",
+        "images that a product takes at once (a chunk), over all devices",
         at_least=1,
         unit="images",
         zero="for 8 per device on CPUs",
