@@ -21,7 +21,7 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]  # (logits_BC, labels_B) -> l
 
 
 def logit_scale(config: ConfigDict) -> float:
-    """Return the factor by which the loss multiplies what the network computes: of a normed head, its cosines.
+    """Return the factor by which the loss multiplies the network's outputs, such as a normed head's cosines.
 
     Probabilities are softmax(factor · logits).
     """

@@ -18,7 +18,7 @@ from saddle_jax.errors import ConfigError
 from saddle_jax.experiment.adjustment import Adjustment
 from saddle_jax.longtail import ClassStats
 
-TAUS = tuple(tenth / 10 for tenth in range(21))  # those that a curve goes through, as in Kang et al.'s code
+TAUS = tuple(tenth / 10 for tenth in range(21))  # the points of a curve, as in Kang et al.'s code
 
 
 def require_possible(adjustment: Adjustment, linear: str | None) -> None:
@@ -38,7 +38,7 @@ def require_possible(adjustment: Adjustment, linear: str | None) -> None:
 
 
 def offsets_C(adjustment: Adjustment, stats: ClassStats) -> np.ndarray:
-    """Return what to subtract from the logits: 0, unless the kind is logit."""
+    """Return what to subtract from the logits; it is 0 unless the kind is logit."""
     if adjustment.kind != "logit":
         return np.zeros(stats.num_classes)
     return _tau(adjustment) * np.log(stats.priors_C())
@@ -66,10 +66,10 @@ def adjusted_params(adjustment: Adjustment, params: dict[str, Any], linear: str 
 def adjusted_logits(
     adjustment: Adjustment, logits_NC: np.ndarray, stats: ClassStats, params: dict[str, Any], linear: str | None
 ) -> np.ndarray:
-    """Return the logits of the adjusted classifier, of which `logits_NC` are the unadjusted ones.
+    """Return the logits of the adjusted classifier, given `logits_NC`, those of the unadjusted one.
 
-    Up to rounding, they are the logits of `adjusted_params`, less `offsets_C`. Arguments and errors are those of
-    `adjusted_params`.
+    Up to rounding, they are the logits of `adjusted_params` minus `offsets_C`. The other arguments and the errors are
+    those of `adjusted_params`.
     """
     require_possible(adjustment, linear)
     if adjustment.kind != "tau_norm" or linear is None:
@@ -78,7 +78,7 @@ def adjusted_logits(
     factors_C = _factors_C(adjustment, classifier)
     bias_C = np.asarray(classifier.get("bias", np.zeros_like(factors_C)), float)
     adjusted_NC = logits_NC * factors_C.astype(logits_NC.dtype)
-    adjusted_NC += (bias_C * (1 - factors_C)).astype(logits_NC.dtype)  # it is not multiplied
+    adjusted_NC += (bias_C * (1 - factors_C)).astype(logits_NC.dtype)  # the bias is not scaled
     return adjusted_NC
 
 

@@ -42,7 +42,7 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
       ConfigError: positions are out of order or past the end, which only shows once the steps per epoch are known.
     """
     total = parse_duration(config.duration).steps(steps_per_epoch)
-    problems = ["duration: the run has no steps"] if total < 1 else []
+    problems = ["duration: the run has no steps. Fix: make it longer"] if total < 1 else []
 
     values = flatten(config)
     link, group = find("optim.name", config.optim.name), group_of(config.optim.name)

@@ -16,11 +16,11 @@ BINS = 15  # of equal width, of the confidence, which is the probability of the 
 RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
 OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "g_mean", "nll", "ece")
 _SHIFTED = ("macro_f1", "ece")  # lower and higher in resamples than in the images that they are drawn from
-_BLOCK = 2**22  # numbers of the logits that are worked on at once
+_BLOCK = 2**22  # how many numbers of the logits are processed at once
 
 
 class _Sums(NamedTuple):
-    """Sums over images; of resamples, with a leading axis for them."""
+    """Sums over images. Sums over resamples have a leading axis for the resamples."""
 
     images_C: np.ndarray  # images whose label is the class
     predicted_C: np.ndarray
@@ -100,7 +100,7 @@ def blocks(logits_NC: np.ndarray) -> Iterator[slice]:
 
 
 def resamples(labels_N: np.ndarray, number: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each image occurs in each resample, which draws as many images of each class with replacement."""
+    """Yield how often each image occurs in each resample, which draws as many of each class with replacement."""
     generator, images = np.random.default_rng(seed), len(labels_N)
     by_class_N = np.argsort(labels_N, kind="stable")
     sizes_C = np.bincount(labels_N)
@@ -110,7 +110,7 @@ def resamples(labels_N: np.ndarray, number: int, seed: int) -> Iterator[np.ndarr
 
 
 def _figures(sums: _Sums) -> dict[str, np.ndarray]:
-    """Return the figures over all classes; of resamples, with a leading axis for them."""
+    """Return the figures over all classes. Figures of resamples have a leading axis for the resamples."""
     total = sums.images_C.sum(-1)
     present = sums.images_C > 0
     with np.errstate(invalid="ignore", divide="ignore"):

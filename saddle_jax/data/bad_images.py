@@ -1,4 +1,4 @@
-"""Images that can't be decoded: what a process knows of them, how they are named, and the file that lists them."""
+"""Images that can't be decoded: what a process knows about them, how they are named, and the file that lists them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE = "bad_images.txt"
 
 
 class KnownBad:
-    """The bad ones of some images, as far as this process has met them. All streams of the images share this."""
+    """The bad images that this process has found so far in a set. All streams of the set share this."""
 
     def __init__(self):
         # Threads read these while another one replaces them, so they are never changed in place.
@@ -27,7 +27,7 @@ def message(kind: str, lines: Collection[str], fraction: float, allowed: int) ->
       kind: what they are for, such as "training".
       lines: `name: reason` of each.
       fraction: what data.max_bad_fraction allows; 0 for images that must all be sound.
-      allowed: the number of images that this is.
+      allowed: that fraction as a number of images.
     """
     lines = list(lines)
     count = f"{len(lines):,} {kind} image{'s' * (len(lines) > 1)} can't be decoded"

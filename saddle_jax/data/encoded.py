@@ -49,7 +49,7 @@ class Encoded(abc.ABC):
         return math.floor(self.decoding.max_bad_fraction * len(self))
 
     def bad_lines(self) -> dict[int, str]:
-        """Return {position: `name: reason`} of the bad images that this process has met among these training images."""
+        """Return {position: `name: reason`} of the bad images that this process has found in these training images."""
         return {position: f"{self.name(position)}: {reason}" for position, reason in self.known_bad.reasons.items()}
 
     @abc.abstractmethod

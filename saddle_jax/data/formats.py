@@ -23,7 +23,7 @@ STARTS = {
     "WebP": (b"RIFF",),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
-# The usual ones; the content decides.
+# The usual suffixes. A file's content decides its format, though.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 NAMES = f"{', '.join(list(STARTS)[:-1])}, or {list(STARTS)[-1]}"
 
@@ -38,7 +38,7 @@ _TURNS = {  # by EXIF orientation: how a picture is turned upright
 }
 _PNG_METADATA = (b"eXIf", b"exif", b"iTXt")  # in a PNG that may have an orientation
 
-# They name no image. What Pillow can't decode is named, with the reason.
+# Pillow's warnings name no image. We report each image that it can't decode by name, with the reason.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -61,7 +61,7 @@ def decode(content: bytes, *, turn: bool) -> np.ndarray:
                 return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
             if upright.mode in ("I", "F"):
                 raise ValueError("found levels of 32 bits, expected 8 or 16")
-            upright.info.pop("transparency", None)  # convert() only warns of it
+            upright.info.pop("transparency", None)  # convert() would only warn about it
             return np.asarray(upright.convert("RGB"))
     except UnidentifiedImageError:
         kind = kind_of(content)
@@ -73,28 +73,28 @@ def decode(content: bytes, *, turn: bool) -> np.ndarray:
 
 
 def kind_of(content: bytes) -> str:
-    """Return the name of the format that a file starts like, or ""."""
+    """Return the name of the format whose first bytes the file has, or ""."""
     return next((kind for kind, starts in STARTS.items() if content.startswith(starts)), "")
 
 
 def may_be_turned(content: bytes) -> bool:
-    """Return whether a JPEG has an EXIF orientation that turns it. A PNG has to be decoded to tell, so it may be."""
+    """Return whether a JPEG has an EXIF orientation that turns it, or whether a PNG may have one."""
     if content.startswith(PNG):
         return any(word in content for word in _PNG_METADATA)
     try:
         with open_image(io.BytesIO(content)) as image:
             return _orientation(image) in _TURNS
-    except Exception:  # a bad image; whoever decodes it says so
+    except Exception:  # a bad image; whoever decodes it reports that
         return False
 
 
 def open_image(file: IO[bytes]) -> Image.Image:
-    """Open an image of a format that is read. Pillow knows more; for some of them it would run other programs."""
+    """Open an image in one of our formats. Pillow knows more, but would run other programs for some of them."""
     return Image.open(file, formats=[name.upper() for name in STARTS])
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; 1, as it is, if there is none or the EXIF data are damaged."""
+    """Return the EXIF orientation; 1 (not turned) if there is none or the EXIF data are damaged."""
     try:
         return image.getexif().get(Tags.Orientation, 1)
     except Exception:  # Pillow's parser raises almost anything

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 def make_batch(
     images_NHWK: Any, labels_N: Any, slots: Slots, augmented: Augmentation | None, xp: ModuleType = np
 ) -> Batch:
-    """Return the batch that `slots` describe. Without `augmented`, images stay as they are; of views, it is the first.
+    """Return the batch that `slots` describe. Without `augmented`, images stay as they are; of views, it has the first.
 
     Args:
       xp: `numpy`, or `jax.numpy` inside a jitted step, for an augmentation without a policy.

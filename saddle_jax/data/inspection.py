@@ -84,7 +84,7 @@ def _first_sound(images: np.ndarray | Encoded, positions: np.ndarray) -> int | N
         try:
             if look is None or not look(position):
                 return position
-        except OSError:  # the next one to decode it says why it can't be read
+        except OSError:  # whoever decodes it next reports why it can't be read
             return position
     return None
 

@@ -1,4 +1,4 @@
-"""Images for networks of small images: whole pictures in memory, all of one size, in gray or in colors."""
+"""Images for networks that take small images: whole pictures in memory, all of one size, in gray or in color."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(content: bytes, channels: int, size: tuple[int, int] | None = None, *, 
 
 
 def fit(image_HWK: np.ndarray, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Return the image in gray or in colors, its center brought to a size; the arguments are those of `read`."""
+    """Return the image in gray or in color, with its center resized; the arguments are those of `read`."""
     height, width, found = image_HWK.shape
     if found == channels and size in (None, (height, width)):
         return image_HWK
@@ -43,12 +43,12 @@ def fit(image_HWK: np.ndarray, channels: int, size: tuple[int, int] | None = Non
 
 
 def as_image(image_HWK: np.ndarray) -> Image.Image:
-    """Return pixels as one of Pillow's images."""
+    """Return pixels as a Pillow image."""
     return Image.fromarray(image_HWK[..., 0] if image_HWK.shape[-1] == 1 else image_HWK)
 
 
 def as_array(image: Image.Image) -> np.ndarray:
-    """Return one of Pillow's images as (H, W, K) uint8."""
+    """Return a Pillow image as (H, W, K) uint8."""
     pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     return pixels if pixels.ndim == 3 else pixels[..., None]
 

@@ -42,10 +42,10 @@ def choose(
     """Return the adjustment with its tau, and print how it was chosen; None if there is nothing to choose it by.
 
     Args:
-      asked: its tau, if it has one, is taken. Otherwise, the tau with the best balanced accuracy on the validation
-        images is; of equal ones, the nearest to 1, which is the tau that theory has for logit adjustment. Without
-        validation images, the curve is shown on the test images, and an earlier choice for this step is taken.
-      step: that of the classifier's checkpoint.
+      asked: if it has a tau, that is used. Otherwise, the tau with the best balanced accuracy on the validation images
+        is used; among ties, the one nearest to 1, which theory gives for logit adjustment. Without validation images,
+        the curve is shown on the test images, and an earlier choice for this step is used.
+      step: step of the classifier's checkpoint.
       workdir: where the choice and the figure are written; None writes nothing.
     """
     kind = asked.kind
@@ -94,12 +94,12 @@ def _tell_doubts(
 ) -> None:
     best = max(map(_goodness, points))
     if (equal := [_goodness(point) for point in points].count(best)) > 1:
-        console.say("note", f"{equal} of {len(points)} taus are equally good there. The one nearest to 1 is taken")
+        console.say("note", f"{equal} of {len(points)} taus are equally good there. The one nearest to 1 is used")
     images_C = np.bincount(validation.labels_N, minlength=stats.num_classes)
     if absent := int((images_C == 0).sum()):
         console.say(
             "note",
-            f"classes without a validation image: {absent} of {stats.num_classes}. The others choose tau. A run "
+            f"classes without a validation image: {absent} of {stats.num_classes}. Only the others choose tau. A run "
             "with a lower --config.data.validation_floor holds out images of more classes",
         )
     if chosen.tau == posthoc.TAUS[-1]:

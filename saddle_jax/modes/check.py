@@ -54,7 +54,7 @@ def run(command: Command) -> int:
         found = origin.find(run_config, folder)
         states.append(found.adopt(start, splits)[0] if found else start)
     state = stack(states)
-    with console.doing("compiling what trains"):
+    with console.doing("compiling the training step"):
         function, arguments = feed.call(state, feed.blank_segment(feed.longest))
         memory = compiled.memory_of(function.lower(*arguments).compile())
     if memory is not None:
@@ -64,7 +64,7 @@ def run(command: Command) -> int:
         metrics = jax.device_get(feed.advance(state, segment)[1])
     loss, perturbed = np.mean(metrics.loss), np.mean(metrics.perturbed_loss)
     if np.all(metrics.skipped):
-        console.say("step", "skipped, because no image of the first batch is sound")
+        console.say("step", "skipped, because every image of the first batch is bad")
     else:
         console.say("step", f"loss {loss:.4f}, at w + e {perturbed:.4f}; the step was not kept")
     console.say("views", str(views.draw(config, splits, program.views, workdir)))
@@ -74,7 +74,7 @@ def run(command: Command) -> int:
 
 
 def _stages(params: Any) -> console.Table:
-    """Return a network's parameters by stage: what its modules are called before the number of a block."""
+    """Return a network's parameters by stage, the part of a module's name before a block's number."""
     sizes: dict[str, int] = {}
     blocks: dict[str, set[str]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

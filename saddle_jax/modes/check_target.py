@@ -1,4 +1,4 @@
-"""`--mode check --target MACHINE`: compile the training step for a machine that is not here, and say what it needs."""
+"""`--mode check --target MACHINE`: compile the training step for another machine, and print what it needs there."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ USABLE = 0.95  # share of a device's memory that programs get
 
 
 class Verdict(NamedTuple):
-    """What the compiler says of a config's training step on a machine."""
+    """What the compiler says about a config's training step on a machine."""
 
     needs: Needs  # of the program that trains: an epoch as one loop where images stay on the devices, else a step
-    steps: int  # that this program takes; costs are those of one
+    steps: int  # number of steps that this program takes; costs are per step
     parameters: int  # of all runs that take their steps together
     estimate: Estimate  # of one step
-    pipeline: str  # that feeds it
+    pipeline: str  # the pipeline that feeds it
 
 
 def run(command: Command) -> int:
     """Compile for the machine that the command names, and print what a device of it needs. Nothing is written.
 
     Raises:
-      ConfigError: there is no such machine, what compiles for it is not installed, or the step does not fit.
+      ConfigError: there is no such machine, its compiler is not installed, or the step does not fit.
     """
     config, machine = command.config, machines.named(command.target or "")
     target = target_of(machine)
@@ -62,16 +62,16 @@ def run(command: Command) -> int:
             _tell(found, candidate, splits, machine)
             return 0
     raise ConfigError(
-        f"--target: the step does not fit on {machine.name}, also not with bfloat16, remat, and micro-batches. "
+        f"--target: the step does not fit on {machine.name}, not even with bfloat16, remat, and micro-batches. "
         "Fix: a smaller --config.batch_size, or more devices"
     )
 
 
 def target_of(machine: Machine) -> Target:
-    """Return what programs for a machine are built for.
+    """Return a machine as the target of programs.
 
     Raises:
-      ConfigError: there is no such machine, or what compiles for it is not installed.
+      ConfigError: there is no such machine, or its compiler is not installed.
     """
     return Target(machine.chip.platform, machines.devices_of(machine), machine.chip.memory)
 
@@ -119,7 +119,7 @@ def training(config: ConfigDict, splits: Splits) -> tuple[Feed, Callable[..., An
 
 
 def _flops(config: ConfigDict, splits: Splits, machine: Machine) -> float | None:
-    """Return the flops of a step on one device as they are before the compiler optimizes."""
+    """Return the flops of a step on one device, before the compiler optimizes it."""
     alone = config.copy_and_resolve_references()
     alone.batch_size //= machine.count
     alone.model.kernels = "lax"  # the compiler can't see into the CPU's own kernels
@@ -153,7 +153,7 @@ def _try(config: ConfigDict, splits: Splits, machine: Machine) -> Verdict | None
 
 
 def _candidates(config: ConfigDict, parts: int) -> Iterator[tuple[str, ConfigDict]]:
-    """Yield the config, and then with what saves memory, one change upon the other, as overrides of the config."""
+    """Yield the config, then variants that save more and more memory, each with its changes as overrides."""
     changes: dict[str, Any] = {}
 
     def changed() -> tuple[str, ConfigDict]:
@@ -174,7 +174,7 @@ def _candidates(config: ConfigDict, parts: int) -> Iterator[tuple[str, ConfigDic
 
 
 def _tell(found: Verdict, config: ConfigDict, splits: Splits, machine: Machine) -> None:
-    """Print what a step costs, and how long it takes at least."""
+    """Print what a step costs, and the least time that it takes."""
     needs, floor = found.needs, found.estimate
     traffic = "" if needs.traffic is None else f" and {_scaled(needs.traffic / 1e6, _BYTES)} to and from memory"
     if needs.flops is not None:
@@ -198,11 +198,11 @@ def _tell(found: Verdict, config: ConfigDict, splits: Splits, machine: Machine) 
     else:
         console.say("hosts", "images stay on the devices; the hosts send only their order")
     if needs.traffic is None:
-        console.say("note", "XLA does not say a GPU's memory traffic, so the estimate leaves it out")
+        console.say("note", "XLA does not report a GPU's memory traffic, so the estimate leaves it out")
 
 
 def _scaled(value: float, units: Sequence[str], base: float = 1000.0) -> str:
-    """Return a value with the unit, of those each `base` times the one before, that leaves few digits."""
+    """Return a value in the unit that leaves few digits. Each unit is `base` times the one before."""
     step = 0
     while step < len(units) - 1 and value >= base:
         value, step = value / base, step + 1

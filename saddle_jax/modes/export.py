@@ -15,7 +15,7 @@ def run(command: Command) -> int:
 
     Raises:
       ConfigError: the workdir holds no run, the folder holds something else, or a format that was named is impossible.
-      CheckpointError: the checkpoint is missing or damaged, or the disk refused.
+      CheckpointError: the checkpoint is missing or damaged, or a file can't be written.
     """
     out = pathlib.Path(command.out or "").expanduser()
     export.require_possible(out, command.formats)

@@ -41,7 +41,7 @@ def run(command: Command) -> int:
     path = pathlib.Path(command.torch_file or "").expanduser()
     if config.num_seeds != 1:
         raise ConfigError(
-            f"--mode import: found num_seeds={config.num_seeds}, expected 1: a file is one run. Fix: leave it out"
+            f"--mode import: found num_seeds={config.num_seeds}, expected 1: a file is one run. Fix: remove num_seeds"
         )
     _require_no_run(workdir)
     try:

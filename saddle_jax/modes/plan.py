@@ -67,13 +67,13 @@ def describe(
 
 
 def _size(params: Any, mask: Any = None) -> int:
-    """Return how many numbers the parameters have, or those that a tree of bools marks."""
+    """Return how many numbers are in the parameters, or in those that a tree of bools marks."""
     marks = jax.tree.leaves(mask) if mask is not None else [True] * len(jax.tree.leaves(params))
     return sum(leaf.size for leaf, marked in zip(jax.tree.leaves(params), marks, strict=True) if marked)
 
 
 def _network_of(config: ConfigDict) -> str:
-    """Return the network and what it depends on: of the user's own, its own fields."""
+    """Return the network and its settings; for a user's own network, its own fields."""
     name = config.model.name
     if is_dotted(name):
         return ", ".join([name, *(f"{field} {value}" for field, value in (config.get(group_of(name)) or {}).items())])

@@ -68,7 +68,7 @@ def write(
     Args:
       folders: the runs.
       out: folder of the report.
-      columns: of its tables; table.csv has all.
+      columns: columns of its tables; table.csv has all.
       epoch: "last" or "best", at which methods are compared.
 
     Raises:

@@ -61,14 +61,14 @@ def run(command: Command) -> int:
 
 
 def _checkpoints(workdir: pathlib.Path, chosen: str | None) -> list[str]:
-    """Return the checkpoints that the command names: one, several with commas, or all of the run."""
+    """Return the checkpoints that the command names: one, several separated by commas, or all of the run."""
     if chosen == "all":
         return [str(step) for step in checkpoint.available(workdir / "checkpoints")] or ["latest"]
     return (chosen or "latest").split(",")
 
 
 def other_run(config: ConfigDict, workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Return the run that spectra.landscape names beside this one, if it names one.
+    """Return the other run that spectra.landscape names, or [] if it names none.
 
     Raises:
       ConfigError: there is no other run of the same network and classes.
@@ -89,7 +89,7 @@ def other_run(config: ConfigDict, workdir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def paths_of(runs: Sequence[pathlib.Path], like: TrainState) -> dict[str, list[TrainState]]:
-    """Return the weights at every checkpoint that is left of the runs, by their links, or by their folders."""
+    """Return the weights at every checkpoint that the runs still have, by their links, or by their folders."""
     configs = [config_lib.from_json((run / "config.json").read_bytes()) for run in runs]
     names = [config.optim.name.upper() for config in configs]
     if len(set(names)) < len(runs):

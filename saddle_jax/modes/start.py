@@ -57,4 +57,4 @@ def _run(command: Command, mode: Callable[[Command], int]) -> int:
             "off the device"
         ) from error
     finally:
-        console.hide()  # so that an error stands below everything else
+        console.hide()  # so that an error is printed below everything else

@@ -23,7 +23,7 @@ def differences(command: Command) -> dict[str, tuple[Any, Any]]:
     path = pathlib.Path(command.workdir, "config.json")
     if not path.is_file():
         runs = sorted(map(str, pathlib.Path(command.workdir).glob("seed-*")))
-        fix = f"one of its seeds, e.g. --workdir {runs[0]}" if runs else "--workdir of a run"
+        fix = f"one of its seeds, e.g. --workdir {runs[0]}" if runs else "name the --workdir of a run"
         raise ConfigError(f"--mode {command.mode}: {command.workdir} holds no run. Fix: {fix}")
     trained = config_lib.from_json(path.read_bytes())
     return config_lib.differences(trained, command.config)

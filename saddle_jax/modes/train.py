@@ -60,7 +60,7 @@ def run(command: Command) -> int:
 
 
 def _tell_where(workdir: pathlib.Path, best_step: int) -> None:
-    """Print where everything is that the run has left, and what to do with it."""
+    """Print where the run's results are, and what to do next."""
     mode, run = "saddle-jax --mode", shlex.quote(str(workdir))
     curves = [str(workdir / "metrics.jsonl")]
     if (workdir / "tensorboard").is_dir():

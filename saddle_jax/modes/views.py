@@ -46,12 +46,12 @@ def draw(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], work
 
 
 def draw_for_trackers(config: ConfigDict, splits: Splits, views: Sequence[Augmentation], workdir: pathlib.Path) -> None:
-    """Draw the sheet of a run that begins and that a tracker follows. A note says why that is not possible."""
+    """Draw the sheet of a run that begins, if a tracker follows it. A note says why if that is impossible."""
     if not start.names_of(config) or (workdir / "plots" / "views.png").exists() or _configs(workdir):
         return
     try:
         told = draw(config, splits, views, workdir)
-    except DataError as error:  # training says it when it meets the image
+    except DataError as error:  # training reports it when it reaches the image
         told = f"not drawn: {error}"
     if told.startswith("not drawn"):
         console.say("note", f"augmented images are {told}")

@@ -31,7 +31,7 @@ from saddle_jax.data.augment.crop import (
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.feeds import workers
 
-_JPEG, _PNG, _PILLOW = range(3)  # who decodes an image
+_JPEG, _PNG, _PILLOW = range(3)  # decoders: TensorFlow's two, and Pillow
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1  # codes of JPEG markers: of the picture's data; of EXIF and XMP
 _NEIGHBOURS = 2  # pixels around a part of a JPEG that the colors at its edge are interpolated from
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
@@ -151,10 +151,10 @@ def _decode(content: Any, turn: bool, choose: Callable[[Any], tuple[Any, ...]]) 
 
 
 def _decoder(content: Any, turn: bool) -> Any:
-    """Return who decodes an image to Pillow's levels: TensorFlow as a JPEG or as a PNG, or Pillow, ().
+    """Return the decoder that gives an image Pillow's levels, (): TensorFlow's for JPEG or for PNG, or Pillow.
 
-    TensorFlow's are upright PNGs, and upright JPEGs of one or three components. Of four, it misses those whose colors
-    are not inverted.
+    TensorFlow gets upright PNGs, and upright JPEGs of one or three components. Of those with four, it decodes the ones
+    whose colors are not inverted differently.
     """
     is_jpeg, is_png = tf.io.is_jpeg(content), tf.equal(tf.strings.substr(content, 0, len(formats.PNG)), formats.PNG)
     # Markers of a JPEG are 0xff and a code. By chance these two bytes may also lie elsewhere in its header.

@@ -54,7 +54,7 @@ def reason_of(error: tf.errors.OpError) -> str:
     text = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*", "", error.message)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = lines[-1] if lines else type(error).__name__  # the lines before it say where in the graph
-    return reason.removeprefix("ValueError: ")  # of Pillow
+    return reason.removeprefix("ValueError: ")  # Pillow's errors begin with this
 
 
 def make_whole_check(images: Encoded) -> Callable[[int], str]:
@@ -129,7 +129,7 @@ class _Stream:
                     if failed_at == self._delivered:
                         raise DataError(
                             f"reading images failed: {reason_of(cause)}. Fix: restore the file or the storage; the "
-                            "same command goes on"
+                            "same command continues"
                         ) from cause
                     failed_at = self._delivered
         finally:
@@ -201,7 +201,7 @@ class _Stream:
 
 
 def _masked(slots: Slots, rows_B: np.ndarray) -> Slots:
-    """Return the slots with some of them masked, in the way that padded ones are."""
+    """Return the slots with some of them masked, like padded ones."""
     if not rows_B.any():
         return slots
     mask_B = slots.mask_B & ~rows_B

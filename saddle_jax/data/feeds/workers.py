@@ -109,9 +109,9 @@ class _Workers:
         finally:
             self._idle.put(idle)
         raise SaddleError(
-            f"a process that augments images ended with code {worker.wait()}. If it had a message, that is "
-            "above; if not, it was killed, for example for lack of memory. Fix: more memory, or, for images in memory, "
-            "--config.data.pipeline=numpy; the same command goes on"
+            f"a process that augments images ended with code {worker.wait()}. Its message is above; if there is "
+            "none, it was killed, for example for lack of memory. Fix: more memory, or, for images in memory, "
+            "--config.data.pipeline=numpy; the same command continues"
         )
 
     def _start(self) -> subprocess.Popen:

@@ -14,7 +14,7 @@ from saddle_jax.data.sources.base import Images, Source
 from saddle_jax.data.sources.split import split_test
 from saddle_jax.errors import DataError
 
-_WANTED = "train_images and train_labels; test_images and test_labels; perhaps val_images, val_labels, class_names"
+_WANTED = "train_images and train_labels; test_images and test_labels; optionally val_images, val_labels, class_names"
 _SPLITS = {  # the names under which people keep each split's images and labels
     "train": (("train_images", "train_labels"), ("x_train", "y_train"), ("images", "labels")),
     "validation": (("val_images", "val_labels"), ("validation_images", "validation_labels"), ("x_val", "y_val")),

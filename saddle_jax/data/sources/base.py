@@ -54,7 +54,7 @@ class Source(NamedTuple):
     """All the images of a source, as its user numbers the classes, before the long-tailed subset is chosen."""
 
     train: Images
-    test: Images | None  # None: none of its own (`split.split_test` chooses some)
+    test: Images | None  # None if the source has none of its own (`split.split_test` chooses some)
     names: tuple[str, ...]  # of the classes, in label order
     validation: Images | None = None  # the set's own images for choosing the best epoch
     balanced: bool = False  # its classes differ in size only by chance: a long-tailed subset keeps their order

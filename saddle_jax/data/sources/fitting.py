@@ -83,7 +83,7 @@ def _held_out(config: ConfigDict, splits: Collection[str]) -> float:
 
 
 def _sizes(config: ConfigDict, given: Collection[str], sample: Sample) -> list[tuple[str, Any, str]]:
-    """Return the fields that follow from the size and colors of the images, with reasons; "" for what is not told."""
+    """Return the fields that follow from the size and colors of the images, with reasons; "" if it is not printed."""
     shorter = int(np.median(sample.sizes.min(axis=1)))
     one_size = len(np.unique(sample.sizes)) == 1
     wanted = config.data.image_size if "data.image_size" in given else 0

@@ -58,7 +58,7 @@ class Rows(NamedTuple):
     paths: list[str]
     labels: list[str]  # as written: numbers or class names
     lines: list[int]  # line numbers, from 1
-    splits: list[str] | None = None  # of each image, if the list says so
+    splits: list[str] | None = None  # split of each image, if the list has a column of them
 
 
 class _Form(NamedTuple):
@@ -148,7 +148,7 @@ def _form_of(line: str, source: pathlib.Path) -> _Form:
     """Return the form of a list from its first line.
 
     Raises:
-      DataError: it is a table whose columns can't be told.
+      DataError: it is a table whose columns can't be identified.
     """
     for delimiter in _DELIMITERS:
         names = [cell.lower().replace(" ", "_") for cell in _cells(line, delimiter)]
@@ -175,7 +175,7 @@ def _form_of(line: str, source: pathlib.Path) -> _Form:
         return _Form(delimiter)
     raise DataError(
         f"{source}: found {line[:200]!r} in its first line, expected the names of its columns: path, label, and "
-        f"perhaps split. Fix: a first line such as {delimiter.join(('path', 'label', 'split'))!r}"
+        f"optionally split. Fix: a first line such as {delimiter.join(('path', 'label', 'split'))!r}"
     )
 
 

@@ -94,7 +94,7 @@ def class_names(train: Listed, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _find(data: ConfigDict) -> tuple[str, dict[str, pathlib.Path]]:
-    """Return the root and each split's list, or raise an error that says what was expected where."""
+    """Return the root and each split's list, or raise an error that says which files were expected where."""
     official = OFFICIAL.get(str(data.name), ("", "", ""))
     named = (str(data.train_list), str(data.validation_list), str(data.test_list))
     wanted = {split: own or usual for split, own, usual in zip(SPLITS, named, official, strict=True)}
@@ -102,7 +102,7 @@ def _find(data: ConfigDict) -> tuple[str, dict[str, pathlib.Path]]:
         raise DataError(
             f"data.source='image_list' has no train list: data.name={data.name!r} is not one of "
             f"{', '.join(OFFICIAL)}, whose lists have official names. Fix: --config.data.train_list=FILE; "
-            "--config.data.test_list=FILE, or a column `split` in the first one"
+            "--config.data.test_list=FILE, or a column `split` in the train list"
         )
     looked_for = ", ".join(filter(None, wanted.values()))
     if not data.root:
@@ -113,7 +113,7 @@ def _find(data: ConfigDict) -> tuple[str, dict[str, pathlib.Path]]:
         )
     if "://" in data.root:
         raise DataError(
-            f"data.root: found {data.root!r}, expected a folder, which image lists need. Fix: mount it "
+            f"data.root: found {data.root!r}, but image lists need a folder on this machine. Fix: mount it "
             "as one, or use --config.data.source=tfds"
         )
     root = pathlib.Path(os.path.expanduser(str(data.root)))
@@ -176,7 +176,7 @@ def _parts(
 
 
 def _under(root: str, rows: Rows, offenders: Offenders) -> list[str]:
-    """Return the paths relative to the root. Absolute ones below it are taken; others become offenders."""
+    """Return the paths relative to the root. Absolute ones below it are accepted; others become offenders."""
     folders = [folder.rstrip("/") + "/" for folder in (os.path.abspath(root), os.path.realpath(root))]
     paths = []
     for path, line in zip(rows.paths, rows.lines, strict=True):
@@ -193,7 +193,7 @@ def _under(root: str, rows: Rows, offenders: Offenders) -> list[str]:
 
 
 def _written_labels(parts: Mapping[str, Rows], offenders: Offenders) -> dict[str, np.ndarray]:
-    """Return every split's labels as they are written: numbers or, if most of them are none, class names.
+    """Return every split's labels as they are written: numbers, or class names if most of them are not numbers.
 
     Labels that are neither, or that no training image can have, become offenders.
     """
@@ -232,7 +232,7 @@ def _find_strange_names(parts: Mapping[str, Rows], offenders: Offenders) -> None
 
 
 def _number(written: Mapping[str, np.ndarray], data: ConfigDict) -> meaning.Labels:
-    """Return the labels from 0: numbers as they are or less one, names in the order of the alphabet.
+    """Return the labels from 0: numbers as they are or minus one, names in alphabetical order.
 
     Raises:
       DataError: numbers start at 1, but with gaps.

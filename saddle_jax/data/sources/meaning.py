@@ -1,4 +1,4 @@
-"""What arrays of images and labels mean: those that people write in other forms are taken where the meaning is clear.
+"""What arrays of images and labels mean. Other forms than our own are accepted where their meaning is clear.
 
 Shapes: N images, H x W pixels, K channels, C classes.
 """
@@ -34,8 +34,8 @@ class Labels(NamedTuple):
 def images(name: str, array: np.ndarray) -> Read:
     """Return images as (N, H, W, K) uint8.
 
-    Levels from 0 to 255 in any type, levels from 0 to 1, images without an axis of channels, and images with channels
-    first are taken.
+    It accepts levels from 0 to 255 in any type, levels from 0 to 1, images without an axis of channels, and images with
+    channels first.
 
     Raises:
       DataError: the array is none of these.
@@ -73,7 +73,7 @@ def images(name: str, array: np.ndarray) -> Read:
 def labels(found: dict[str, np.ndarray], class_names: tuple[str, ...] | None, *, gaps: bool = False) -> Labels:
     """Return the labels of all splits, numbered from 0, and the names of the classes.
 
-    Class names, one-hot rows, columns, and whole numbers in any type are taken, and so are labels that count from 1.
+    It accepts class names, one-hot rows, columns, whole numbers in any type, and labels that count from 1.
 
     Args:
       found: name of an array -> labels as its user wrote them.
@@ -149,7 +149,7 @@ def _flat(name: str, array: np.ndarray, class_names: tuple[str, ...]) -> tuple[n
 def _by_name(
     found: dict[str, np.ndarray], class_names: tuple[str, ...] | None
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return the labels of classes that are given by name, in the order of class_names or else of the alphabet."""
+    """Return the labels of classes that are given by name, in the order of class_names, else alphabetically."""
     if numbers := [name for name, array in found.items() if array.dtype.kind not in "US"]:
         raise DataError(f"{numbers[0]}: found numbers, but names elsewhere. Fix: use one or the other everywhere")
     train = next(iter(found.values()))

@@ -16,8 +16,8 @@ def split_test(source: Source, data: ConfigDict) -> Source:
     """Return the source with test images; if it has none, with `data.test_fraction` of every class's training images.
 
     A class of two or more images gives at least one and keeps at least one; a class of one image gives none. The choice
-    depends on the seed and on each image's name, or else its position. So it is the same on every machine, and an image
-    that is added moves no other one.
+    depends on the seed and on each image's name, or else its position. So it is the same on every machine, and no image
+    moves when another one is added.
 
     Raises:
       DataError: no class has two images.

@@ -52,7 +52,7 @@ def open_set(name: str, root: str, *, file_format: str = "") -> tuple[Any, Any, 
     except tfds.core.DatasetNotFoundError as error:
         hint = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
         raise DataError(f"data.name: tensorflow-datasets has no set {name!r}.{hint}") from error
-    except Exception as error:  # tfds raises many: an unknown version or configuration, a missing package
+    except Exception as error:  # tfds raises many kinds: an unknown version or configuration, a missing package
         raise DataError(f"data.name: tensorflow-datasets can't open {name!r}: {error}") from error
     if not builder.is_prepared():  # if asked to load it anyway, tfds would retry the download for minutes
         raise DataError(_how_to_prepare(builder, name, file_format))

@@ -2,8 +2,8 @@
 
     python -m saddle_jax.data.sources.to_array_record ~/tensorflow_datasets/imagenet_lt/1.0.0
 
-The folder needs room for as many bytes again. The tfrecord files may be deleted afterwards. If it is interrupted, run
-it again, and it continues. (`tfds convert_format` does the same, but needs Apache Beam.)
+The folder needs room for a second copy of the set. The tfrecord files may be deleted afterwards. After an interruption,
+run the same command to continue. (`tfds convert_format` does the same, but needs Apache Beam.)
 """
 
 from __future__ import annotations
