@@ -328,7 +328,7 @@ def test_nothing_that_is_there_is_lost(birds, tmp_path, monkeypatch, capsys):
         patch.chdir(out)
         refused("is the current folder or a mount point")
     (out / "notes.txt").touch()
-    refused("holds notes.txt beside an export, which would be lost. Fix: another --out")
+    refused("holds an export and notes.txt, which would be lost. Fix: another --out")
     (out / "notes.txt").unlink()
     about = json.loads((out / "model.json").read_text())
     about["run"]["seed"] = 1

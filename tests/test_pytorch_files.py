@@ -154,7 +154,7 @@ MALICIOUS = {  # name: (() -> file, reason)
     "a negative shape": (lambda: saved(tensor("k", (-1, -4), length=4)), "do not describe a tensor"),
     "overlapping strides": (lambda: saved(tensor("k", (2, 3), (1, 1), length=4)), "same numbers more than once"),
     "a broadcast to gigabytes": (lambda: saved(tensor("k", (HUGE,), (0,), length=4)), "more than once"),
-    "strides of text": (lambda: saved(tensor("k", (4,), ("1",))), "not given in the way of torch.save"),
+    "strides of text": (lambda: saved(tensor("k", (4,), ("1",))), "not given as torch.save gives it"),
     "another dtype": (lambda: saved(tensor("k", (2,), kind="ComplexFloatStorage")), "asks for 'torch.ComplexFloat"),
     "another dtype than the storage's": (
         lambda: saved(tensor("k", (4,), kind="DoubleStorage")),

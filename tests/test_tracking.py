@@ -321,7 +321,7 @@ def test_a_tracker_that_never_answers_does_not_keep_training_from_ending(program
     workdir = tmp_path / "run"
     train(small_config(tracker="wandb"), workdir, program=program, quiet=False)
     note = capsys.readouterr().out.split("note   ")[1].splitlines()[0]
-    assert note.startswith("wandb has not answered for 3s, and was stopped. What is missing is sent by: python -m ")
+    assert note.startswith("wandb has not answered for 3s, and was stopped. To send what is missing: python -m ")
     assert not processes_of(workdir)
 
 
@@ -349,7 +349,7 @@ def test_a_tracker_that_refuses_is_told_at_once_and_training_goes_on(program, tm
     monkeypatch.setenv("FAKE", "refuses")
     results = train(small_config(tracker="wandb"), tmp_path / "run", program=program, quiet=False)
     note = capsys.readouterr().out.split("note   ")[1].splitlines()[0]
-    assert note.startswith("wandb has stopped, training goes on: RuntimeError: no key. What is missing is sent by: ")
+    assert note.startswith("wandb has stopped, training goes on: RuntimeError: no key. To send what is missing: ")
     assert results["last"]["step"] == 12
 
 

@@ -55,7 +55,7 @@ class Classifier:
         state = checkpoint.restore_weights(found, like)
         self.adjustment = adjustment.resolve(adjust, workdir, self.step)
         self.params = posthoc.adjusted_params(self.adjustment, state.params, self.program.linear)
-        self.offsets_C = posthoc.offsets_C(self.adjustment, self.stats).astype(np.float32)  # off the logits
+        self.offsets_C = posthoc.offsets_C(self.adjustment, self.stats).astype(np.float32)  # subtracted from the logits
         self.model_state = state.model_state
 
     @property
@@ -76,7 +76,7 @@ class Classifier:
         return found - self.offsets_C if self.adjustment.kind == "logit" else found
 
     def predict(self, items: Sequence[Item]) -> Predictions:
-        """Return the predictions for images, which are prepared as in evaluation. A bad image is one with a reason."""
+        """Return the predictions for images, which are prepared as in evaluation. A bad image gets a reason instead."""
         images: Any
         if self.is_encoded:
             images, problems = inputs.prepare_encoded(items, decoding(self.config.data))
@@ -112,7 +112,7 @@ def _stored_images(workdir: pathlib.Path) -> tuple[longtail.ClassStats, tuple[in
 
 
 def _program(config: ConfigDict, stats: longtail.ClassStats, shape: tuple[int, int, int]) -> Program:
-    """Return the run's program. It is made for as many images as the run had, but none of them is needed."""
+    """Return the run's program. It is built for the number of images that the run had, but needs none of them."""
     number, data = int(stats.counts_C.sum()), config.data
     images: Any = np.broadcast_to(np.uint8(0), (number, *shape))
     if _is_encoded(data):

@@ -1,4 +1,4 @@
-"""A trained network as a folder that needs no saddle_jax: StableHLO, PyTorch's weights, ONNX, and what they mean.
+"""A trained network as a folder for use without saddle_jax: StableHLO, PyTorch's weights, ONNX, and what they mean.
 
 model.stablehlo      for jax.export (`to_stablehlo`), and predict.py, which classifies image files with it
 model.safetensors    for PyTorch (`to_safetensors`)
@@ -37,11 +37,11 @@ FORMATS: dict[str, Callable[[Classifier], bytes]] = {
 
 
 class Written(NamedTuple):
-    """What an export has done."""
+    """The result of an export."""
 
     files: dict[str, int]  # name -> bytes
     left_out: list[str]  # why each missing format is missing
-    replaced: int | None  # step of the same run's export that was there before
+    replaced: int | None  # step of the same run's export that it replaced, if any
 
 
 def require_possible(out: pathlib.Path, formats: Sequence[str]) -> None:
@@ -74,11 +74,11 @@ def write(classifier: Classifier, out: pathlib.Path, formats: Sequence[str] = ()
 
     Args:
       out: a folder that does not exist yet, is empty, or holds an export of the same run, which is replaced.
-      formats: among FORMATS; none: all that are possible.
+      formats: some of FORMATS; if empty, all that are possible.
 
     Raises:
       ConfigError: the folder holds something else, or the network can't have one of the formats that were asked for.
-      CheckpointError: the disk refused.
+      CheckpointError: a file can't be written.
     """
     run = _run(classifier)
     replaced = _require_replaceable(out, run)
@@ -104,7 +104,7 @@ def write(classifier: Classifier, out: pathlib.Path, formats: Sequence[str] = ()
 def _run(classifier: Classifier) -> dict[str, Any]:
     try:
         started = json.loads((classifier.workdir / "run.json").read_bytes())["starts"][0]["started"]
-    except (OSError, ValueError, TypeError, LookupError):  # people read it; nothing needs it
+    except (OSError, ValueError, TypeError, LookupError):  # only people read it, so it may be missing
         started = None
     return {
         "name": classifier.workdir.resolve().name,
@@ -116,7 +116,7 @@ def _run(classifier: Classifier) -> dict[str, Any]:
 
 
 def _about(classifier: Classifier) -> dict[str, Any]:
-    """Return what somebody must know to use the files."""
+    """Return what a user of the files must know."""
     config, (height, width, channels) = classifier.config, classifier.image_shape
     fit: dict[str, Any] = {"cover_and_center_crop": [height, width]}
     if classifier.is_encoded:
@@ -159,12 +159,12 @@ def _require_replaceable(out: pathlib.Path, run: dict[str, Any]) -> int | None:
     if any(there.get(key) != run[key] for key in same):
         raise ConfigError(f"--out: {out} holds an export of another run, {there.get('name')!r}. {fix}, or delete it")
     if others := sorted(set(found) - files):
-        raise ConfigError(f"--out: {out} holds {', '.join(others[:3])} beside an export, which would be lost. {fix}")
+        raise ConfigError(f"--out: {out} holds an export and {', '.join(others[:3])}, which would be lost. {fix}")
     return there.get("step")
 
 
 def _publish(contents: dict[str, bytes], out: pathlib.Path) -> None:
-    """Write the files into a folder beside `out`, and give it its name once it is complete."""
+    """Write the files into a folder beside `out`, and rename it to `out` once it is complete."""
     final = out.resolve()
     with writing(out, sum(map(len, contents.values()))):
         beside = pathlib.Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))

@@ -23,16 +23,16 @@ Function = Callable[[jax.Array], dict[str, jax.Array]]
 
 
 def method_of(classifier: Classifier) -> Method:
-    """Return the run's method for one device, without what only some machines have and what only training needs."""
+    """Return the run's method for one device, without parts that only some machines have or only training needs."""
     config = classifier.config.copy_and_resolve_references()
     config.model.update(kernels="lax", dtype="float32", remat=False)
     return make_method(config, classifier.stats, classifier.image_shape, None, classifier.program.schedules)
 
 
 def function_of(classifier: Classifier) -> Function:
-    """Return the function of uint8 pixels (N, H, W, K), as they are before normalization, to OUTPUTS, (N, C) float32.
+    """Return the function from uint8 pixels (N, H, W, K), before normalization, to OUTPUTS, (N, C) float32.
 
-    The weights are constants of it. Trace it in `host.devices.exact_arithmetic("float32")`.
+    The weights are constants in it. Trace it in `host.devices.exact_arithmetic("float32")`.
     """
     method, scale = method_of(classifier), logit_scale(classifier.config)
 
@@ -57,7 +57,7 @@ def pixels_of(classifier: Classifier, number: int | None = None) -> jax.ShapeDty
 def is_free(classifier: Classifier) -> bool:
     """Return whether the function can be traced with the number of images left free.
 
-    It can't if code of the user's own needs a number while it is traced, as len(images) does.
+    It can't if the user's own code needs a number while it is traced, as len(images) does.
     """
     try:
         jax.eval_shape(function_of(classifier), pixels_of(classifier))

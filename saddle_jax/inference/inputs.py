@@ -1,4 +1,4 @@
-"""Images to classify, in all the forms in which people have them: files, folders, globs, lists, arrays."""
+"""Images to classify, in all the forms that people have: files, folders, globs, lists, arrays."""
 
 from __future__ import annotations
 
@@ -103,11 +103,10 @@ def _without_label(folder: pathlib.Path, line: str) -> str:
 
 
 def of_python(images: Any) -> list[Item]:
-    """Return the images that a call from Python names.
+    """Return the images that a Python call gives.
 
     Args:
-      images: a path; an array of pixels, (N, H, W[, K]) or (H, W[, K]); one of Pillow's images; or a list of any of
-        these.
+      images: a path; an array of pixels, (N, H, W[, K]) or (H, W[, K]); a Pillow image; or a list of any of these.
 
     Raises:
       DataError: it is none of these.
@@ -155,7 +154,7 @@ def prepare(items: Sequence[Item], shape: tuple[int, int, int], *, turn: bool) -
 
 
 def prepare_encoded(items: Sequence[Item], decoding: Decoding) -> tuple[Encoded, dict[int, str]]:
-    """Return the sound images, still encoded, and {place: reason} for the others, for which each is decoded once."""
+    """Return the sound images, still encoded, and {place: reason} for the others. It decodes each once."""
     everything = Contents(lambda place: _encoded(items[place].content), [item.name for item in items], decoding)
     problems = {one.position: one.reason for one in inspection.undecodable(everything)}
     sound = np.array([place for place in range(len(items)) if place not in problems], np.int64)

@@ -28,7 +28,7 @@ class Prediction(NamedTuple):
 
     image: str
     label: str | None  # name of the most probable class; None for an image that can't be read
-    probability: float  # NaN likewise
+    probability: float  # NaN for an image that can't be read
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

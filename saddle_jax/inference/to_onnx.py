@@ -20,7 +20,7 @@ from saddle_jax.inference.function import OUTPUTS, function_of, is_free, pixels_
 from saddle_jax.models import depthwise
 
 INPUT = "images"
-_OPSETS = (18, 23)  # the first that can express the network; older runtimes lack the second
+_OPSETS = (18, 23)  # we use the first one that can express the network; older runtimes lack 23
 _TOLERANCE = 1e-4  # times the largest output, if that is more than 1
 
 
@@ -37,7 +37,7 @@ def require_installed() -> None:
 def serialize(classifier: Classifier) -> bytes:
     """Return the network, with its preprocessing and its weights.
 
-    It takes any number of images, or one if code of the user's own asks for the number, as len(images) does.
+    It takes any number of images, or one if the user's own code asks for the number, as len(images) does.
 
     Raises:
       ConfigError: jax2onnx is missing, it can't convert the network, or the result computes something else.
@@ -87,7 +87,7 @@ def _check(model: bytes, images: np.ndarray, expected: dict[str, np.ndarray]) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what jax2onnx prints, logs, and warns of on its way; none of it is for users."""
+    """Suppress what jax2onnx prints, logs, and warns about; none of it is for users."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,6 +1,7 @@
 """Send a run to a tracker: `python -m saddle_jax.tracking wandb RUN`. What has been sent is not sent again.
 
-Training starts this with --follow, beside itself; later it sends what is missing, or a run that was not followed.
+Training starts this with --follow as a process beside itself. Run it yourself later to send what is missing, or a run
+that was not followed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _TRACKERS = {
     "wandb": "to_wandb:WeightsAndBiases",
     "mlflow": "to_mlflow:MLflow",
 }
-_PATIENCE = 60  # seconds from the end of training after which nobody waits any more
+_PATIENCE = 60  # seconds after the end of training, when nobody waits for this process anymore
 
 
 def main() -> None:
@@ -29,11 +30,11 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m saddle_jax.tracking", description=__doc__)
     parser.add_argument("tracker", choices=_TRACKERS)
     parser.add_argument("run", type=pathlib.Path, nargs="+", help="directory of a run")
-    parser.add_argument("--follow", action="store_true", help="until standard input ends")
+    parser.add_argument("--follow", action="store_true", help="keep sending until standard input ends")
     arguments = parser.parse_args()
     ended = threading.Event()
     if arguments.follow:
-        os.nice(10)  # training has the processors first; TensorFlow's import alone takes seconds of them
+        os.nice(10)  # training comes first; TensorFlow's import alone takes seconds
         threading.Thread(target=_wait_for_the_end, args=(ended,), daemon=True).start()
     else:
         ended.set()
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def _wait_for_the_end(ended: threading.Event) -> None:
-    sys.stdin.readline()  # a line, or the end of whoever trains
+    sys.stdin.readline()  # returns at a line, or when the training process ends
     ended.set()
     timer = threading.Timer(_PATIENCE, os._exit, (1,))
     timer.daemon = True

@@ -1,4 +1,4 @@
-"""What a tracker tells of a run besides its figures: names, hyperparameters, and classes. Does not need JAX."""
+"""What a tracker shows of a run besides its figures: names, hyperparameters, and classes. Does not need JAX."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class About(NamedTuple):
 
 
 def read(folder: pathlib.Path) -> About:
-    """Read what there is to tell of the run in a directory.
+    """Read what a tracker shows of the run in a directory.
 
     Raises:
       ValueError: config.json or class_stats.json is missing or can't be read.
@@ -49,7 +49,7 @@ def read(folder: pathlib.Path) -> About:
 
 
 def _hyperparameters(config: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the fields that a resumed run may not change, of entries that were chosen; what is no number is text."""
+    """Return the chosen entries' fields that a resumed run may not change. Values other than numbers become text."""
     fixed = fixed_fields(config)
     idle = {group for choice in ENTRIES for group in other_groups(choice, config[choice])}
     values = {name: value for name, value in config.items() if name in fixed and name.partition(".")[0] not in idle}

@@ -24,7 +24,7 @@ from saddle_jax.tracking.about import About
 from saddle_jax.training import metrics
 
 _POLL = 1.0  # seconds between looks at the files
-_RETRY = 60.0  # seconds until what could not be sent is sent again
+_RETRY = 60.0  # seconds until a failed send is tried again
 _AT_ONCE = 100  # records
 
 
@@ -54,7 +54,7 @@ class Classes(NamedTuple):
 
 
 class Tracker(Protocol):
-    """Where a run is shown. Each method may raise; what it was given is then given again later."""
+    """A service that shows a run. Each method may raise; it is then given the same data again later."""
 
     def scalars(self, records: Sequence[Record]) -> None:
         """Add scalars."""
@@ -66,12 +66,12 @@ class Tracker(Protocol):
         """Add a PNG."""
 
     def close(self, finished: bool) -> None:
-        """Send the rest. The run has finished, or it will perhaps be resumed."""
+        """Send the rest. If the run has not `finished`, it may be resumed."""
 
 
 @dataclasses.dataclass
 class State:
-    """What a tracker knows of a run."""
+    """What a tracker knows about a run."""
 
     path: pathlib.Path
     own: dict[str, str] = dataclasses.field(default_factory=dict)  # the tracker's own: id, and where to look
@@ -86,24 +86,24 @@ class State:
         write_atomically(self.path, json.dumps({"own": self.own, "sent": self.sent}, indent=1))
 
     def is_new(self, kind: str, step: int) -> bool:
-        """Return whether what there is of this kind at a step has not been sent."""
+        """Return whether the data of this kind at a step have not been sent."""
         return step > self.sent.get(kind, -1)
 
     def note(self, kind: str, step: int) -> None:
-        """Keep that it has been sent."""
+        """Record that they have been sent."""
         self.sent[kind] = step
         self.save()
 
 
 def make_folder(run: pathlib.Path, name: str) -> pathlib.Path:
-    """Return the folder of the tracker of this name in a run's directory; make it if it is not there."""
+    """Return the folder of the tracker of this name in a run's directory; create it if it is missing."""
     folder = run / "trackers" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def read_state(folder: pathlib.Path) -> State:
-    """Return what the tracker with this folder knows of its run."""
+    """Return what the tracker with this folder knows about its run."""
     path = folder / "state.json"
     return State(path, **_read(path))
 
@@ -112,8 +112,8 @@ def follow(folder: pathlib.Path, name: str, make: Callable[[About, State], Track
     """Send the run's records as they are written, until it has ended and all are sent.
 
     Raises:
-      Exception: the tracker could not be made, or could not send the rest. Until the run has ended, what could not be
-        sent is tried again.
+      Exception: the tracker could not be created, or could not send the rest. Until the run has ended, failed sends
+        are tried again.
     """
     about, state = about_lib.read(folder), read_state(make_folder(folder, name))
     tracker = make(about, state)
@@ -141,7 +141,7 @@ def follow(folder: pathlib.Path, name: str, make: Callable[[About, State], Track
 
 
 def _send(records: Sequence[Record], about: About, state: State, tracker: Tracker) -> None:
-    """Send those records that have not been sent, and what the newest evaluation on each split shows of the classes."""
+    """Send the records that have not been sent, and the classes' accuracies in the newest evaluation on each split."""
     newest = {record.kind: record.step for record in records}
     if new := [record for record in records if state.is_new(record.kind, record.step)]:
         tracker.scalars(new)

@@ -23,7 +23,7 @@ from saddle_jax.host.console import duration
 from saddle_jax.tracking.follow import make_folder, read_state
 
 PATIENCE = 30.0  # seconds that a run which has finished waits for its trackers
-_HURRY = 5.0  # seconds that a run waits which ends early: others wait for it, or its machine goes
+_HURRY = 5.0  # seconds that a run that ends early waits: others wait for it, or it is about to lose its machine
 
 
 class Followed(NamedTuple):
@@ -31,7 +31,7 @@ class Followed(NamedTuple):
 
     config: ConfigDict
     workdir: pathlib.Path
-    say: Callable[[str, str], None]  # tells the user: a word that says what the line is, and the line
+    say: Callable[[str, str], None]  # prints a line for the user: a word that says what it is, and its text
 
 
 def names_of(config: ConfigDict) -> list[str]:
@@ -42,7 +42,7 @@ def names_of(config: ConfigDict) -> list[str]:
 
 @contextlib.contextmanager
 def following(runs: Sequence[Followed]) -> Iterator[None]:
-    """Follow runs while the block trains them. Nothing that a tracker does, or does not do, reaches the block."""
+    """Follow runs while the block trains them. No failure or delay of a tracker affects the block."""
     started = [_start(name, run) for run in runs for name in names_of(run.config)]
     processes = [process for process in started if process is not None]
     patience = _HURRY
@@ -125,4 +125,4 @@ class _Process:
 
     def _later(self) -> str:
         words = ["python", "-m", "saddle_jax.tracking", self._name, str(self._run.workdir)]
-        return f"What is missing is sent by: {shlex.join(words)} (log: {self._log})"
+        return f"To send what is missing: {shlex.join(words)} (log: {self._log})"

@@ -42,5 +42,5 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self, finished: bool) -> None:
-        del finished  # its folder says so
+        del finished  # the run's folder shows it
         self._writer.close()

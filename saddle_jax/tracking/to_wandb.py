@@ -25,7 +25,7 @@ class WeightsAndBiases:
             state.own["id"] = uuid.uuid4().hex[:8]
             state.save()
         elif "open" in state.own and wandb.setup().settings.mode in (None, "online"):
-            # The last process was killed. What W&B had not sent comes before what follows.
+            # The last process was killed. Send what W&B had not sent before anything new.
             subprocess.run([sys.executable, "-m", "wandb", "sync", "--include-online", state.own["open"]], check=True)
         given = {
             "project": ("WANDB_PROJECT", about.project),

@@ -6,9 +6,9 @@
     checkpoints/quarantine/<step>-<n> damaged ones, set aside and never deleted
 
 Orbax restores damaged bytes silently, so files are compared with the manifest before anything is read. The newest two
-checkpoints are kept, so that there is one to fall back on if the newest is damaged. The best one as of each of them is
-kept, too. That takes two to four times the size of a state on disk, and one more while a save is under way. Those
-that were saved to be kept for good come on top.
+checkpoints are kept, so that there is one to fall back on if the newest is damaged. For each of them, the checkpoint
+that was best at that step is kept, too. That takes two to four times the size of a state on disk, and one more while a
+save is under way. Checkpoints that are kept for good add to that.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def save(
       keep: later calls never delete this checkpoint.
 
     Raises:
-      CheckpointError: the disk refused the write. Earlier checkpoints are untouched.
+      CheckpointError: the write failed. Earlier checkpoints are untouched.
     """
     step, state = int(state.step), jax.tree.map(np.asarray, state)
     final, temporary = folder / str(step), folder / f".tmp-{step}"
@@ -171,7 +171,7 @@ def restore(checkpoint: Checkpoint, like: TrainState) -> TrainState:
 
 
 def restore_weights(checkpoint: Checkpoint, like: TrainState) -> TrainState:
-    """Read only the weights that are evaluated onto the host; the rest is that of `like`. Raises as does `restore`."""
+    """Read only the weights that are evaluated onto the host; the rest is that of `like`. Raises like `restore`."""
     parts = {"params": like.params, "model_state": like.model_state}
     leaves = stored_arrays.read(checkpoint.path / _STATE)
     average = {name.removeprefix("average."): leaf for name, leaf in leaves.items() if name.startswith("average.")}
@@ -234,7 +234,7 @@ def _superfluous(folder: pathlib.Path) -> list[int]:
 
 
 def _delete(path: pathlib.Path) -> None:
-    """Delete a checkpoint in a way that never leaves a part of it under its name."""
+    """Delete a checkpoint without ever leaving a part of it under its name."""
     going = path.with_name(f".tmp-old-{path.name}")
     path.rename(going)
     fault_point("save:deleting")

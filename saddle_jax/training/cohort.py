@@ -71,7 +71,7 @@ class Cohort:
         return done
 
     def evaluate(self, state: TrainState, step: int) -> bool:
-        """Evaluate every run; return whether any of them is better than ever.
+        """Evaluate every run; return whether any of them is the best so far.
 
         Raises:
           NonFiniteError: no run is left.

@@ -24,7 +24,7 @@ from saddle_jax.experiment import config as config_lib
 from saddle_jax.host.files import write_atomically
 
 _RECORD = "run.json"
-_IMAGES = "images.csv"  # which image belongs to which split, where images have names
+_IMAGES = "images.csv"  # which image belongs to which split, if images have names
 _PACKAGES = (
     *("jax", "jaxlib", "saddle_kernels", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "clu"),
     *("tensorflow", "tensorflow-cpu"),
@@ -147,7 +147,7 @@ def _run_record(workdir: pathlib.Path) -> dict[str, Any]:
     try:
         record = dict(json.loads((workdir / _RECORD).read_bytes()))
         return {**record, "starts": list(record["starts"])}
-    except (OSError, ValueError, TypeError, KeyError):  # people read it; the run does not need it
+    except (OSError, ValueError, TypeError, KeyError):  # only people read it, so it may be missing
         return {"starts": []}
 
 
@@ -249,7 +249,7 @@ def _version(package: str) -> str | None:
 def _git_revision() -> str | None:
     """Return the commit of the code, with "-dirty" if files differ from it; None if it is not known."""
     folder = pathlib.Path(__file__).parents[2]
-    if not (folder / ".git").exists():  # installed; git would find the repository that the environment lies in
+    if not (folder / ".git").exists():  # installed; git would find the repository around the environment
         return _installed_revision()
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:

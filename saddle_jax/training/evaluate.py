@@ -121,7 +121,7 @@ class Evaluator:
 
 
 def from_logits(labels_N: np.ndarray, logits_NC: np.ndarray) -> Evaluation:
-    """Return the evaluation of logits on the host. Of equal logits, that of the first class counts as larger."""
+    """Return the evaluation of logits on the host. Among equal logits, that of the first class counts as largest."""
     in_top = []
     for rows in scores.blocks(logits_NC):
         block, labels_N1 = logits_NC[rows], labels_N[rows, None]

@@ -1,7 +1,7 @@
 """The features of a frozen backbone, computed once, kept beside the run, and shared by all runs that they fit.
 
-Caching excludes what would change the features: training the backbone, its dropout, and fresh augmentation in every
-epoch, in place of which each image has a fixed number of views. Shapes: N images, V views, D features, R random
+Caching rules out everything that would change the features: training the backbone, its dropout, and fresh augmentation
+in every epoch. Instead, each image has a fixed number of views. Shapes: N images, V views, D features, R random
 numbers.
 """
 
@@ -39,7 +39,7 @@ from saddle_jax.training.program import Program
 from saddle_jax.training.state import TrainState
 
 _SPLITS = ("train", "validation", "test")
-# Fields that change the features, beside the weights and the images.
+# Fields that change the features, besides the weights and the images.
 _FIELDS = (
     *("model.name", "model.dtype", "model.width", "model.input_size", "data.mean", "data.std"),
     *("data.image_size", "data.eval_resize", "data.exif_orientation"),

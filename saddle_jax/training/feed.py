@@ -89,7 +89,7 @@ class Feed:
             step = stop
 
     def blank_segment(self, steps: int) -> Segment:
-        """Return the first steps with blank images, which is all that it takes to compile them."""
+        """Return the first steps with blank images, which are enough to compile the steps."""
         inputs = [
             [tuple(self._blank(order, step) for order in orders) for orders in self._orders] for step in range(steps)
         ]
@@ -170,8 +170,8 @@ def pipeline_of(config: ConfigDict, splits: Sequence[Splits]) -> str:
 def steps_at_once(config: ConfigDict, steps_per_epoch: int, *, convolves: bool = True) -> int:
     """Return how many steps a device takes without returning to the host: by default one epoch, but one step on a CPU.
 
-    On CPUs the gradient of a convolution kernel is some thirty times slower inside a scan. A step that `convolves`
-    nothing, because it takes features, is scanned there, too.
+    On CPUs the gradient of a convolution kernel is some thirty times slower inside a scan. Without convolutions
+    (`convolves` is False for a step that takes features), steps are scanned there, too.
     """
     is_slow = convolves and devices.on_cpu()
     return int(config.steps_at_once) or (1 if is_slow else steps_per_epoch)

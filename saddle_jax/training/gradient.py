@@ -127,7 +127,7 @@ def _differentiate(
 def _accumulate(
     loss: Loss, variables: Variables, inputs: Any, key: Any, total: Callable[[jax.Array], jax.Array], micro_batches: int
 ) -> tuple[Any, Pass, jax.Array]:
-    """Return what `_differentiate` does, one micro-batch after the other, each over the whole batch's denominator.
+    """Return the same as `_differentiate`, micro-batch by micro-batch, each over the whole batch's denominator.
 
     The sum is the gradient of the batch, along which SAM perturbs. BatchNorm normalizes each micro-batch by itself and
     moves its running statistics with each. Each micro-batch has its own random key.

@@ -1,4 +1,4 @@
-"""The images that a run could not use: a line an epoch with their number, and a file that names them all."""
+"""The images that a run could not use: a line per epoch with their number, and a file that names them all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Masking:
         """Write the names that are new. All processes must call this at the same points.
 
         Raises:
-          DataError: all processes together have met more bad images than are allowed.
+          DataError: all processes together have found more bad images than are allowed.
         """
         if self._images is None:
             return

@@ -13,7 +13,7 @@ from saddle_jax.host.files import write_atomically, writing
 
 
 class MetricWriter:
-    """Appends scalars to metrics.jsonl; without a workdir, nowhere."""
+    """Appends scalars to metrics.jsonl, or drops them if there is no workdir."""
 
     def __init__(self, workdir: pathlib.Path | None, *, resumed_step: int):
         self._file = None
@@ -65,7 +65,7 @@ class RunningMean:
         return means
 
     def state(self) -> dict[str, Any]:
-        """Return the arguments with which the constructor makes this object again."""
+        """Return the arguments with which the constructor rebuilds this object."""
         return {"count": self._count, "sums": self._sums, "skipped": self._skipped}
 
 

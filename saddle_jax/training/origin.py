@@ -64,7 +64,7 @@ def find(config: ConfigDict, workdir: pathlib.Path) -> Origin | None:
     """Return the origin of the run in `workdir`, or None if it has random weights or a checkpoint of its own.
 
     Raises:
-      ConfigError: `start_from` names no run, or runs of several seeds that lack this one; or `model.weights` no file.
+      ConfigError: `start_from` names no run, or several seeds' runs without this one; or `model.weights` names no file.
       CheckpointError: that run has no checkpoint, or its newest is damaged.
     """
     if checkpoint.available(workdir / "checkpoints"):

@@ -1,4 +1,4 @@
-"""The metrics of queued steps, read at a time when reading does not hold up the devices."""
+"""The metrics of queued steps, read when that does not hold up the devices."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class FileOrigin(NamedTuple):
     def adopt(self, state: TrainState, splits: Splits) -> tuple[TrainState, str]:
         """Return the state with the backbone's weights from the file, on the host, and a line about them.
 
-        All that is not the backbone's stays as it is.
+        Everything outside the backbone stays as it is.
 
         Raises:
           CheckpointError: the file can't be read, or holds another network's weights.
@@ -113,13 +113,13 @@ def _class_vectors(path: pathlib.Path, names: Sequence[str], like_DC: np.ndarray
 
 
 def _require_alike(tensors: dict[str, np.ndarray], asked: Any) -> None:
-    """Check that the file is of a network like this one at all, before every tensor that doesn't fit is told."""
+    """Check that the file's network is like this one at all, before every tensor that doesn't fit is reported."""
     ours = set(traverse_util.flatten_dict({"params": asked}))
     theirs = {names.our_path(name, x.ndim) for name, x in tensors.items()}
     if len(ours & theirs) < len(ours) / 2:
         lines = ["the file holds the weights of another network. It has tensors such as"]
         lines += first_lines([f"{name} {tensors[name].shape}" for name in tensors], 5)
-        lines.append("Fix: the --config.model.name that the file belongs to, or its own file for this one")
+        lines.append("Fix: the --config.model.name that the file belongs to, or a file of this network")
         raise CheckpointError("\n".join(lines))
 
 

@@ -70,7 +70,7 @@ def open_runs(members: Sequence[Member], program: Program, command: list[str], *
 
 
 class Run:
-    """A run: its state at the start, its best evaluation, and all that it writes on the way."""
+    """A run: its state at the start, its best evaluation, and everything that it writes along the way."""
 
     def __init__(self, member: Member, program: Program, command: list[str], *, quiet: bool):
         self.config, self.workdir, self.splits = member.config, member.workdir, member.splits
@@ -250,7 +250,7 @@ class Run:
         """Save the state after `step` steps, and the names of bad images so far."""
         self._masking.record()
         self.progress.doing("saving")
-        processes.on_first(functools.partial(self._write, state, step))  # no other process may end meanwhile
+        processes.on_first(functools.partial(self._write, state, step))  # no other process may end in the meantime
         self._saved_step = step
         watchdog.alive()
 

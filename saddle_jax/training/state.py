@@ -28,7 +28,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     method_state: Any
     key: jax.Array  # uint32, constant: raw random key; the network's draws are a function of it and the step
-    finite: jax.Array  # (), bool: whether every step so far was finite; once False, nothing changes any more
+    finite: jax.Array  # (), bool: whether every step so far was finite; once False, nothing changes anymore
     average: Weights | tuple[()] = ()  # exponential moving average over the steps; () without one
 
     def evaluated(self) -> TrainState:

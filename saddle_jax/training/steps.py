@@ -30,8 +30,8 @@ class StepMetrics(NamedTuple):
     ascent_norm: jax.Array  # length of the gradient that the link perturbed along; 0 without one
     gradient_evaluations: jax.Array  # forward and backward passes over the batch
     update_norm: jax.Array
-    finite: jax.Array  # bool: losses and update are, and were in every step before; if not, nothing was changed
-    skipped: jax.Array  # bool: the batch had no image; the quantities above mean nothing, and only the counts moved on
+    finite: jax.Array  # bool: losses and update are finite, and were in every step before; if not, nothing was changed
+    skipped: jax.Array  # bool: the batch had no image; the quantities above mean nothing, and only the counts advanced
     method: dict[str, jax.Array]  # the method's own metrics, at w
     schedules: dict[str, jax.Array]  # values at this step
 
@@ -41,7 +41,7 @@ class EvalOutput(NamedTuple):
 
     predictions: jax.Array
     in_top: jax.Array  # bool: the label is among the TOP largest logits
-    finite: jax.Array  # bool: all logits are
+    finite: jax.Array  # bool: all logits are finite
     logits: jax.Array | None = None  # (C,) float32, whose softmax is the probabilities; None unless asked for
 
 
@@ -174,7 +174,7 @@ def _average(state: TrainState, weights: Weights, decay: float) -> Weights:
 
 
 def _counted(before: Any, after: Any) -> Any:
-    """Return an optimizer's state whose counts, which schedules follow, have moved on, and nothing else."""
+    """Return an optimizer's state in which only the counts, which schedules follow, have advanced."""
     return jax.tree.map(lambda b, a: a if jnp.issubdtype(a.dtype, jnp.integer) else b, before, after)
 
 

@@ -205,7 +205,7 @@ def _check(tensor: pickles.Tensor) -> None:
     storage, offset, shape, strides = tensor
     whole = [offset, *shape, *strides] if isinstance(shape, tuple) and isinstance(strides, tuple) else [None]
     if not isinstance(storage, pickles.Storage) or not all(type(number) is int for number in whole):
-        raise ValueError("its place in the file is not given in the way of torch.save")
+        raise ValueError("its place in the file is not given as torch.save gives it")
     if min(whole) < 0 or len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"shape {shape[:9]}, strides {strides[:9]}, and offset {offset} do not describe a tensor")
     extent = 1  # numbers spanned so far; in order of stride, each dimension must step over all smaller ones

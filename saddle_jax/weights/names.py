@@ -134,13 +134,13 @@ def convert(
 
 
 def to_torch(params: Any, model_state: Any, *, head: str, steps: int) -> dict[str, np.ndarray]:
-    """Return a network's parameters and state as the state_dict of its PyTorch network; `convert` leads back.
+    """Return a network's parameters and state as the state_dict of its PyTorch network; `convert` is its inverse.
 
     Args:
       params: parameters of the network alone, without a method's further heads.
       model_state: other state of the network, arrays.
       head: PyTorch's name of the classifier: fc in torchvision, linear in the reference, head in timm's transformers.
-      steps: training steps taken. PyTorch's BatchNorm counts them, and a strict load asks for the number.
+      steps: training steps taken. PyTorch's BatchNorm counts them, and a strict load needs the count.
     """
     ours: dict[Path, Any] = traverse_util.flatten_dict({"params": params, **model_state})
     tensors: dict[str, np.ndarray] = {}

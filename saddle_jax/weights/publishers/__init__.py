@@ -1,4 +1,4 @@
-"""Weights under whatever names they were published with, recognised by these names."""
+"""Weights under whatever names they were published with, recognized by these names."""
 
 from __future__ import annotations
 

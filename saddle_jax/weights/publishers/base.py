@@ -11,8 +11,8 @@ Tensors = dict[str, np.ndarray]
 
 
 class Publisher(NamedTuple):
-    """Somebody who publishes weights under names of his own, and their translation to timm's names and layouts."""
+    """A publisher that has its own names for weights, and their translation to timm's names and layouts."""
 
     name: str
-    recognises: Callable[[Collection[str]], bool]  # the names of all tensors -> whether they are his
-    translate: Callable[[Tensors], Tensors]  # tensors under his names -> under timm's
+    recognises: Callable[[Collection[str]], bool]  # the names of all tensors -> whether they are the publisher's
+    translate: Callable[[Tensors], Tensors]  # tensors under the publisher's names -> under timm's

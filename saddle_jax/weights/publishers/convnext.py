@@ -1,4 +1,4 @@
-"""Publishers of ConvNeXts' weights, beside timm."""
+"""Publishers of ConvNeXt weights, besides timm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HUGGING_FACE: Rules = (
     (r"^layernorm\.", "head.norm."),
     (r"^classifier\.", "head.fc."),
 )
-# Of torchvision: `features` holds the stem, then stages and the layers between them in turns.
+# In torchvision, `features` holds the stem, and then by turns a stage and the layers before the next one.
 _IN_BLOCK = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
 _TORCHVISION: Rules = (
     (r"^features\.0\.", "stem."),

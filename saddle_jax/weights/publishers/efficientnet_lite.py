@@ -1,4 +1,4 @@
-"""Publishers of EfficientNet-Lite's weights, beside timm."""
+"""Publishers of EfficientNet-Lite weights, besides timm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK = re.compile(r"_blocks\.(\d+)\.")
 
 
 def _from_efficientnet_lite_pytorch(tensors: Tensors) -> Tensors:
-    """Number the blocks in each stage instead of all of them in one row, and give the layers timm's names."""
+    """Number the blocks within each stage instead of consecutively, and give the layers timm's names."""
     places = _places(tensors)
     found: Tensors = {}
     for name, tensor in tensors.items():

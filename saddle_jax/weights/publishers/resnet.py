@@ -1,4 +1,4 @@
-"""Publishers of ResNets' weights, beside torchvision and timm, whose names are the same."""
+"""Publishers of ResNet weights, besides torchvision and timm, whose names are the same."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Vision Transformers under their publishers' names, translated to timm's names and layouts.
 
-A table holds patterns of whole names. None in place of a replacement leaves a tensor aside: it belongs to a part that
-the image network does not have. A name that no pattern matches stays as it is, so that the reader reports it.
+A table holds patterns of whole names. None in place of a replacement drops a tensor, which belongs to a part that the
+image network does not have. A name that no pattern matches stays as it is, so that the reader reports it.
 CLIP's projection, which timm keeps as `head`, is `proj.weight` here, because our networks have a classifier behind it.
 """
 
@@ -31,7 +31,7 @@ _OPENAI: _Rules = (
     (_BLOCK + r"mlp\.c_proj\.(.*)", r"blocks.\1.mlp.fc2.\2"),
 )
 
-# Files have names such as `encoder.layer.0.attention.attention.query`. In the network that transformers 5 makes of
+# Files have names such as `encoder.layer.0.attention.attention.query`. In the network that transformers 5 builds from
 # them, this is `layers.0.attention.q_proj`.
 _BODY = r"(?:(?:vit|dinov2|dinov2_with_registers)\.)?"
 _LAYER = _BODY + r"(?:encoder\.layer|layers)\.(\d+)\."
@@ -58,7 +58,7 @@ _HUGGING_FACE_CLIP: _Rules = (
     (_TOWER + r"embeddings\.class_embedding", "cls_token"),
     (_TOWER + r"embeddings\.position_embedding\.weight", "pos_embed"),
     (_TOWER + r"embeddings\.patch_embedding\.weight", "patch_embed.proj.weight"),
-    (_TOWER + r"pre_layrnorm\.(.*)", r"norm_pre.\1"),  # its spelling
+    (_TOWER + r"pre_layrnorm\.(.*)", r"norm_pre.\1"),  # spelled like this there
     (_TOWER + r"post_layernorm\.(.*)", r"norm.\1"),
     (_CLIP_LAYER + r"self_attn\.(q|k|v)_proj\.(.*)", r"blocks.\1.attn.\2.\3"),
     (_CLIP_LAYER + r"self_attn\.out_proj\.(.*)", r"blocks.\1.attn.proj.\2"),
@@ -70,7 +70,7 @@ _HUGGING_FACE_CLIP: _Rules = (
 
 _DINO: _Rules = (
     (r"register_tokens", "reg_token"),
-    (r"blocks\.\d+\.(\d+)\.(.*)", r"blocks.\1.\2"),  # in chunks; blocks are numbered through
+    (r"blocks\.\d+\.(\d+)\.(.*)", r"blocks.\1.\2"),  # in chunks; the blocks' numbers run across them
     (r"mask_token", None),
 )
 
@@ -187,7 +187,7 @@ def _is_big_vision(names: Collection[str]) -> bool:
 
 
 def _big_vision(tensors: Tensors) -> Tensors:
-    """Return Google's networks. Other entries of the file, such as the optimizer's state, are left aside."""
+    """Return Google's networks. Other entries of the file, such as the optimizer's state, are dropped."""
     prefix = _big_vision_prefix(tensors) or ""
     own: Tensors = {}
     for name, tensor in tensors.items():
