@@ -1,4 +1,4 @@
-"""Make the method that a config names."""
+"""Build the method that a config names."""
 
 from __future__ import annotations
 

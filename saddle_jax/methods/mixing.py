@@ -1,4 +1,4 @@
-"""Mixup and CutMix: what pairs are mixed by, and the mixture of a batch with itself, for any loss; label smoothing.
+"""Mixup and CutMix: the values that mix pairs, and a batch mixed with itself for any loss; and label smoothing.
 
 The loss of a mixed image is the mean of the losses with either label, weighted by the images' shares. For cross-entropy
 that equals the loss with soft labels (Zhang et al., ICLR 2018; Yun et al., ICCV 2019). Shapes: B images, C classes.
@@ -31,7 +31,7 @@ class Mixed(NamedTuple):
 
 
 def mix(batch: Batch, key: jax.Array, mixup: float, cutmix: float) -> Mixed:
-    """Return a batch mixed with itself in reverse order. With both alphas, half of the batches are mixed either way.
+    """Return a batch mixed with itself in reverse order. With both alphas, each mixes half of the batches.
 
     Args:
       batch: its images are normalized.
@@ -71,7 +71,7 @@ def draw_mixture(key: jax.Array, height: int, width: int, beta: float) -> Mixtur
 
 
 def paste(images_BHWK: jax.Array, others_BHWK: jax.Array, box: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return images with the box of the others' pixels, and the share of the area that is left of the first."""
+    """Return images with the box of the others' pixels, and the share of the area that the first ones keep."""
     h1, w1, h2, w2 = box
     height, width = images_BHWK.shape[1:3]
     rows_Hx1x1, columns_Wx1 = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]

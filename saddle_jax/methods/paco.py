@@ -87,7 +87,7 @@ def contrast(
     largest_B1 = jax.lax.stop_gradient(largest_B)[:, None]
     exponent_BA = jnp.where(others_BA, similarity_BA - largest_B1, -jnp.inf)
     total_B = jnp.exp(logits_BC - largest_B1).sum(1) + gamma * jnp.exp(exponent_BA).sum(1)
-    log_total_B = largest_B1[:, 0] + jnp.log(total_B + 1e-12)  # as published: the own row may dwarf all others
+    log_total_B = largest_B1[:, 0] + jnp.log(total_B + 1e-12)  # as published: the query's own row may dwarf all others
 
     own_class_B = jnp.take_along_axis(logits_BC, labels_B[:, None], axis=1)[:, 0]
     count_B = jnp.sum(positive_BA, axis=1, dtype=logits_BC.dtype)

@@ -74,6 +74,6 @@ def merged(params: Params) -> Params:
     if "lora_q" in params:
         lora_q, lora_v, kernel = result.pop("lora_q"), result.pop("lora_v"), jnp.asarray(params["qkv"]["kernel"])
         updates = [lora["a"] @ lora["b"] / lora["a"].shape[1] for lora in (lora_q, lora_v)]
-        zero = jnp.zeros_like(updates[0])  # the keys have none
+        zero = jnp.zeros_like(updates[0])  # the keys have no update
         result["qkv"] = {**params["qkv"], "kernel": kernel + jnp.concatenate([updates[0], zero, updates[1]], 1)}
     return result

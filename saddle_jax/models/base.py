@@ -1,4 +1,4 @@
-"""The contract of a network, four pure functions, and the way to make one from a Flax module.
+"""The contract of a network, four pure functions, and the way to build one from a Flax module.
 
 This file is the only one that initializes and applies Flax modules. Shapes: B images, D features, C classes.
 """
@@ -44,10 +44,10 @@ class Features(Protocol):
 
 
 class Network(NamedTuple):
-    """The contract that every network fulfils.
+    """The contract that every network fulfills.
 
     `params` holds what is trained. Methods put the parameters of their own modules beside it, so every function ignores
-    entries that it does not know; `features` does without the classifier's.
+    entries that it does not know; `features` does not need the classifier's.
 
     `model_state` is a tree of arrays with all else that the network keeps: BatchNorm's running statistics, or {}.
     Nobody outside `models/` looks into it. Training averages its floating-point leaves over the devices; any others

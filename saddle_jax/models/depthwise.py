@@ -1,8 +1,8 @@
-"""Depthwise convolutions, whose every channel has a filter of its own, in a form that is fast on CPUs without oneDNN.
+"""Depthwise convolutions, in which each channel has its own filter, in a form that is fast on CPUs without oneDNN.
 
 XLA's own are slow there. Sums of shifted products take their place: XLA fuses them into one loop. There are three
 operations: a convolution, its gradient in the images, and its gradient in the kernel. Each is bilinear and the
-transpose of another, as in `saddle_kernels.conv`. So derivatives of every order need no further ones.
+transpose of another, as in `saddle_kernels.conv`. So derivatives of every order need only these three.
 `benchmarks/depthwise.py` measures them.
 """
 
@@ -119,7 +119,7 @@ def _by_shifts(a: jax.Array, b: jax.Array, *, kind: _Kind, shape: tuple[int, ...
 
 
 def _pad(x: jax.Array, sides: Sequence[tuple[int, int]], between: Sequence[int] = (0, 0)) -> jax.Array:
-    """Put zeros around the pixels and between them; a negative number takes pixels away."""
+    """Put zeros around the pixels and between them; a negative number removes pixels."""
     config = [(0, 0, 0), *((*side, zeros) for side, zeros in zip(sides, between, strict=True)), (0, 0, 0)]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), config)
 
@@ -199,7 +199,7 @@ ad.defbilinear(_depthwise_p, _transpose_first, _transpose_second)
 
 
 def _batch(operands: Any, axes: Any, *, kind: _Kind, shape: tuple[int, ...], geometry: _Geometry) -> tuple[Any, int]:
-    """Make the mapped axis a part of the channels, since channels do not meet."""
+    """Make the mapped axis a part of the channels, since channels do not interact."""
     size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
 
     def flat(x: jax.Array, axis: int | None) -> jax.Array:

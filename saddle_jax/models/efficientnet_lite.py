@@ -89,7 +89,7 @@ class EfficientNetLite(nn.Module):
 
 
 class Block(nn.Module):
-    """A depthwise convolution between two 1x1 convolutions; the second of them is linear. Without expansion, one."""
+    """A depthwise convolution between two 1x1 convolutions. The second is linear, the only one without expansion."""
 
     shape: Stage
     dtype: jnp.dtype | None

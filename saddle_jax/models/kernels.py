@@ -83,7 +83,7 @@ def _convolve(images_BHWK: jax.Array, kernel_HWIO: jax.Array, strides, padding, 
     if not suit(images_BHWK, kernel_HWIO) or len(set(strides)) > 1 or dilations != {1}:
         return _convolve_by_xla(images_BHWK, kernel_HWIO.astype(images_BHWK.dtype), strides, padding, **fields)
     padding = _sides(images_BHWK, kernel_HWIO, strides, padding)
-    if len({side for pair in padding for side in pair}) > 1:  # as of "SAME" with a stride of 2
+    if len({side for pair in padding for side in pair}) > 1:  # as for "SAME" with a stride of 2
         images_BHWK = jnp.pad(images_BHWK, ((0, 0), *padding, (0, 0)))
         padding = ((0, 0), (0, 0))
     groups = fields["feature_group_count"]

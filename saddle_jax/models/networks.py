@@ -1,4 +1,4 @@
-"""Make the network that a config's model fields describe."""
+"""Build the network that a config's model fields describe."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def resize_positions(pos_embed: Any, grid: tuple[int, int]) -> jax.Array:
     """Return the position embedding of a square grid of patches for `grid` = (rows, columns), bicubic as in timm.
 
     Args:
-      pos_embed: (1, side² or side² + 1, D); the one more is the class token's, which stays as it is.
+      pos_embed: (1, side² or side² + 1, D); the extra one is the class token's, which stays as it is.
 
     Raises:
       ValueError: the number of patches is not a square.

@@ -76,7 +76,7 @@ def class_gradients(loss_fn: Callable[..., tuple[jax.Array, Any]], shares_C: jax
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Make the link from the values of its fields in a config.
+    """Build the link from the values of its fields in a config.
 
     Raises:
       ValueError: the context does not say which parameters are the classifier's.

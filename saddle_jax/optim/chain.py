@@ -60,7 +60,7 @@ def _make_chain(
 
 
 def _base(optim: ConfigDict, schedules: Schedules) -> Iterator[optax.GradientTransformation]:
-    """Yield what stands behind the link: the optimizer that turns its gradient into a step."""
+    """Yield what follows the link: the optimizer that turns its gradient into a step."""
     if optim.clip_norm:
         yield optax.clip_by_global_norm(optim.clip_norm)
     decay = optax.add_decayed_weights(optim.weight_decay)
@@ -113,7 +113,7 @@ def make_link(
 
 
 def _try(link: optax.GradientTransformationExtraArgs, aux_like: Any) -> None:
-    """Take one step of a user's own link, without computing it, so that its errors are told before a run begins."""
+    """Take one step of a user's own link, without computing it, so that its errors are reported before a run begins."""
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux_like)
 

@@ -17,7 +17,7 @@ from saddle_jax.optim.sam import stable_norm
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Make the link from the values of its fields in a config."""
+    """Build the link from the values of its fields in a config."""
     return cnc_pgd(context.schedule("step"), context.lr, fields.threshold or None, aux_like=context.aux_like)
 
 

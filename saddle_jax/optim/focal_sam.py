@@ -18,7 +18,7 @@ from saddle_jax.optim.sam import perturbation
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Make the link from the values of its fields in a config."""
+    """Build the link from the values of its fields in a config."""
     return focal_sam(
         context.schedule("rho"),
         fields.gamma,

@@ -100,12 +100,12 @@ def difference(found: Any, expected: Any) -> str:
 def depends_on(function: Callable[[jax.Array], Any], weights_C: jax.Array) -> bool:
     """Return whether a function of class weights depends on them, without computing it.
 
-    With `out_axes=None`, vmap refuses values that differ along the mapped axis. It knows from the operations alone.
+    With `out_axes=None`, vmap refuses values that differ along the mapped axis. It can tell from the operations alone.
     """
     two_2C = jax.ShapeDtypeStruct((2, *weights_C.shape), weights_C.dtype)
     try:
         jax.eval_shape(jax.vmap(function, out_axes=None), two_2C)
-    except Exception:  # vmap's own, or what can't be mapped; errors of the function itself show when it is called
+    except Exception:  # vmap's own error, or no map is possible; errors of the function itself show when it is called
         return True
     return False
 

@@ -17,7 +17,7 @@ from saddle_jax.optim.trees import add, subtract, weights_of
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Make the link from the values of its fields in a config."""
+    """Build the link from the values of its fields in a config."""
     return imbsam(context.schedule("rho"), context.tail_C(fields.tail_below), aux_like=context.aux_like)
 
 

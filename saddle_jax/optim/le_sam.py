@@ -17,7 +17,7 @@ from saddle_jax.optim.sam import perturbation, stable_norm
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Make the link from the values of its fields in a config."""
+    """Build the link from the values of its fields in a config."""
     return le_sam(context.schedule("rise"), fields.rho_max or np.inf, aux_like=context.aux_like)
 
 

@@ -55,7 +55,7 @@ class Step(NamedTuple):
 
 
 class LinkContext(NamedTuple):
-    """The values that a link of the catalogue is made from, in addition to its own fields."""
+    """The values that a link of the catalogue is built from, in addition to its own fields."""
 
     schedule: Callable[[str], Callable[[jax.typing.ArrayLike], jax.Array]]  # name of one of its fields -> the schedule
     step_of: Callable[[str], int]  # name of one of its fields, a position -> the step

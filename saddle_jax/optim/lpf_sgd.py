@@ -18,7 +18,7 @@ from saddle_jax.optim.noise import filter_noise
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Make the link from the values of its fields in a config."""
+    """Build the link from the values of its fields in a config."""
     return lpf_sgd(context.schedule("noise"), fields.samples, aux_like=context.aux_like)
 
 

@@ -16,7 +16,7 @@ from saddle_jax.optim.sam import stable_norm
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Make the link from the values of its fields in a config."""
+    """Build the link from the values of its fields in a config."""
     return pgd(context.schedule("noise"), fields.threshold or None)
 
 

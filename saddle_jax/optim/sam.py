@@ -23,13 +23,13 @@ from saddle_jax.optim.link import Ask, LinkContext, Step, make_link, value_at
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Make the link from the values of its fields in a config."""
+    """Build the link from the values of its fields in a config."""
     perturbed = {"all": None, "norm": tuning.norms, "head": context.is_classifier}[fields.perturbed]
     return sam(context.schedule("rho"), perturbed=perturbed, axis_name=context.axis_name, aux_like=context.aux_like)
 
 
 def make_adaptive(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Make ASAM from the values of its fields in a config."""
+    """Build ASAM from the values of its fields in a config."""
     return sam(
         context.schedule("rho"),
         adaptive=True,

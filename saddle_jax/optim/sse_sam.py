@@ -18,7 +18,7 @@ from saddle_jax.optim.trees import add, only_if, subtract, weights_of
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Make the link from the values of its fields in a config."""
+    """Build the link from the values of its fields in a config."""
     rho, head_factor = context.schedule("rho"), float(fields.head_factor)
     return sse_sam(
         lambda step: head_factor * rho(step),

@@ -20,7 +20,7 @@ def only_if(
     # On CPUs gradients of convolution kernels are 40 times slower inside a branch.
     if devices.on_cpu():
         return jax.tree.map(lambda a, b: jnp.where(condition, a, b), pass_(), otherwise), passes
-    # The condition is the same on all devices, so either all of them meet in the pass's sums or none does.
+    # The condition is the same on all devices, so either all devices take part in the pass's sums or none does.
     return jax.lax.cond(condition, pass_, lambda: otherwise), passes
 
 

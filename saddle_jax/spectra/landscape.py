@@ -77,7 +77,7 @@ def measure_landscape(
     Args:
       whole: loss whose weights are the origin.
       smallest: the smallest eigenvalue and its eigenvector.
-      largest: the largest ones. The vector's part along the smallest one's, which is rounding, is taken off.
+      largest: the largest ones. The vector's part along the smallest one's, which is rounding, is subtracted.
       stops: maps the name of a run to weights that it passed. The plane reaches beyond the projection of the last one,
         but not of all.
       radius: the plane reaches at least this far along the first direction. Along the second one, this is multiplied by

@@ -157,7 +157,7 @@ class Spectrometer:
         return folder
 
     def _prepare(self, state: Weights) -> Point:
-        """Put the weights on the devices, and make the pieces if they do not exist yet."""
+        """Put the weights on the devices, and build the pieces if they do not exist yet."""
         weights_C = np.ones(self._splits.stats.num_classes)
         if self._config.spectra.class_weights == "training":
             weights_C = np.asarray(self._schedules.class_weights(int(state.step)))
