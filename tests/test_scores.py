@@ -125,7 +125,7 @@ def test_the_tables_fit_a_terminal_and_name_what_is_bent(columns, monkeypatch, c
     lines = capsys.readouterr().out.splitlines()
     assert max(map(cell_len, lines)) <= columns
     text = "\n".join(lines)
-    assert ("right predictions" in text) == (columns == 80)
+    assert ("correct predictions" in text) == (columns == 80)
     cat = next(line for line in lines if line.startswith("cat"))
     assert cat.split() == ["cat", "1", "0.0", "(0-38)", *(["n/a", "5"] if columns == 80 else [])]
     cells = ["33.3", "100.0", "n/a", "0.0", *(["50.0"] if columns == 80 else [])]

@@ -1,4 +1,4 @@
-"""The batch that every feed delivers, and how it is made from an array of images. The training step normalizes it.
+"""The batch that every feed delivers, and how it is built from an array of images. The training step normalizes it.
 
 Features that were computed before, (N, V, D) float32 with V views of each image, take the place of images, (N, H, W, K)
 uint8. Shapes: B slots, H x W pixels, K channels.

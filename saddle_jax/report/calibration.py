@@ -15,7 +15,7 @@ _SCORES = {"nll": "NLL", "ece": "ECE", "macro_f1": "macro F1", "g_mean": "G-mean
 
 
 def section(images: ImageSet) -> Iterator[Block]:
-    """Yield the figures of `--mode eval` that accuracy does not tell, for rows whose runs have them."""
+    """Yield the figures of `--mode eval` that go beyond accuracy, for rows whose runs have them."""
     cells, left_out = [], 0
     for row in images.rows:
         known = [scores for run in row.runs if (scores := read(run))]

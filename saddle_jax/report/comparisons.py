@@ -1,4 +1,4 @@
-"""Compare every two rows of a set of images: differences, intervals, and tests, corrected for their number."""
+"""Compare every pair of rows of a set of images: differences, intervals, and tests, corrected for their number."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Comparison(NamedTuple):
 
 
 def compare(images: ImageSet, columns: Sequence[str], which: str) -> list[Comparison]:
-    """Compare every two rows with finished runs; links with plain SGD come first.
+    """Compare every pair of rows with finished runs; links with plain SGD come first.
 
     Args:
       images: the rows.
-      columns: of the table, such as "overall" and "tail".
+      columns: columns of the table, such as "overall" and "tail".
       which: "last" or "best" epoch.
     """
     finished = [row for row in images.rows if row.runs]

@@ -27,7 +27,7 @@ def lines_of(images: ImageSet, compared: Sequence[Comparison], columns: Sequence
 
     Args:
       images: the rows.
-      compared: every two of them.
+      compared: the comparisons of every pair of rows.
       columns: of the table.
       epoch: "last" or "best", at which the rows are compared.
     """
@@ -54,8 +54,8 @@ def section(
 
     Args:
       images: the rows.
-      lines: of `lines_of`.
-      compared: every two rows.
+      lines: what `lines_of` returns.
+      compared: the comparisons of every pair of rows.
       columns: of the tables.
       epoch: "last" or "best", at which the rows are compared.
     """
@@ -114,7 +114,7 @@ def _accuracy(images: ImageSet, lines: Sequence[tables.Line], columns: Sequence[
 
 
 def _once(lines: Sequence[tables.Line]) -> Iterator[tables.Line]:
-    """Yield the lines, a method's last and best epoch together where they are the same."""
+    """Yield the lines, with a method's last and best epoch in one if they are the same."""
     for last, best in zip(lines[::2], lines[1::2], strict=True):
         if [report["step"] for report in last.reports] == [report["step"] for report in best.reports]:
             yield last._replace(epoch=f"last, {best.epoch}", leading=last.leading | best.leading)

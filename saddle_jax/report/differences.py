@@ -12,7 +12,7 @@ from saddle_jax.report.rows import ImageSet, pairs
 from saddle_jax.report.statistics import Interval
 
 _MOST_SENTENCES = 8
-_MOST_LINES = 30  # beyond them, only links beside plain SGD
+_MOST_LINES = 30  # if there are more, the table shows only links against plain SGD
 
 
 def section(images: ImageSet, compared: Sequence[Comparison], columns: Sequence[str], which: str) -> Iterator[Block]:
@@ -20,7 +20,7 @@ def section(images: ImageSet, compared: Sequence[Comparison], columns: Sequence[
 
     Args:
       images: the rows.
-      compared: every two of them.
+      compared: the comparisons of every pair of rows.
       columns: of the table.
       which: "last" or "best" epoch.
     """
@@ -46,8 +46,8 @@ def headline(lines: Sequence[tables.Line], compared: Sequence[Comparison], which
     """Return a sentence on what was found and how sure it is: the clearest difference, in the tail if there is one.
 
     Args:
-      lines: of the table of accuracies; at least one.
-      compared: every two methods.
+      lines: lines of the table of accuracies; at least one.
+      compared: the comparisons of every pair of methods.
       which: "last" or "best" epoch.
     """
     if not compared:

@@ -17,17 +17,17 @@ from saddle_jax.report import style, tables
 from saddle_jax.report.style import INK, LINE, SERIES, SOFT, plain
 
 _MOST_PLACES = 20  # groups of classes on an axis
-_MOST_MARKERS = 30  # classes up to which each has a marker and an interval
+_MOST_MARKERS = 30  # up to this many classes, each has a marker and an interval
 _MOST_NAMES = 110  # along an axis
 _LONGEST_NAME = 24  # characters
-_MOST_CELLS = 12  # classes up to which a confusion matrix has numbers and names
-_SHORTEST_NAME = 14  # letters up to which names stand beside the ends of lines
+_MOST_CELLS = 12  # up to this many classes, a confusion matrix has numbers and names
+_SHORTEST_NAME = 14  # names of up to this many letters are written next to lines and marks
 # From nothing to blue, so that a matrix lies on the page's own color, light or dark.
 _BLUES = LinearSegmentedColormap.from_list("blues", [(0, 0.447, 0.698, 0), (0, 0.447, 0.698, 1)])
 
 
 class Picture(Figure):
-    """A figure that a notebook shows, also if pyplot has not been imported there."""
+    """A figure that a notebook shows even if pyplot has not been imported there."""
 
     def _repr_png_(self) -> bytes:
         return style.png(self)

@@ -8,7 +8,7 @@ from typing import Any
 from saddle_jax.host.console import Table
 
 _SCORES = {
-    "accuracy": ("accuracy", "right predictions"),
+    "accuracy": ("accuracy", "correct predictions"),
     "balanced_accuracy": ("balanced accuracy", "mean recall of the classes"),
     "macro_f1": ("macro F1", "mean F1 of the classes"),
     "g_mean": ("G-mean", "geometric mean of the recalls"),
@@ -45,7 +45,7 @@ def classes(report: Mapping[str, Any], names: Sequence[str], counts_C: Sequence[
 
 
 def notes(report: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
-    """Yield what bends the scores, a sentence each."""
+    """Yield a sentence on each thing that biases the scores."""
     images_C = report["classes"]["test_images"]
     present = [images for images in images_C if images]
     if max(present) > 1.5 * min(present):

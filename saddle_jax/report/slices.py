@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from saddle_jax.report import style
 from saddle_jax.report.style import INK, LINE, MARKERS, PAPER, SERIES, SOFT, plain
 
-_ALIKE = 1.5  # a measured ratio within this factor of the theorem's
+_ALIKE = 1.5  # a measured ratio within this factor of the theorem's counts as close
 # Levels of the loss on a plane, as multiples of the loss at w. Below 1 they are green, above 1 gray. Both begin with
 # nothing, so that a plane lies on the page's own color, light or dark.
 _BELOW = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -49,10 +49,10 @@ def along_v(stored: Mapping[str, Any]) -> Figure:
 
 
 def explanation(summary: Mapping[str, Any]) -> str:
-    """Return sentences on what SAM did along v beside what the theorem predicts, and why they differ.
+    """Return sentences that compare what SAM did along v with what the theorem predicts, and say why they differ.
 
     Args:
-      summary: of a target; its "escape" is that of `Escape`.
+      summary: a target's summary; its "escape" is the summary of `Escape`.
     """
     along = summary["escape"]
     if not along["batches"]:

@@ -22,7 +22,7 @@ _FEWEST_FRAMES, _MOST_ROWS, _SECONDS = 3, 4, 0.6  # of an animation: steps, targ
 
 
 class _Limits(NamedTuple):
-    """Of the axes of a density: where eigenvalues begin and end and turn from linear to logarithmic; the top."""
+    """Limits of a density's axes: the ends of the eigenvalues, where they turn from linear to logarithmic, the top."""
 
     low: float
     high: float
@@ -118,10 +118,10 @@ def draw_ratio(workdir: pathlib.Path) -> pathlib.Path | None:
 def ratios(
     runs: Mapping[str, pathlib.Path], size: tuple[float, float] = (7, 4), top: float | None = None
 ) -> Figure | None:
-    """Draw |λmin/λmax| of every target over epochs, one run beside the other; return the figure.
+    """Draw |λmin/λmax| of every target over epochs, with the runs side by side; return the figure.
 
     Steps that were measured with another loss, logit scale, BatchNorm mode, or dtype than a run's last step are left
-    out. So are runs of which fewer than two steps are left; None if that is all of them.
+    out. So are runs with fewer than two steps left. It returns None if no run is left.
 
     Args:
       runs: maps the title of a run to its directory.

@@ -18,8 +18,8 @@ from saddle_jax import scores
 LEVEL = 0.95
 ALPHA = 0.05
 RESAMPLES, SEED = 4000, 1
-_ENUMERATED = 13  # pairs with equal sizes of differences, whose 2^n exchanges are all looked at
-_BLOCK = 256  # resamples of the images that are worked on at once
+_ENUMERATED = 13  # up to this many pairs, all 2^n exchanges are enumerated if some differences have equal sizes
+_BLOCK = 256  # resamples of the images that are processed at once
 
 Interval = tuple[float, float]
 
@@ -109,7 +109,7 @@ def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> float:
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return p-values adjusted for their number (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979).
 
-    A comparison without a p-value stays without one and does not count: nothing could have come of it.
+    A comparison without a p-value stays without one and does not count, since its test could not have found anything.
     """
     known = sorted((p, number) for number, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
@@ -147,7 +147,7 @@ def bootstrap_interval(differences_Bn: np.ndarray) -> Interval | None:
     """Return the 95 % bootstrap interval of the mean difference over seeds × test images.
 
     Seeds are resampled independently of images (Owen, The Pigeonhole Bootstrap, 2007), which is slightly conservative.
-    Quantiles of so few seeds would be too narrow. They are moved outwards to where Student's t would have them: that is
+    Quantiles of so few seeds would be too narrow. They are moved outward to where Student's t would have them: that is
     the expanded percentile interval (Hesterberg, What Teachers Should Know About the Bootstrap, 2015). A single pair
     has an interval over images alone. None for so few pairs that the widest possible interval has less than 95 %.
 

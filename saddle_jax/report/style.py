@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 from PIL import Image  # comes with matplotlib, which requires it
 
 INK, SOFT, LINE, PAPER = "#1b1f24", "#59636e", "#d8dde3", "#ffffff"
-WHITE = "#fefefe"  # white in the dark, too; PAPER is the color of the page
-# Okabe and Ito, 2008, for color-blind readers; orange is darker than theirs, so that a label in it is read on white.
+WHITE = "#fefefe"  # stays white in dark mode; PAPER is the color of the page
+# Okabe and Ito, 2008, for color-blind readers; orange is darker than theirs, so that a label in it is legible on white.
 SERIES = ("#d55e00", "#0072b2", "#009e73", "#c0619a", "#b37700", "#3d9bd4", INK, "#8a8f96")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # keep series distinct in grayscale
 LINES = ("-", "--", ":")
@@ -59,9 +59,9 @@ RC = {
 }
 styled = matplotlib.rc_context(RC)  # a decorator: what the function draws has this style
 
-LETTERS, _SHORT = 64, 26  # in a line over the figure; labels of at most `_SHORT` letters stand two in a row
+LETTERS, _SHORT = 64, 26  # per line of a legend; labels of at most `_SHORT` letters are set two in a row
 LINE_HEIGHT = 0.18  # inches
-_EDGE = 0.03  # of an axis' height: no label stands lower, where the other axis has its own
+_EDGE = 0.03  # of an axis' height: no label goes lower, where the other axis has its labels
 
 _POINTS: MutableMapping[Line2D, Sequence[str]] = weakref.WeakKeyDictionary()  # what the markers of a line are
 
@@ -105,7 +105,7 @@ def legend(figure: Figure) -> None:
 
 
 def name_points(line: Line2D, names: Sequence[str]) -> None:
-    """Say what each marker of a line is. A page shows that under the pointer, and reads it aloud; see `inline`."""
+    """Name each marker of a line. A page shows that under the pointer, and reads it aloud; see `inline`."""
     _POINTS[line] = names
 
 
@@ -200,7 +200,7 @@ def animate(frames: Sequence[bytes], path: pathlib.Path, seconds: float) -> path
 
 @styled
 def inline(figure: Figure) -> str:
-    """Return the figure as SVG for a page with `CSS`: its colors are the page's, in the light and in the dark."""
+    """Return the figure as SVG for a page with `CSS`: its colors are the page's, in light and dark mode."""
     drawn = io.StringIO()
     lines = [line for line in figure.findobj(Line2D) if line in _POINTS]
     for number, line in enumerate(lines):
