@@ -176,7 +176,7 @@ def _onednn(values: Values) -> Iterator[str]:
 def _tracker(values: Values) -> Iterator[str]:
     name = values["tracker"]
     found = None if name == "none" else importlib.util.find_spec(name)
-    if name != "none" and (found is None or found.origin is None):  # W&B creates folders named wandb, which look alike
+    if name != "none" and (found is None or found.origin is None):  # W&B's folders named wandb look like the package
         yield (
             f"tracker={name!r} needs the package {name}, which is not installed. "
             f'Fix: pip install "saddle_jax[{name}]", or --config.tracker=none'

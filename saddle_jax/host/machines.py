@@ -94,7 +94,7 @@ class Machine(NamedTuple):
 
 
 def named(name: str) -> Machine:
-    """Return the machine that a name describes: a chip, and how many: a grid for TPUs, a number for GPUs.
+    """Return the machine that a name describes: a chip, and how many of them, as a grid (TPUs) or a number (GPUs).
 
     Raises:
       ConfigError: the name is not understood.

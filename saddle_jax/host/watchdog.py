@@ -21,7 +21,7 @@ from saddle_jax.host import console
 from saddle_jax.host.threads import beside
 
 _COMPILING = 4  # factor on the limit for work that has to compile first
-_TELLING = 10  # most seconds for printing the stacks
+_TELLING = 10  # seconds that printing the stacks may take
 
 
 class _Signs:

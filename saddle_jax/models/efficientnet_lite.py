@@ -89,7 +89,10 @@ class EfficientNetLite(nn.Module):
 
 
 class Block(nn.Module):
-    """A depthwise convolution between two 1x1 convolutions. The second is linear, the only one without expansion."""
+    """A depthwise convolution between two 1x1 convolutions, of which the second is linear.
+
+    Without expansion, the first 1x1 convolution is left out.
+    """
 
     shape: Stage
     dtype: jnp.dtype | None

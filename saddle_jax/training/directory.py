@@ -56,7 +56,9 @@ def require_same_run(workdir: pathlib.Path, config: ConfigDict, splits: Splits) 
             raise ConfigError(different_config(workdir, differing, "another --workdir, or the run's own values"))
         _require_same_images(workdir, splits)
     elif list(workdir.glob("seed-*/config.json")):
-        raise ConfigError(f"--workdir: {workdir} holds a run for each of several seeds. Fix: another, or num_seeds > 1")
+        raise ConfigError(
+            f"--workdir: {workdir} holds a run for each of several seeds. Fix: another --workdir, or num_seeds > 1"
+        )
 
 
 def open_run(

@@ -153,8 +153,8 @@ def _decode(content: Any, turn: bool, choose: Callable[[Any], tuple[Any, ...]]) 
 def _decoder(content: Any, turn: bool) -> Any:
     """Return the decoder that gives an image Pillow's levels, (): TensorFlow's for JPEG or for PNG, or Pillow.
 
-    TensorFlow gets upright PNGs, and upright JPEGs of one or three components. Of those with four, it decodes the ones
-    whose colors are not inverted differently.
+    TensorFlow gets upright PNGs, and upright JPEGs of one or three components. With four, it gets the colors wrong if
+    they are not inverted.
     """
     is_jpeg, is_png = tf.io.is_jpeg(content), tf.equal(tf.strings.substr(content, 0, len(formats.PNG)), formats.PNG)
     # Markers of a JPEG are 0xff and a code. By chance these two bytes may also lie elsewhere in its header.
