@@ -157,7 +157,9 @@ class Run:
         try:
             return dict(json.loads(file.read_bytes()))
         except (OSError, ValueError) as error:
-            raise DataError(f"{file} can't be read ({error}). It is written when the run has finished") from error
+            raise DataError(
+                f"{file} can't be read ({error}). It is written when the run has finished. Fix: finish the training"
+            ) from error
 
     def predict(self, images: Any) -> Predictions:
         """Return the predictions for images, which are prepared as in evaluation.
@@ -203,7 +205,10 @@ class Run:
         found = self.predict(images)
         if found.problems:
             place, reason = next(iter(found.problems.items()))
-            raise DataError(f"{len(found.problems)} images can't be read, such as {found.names[place]}: {reason}")
+            raise DataError(
+                f"{len(found.problems)} images can't be read, such as {found.names[place]}: {reason}. "
+                "Fix: leave them out"
+            )
         if labels is None or len(labels) != len(found):
             given = "no" if labels is None else len(labels)
             raise DataError(f"found {given} labels for {len(found)} images. Fix: give one label for each image")

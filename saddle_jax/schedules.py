@@ -52,14 +52,16 @@ def make_schedules(config: ConfigDict, stats: ClassStats, steps_per_epoch: int) 
         if field.is_position and name.partition(".")[0] == group:
             step = parse_duration(values[name]).steps(steps_per_epoch, total)
             if step >= total > 0:
-                problems.append(f"{name}: {values[name]!r} is step {step} of {total}: it is never reached")
+                reason = f"is step {step} of {total}, which is never reached"
+                problems.append(f"{name}: {values[name]!r} {reason}. Fix: a smaller position")
     problems += _unknown_classes(config.loss.custom_weights, stats)
     drw_start = None
     if config.loss.class_weights.endswith("drw"):
         drw_start = parse_duration(config.loss.drw_start).steps(steps_per_epoch, total)
         if drw_start >= total > 0:
             problems.append(
-                f"loss.drw_start: {config.loss.drw_start!r} is step {drw_start} of {total}: it never takes effect"
+                f"loss.drw_start: {config.loss.drw_start!r} is step {drw_start} of {total}, which is never reached. "
+                "Fix: a smaller position"
             )
     if problems:
         raise ConfigError(problems)
@@ -99,9 +101,9 @@ def _steps_of_knots(value: Any, steps_per_epoch: int, total: int) -> list[tuple[
 def _order_problems(name: str, steps: list[tuple[int, float]], total: int) -> Iterator[str]:
     # In a short run, two percentages may fall on the same step. The later knot then counts.
     if any(later[0] < earlier[0] for earlier, later in zip(steps, steps[1:], strict=False)):
-        yield f"{name}: its knots are at steps {[step for step, _ in steps]}, which must rise"
+        yield f"{name}: its knots are at steps {[step for step, _ in steps]}, which must rise. Fix: reorder them"
     if steps[-1][0] > total:
-        yield f"{name}: its last knot is at step {steps[-1][0]}, past the end (step {total})"
+        yield f"{name}: its last knot is at step {steps[-1][0]}, past the end (step {total}). Fix: lower the knot"
 
 
 def interpolate(knots: list[tuple[int, float]], interpolation: str, steps_per_epoch: int) -> Schedule:

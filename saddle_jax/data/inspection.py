@@ -119,7 +119,8 @@ def require_readable(splits: Splits, *, decode: bool) -> None:
             told = f"{len(unsound):,} bad training images are masked; {may_be:,} are allowed (data.max_bad_fraction)"
             console.say("check", "\n".join([told, *first_lines(lines)]))
     if found:
-        raise DataError("\n".join([f"{len(found):,} of {total:,} images can't be read", *first_lines(found)]))
+        fix = "Fix: restore or replace them"
+        raise DataError("\n".join([f"{len(found):,} of {total:,} images can't be read", *first_lines(found), fix]))
     if total:
         which = f"all other {total - tolerated:,}" if tolerated else f"all {total:,}"
         console.say("check", f"{which} images {'decode' if decode else 'can be opened'}")

@@ -230,7 +230,7 @@ def _custom_weights(values: Values) -> Iterator[str]:
 def _channels(values: Values) -> Iterator[str]:
     mean, std = values["data.mean"], values["data.std"]
     if len(mean) != len(std):
-        yield f"data.mean and data.std: found {len(mean)} and {len(std)} channels, expected equally many"
+        yield f"data.mean and data.std: found {len(mean)} and {len(std)} channels, expected the same number"
 
 
 _CHECKS: tuple[Callable[[Values], Iterator[str]], ...] = (

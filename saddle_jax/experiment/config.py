@@ -68,7 +68,7 @@ def from_json(text: str | bytes, *, trusted: bool = False) -> ml_collections.Con
     try:
         stored = flatten(json.loads(text))
     except (ValueError, AttributeError) as error:
-        raise ConfigError(f"the run's config.json can't be read: {error}") from error
+        raise ConfigError(f"the run's config.json can't be read: {error}. Fix: restore it from a copy") from error
     foreign = {f: name for f, name in catalogue.dotted_names(stored).items() if name not in catalogue.ENTRIES[f]}
     if foreign and not trusted:
         named = ", ".join(f"{field}={name}" for field, name in foreign.items())
@@ -79,7 +79,10 @@ def from_json(text: str | bytes, *, trusted: bool = False) -> ml_collections.Con
     config = schema.default_config(stored)
     known = flatten(config)
     if unknown := sorted(set(stored) - set(known)):
-        raise ConfigError(f"the run's config.json has fields that this version does not know: {', '.join(unknown)}")
+        raise ConfigError(
+            f"the run's config.json has fields that this version does not know: {', '.join(unknown)}. "
+            "Fix: use the version of saddle_jax that wrote it, which run.json names"
+        )
     with config.ignore_type():
         config.update_from_flattened_dict({key: _as_tuples(value) for key, value in stored.items()})
     return config

@@ -107,7 +107,9 @@ def _stored_images(workdir: pathlib.Path) -> tuple[longtail.ClassStats, tuple[in
         stats = longtail.ClassStats(np.array(stored["counts"]), tuple(stored["names"]), tuple(stored["labels"]))
         height, width, channels = map(int, stored["image_shape"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} can't be read ({error}), so the run's classes are not known") from error
+        raise DataError(
+            f"{path} can't be read ({error}), so the run's classes are not known. Fix: restore it from a copy"
+        ) from error
     return stats, (height, width, channels)
 
 

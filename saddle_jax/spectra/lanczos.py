@@ -86,7 +86,8 @@ def lanczos(
             beta = np.where(alive_S, jax.device_get(_norms(w_SP)), 0.0)
         if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
             raise NonFiniteError(
-                "found a Hessian-vector product that is not finite: the loss overflows at these weights"
+                "found a Hessian-vector product that is not finite: the loss overflows at these weights. "
+                "Fix: weights from earlier in training"
             )
         scale_S = np.maximum(scale_S, np.abs(alpha) + beta_S)
         # A smaller beta is rounding error: the Krylov space is exhausted, and the probe's spectrum is exact.

@@ -190,7 +190,9 @@ def _recorded(path: pathlib.Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} can't be read ({error}), so the run's images can't be compared") from error
+        raise DataError(
+            f"{path} can't be read ({error}), so the run's images can't be compared. Fix: restore it from a copy"
+        ) from error
 
 
 def _require_same_images(workdir: pathlib.Path, splits: Splits) -> None:

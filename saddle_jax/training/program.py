@@ -173,13 +173,16 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
             f"{config.micro_batches} equal parts. Fix: choose a divisor of {config.batch_size // parts}"
         )
     if len(config.data.mean) != channels:
-        problems.append(f"data.mean and data.std: found {len(config.data.mean)} channels, the images have {channels}")
+        problems.append(
+            f"data.mean and data.std: found {len(config.data.mean)} channels, expected {channels}, as the images have. "
+            "Fix: one number per channel"
+        )
     for name in dict.fromkeys(view_augmentations(flatten(config)).values()):
         if problem := augmentation.problem_of(_view(config, splits, name)):
             problems.append(problem)
     bounds, num_classes = config.eval.rank_bounds, splits.stats.num_classes
     if bounds and bounds[-1] > num_classes:
-        problems.append(f"eval.rank_bounds: found {bounds}, but there are {num_classes} classes")
+        problems.append(f"eval.rank_bounds: found {bounds}, expected at most {num_classes}, the number of classes")
     problems += chain.problems_of(config, splits.stats)
     if importlib.util.find_spec("tensorflow") is None:
         if isinstance(splits.train.images, Encoded):

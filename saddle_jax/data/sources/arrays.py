@@ -84,9 +84,9 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
                 raise DataError(f"{path}: found a single array, expected an .npz with {_WANTED}")
             return {key: store[key] for key in store.files}
     except (ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        hint = " Fix: save text as np.array(labels, dtype=str)" if "pickle" in str(error).lower() else ""
+        fix = "save text as np.array(labels, dtype=str)" if "pickle" in str(error).lower() else "write it with np.savez"
         raise DataError(
-            f"data.path: {str(path)!r} can't be read as an .npz of plain arrays ({error}).{hint}"
+            f"data.path: {str(path)!r} can't be read as an .npz of plain arrays ({error}). Fix: {fix}"
         ) from error
 
 
@@ -99,7 +99,7 @@ def _keys(
         if not missing:
             return pair
         if len(missing) == 1:
-            raise DataError(f"{path}: lacks {missing[0]} (has {', '.join(arrays)})")
+            raise DataError(f"{path}: lacks {missing[0]} (found {', '.join(arrays)}). Fix: add it to the file")
     if split == "train":
         raise DataError(f"{path}: found {', '.join(arrays) or 'no arrays'}, expected {_WANTED}")
     return None

@@ -104,7 +104,8 @@ def find(root: str) -> Folders:
         if folder.name not in names
     ]
     if strange:
-        raise DataError("\n".join([f"{len(strange)} classes have no training images", *strange[:_SHOWN]]))
+        fix = "Fix: rename these folders, or add training images of these classes"
+        raise DataError("\n".join([f"{len(strange)} classes have no training images", *strange[:_SHOWN], fix]))
     number = {name: label for label, name in enumerate(names)}
     splits, others = {}, []
     for split, folders in classes.items():
@@ -211,7 +212,8 @@ def _read(root: pathlib.Path, files: Files, data: ConfigDict) -> np.ndarray:
 
     images = _each(files.paths, read)
     if problems := [image for image in images if isinstance(image, str)]:
-        raise DataError("\n".join([f"{len(problems):,} images in {root} can't be decoded", *problems[:_SHOWN]]))
+        fix = "Fix: restore or remove them"
+        raise DataError("\n".join([f"{len(problems):,} images in {root} can't be decoded", *problems[:_SHOWN], fix]))
     sizes = {image.shape[:2]: path for path, image in zip(files.paths, images, strict=True)}
     if len(sizes) > 1:
         shown = ", ".join(f"{path} {height} x {width}" for (height, width), path in list(sizes.items())[:3])

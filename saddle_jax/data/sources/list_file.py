@@ -124,7 +124,7 @@ def read(source: pathlib.Path, offenders: Offenders) -> Rows:
         found.lines.append(number)
         found.splits.append(SPLIT_WORDS.get(split.lower(), ""))
     if sound and not found.paths:
-        raise DataError(f"{source} has no line with a path and a label")
+        raise DataError(f"{source} has no line with a path and a label. Fix: one line per image, e.g. cats/001.jpg 0")
     return found if form and form.split is not None else found._replace(splits=None)
 
 

@@ -111,7 +111,9 @@ def labels(found: dict[str, np.ndarray], class_names: tuple[str, ...] | None, *,
         return Labels(from_0, names, tuple(notes), first=1)
     names = class_names or tuple(str(label) for label in range(number))
     if number > len(names):
-        raise DataError(f"labels go up to {number - 1}, but there are {len(names)} class_names")
+        raise DataError(
+            f"labels go up to {number - 1}, but there are {len(names)} class_names. Fix: give one name per label"
+        )
     return Labels({name: array.astype(np.int32) for name, array in flat.items()}, names, tuple(notes))
 
 

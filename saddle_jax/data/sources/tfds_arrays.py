@@ -95,7 +95,7 @@ def _read(tf: Any, tfds: Any, builder: Any, split: str, image_size: int) -> Arra
         ) from error
     parts = list(tfds.as_numpy(dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(1000)))
     if not parts:
-        raise DataError(f"{builder.info.name}: split {split!r} has no images")
+        raise DataError(f"{builder.info.name}: split {split!r} has no images. Fix: use another split")
     images, labels, ids = (np.concatenate([part[key] for part in parts]) for key in ("image", "label", "id"))
     official = np.argsort(ids, kind="stable")
     return images[official], labels[official]

@@ -186,6 +186,6 @@ def _read_index(tf: Any, split: _Split) -> tuple[np.ndarray, np.ndarray]:
         numbers = tf.data.Dataset.range(len(split.source)).batch(_READ_AT_ONCE)
         parts = list(numbers.map(parse, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator())
     if not parts:
-        raise DataError(f"{split.title} has no examples")
+        raise DataError(f"{split.title} has no examples. Fix: use another split")
     labels_N, names_N = (np.concatenate(part) for part in zip(*parts, strict=True))
     return labels_N, names_N.astype(np.bytes_)
