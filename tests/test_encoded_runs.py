@@ -87,7 +87,7 @@ def test_bad_images_are_counted_once_an_epoch_and_a_batch_of_them_is_skipped(tmp
     assert len(bad) == 8 and [line.split(": ")[0] for line in bad] == names
     (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
     assert note.startswith("note   epoch 1: 8 bad ") and note.endswith(
-        "; 1 step skipped, with no sound image in the batch"
+        "; 1 step skipped, because every image in the batch was bad"
     )
     splits = sources.load(config)  # as in a new process, which has met no bad image
     loop.train(config, workdir, splits, program, ["test"])

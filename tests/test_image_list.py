@@ -118,7 +118,7 @@ def test_other_forms_of_lists_are_taken(photos, tmp_path, form):
     found = load(photos, **{field: str(paths[name]) for field, name in split.items()})
     assert found.content_hash == plain.content_hash
     assert found.stats.names == (tuple("bedac") if form == "one-word names" else plain.stats.names)
-    assert found.notes == (("labels start at 1 and are taken as such: 1 to 5",) if form == "from 1" else ())
+    assert found.notes == (("labels start at 1, so 1 to 5 are treated as the classes",) if form == "from 1" else ())
 
 
 def test_one_list_with_a_column_of_splits_is_enough(photos, tmp_path):

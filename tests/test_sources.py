@@ -177,14 +177,14 @@ def test_classes_are_ranked_by_size_whatever_their_labels(tmp_path, digits, prof
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ({"labels": lambda y: y + 1}, "labels start at 1 and are taken as such: 1 to 5"),
+        ({"labels": lambda y: y + 1}, "labels start at 1, so 1 to 5 are treated as the classes"),
         ({"labels": lambda y: y[:, None].astype(np.uint8)}, "one label per row"),
         ({"labels": lambda y: np.eye(5, dtype=np.float32)[y]}, "one-hot"),
-        ({"labels": lambda y: y.astype(np.float64)}, "train_labels of type float64 are taken as whole numbers"),
+        ({"labels": lambda y: y.astype(np.float64)}, "train_labels of type float64 are treated as whole numbers"),
         ({"labels": lambda y: y.astype(str)}, "the numbers that they spell"),
         ({"labels": lambda y: NAMES[y]}, ""),
-        ({"images": lambda x: (x / 255).astype(np.float32)}, "from 0 to 1 are taken as levels"),
-        ({"images": lambda x: x.astype(np.float64)}, "with whole numbers up to 255 are taken as levels"),
+        ({"images": lambda x: (x / 255).astype(np.float32)}, "from 0 to 1 are treated as levels"),
+        ({"images": lambda x: x.astype(np.float64)}, "with whole numbers up to 255 are treated as levels"),
         ({"images": lambda x: x.astype(np.int64)}, ""),
         ({"images": lambda x: x.transpose(0, 3, 1, 2)}, "channels first: axis 1 has 3 of them"),
         ({"images": lambda x: x[..., 0]}, ""),

@@ -51,5 +51,5 @@ class Masking:
             number = f"{self._total:,} bad training image{'s' * (self._total > 1)}"
             parts.append(f"{number} so far, masked ({self._images.may_be_bad:,} allowed; {bad_images.FILE} names them)")
         if skipped:
-            parts.append(f"{skipped:,} step{'s' * (skipped > 1)} skipped, with no sound image in the batch")
+            parts.append(f"{skipped:,} step{'s' * (skipped > 1)} skipped, because every image in the batch was bad")
         return f"epoch {epoch}: {'; '.join(parts)}" if parts else ""

@@ -47,7 +47,7 @@ def images(name: str, array: np.ndarray) -> Read:
     if array.ndim == 3:
         array = array[..., None]
     elif array.shape[-1] not in _CHANNELS and array.shape[1] in _CHANNELS:
-        notes.append(f"{name} {array.shape} are taken as channels first: axis 1 has {array.shape[1]} of them")
+        notes.append(f"{name} {array.shape} are treated as channels first: axis 1 has {array.shape[1]} of them")
         array = array.transpose(0, 2, 3, 1)
     if array.dtype == np.uint8:
         return Read(np.ascontiguousarray(array), tuple(notes))
@@ -57,11 +57,11 @@ def images(name: str, array: np.ndarray) -> Read:
     if array.dtype.kind != "f" and array.dtype != bool and low >= 0 and high <= 255:
         return Read(array.astype(np.uint8), tuple(notes))
     if low >= 0 and high <= 1:
-        notes.append(f"{name} of type {array.dtype} from 0 to 1 are taken as levels from 0 to 255")
+        notes.append(f"{name} of type {array.dtype} from 0 to 1 are treated as levels from 0 to 255")
         return Read(np.rint(array.astype(np.float32) * 255).astype(np.uint8), tuple(notes))
     if low >= 0 and high <= 255 and np.array_equal(array, np.rint(array)):
         notes.append(
-            f"{name} of type {array.dtype} with whole numbers up to {high:g} are taken as levels from 0 to 255"
+            f"{name} of type {array.dtype} with whole numbers up to {high:g} are treated as levels from 0 to 255"
         )
         return Read(array.astype(np.uint8), tuple(notes))
     raise DataError(
@@ -105,7 +105,7 @@ def labels(found: dict[str, np.ndarray], class_names: tuple[str, ...] | None, *,
     train = next(iter(flat.values()))
     without_gaps = len(np.unique(train)) == number - 1
     if smallest == 1 and (number - 1 == len(class_names) if class_names else without_gaps and not gaps):
-        notes.append(f"labels start at 1 and are taken as such: 1 to {number - 1}")
+        notes.append(f"labels start at 1, so 1 to {number - 1} are treated as the classes")
         names = class_names or tuple(str(label) for label in range(1, number))
         from_0 = {name: (array - 1).astype(np.int32) for name, array in flat.items()}
         return Labels(from_0, names, tuple(notes), first=1)
@@ -122,11 +122,11 @@ def _flat(name: str, array: np.ndarray, class_names: tuple[str, ...]) -> tuple[n
     form, notes = f"{array.dtype} {array.shape}", []
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-        notes.append(f"{name} {form} are taken as one label per row")
+        notes.append(f"{name} {form} are treated as one label per row")
     elif array.ndim == 2 and array.dtype.kind in "uifb":
         if not (np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all()):
             raise DataError(f"{name}: found {form}, expected one label per image, or one-hot rows with a single 1 each")
-        notes.append(f"{name} {form} are taken as one-hot")
+        notes.append(f"{name} {form} are treated as one-hot")
         array = array.argmax(axis=1)
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "uifUS":
         raise DataError(f"{name}: found {form}, expected whole numbers or names, one for each image")
@@ -135,14 +135,14 @@ def _flat(name: str, array: np.ndarray, class_names: tuple[str, ...]) -> tuple[n
         if any(map(str.isdecimal, class_names)):  # such text names a class, and does not count it
             return text, notes
         if np.char.isdecimal(text).all() and np.char.str_len(text).max() <= len(str(_LARGEST_LABEL)):
-            notes.append(f"{name} of text are taken as the numbers that they spell")
+            notes.append(f"{name} of text are treated as the numbers that they spell")
             return text.astype(np.int64), notes
         return text, notes
     if array.dtype.kind == "f":
         if not np.array_equal(array, np.rint(array)):
             place = int(np.flatnonzero(array != np.rint(array))[0])
             raise DataError(f"{name}: found {array[place]} at position {place}, expected whole numbers from 0")
-        notes.append(f"{name} of type {array.dtype} are taken as whole numbers")
+        notes.append(f"{name} of type {array.dtype} are treated as whole numbers")
     for place in np.flatnonzero((array < 0) | (array > _LARGEST_LABEL))[:1]:
         raise DataError(f"{name}: found {array[place]} at position {place}, expected 0 to {_LARGEST_LABEL:,}")
     return array.astype(np.int64), notes
