@@ -88,7 +88,7 @@ def _epoch(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def epoch_ids(order: Order, epoch: int) -> np.ndarray:
-    """Return the images of an epoch in order: a permutation, or as many draws by class share."""
+    """Return the images of an epoch in order: a permutation, or the same number of draws by class share."""
     key = [order.seed, _ORDER, epoch]
     generator = np.random.default_rng([*key, order.stream] if order.stream else key)
     total = len(order.labels_N)

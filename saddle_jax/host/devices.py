@@ -24,7 +24,7 @@ class Target(NamedTuple):
     """What programs are built for: this machine and those of the other processes, or a description of others."""
 
     platform: str  # cpu, gpu, or tpu
-    devices: tuple[Any, ...]  # of jax.Device
+    devices: tuple[Any, ...]  # of type jax.Device
     memory: int | None = None  # bytes on each device, if the devices are only described
 
 

@@ -17,7 +17,7 @@ class StopRequest:
     If there are several processes, all stop at the same step, whichever one got the signal. JAX then handles SIGTERM,
     and a second SIGTERM does not end the process. The first SIGINT is passed on as SIGTERM.
 
-    Python handles signals in its main thread alone. In any other thread, such as those of a server or of some
+    Python handles signals in its main thread alone. In any other thread, such as one in a server or in some
     notebooks, this class does nothing, and signals have their usual effect.
     """
 

@@ -28,7 +28,7 @@ def beside(act: Callable[[threading.Event], None], name: str) -> Iterator[None]:
 def in_stretches(function: Callable[[T], R], items: Sequence[T], *, threads: int, stretch: int) -> Iterator[R]:
     """Yield the function's result for each item, in order. Each thread takes a stretch of items at a time.
 
-    A pool queues all its tasks at once, so among millions of items, each must not be a task of its own.
+    A pool queues all its tasks at once, so millions of items must not each be a separate task.
     """
 
     def take(start: int) -> list[R]:

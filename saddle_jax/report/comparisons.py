@@ -78,7 +78,7 @@ def compare(images: ImageSet, columns: Sequence[str], which: str) -> list[Compar
 
 
 def leading(images: ImageSet, compared: Sequence[Comparison], column: str, which: str) -> set[str]:
-    """Return the names of the rows that can't be told from the one with the highest mean accuracy in a column."""
+    """Return the names of the rows that are not distinguishable from the one with the highest mean in a column."""
     means = {row.name: _mean(row, column, which) for row in images.rows if row.runs}
     means = {name: mean for name, mean in means.items() if not np.isnan(mean)}
     if len(means) < 2:

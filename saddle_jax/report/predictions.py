@@ -23,7 +23,7 @@ def read(run: Run, which: str) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def at_step(folder: pathlib.Path, step: int, classes: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the same for the evaluation at a step of the run in `folder`, which has so many classes."""
+    """Return the same for the evaluation at a step of the run in `folder`, which has `classes` classes."""
     path = folder / "eval" / f"{step}-test-predictions.npz"
     try:
         with np.load(path) as stored:

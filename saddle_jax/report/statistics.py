@@ -82,7 +82,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[Interval | N
     """Return Welch's 95 % interval of the difference of means, and its p-value, of runs without pairs.
 
     From Welch, The Generalization of Student's Problem when Several Different Population Variances are Involved, 1947.
-    The p-value is None if a permutation test of as many runs can't reach 5 %, since then the test rests on normality.
+    The p-value is None if a permutation test of that many runs can't reach 5 %, since then the test rests on normality.
     """
     if min(len(first), len(second)) < 2 or max(np.ptp(first), np.ptp(second)) < 1e-9:
         return None, None
@@ -125,7 +125,7 @@ def resampled_images(
 ) -> np.ndarray:
     """Return the accuracies of all runs in percent on resampled test images, (B, n, K).
 
-    A resample draws as many images of each class with replacement, and all runs see the same ones.
+    A resample draws each class's number of images with replacement, and all runs see the same ones.
 
     Args:
       correct_nN: whether each run classifies each image correctly.

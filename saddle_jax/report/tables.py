@@ -27,7 +27,7 @@ class Line(NamedTuple):
     epoch: str  # "last", or "best on" the split that chose it
     reports: Sequence[Mapping[str, Any]]  # one per seed
     gradients: Sequence[float]  # training-batch gradients up to that epoch, one per seed; NaN if the run did not count
-    leading: frozenset[str] = frozenset()  # columns in which the method can't be told from the best one
+    leading: frozenset[str] = frozenset()  # columns where the method is not distinguishable from the best
 
 
 def read_results(workdir: pathlib.Path, which: str = "last") -> dict[str, Any]:

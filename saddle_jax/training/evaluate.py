@@ -206,7 +206,7 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return as many names as there is room for."""
+    """Return as many names as fit."""
     for number in range(len(names), 0, -1):
         text = ", ".join([*names[:number], *(["..."] if number < len(names) else [])])
         if len(text) <= _NAMES:

@@ -22,7 +22,7 @@ def damage(folder: pathlib.Path) -> str:
     """Return how a folder differs from its manifest, or "" if it does not.
 
     Raises:
-      FileNotFoundError: a file disappeared meanwhile, as in a folder that is being deleted.
+      FileNotFoundError: a file disappeared in the meantime, as in a folder that is being deleted.
     """
     try:
         expected = dict(json.loads((folder / _MANIFEST).read_bytes()))

@@ -25,7 +25,7 @@ SPECTRA = {
     ),
     "loss": choice(
         "ce",
-        "the loss whose Hessian is measured; training means that of loss.name",
+        "the loss whose Hessian is measured; training is the one that loss.name chooses",
         ("training", *ENTRIES["loss.name"]),
     ),
     "parameters": choice(
