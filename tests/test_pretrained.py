@@ -255,7 +255,7 @@ def test_a_missing_file_is_told_with_the_command_that_gets_it(tmp_path):
         ({"model__weights": ""}, "leaves the rest of the network at its random start"),
         ({"start_from": "x"}, "both say what the weights start from"),
         ({"method": "glmc"}, "goes with method='plain' only"),
-        ({"optim__name": "cc_sam"}, "'cc_sam' moves the classifier"),
+        ({"optim__name": "cc_sam"}, "'cc_sam' needs a network that is trained as a whole"),
         ({"model__train": "lora"}, "needs a transformer"),
         ({"model__class_vectors": "text.npz"}, "need a normed head on the features of a pretrained network"),
         ({"model__rank": 4}, "model.rank has no effect"),
