@@ -191,7 +191,7 @@ def schedule(default: float | Knots, help: str, *, of: str) -> Field:
 
 def interpolation(default: str = "constant") -> Field:
     """Return the field that says how a schedule goes from knot to knot."""
-    return choice(default, "how the value goes from one position to the next, with one value per epoch", INTERPOLATIONS)
+    return choice(default, "how the value changes between positions; it is constant within an epoch", INTERPOLATIONS)
 
 
 INTERPOLATIONS = ("constant", "linear", "cosine")

@@ -21,7 +21,7 @@ _MOST_MARKERS = 30  # up to this many classes, each has a marker and an interval
 _MOST_NAMES = 110  # along an axis
 _LONGEST_NAME = 24  # characters
 _MOST_CELLS = 12  # up to this many classes, a confusion matrix has numbers and names
-_SHORTEST_NAME = 14  # names of up to this many letters are written next to lines and marks
+_SHORT_NAME = 14  # names of up to this many letters are written next to lines and marks
 # From nothing to blue, so that a matrix lies on the page's own color, light or dark.
 _BLUES = LinearSegmentedColormap.from_list("blues", [(0, 0.447, 0.698, 0), (0, 0.447, 0.698, 1)])
 
@@ -134,7 +134,7 @@ def by_class_size(
         known = [at for at in range(len(places)) if np.isfinite(means[at])]
         style.name_points(line, [f"{name}, {named[at]}: {tables.spread(values_SP[:, at])} %" for at in known])
     what = "training images per class" if single else "training images per class (classes of similar size combined)"
-    if single and max(map(len, names)) <= _SHORTEST_NAME:
+    if single and max(map(len, names)) <= _SHORT_NAME:
         sizes = [f"{plain(name)}\n{size}" for name, size in zip(names, sizes, strict=True)]
         what = "class, and its number of training images"
     axes.set_xticks(range(len(places)), sizes, fontsize="small")
@@ -200,7 +200,7 @@ def curves(
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.set_xlim(left=0, right=max(x for x, *_ in ends))
     axes.grid()
-    if max(map(len, methods)) <= _SHORTEST_NAME:
+    if max(map(len, methods)) <= _SHORT_NAME:
         style.label_ends(axes, ends)
     else:
         style.legend(figure)

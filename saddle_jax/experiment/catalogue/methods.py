@@ -75,7 +75,7 @@ METHODS = {
             ),
             "label_smoothing": number(
                 0.0,
-                "part of the loss that is the mean over all labels in place of the image's own",
+                "share of the loss that is the mean of the losses with every label instead of the image's own",
                 at_least=0,
                 less_than=1,
             ),

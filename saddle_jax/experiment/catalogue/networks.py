@@ -101,7 +101,7 @@ NETWORKS = {
     "resnet8": Network("ResNet-8 for small images: 16, 32 and 64 filters", _MAKE, paper=_HE, torch_head="linear"),
     "resnet20": Network("ResNet-20 for small images", _MAKE, paper=_HE, torch_head="linear"),
     "resnet32": Network(
-        "ResNet-32 for small images, the paper's: 0.46 million parameters", _MAKE, paper=_HE, torch_head="linear"
+        "ResNet-32 for small images, as in the paper: 0.46 million parameters", _MAKE, paper=_HE, torch_head="linear"
     ),
     "resnet44": Network("ResNet-44 for small images", _MAKE, paper=_HE, torch_head="linear"),
     "resnet56": Network("ResNet-56 for small images", _MAKE, paper=_HE, torch_head="linear"),

@@ -34,7 +34,7 @@ MODEL = {
         {"per_device": "those of each device's own part", "synchronized": "those of the whole batch"},
     ),
     "batch_norm_momentum": number(
-        0.1, "weight of the new batch in the running statistics, in PyTorch's sense", more_than=0, at_most=1
+        0.1, "weight of the new batch in the running statistics, as PyTorch defines it", more_than=0, at_most=1
     ),
     "weights": text(
         "",

@@ -95,7 +95,7 @@ SPECTRA = {
     ),
     "slice_radius": number(
         0.0,
-        "how far the loss is followed along a direction",
+        "how far the loss is measured along a direction",
         more_than=0,
         zero="for twice rho, or 1 without a rho",
     ),

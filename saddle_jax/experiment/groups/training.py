@@ -61,7 +61,7 @@ OPTIM = {
     ),
     "base": choice(
         "sgd",
-        "the optimizer behind the link",
+        "the optimizer after the link",
         {"sgd": "momentum, as in the reference", "adamw": "AdamW (Loshchilov and Hutter, ICLR 2019)"},
     ),
     "momentum": number(0.9, "momentum of SGD, or AdamW's beta 1", at_least=0, less_than=1),
@@ -72,7 +72,7 @@ OPTIM = {
         at_least=0,
     ),
     "clip_norm": number(
-        0.0, "length to which a longer gradient is cut, after the link", more_than=0, zero="to leave it as it is"
+        0.0, "length to which longer gradients are clipped, after the link", more_than=0, zero="to leave it as it is"
     ),
     "layer_decay": number(
         1.0,
