@@ -72,7 +72,7 @@ OPTIM = {
         at_least=0,
     ),
     "clip_norm": number(
-        0.0, "length to which longer gradients are clipped, after the link", more_than=0, zero="to leave it as it is"
+        0.0, "length to which longer gradients are clipped, after the link", more_than=0, zero="for no clipping"
     ),
     "layer_decay": number(
         1.0,
