@@ -21,7 +21,7 @@ _MOST_MARKERS = 30  # up to this many classes, each has a marker and an interval
 _MOST_NAMES = 110  # along an axis
 _LONGEST_NAME = 24  # characters
 _MOST_CELLS = 12  # up to this many classes, a confusion matrix has numbers and names
-_SHORT_NAME = 14  # names of up to this many letters are written next to lines and marks
+_SHORT_NAME = 14  # names of up to this many letters are written under an axis and at the ends of lines
 # From nothing to blue, so that a matrix lies on the page's own color, light or dark.
 _BLUES = LinearSegmentedColormap.from_list("blues", [(0, 0.447, 0.698, 0), (0, 0.447, 0.698, 1)])
 
