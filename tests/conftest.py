@@ -1,5 +1,6 @@
 """What all tests share: eight forced host devices, real data where it is at hand."""
 
+import contextlib
 import gc
 import os
 import pathlib
@@ -15,6 +16,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 # Eight device threads on two busy cores may meet late; XLA would end the process after 40 seconds.
 os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=180"
+os.environ.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)  # a worker inherits what pytest_configure has set
 
 import jax
 import pytest
@@ -25,10 +27,21 @@ from saddle_jax.training.directory import package_versions  # and with it saddle
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+# For the environment of a child process whose numbers are compared with those of this process.
+AS_SHIPPED, QUICKLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}, {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 # The files that take longest, in this order.
 LONGEST = ("spectra_runs", "spectra", "pretrained", "processes", "report", "extending", "faults_kill", "training")
 LONGEST += ("resnet", "examples", "feed", "networks", "sam", "promises", "glmc", "decoding", "kernels", "convnets")
+
+
+def pytest_configure(config):
+    """Let child processes compile with few optimizations; those of `make test-all` and `make test-faults` don't.
+
+    This process has read its environment by now. See the fixture compile_quickly.
+    """
+    if "not nightly" in config.option.markexpr:
+        os.environ.update(QUICKLY)
 
 
 def pytest_collection_modifyitems(items):
@@ -65,11 +78,21 @@ def forget_flags():
     command_line.FLAGS.unparse_flags()
 
 
+@contextlib.contextmanager
+def optimizations(few):
+    """Compile with few optimizations, or as shipped, what the block runs for the first time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", few)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
 def _compile_quickly():
     """Compile with few optimizations, for tests that show what slow code shows, too."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with optimizations(few=True):
+        yield
 
 
 compile_quickly = pytest.fixture(_compile_quickly)

@@ -17,6 +17,7 @@ import jpeg_folder
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import AS_SHIPPED
 from golden_resnet import HEADS, load, variables
 from PIL import Image, ImageOps
 from small_runs import small_config
@@ -151,7 +152,8 @@ def test_stablehlo_needs_only_jax(birds, classifier, expected, exported, tmp_pat
     np.save(tmp_path / "pixels.npy", birds[1])
     arguments = [exported, tmp_path / "pixels.npy", tmp_path / "found.npz", photo, photo]
     command = [sys.executable, "-I", "-c", ELSEWHERE, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    environment = {**os.environ, **AS_SHIPPED}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
     with np.load(tmp_path / "found.npz") as found:
         np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-5)
         np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-6)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import QUICKLY, ROOT
 from PIL import Image
 
 import saddle_jax
 from saddle_jax.errors import ConfigError, DataError
 from saddle_jax.inference import inputs
+
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
 
 NAMES = ("zero", "one", "two")
 SIZES = (6, 20, 11)  # the largest class is "one"
@@ -141,7 +144,8 @@ def test_the_command_writes_every_probability_and_names_bad_images(run, folders,
     Image.new("RGB", (40, 30), "white").save(tmp_path / "large.jpg")
     arguments = [str(folders / "test" / "one"), str(tmp_path / "broken.png"), str(tmp_path / "large.jpg")]
     command = [sys.executable, ROOT / "main.py", "--mode", "predict", "--workdir", run.workdir, *arguments]
-    result = subprocess.run([*command, "--out", "p.csv"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command, environment = [*command, "--out", "p.csv"], {**os.environ, **QUICKLY}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     table = result.stdout.splitlines()[1:-2]  # between the lines that hold paths
     assert len(table) == 7 and all(len(line) <= 80 for line in table)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import AS_SHIPPED, ROOT
 
 from saddle_jax.host import xla
 
@@ -24,7 +24,7 @@ print(is_right("float32", 32769), is_right("float64", 16385))
 
 def run(*code, flags=None, **more):
     """Run lines in a process that has none of the tests' flags."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | AS_SHIPPED
     environment |= {} if flags is None else {"XLA_FLAGS": flags}
     return subprocess.run(
         [sys.executable, "-c", "\n".join(code)], cwd=ROOT, env=environment, capture_output=True, text=True, **more
