@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from small_runs import small_config, train
 
 from saddle_jax.data import sources
@@ -10,6 +11,7 @@ from saddle_jax.modes.stored_run import restore_from_a_running_run
 from saddle_jax.training import evaluate
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_the_average_is_evaluated_used_and_started_from(small_network, tmp_path, monkeypatch):
     config = small_config(optim__ema_decay=0.4, eval__every="1 steps")
     states, report = [], evaluate.Evaluator.report

@@ -18,6 +18,8 @@ from saddle_jax.optim.link import LinkState
 from saddle_jax.training import checkpoint
 from saddle_jax.training.program import make_program
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 FAULTS = {
     "emptied": lambda _: b"",
     "cut in half": lambda content: content[: len(content) // 2],

@@ -23,6 +23,8 @@ from saddle_jax.weights.publishers import convnext as convnext_publishers
 from saddle_jax.weights.publishers import efficientnet_lite as lite_publishers
 from saddle_jax.weights.publishers import resnet as resnet_publishers
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 PARAMETERS = {  # of timm's networks with 1000 classes
     "efficientnet_lite0": 4_652_008,
     "efficientnet_lite1": 5_416_680,
@@ -99,7 +101,7 @@ def test_published_sizes(name):
 
 @needs_package
 @pytest.mark.parametrize("family", golden.FAMILIES)
-def test_training_and_curvature_are_those_of_float64(family, compile_quickly):
+def test_training_and_curvature_are_those_of_float64(family):
     """By oneDNN's kernels, and whatever the padding among the images shows."""
     tensors, images, mask = tensors_of(family), golden.images(), np.array([True, False, True])
 

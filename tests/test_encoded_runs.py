@@ -24,6 +24,8 @@ from saddle_jax.training import checkpoint, evaluate, loop, metrics
 from saddle_jax.training.feed import Feed
 from saddle_jax.training.program import make_program
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):

@@ -23,6 +23,8 @@ from saddle_jax.training.feed import Feed, pipeline_of
 from saddle_jax.training.program import make_program
 from saddle_jax.training.state import stack, unstack
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 
 def never(step):
     return False
@@ -278,7 +280,7 @@ def x64_in_all_threads():
     jax.config.update("jax_enable_x64", False)
 
 
-@pytest.mark.usefixtures("small_network", "compile_quickly")
+@pytest.mark.usefixtures("small_network")
 def test_seeds_interrupted_at_different_steps_end_where_they_would_have(tmp_path, monkeypatch, x64_in_all_threads):
     class Stop(Exception):
         pass

@@ -20,6 +20,8 @@ from saddle_jax.models import kernels
 from saddle_jax.models.networks import make_resnet
 from saddle_jax.models.normalise import normalise
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec(kernels.PACKAGE) is None, reason="pip install ./native: needs a C++ compiler"
 )

@@ -10,6 +10,8 @@ from saddle_jax.spectra import classwise
 from saddle_jax.spectra.density import Quadrature, density, quadrature, ritz
 from saddle_jax.spectra.lanczos import lanczos
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 SPECTRA = {
     "distinct": np.linspace(-2, 5, 12),
     "repeated": np.repeat([-3.0, 0.5, 7.0], 20),

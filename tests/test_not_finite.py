@@ -13,6 +13,8 @@ from saddle_jax.methods.base import DESCENT
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.training import checkpoint, program
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 
 @jax.custom_jvp
 def with_nan_slope(x, broken):

@@ -21,6 +21,8 @@ from saddle_jax.training import evaluate
 from saddle_jax.training.evaluate import Evaluation, Evaluator
 from saddle_jax.training.program import make_program
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 STATS = ClassStats(np.array([9, 1]), ("many", "few"))
 
 

@@ -32,6 +32,8 @@ from saddle_jax.training import checkpoint, feature_cache, loop, metrics, pretra
 from saddle_jax.training.program import make_program
 from saddle_jax.weights import names
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):

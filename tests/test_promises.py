@@ -24,6 +24,8 @@ from saddle_jax.losses import make_loss
 from saddle_jax.schedules import make_schedules
 from saddle_jax.training import checkpoint, directory, evaluate, metrics
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 SETS = {  # training and test images of each class
     "an empty class": ([9, 0, 3], [2, 0, 2]),
     "a class only in the test set": ([9, 0, 3], [2, 2, 2]),

@@ -29,6 +29,8 @@ from saddle_jax.training import checkpoint
 from saddle_jax.training.program import make_program
 from saddle_jax.weights import archive, class_map, names
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 NAMES = tuple("abcd")
 ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
 NETWORK = {

@@ -28,6 +28,8 @@ from saddle_jax.optim.sam import sam
 from saddle_jax.schedules import make_schedules
 from saddle_jax.training import checkpoint, directory, origin, run
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 COUNTS = np.array([100, 30, 10, 4, 1])
 LABELS = np.array([0, 0, 0, 1, 1, 3, 3, 4, 2, 2])
 MASK = LABELS != 2  # the batch lacks class 2

@@ -15,6 +15,8 @@ from saddle_jax.optim.pgd import pgd
 from saddle_jax.optim.sam import sam
 from saddle_jax.optim.sse_sam import sse_sam
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 SEEDS, STEPS = 32, 600
 ASCENDING = {
     "sam": sam,

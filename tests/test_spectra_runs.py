@@ -30,6 +30,8 @@ from saddle_jax.spectra import results
 from saddle_jax.training import checkpoint
 from saddle_jax.training.program import make_program
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 ONE_DEVICE = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 EIGHT_DEVICES = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 QUICK = ("--config.spectra.steps=8", "--config.spectra.probes=2", "--config.spectra.escape_batches=2")

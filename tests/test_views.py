@@ -22,6 +22,8 @@ from saddle_jax.modes import views as sheet
 from saddle_jax.report import views
 from saddle_jax.training import directory, seeds
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 DPI, CELL, LEFT, TOP, GAP = 130, 0.9, 1.6, 0.45, 0.27  # inches
 STILL = Augmentation("crop_flip", (8, 8, 1), flip=False)
 MOVED = STILL._replace(crop_padding=4)
