@@ -1,6 +1,7 @@
 """Arrows run downwards only, and each library has its one place."""
 
 import ast
+import functools
 import graphlib
 
 import pytest
@@ -51,13 +52,15 @@ def modules():
 KNOWN = {name for name, _ in modules()}
 
 
+@functools.cache
 def imports(path):
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def users_of(*libraries):
