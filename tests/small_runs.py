@@ -30,6 +30,7 @@ METHODS = {
 # What is compiled does not depend on these.
 _BESIDES = {"seed": 0, "num_seeds": 1, "seeds_at_once": 0, "name": "", "start_from": "", "tensorboard": False}
 _BESIDES |= {"tracker": "none", "log_every": "1 steps", "checkpoint_every": "1 steps", "eval.every": "1 steps"}
+_BESIDES |= {"data.pipeline": "auto"}
 _PROGRAMS = {}
 
 
