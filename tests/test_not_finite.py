@@ -13,7 +13,7 @@ from saddle_jax.methods.base import DESCENT
 from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.training import checkpoint, program
 
-pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+pytestmark = pytest.mark.usefixtures("compile_file_quickly", "small_network")
 
 
 @jax.custom_jvp
