@@ -3,6 +3,8 @@
 The network is one small layer, so that a step compiles in a second; at the end other methods train ResNets.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,11 +87,22 @@ class Built:
         return state, seen
 
 
+@functools.cache
+def built(link, loss, axis_name=None, *, without_radius=False):
+    """Return what several tests take in float64 and with the small network, so that it is compiled once."""
+    return Built(config_of(link, loss, **(NOTHING if without_radius else {})), axis_name)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_built():
+    yield
+    built.cache_clear()
+
+
 @every_loss
 @every_link
 def test_a_step_is_finite_deterministic_and_goes_on_from_a_checkpoint(link, loss, small_network, tmp_path, x64):
-    config = config_of(link, loss)
-    one = Built(config, None)
+    one = built(link, loss)
     end, metrics = one.run(one.state, 0, 7)  # DRW and SSE-SAM's second stage act from the middle on
     assert all(m.finite for m in metrics)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(end))
@@ -107,24 +120,29 @@ def test_a_step_is_finite_deterministic_and_goes_on_from_a_checkpoint(link, loss
 @every_link
 def test_one_device_equals_eight(link, loss, small_network, x64):
     (one, expected), (eight, metrics) = (
-        built.run(built.state, 0, 7) for built in (Built(config_of(link, loss), axis) for axis in (None, devices.AXIS))
+        each.run(each.state, 0, 7) for each in (built(link, loss), built(link, loss, devices.AXIS))
     )
     assert_close(metrics, expected, 1e-10)
     assert_close(eight.params, one.params, 1e-10)
     assert_close(eight.model_state, one.model_state, 1e-10)
 
 
-@every_link
+LIKE_SAM = ("asam", "imbsam", "focal_sam", "le_sam")  # passes in every step, and no draws
+
+
+@pytest.mark.parametrize(
+    "link", [pytest.param(link, marks=pytest.mark.nightly if link in LIKE_SAM else ()) for link in LINKS]
+)
 def test_several_seeds_at_once_equal_each_alone(link, small_network, x64):
-    built = Built(config_of(link, "ldam"), None)
-    state, other = (built.init(jax.random.key(seed)) for seed in (0, 1))
+    one = built(link, "ldam")
+    state, other = (one.init(jax.random.key(seed)) for seed in (0, 1))
     same_weights = state._replace(opt_state=with_key(state.opt_state, jax.random.key(7)))
     states = (state, same_weights, other)
     together = jax.tree.map(lambda *x: jnp.stack(x), *states)
-    step = jax.jit(jax.vmap(built.step, in_axes=(0, None)))
+    step = jax.jit(jax.vmap(one.step, in_axes=(0, None)))
     for number in range(3):
-        together, metrics = step(together, (built.batches[number],))
-    each = [built.run(state, 0, 3) for state in states]
+        together, metrics = step(together, (one.batches[number],))
+    each = [one.run(state, 0, 3) for state in states]
     for index, (end, seen) in enumerate(each):
         assert_close(jax.tree.map(lambda x: x[index], (together, metrics)), (end, seen[-1]), 1e-10)  # noqa: B023
     first, second = (np.concatenate([x.ravel() for x in jax.tree.leaves(end.params)]) for end, _ in each[:2])
@@ -151,19 +169,18 @@ NOTHING |= {"optim.batch_stats": "first"}
 
 @every_link
 def test_without_a_radius_the_perturbed_loss_is_the_loss(link, small_network, x64):
-    built = Built(config_of(link, "ldam", **NOTHING), None)
+    one = built(link, "ldam", without_radius=True)
     without_tail = batch_of(np.flatnonzero(LABELS < 4)[-32:], 1)
-    for batch in (*built.batches, without_tail):
-        _, metrics = built.step(built.state, (batch,))
+    for batch in (*one.batches, without_tail):
+        _, metrics = one.step(one.state, (batch,))
         np.testing.assert_allclose(metrics.perturbed_loss, metrics.loss, rtol=1e-12)
 
 
 @every_link
 def test_without_a_radius_a_link_is_sgd(link, small_network, x64):
-    reference = Built(config_of("sgd", "ldam"), None)
+    reference, one = built("sgd", "ldam"), built(link, "ldam", without_radius=True)
     expected, _ = reference.run(reference.state, 0, 4)
-    built = Built(config_of(link, "ldam", **NOTHING), None)
-    found, _ = built.run(built.state, 0, 4)
+    found, _ = one.run(one.state, 0, 4)
     assert_close(found.params, expected.params, 1e-12)
     assert_close(found.model_state, expected.model_state, 1e-12)
 
