@@ -75,7 +75,12 @@ def differ(one, other):
     return not all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
-@pytest.mark.parametrize("link", LINKS)
+KINDS = ("sam", "lpf_sgd", "imbsam", "sse_sam", "cc_sam")  # of links: what they draw, and the passes that they make
+
+
+@pytest.mark.parametrize(
+    "link", [pytest.param(link, marks=() if link in KINDS else pytest.mark.nightly) for link in LINKS]
+)
 def test_every_link_trains_it(link, named):
     named(transformer)
     built = Built(config_of(link, "ce"), None)
