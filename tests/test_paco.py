@@ -64,6 +64,19 @@ def build(config, axis_name):
     return method, step, devices.jit_once(lambda key: init_state(method, tx, key))(jax.random.key(0))
 
 
+@functools.cache
+def built():
+    """Return what several tests take in float64, so that it is compiled once."""
+    method, step, state = build(config_of(), None)
+    return method, jax.jit(step), state, jax.jit(jax.value_and_grad(part_of(method), has_aux=True))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_built():
+    yield
+    built.cache_clear()
+
+
 def views_of(ids, num_devices):
     """Return two views of the images: as they are, and mirrored."""
     batch = batch_of(ids, num_devices)
@@ -166,17 +179,16 @@ def part_of(method):
 
 
 def test_padding_counts_nothing(x64):
-    method, _, state = build(config_of(), None)
-    variables, part = variables_of(state), part_of(method)
+    method, _, state, gradient = built()
+    variables = variables_of(state)
     full = views_of(np.arange(21) * 3, 1)
     noise = np.where(full[0].mask[:, None, None, None], full[0].images, np.uint8(200))
     noisy = full[0]._replace(images=noise), full[1]._replace(images=noise[:, :, ::-1])
     cut = jax.tree.map(lambda x: x[:21], full)
 
-    gradient = jax.jit(jax.value_and_grad(part, has_aux=True))
     (_, (inputs, output)), grads = gradient(state.params, variables, full)
     (_, (_, others)), same = gradient(state.params, variables, noisy)
-    _, (_, expected) = jax.jit(part)(state.params, variables, cut)
+    _, (_, expected) = jax.jit(part_of(method))(state.params, variables, cut)
     assert_close(others, output, 1e-12)
     assert_close(jax.flatten_util.ravel_pytree(same)[0], jax.flatten_util.ravel_pytree(grads)[0], 1e-12)
     assert_close(output, expected, 1e-11)
@@ -220,9 +232,8 @@ def test_the_shuffle_changes_what_devices_normalise_and_nothing_else(x64):
 
 def test_a_step_of_sam_sees_one_key_encoder_and_one_queue(x64):
     """By hand: both losses, with the same keys; the key encoder and the queue after it."""
-    method, step, state = build(config_of(), None)
+    _, step, state, gradient = built()
     views, variables = steps_of(1)[0], variables_of(state)
-    gradient = jax.jit(jax.value_and_grad(part_of(method), has_aux=True))
     (at_w, (inputs, _)), grads = gradient(state.params, variables, views)
     norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
     perturbed = jax.tree.map(lambda w, g: w + 0.1 * g / norm, state.params, grads)
@@ -232,7 +243,7 @@ def test_a_step_of_sam_sees_one_key_encoder_and_one_queue(x64):
     slope = (gradient(ahead, variables, views)[0][0] - gradient(behind, variables, views)[0][0]) / 2e-5
     np.testing.assert_allclose(slope, norm, rtol=1e-5)
 
-    after, metrics = jax.jit(step)(state, views)
+    after, metrics = step(state, views)
     np.testing.assert_allclose(metrics.loss, at_w / 32, rtol=1e-12)
     np.testing.assert_allclose(metrics.perturbed_loss, at_shifted / 32, rtol=1e-10)
     old, new = state.method_state, after.method_state
@@ -244,8 +255,7 @@ def test_a_step_of_sam_sees_one_key_encoder_and_one_queue(x64):
 
 def test_the_key_encoder_follows_the_published_sequence(x64):
     """There: moves towards the query, then encodes, then the query is updated. Here: moves after the update."""
-    _, step, state = build(config_of(), None)
-    step = jax.jit(step)
+    _, step, state, _ = built()
     query = key = paco.of_key_encoder(state.params)
     assert state.params.keys() - query.keys() == {"linear"}
     for views in steps_of(1)[:3]:
@@ -269,7 +279,7 @@ def test_without_images_it_is_the_cross_entropy_of_the_logits_with_the_prior(x64
 
 
 def test_prediction_is_the_class_head_without_the_prior(x64):
-    method, _, state = build(config_of(), None)
+    method, _, state, _ = built()
     batch, _ = steps_of(1)[0]
     nothing = {**state.params, "linear": jax.tree.map(jnp.zeros_like, state.params["linear"])}
     predict = jax.jit(method.predict)

@@ -1,5 +1,6 @@
 """CC-SAM's second stage: its loss in closed form, what stays as it was, and runs that start from another's weights."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -52,7 +53,7 @@ class OnBatch:
         random = np.random.default_rng(0)
         images = random.integers(0, 256, (len(LABELS), 8, 8, 1), np.uint8)
         draws = np.zeros((len(LABELS), 3), np.int32)
-        self.batch = Batch(images, LABELS, MASK, np.arange(len(LABELS)), draws)
+        self.config, self.batch = config, Batch(images, LABELS, MASK, np.arange(len(LABELS)), draws)
         self.method = make_method(config, stats, (8, 8, 1), None, make_schedules(config, stats, steps_per_epoch=1))
         self.variables = devices.jit_once(self.method.init)(jax.random.key(0))
 
@@ -63,12 +64,17 @@ class OnBatch:
 
         self.gradient = jax.jit(jax.grad(of_params, has_aux=True))
         self.loss = jax.jit(lambda step: of_params(self.variables.params, step)[0])
-        network, seen = make_resnet(None, config.model, len(COUNTS), None), (images / 255 - 0.3) / 0.35
+
+    @functools.cached_property
+    def features(self):
+        """Return those of the images that count."""
+        network = make_resnet(None, self.config.model, len(COUNTS), None)
+        seen = (self.batch.images / 255 - 0.3) / 0.35
 
         def features_of(weights):
             return network.features(weights.params, weights.model_state, seen, MASK, train=True)[0]
 
-        self.features = np.asarray(jax.jit(features_of)(self.variables))[MASK]
+        return np.asarray(jax.jit(features_of)(self.variables))[MASK]
 
     def at(self, step):
         """Return loss, gradient and the method's output at a step."""
