@@ -1,11 +1,14 @@
 """Class-wise curvature: equal to the reference's products and to jax.hessian; whatever the chunks and the devices."""
 
+import copy
+import functools
 import gc
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import optimizations
 from golden_resnet import batch, config_of, leaf, load, method_of, our_name, our_value, variables
 from jax.flatten_util import ravel_pytree
 
@@ -23,6 +26,8 @@ from saddle_jax.spectra.checks import check_operator
 from saddle_jax.spectra.density import ritz
 from saddle_jax.spectra.hvp import FunctionLoss, MeanLoss, flat_point, make_pieces
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 
 def tree_of_vector(store, head, like):
     """Return the reference's hvp/v as a tree of ours."""
@@ -34,7 +39,11 @@ def tree_of_vector(store, head, like):
     return tree
 
 
-@pytest.mark.parametrize(("head", "linearized"), [("linear", False), ("normed", True)])
+# test_a_small_network_against_jax_hessian_class_by_class has products that are not linearized.
+@pytest.mark.parametrize(
+    ("head", "linearized"), [pytest.param("linear", False, marks=pytest.mark.nightly), ("normed", True)]
+)
+@optimizations(few=False)  # of ResNet-32 in float64: slow code takes longer than compiling
 def test_products_are_the_references(x64, head, linearized):
     store = load(head)
     method = method_of(config_of(head), store, devices.AXIS)
@@ -104,7 +113,24 @@ class Small:
             logits = self.method.predict(self.unravel(params_P), jax.device_get(self.stats), everything)
             return jnp.sum(self.loss_fn(logits, labels) * weights[labels]) / weights[labels].sum()
 
-        return jax.jit(jax.hessian(loss))(devices.local(self.point.params_P))
+        return hessian_of(loss, devices.local(self.point.params_P))
+
+
+@optimizations(few=False)  # as many products as there are parameters
+def hessian_of(loss, params_P):
+    return jax.jit(jax.hessian(loss))(params_P)
+
+
+@functools.cache
+def small(loss="ce", head="linear"):
+    """Return a network that several tests measure in float64, so that its products are compiled once."""
+    return Small(loss, head)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_small():
+    yield
+    small.cache_clear()
 
 
 def vectors(number, size, dtype=jnp.float64):
@@ -120,20 +146,27 @@ def vectors(number, size, dtype=jnp.float64):
         pytest.param("focal", "normed", marks=pytest.mark.nightly),
     ],
 )
-def test_a_small_network_against_jax_hessian_class_by_class(x64, loss, head):
-    small = Small(loss, head)
-    for classes in ((0,), (1,), (2,), (0, 1, 2)):
-        mean_loss = small.mean_loss(classes)
-        h_PP = np.asarray(small.hessian(classes))
-        v_SP = vectors(2, len(h_PP))
-        np.testing.assert_allclose(mean_loss(v_SP), v_SP @ h_PP, rtol=1e-9, atol=1e-11 * np.abs(h_PP).max())
+@pytest.mark.parametrize(
+    "classes",
+    [  # of 11, 6, and 1 images
+        *(pytest.param((label,), marks=pytest.mark.nightly) for label in (0, 1)),
+        *((2,), (0, 1, 2)),
+    ],
+    ids=str,
+)
+def test_a_small_network_against_jax_hessian_class_by_class(x64, loss, head, classes):
+    one = small(loss, head)
+    h_PP = np.asarray(one.hessian(classes))
+    v_SP = vectors(2, len(h_PP))
+    found = one.mean_loss(classes)(v_SP)
+    np.testing.assert_allclose(found, v_SP @ h_PP, rtol=1e-9, atol=1e-11 * np.abs(h_PP).max())
 
 
 def test_training_mode_over_all_devices_against_jax_hessian(x64):
     """Synchronised over the devices, one chunk is one batch: the derivative goes through its statistics."""
-    small = Small(train_mode=True, batch_norm="synchronized")
+    together = Small(train_mode=True, batch_norm="synchronized")
     alone = Small(train_mode=True)
-    v_SP = vectors(2, small.point.params_P.size)
+    v_SP = vectors(2, together.point.params_P.size)
     everything = alone.batch((0, 1, 2))
     weights = np.array([1.0, 2.0, 3.0])[everything.labels]
 
@@ -141,15 +174,14 @@ def test_training_mode_over_all_devices_against_jax_hessian(x64):
         logits = alone.method.predict(alone.unravel(params_P), jax.device_get(alone.stats), everything, train=True)
         return jnp.sum(alone.loss_fn(logits, everything.labels) * weights) / weights.sum()
 
-    expected = v_SP @ np.asarray(jax.jit(jax.hessian(loss))(small.mean_loss().params_P))
-    np.testing.assert_allclose(small.mean_loss(chunk=24)(v_SP), expected, rtol=1e-8, atol=1e-10)
+    expected = v_SP @ np.asarray(hessian_of(loss, together.mean_loss().params_P))
+    np.testing.assert_allclose(together.mean_loss(chunk=24)(v_SP), expected, rtol=1e-8, atol=1e-10)
 
 
 def test_a_whole_spectrum_against_jax_hessian(x64):
-    small = Small()
-    mean_loss = small.mean_loss((1,), width=3)
+    mean_loss = small().mean_loss((1,), width=3)
     mean_loss.linearize()
-    eigenvalues = np.linalg.eigvalsh(np.asarray(small.hessian((1,))))
+    eigenvalues = np.linalg.eigvalsh(np.asarray(small().hessian((1,))))
     steps = 0
 
     def count(vectors):
@@ -175,10 +207,9 @@ def test_a_whole_spectrum_against_jax_hessian(x64):
 
 @pytest.mark.parametrize("basis", ["host", "none"])
 def test_where_the_basis_lies_changes_no_extreme(x64, basis):
-    small = Small()
     arguments = {"steps": 60, "probes": 3, "seed": 0, "variance": 1e-5, "what": "it"}
-    expected = classwise.measure(small.mean_loss((0,), width=2), basis="device", **arguments)
-    found = classwise.measure(small.mean_loss((0,), width=2), basis=basis, **arguments)
+    expected = classwise.measure(small().mean_loss((0,), width=2), basis="device", **arguments)
+    found = classwise.measure(small().mean_loss((0,), width=2), basis=basis, **arguments)
     for name in ("largest", "smallest"):
         assert getattr(found, name).value == pytest.approx(getattr(expected, name).value, rel=1e-9)
         along = float(jnp.vdot(getattr(found, name).vector_P, getattr(expected, name).vector_P))
@@ -188,22 +219,22 @@ def test_where_the_basis_lies_changes_no_extreme(x64, basis):
 
 def test_classes_add_up_to_the_whole(x64):
     """Σ_c (n_c / N) H_c v = H v, and likewise with class weights."""
-    small = Small()
-    v_SP = vectors(2, small.point.params_P.size)
+    one = small()
+    v_SP = vectors(2, one.point.params_P.size)
     for weights_C in ((1.0, 1.0, 1.0), (1.0, 2.0, 3.0)):
         changes = {"class_weights_C": devices.replicate(jnp.array(weights_C))}
-        parts = [(small.mean_loss((c,), **changes), n * weights_C[c]) for c, n in enumerate((11, 6, 1))]
+        parts = [(one.mean_loss((c,), **changes), n * weights_C[c]) for c, n in enumerate((11, 6, 1))]
         total = sum(weight for _, weight in parts)
         summed = sum(weight / total * part(v_SP) for part, weight in parts)
-        np.testing.assert_allclose(summed, small.mean_loss(**changes)(v_SP), rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(summed, one.mean_loss(**changes)(v_SP), rtol=1e-11, atol=1e-13)
 
 
 def test_chunks_padding_and_vectors_at_once_change_nothing(x64):
-    small = Small()
-    v_SP = vectors(5, small.point.params_P.size)
-    expected = small.mean_loss(chunk=24)
+    one = small()
+    v_SP = vectors(5, one.point.params_P.size)
+    expected = one.mean_loss(chunk=24)
     for chunk, width, linearized in ((8, 1, False), (16, 2, True), (40, 5, False), (8, 3, True), (24, 4, True)):
-        mean_loss = small.mean_loss(chunk=chunk, width=width)
+        mean_loss = one.mean_loss(chunk=chunk, width=width)
         if linearized:
             mean_loss.linearize()
         scale = float(jnp.abs(expected(v_SP)).max())
@@ -214,8 +245,8 @@ def test_chunks_padding_and_vectors_at_once_change_nothing(x64):
 
 
 def test_all_class_sizes_share_one_compilation():
-    small = Small(dtype="float32")
-    v_SP = vectors(1, small.point.params_P.size, jnp.float32)
+    one = Small(dtype="float32")
+    v_SP = vectors(1, one.point.params_P.size, jnp.float32)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
@@ -223,7 +254,7 @@ def test_all_class_sizes_share_one_compilation():
     try:
         for linearized in (False, True):
             for number, classes in enumerate(((0,), (1,), (2,), (0, 1), (0, 1, 2))):
-                mean_loss = small.mean_loss(classes)
+                mean_loss = one.mean_loss(classes)
                 if linearized:
                     mean_loss.linearize()
                 mean_loss(v_SP), mean_loss.loss(), mean_loss.gradient()
@@ -262,10 +293,10 @@ def test_float32_products_and_eigenvalues_are_near_float64():
         found = single.mean_loss()(v_SP)
         ends = extremes_of(single.mean_loss((2,)))  # one image
     with devices.exact_arithmetic("float64"):
-        small = Small()  # it starts from other random weights: take the first's
-        small.point, _ = flat_point(single.params, single.stats, np.array([1.0, 2.0, 3.0]), "float64")
-        expected = np.asarray(small.mean_loss()(jnp.asarray(v_SP, jnp.float64)))
-        true_ends = extremes_of(small.mean_loss((2,)))
+        double = Small()  # it starts from other random weights: take the first's
+        double.point, _ = flat_point(single.params, single.stats, np.array([1.0, 2.0, 3.0]), "float64")
+        expected = np.asarray(double.mean_loss()(jnp.asarray(v_SP, jnp.float64)))
+        true_ends = extremes_of(double.mean_loss((2,)))
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     largest = max(abs(end.value) for end in ends)
     for end, true in zip(ends, true_ends, strict=True):
@@ -294,11 +325,11 @@ def test_an_operator_that_is_not_fixed_or_not_symmetric_is_refused(x64):
 
 
 def test_weights_that_have_diverged_are_told(x64):
-    small = Small()
-    broken = small.point._replace(params_P=devices.replicate(jnp.full(small.point.params_P.size, jnp.nan)))
-    small.point = broken
+    broken = copy.copy(small())
+    nan_P = jnp.full(broken.point.params_P.size, jnp.nan)
+    broken.point = broken.point._replace(params_P=devices.replicate(nan_P))
     with pytest.raises(NonFiniteError, match="class 1: the loss is nan.*have diverged"):
-        classwise.measure(small.mean_loss(), steps=3, probes=1, seed=0, basis="device", variance=1e-5, what="class 1")
+        classwise.measure(broken.mean_loss(), steps=3, probes=1, seed=0, basis="device", variance=1e-5, what="class 1")
 
 
 @pytest.mark.parametrize("basis", ["device", "host"])
