@@ -91,7 +91,12 @@ def test_the_figures_are_those_of_timm_at_hand():
             np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+LARGER = ("efficientnet_lite1", "efficientnet_lite2", "convnext_base")  # of the same blocks
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.nightly if n in LARGER else ()) for n in PARAMETERS]
+)
 def test_published_sizes(name):
     network = networks.make_network(config_of(name), 1000, None)
     params, _ = shapes_of(network)

@@ -103,6 +103,7 @@ def test_the_order_of_the_outputs(head):
         np.testing.assert_allclose(logits_of(config, *trees), expected, atol=1e-5)
 
 
+@pytest.mark.nightly  # test_the_order_of_the_outputs has it for a smaller network, with files of PyTorch
 @pytest.mark.parametrize("head", HEADS)
 def test_the_references_weights_give_its_logits(head, tmp_path, x64):
     store = load(head)
