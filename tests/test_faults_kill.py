@@ -62,7 +62,13 @@ def test_killed_at_every_point(bench, tmp_path, point, trial, record_property):
     check_point(bench, tmp_path, point, trial, record_property)
 
 
-@pytest.mark.parametrize("point", ["while arrays are written", "after the manifest, before the commit"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "while arrays are written",
+        pytest.param("after the manifest, before the commit", marks=pytest.mark.nightly),
+    ],
+)
 @trials("K2", 1, small=1)
 def test_killed_at_a_few_points(bench, tmp_path, point, trial, record_property):
     check_point(bench, tmp_path, point, 3, record_property)
@@ -95,7 +101,7 @@ def require_saved(job, code):
         assert newest == saved_step(output) == job.steps_recorded() > 0, job.told()
 
 
-@trials("K3", 15, small=1)
+@trials("K3", 15)  # in make test, test_spectra_runs.py and test_encoded_runs.py send such signals
 def test_asked_to_stop_at_random_moments(bench, tmp_path, trial, record_property):
     """SIGTERM ten times, SIGINT five times."""
     random, job = np.random.default_rng([3, trial]), bench.job(tmp_path)

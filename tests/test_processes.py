@@ -197,20 +197,40 @@ def test_when_one_process_is_killed_the_other_ends_and_the_rerun_is_bit_equal(un
     assert_equal(tmp_path / "run", unbroken)
 
 
+@pytest.fixture
+def other_code(tmp_path):
+    """A folder with this program, and a line more in one of its files."""
+    folder = tmp_path / "other"
+    for package in ("saddle_jax", "configs"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "main.py", folder)
+    with (folder / "saddle_jax/losses.py").open("a") as file:
+        file.write("# a line more\n")
+    return folder
+
+
+DIFFERING = {"--config.sam.rho=0.3": "sam.rho is [0.3]", "--config.eval.batch_size=7": "eval.batch_size is 7"}
+
+
 @pytest.mark.faults("M3")
-@pytest.mark.parametrize(
-    ("differing", "words"),
-    [
-        (["--config.sam.rho=0.3"], "sam.rho is [0.3]"),
-        (["--config.eval.batch_size=7"], "eval.batch_size is 7"),
-    ],
-)
-def test_processes_that_differ_stop_at_once_and_say_which(tmp_path, differing, words):
-    processes = Processes(tmp_path / "run", 2, each={1: differing})
+def test_processes_that_differ_stop_at_once_and_say_in_what(other_code, tmp_path):
+    processes = Processes(tmp_path / "run", 2, each={1: list(DIFFERING)}, roots={1: other_code})
     assert processes.wait() == [2, 2], processes.text()
     for log in processes.logs:
-        assert "process 1 (" in log.read_text()
-        assert words in log.read_text()
+        for words in ("process 1 (", "code is", *DIFFERING.values()):
+            assert words in log.read_text()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.nightly
+@pytest.mark.faults("M3")
+@pytest.mark.parametrize("differing", [*DIFFERING, "code"])
+def test_one_difference_is_enough(differing, other_code, tmp_path):
+    difference = {"roots": {1: other_code}} if differing == "code" else {"each": {1: [differing]}}
+    processes = Processes(tmp_path / "run", 2, **difference)
+    assert processes.wait() == [2, 2], processes.text()
+    for log in processes.logs:
+        assert DIFFERING.get(differing, "code is") in log.read_text()
     assert not (tmp_path / "run").exists()
 
 
@@ -245,20 +265,6 @@ def test_a_process_that_fails_alone_keeps_its_exit_code(image_files, tmp_path):
     assert codes[1] == 3, processes.text()
     assert codes[0] not in (0, 75)
     assert "found no file 'nowhere.npz'" in processes.logs[1].read_text()
-
-
-@pytest.mark.faults("M3")
-def test_processes_with_other_code_stop_at_once_and_say_which(tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(ROOT / "saddle_jax", other / "saddle_jax", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "configs", other / "configs", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "main.py", other)
-    with (other / "saddle_jax/losses.py").open("a") as file:
-        file.write("# a line more\n")
-    processes = Processes(tmp_path / "run", 2, roots={1: other})
-    assert processes.wait() == [2, 2], processes.text()
-    assert "process 1 (" in processes.logs[0].read_text()
-    assert "code is" in processes.logs[0].read_text()
 
 
 def test_an_error_of_the_first_process_is_every_process_s(unbroken):
