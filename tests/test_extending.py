@@ -50,12 +50,14 @@ def in_process(script, folder):
     )  # fmt: skip
 
 
-# Commands with the same flags, one after the other in one process, which has to start only once.
+# Commands one after the other in one process, which has to start only once.
 SEVERAL = """
 import json, sys
 from saddle_jax.__main__ import main, parse_flags
+from saddle_jax.experiment.command_line import FLAGS
 
 for arguments in json.loads(sys.argv[1]):
+    FLAGS.unparse_flags()
     try:
         code = main(parse_flags(["main.py", *arguments]))
     except SystemExit as error:
@@ -64,10 +66,12 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def all_told(folder, commands):
-    """Run commands that are refused; return what each prints."""
-    *told, rest = in_process(["-c", SEVERAL, json.dumps(commands)], folder).stdout.split("\nended with 2\n")
-    assert len(told) == len(commands) and not rest, rest
+def all_told(folder, commands, expected):
+    """Run commands that end with the same code; return what each prints."""
+    # -P: as with a script, Python does not look for modules in the working directory.
+    printed = in_process(["-P", "-c", SEVERAL, json.dumps(commands)], folder).stdout
+    *told, rest = printed.split(f"\nended with {expected}\n")
+    assert len(told) == len(commands) and not rest, printed
     return told
 
 
@@ -80,28 +84,42 @@ def test_the_page_has_what_it_promises():
     assert len(FILES) == len(COMMANDS) == 4
 
 
+def workdir_of(number, outside):
+    return outside / f"runs/{number}"
+
+
+@pytest.fixture(scope="module")
+def trained(outside):
+    """What the page's commands print. The first one has a process of its own, as they are typed."""
+    short = ["--config.duration=4 steps", "--config.eval.every=2 steps", "--config.checkpoint_every=2 steps"]
+    first, *others = [
+        [*map(in_smoke, command), f"--workdir={workdir_of(number, outside)}", *short, "--config.log_every=1 steps"]
+        for number, command in enumerate(COMMANDS)
+    ]
+    return [run(outside, *first), *all_told(outside, others, 0)]
+
+
 @pytest.mark.parametrize("number", range(len(COMMANDS)))
-def test_an_entry_from_outside_trains_and_resumes(number, outside, tmp_path):
-    workdir = outside / f"runs/{number}"
-    command = [*COMMANDS[number], f"--workdir={workdir}", "--config.duration=4 steps", "--config.eval.every=2 steps"]
-    command += ["--config.checkpoint_every=2 steps", "--config.log_every=1 steps"]
-    assert "done" in run(outside, *command)
+def test_an_entry_from_outside_trains(number, trained, outside):
+    assert "done" in trained[number]
+    workdir = workdir_of(number, outside)
     (name,) = json.loads((workdir / "run.json").read_text())["starts"][0]["own_code"].values()
     assert name["sha256"] and name["file"].startswith(str(outside))
     config = json.loads((workdir / "config.json").read_text())
-    group = name["name"].rpartition(":")[2]
-    assert group in config
-    if number == 1:
-        assert "accuracy" in run(outside, "--mode=eval", f"--workdir={workdir}", "--import_code")
-    if number:
-        return
+    assert name["name"].rpartition(":")[2] in config
+
+
+@pytest.mark.usefixtures("trained")
+def test_runs_with_entries_from_outside_in_use(outside, tmp_path):
+    workdir = workdir_of(0, outside)
     # Somebody else's run: its code is named, and imported with a flag only; training beside it imports nothing either.
     other = [in_smoke("--config=digits_lt:ce_sam"), f"--workdir={workdir}"]
-    stranger, refused = all_told(tmp_path, [other, ["--mode=eval", f"--workdir={workdir}"]])
+    stranger, refused = all_told(tmp_path, [other, ["--mode=eval", f"--workdir={workdir}"]], 2)
     assert "names code from outside" in stranger
     assert "names code from outside" in refused and "my_package.losses:balanced" in refused
-    assert "accuracy" in run(outside, "--mode=eval", f"--workdir={workdir}", "--import_code")
-    assert "factor on the log of the prior" in run(outside, f"--help={name['name']}")
+    evaluate = [["--mode=eval", f"--workdir={workdir_of(n, outside)}", "--import_code"] for n in (0, 1)]
+    assert all("accuracy" in told for told in all_told(outside, evaluate, 0))
+    assert "factor on the log of the prior" in run(outside, "--help=my_package.losses:balanced")
     report = run(outside, "--mode=report", f"--runs={workdir}", f"--workdir={outside}/report")
     assert "done" in report  # which reads files, and imports nothing
     assert "balanced" in (outside / "report/report.md").read_text()
@@ -141,7 +159,7 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
     )
     commands = [[*start, f"--config.{field}=my_package.wrong:{name}"] for field, name, _ in cases]
     commands = [list(map(in_smoke, command)) for command in commands]
-    for found, (_, _, words) in zip(all_told(folder, commands), cases, strict=True):
+    for found, (_, _, words) in zip(all_told(folder, commands, 2), cases, strict=True):
         assert words in found
 
 
