@@ -109,7 +109,7 @@ def test_the_sheet_of_an_encoded_set_shows_its_views(tmp_path):
     assert_shown(path, samples.images_NHWK, samples.views_VDNHWK)
 
 
-def test_a_check_changes_nothing_of_a_run_but_its_sheet(tmp_path):
+def test_a_check_changes_nothing_of_a_run_but_its_sheet(small_network, tmp_path):
     config = small_config("ce")
     directory.open_run(tmp_path, config, sources.load(config), [])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -141,7 +141,7 @@ def test_nothing_is_drawn_into_the_run_of_another_config(tmp_path):
     assert "not drawn" in sheet.draw(config, splits, [STILL], tmp_path / "one")
 
 
-def test_a_sheet_that_can_not_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):
+def test_a_sheet_that_can_not_be_drawn_is_a_note(small_network, tmp_path, capsys, monkeypatch):
     config = small_config("ce")
     (tmp_path / "plots").write_text("a file")
     assert check.run(Command("check", str(tmp_path), config, True)) == 0
