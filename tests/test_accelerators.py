@@ -19,6 +19,8 @@ from saddle_jax.host import compiled, devices, machines
 from saddle_jax.host.compiled import Collective, Needs
 from saddle_jax.modes import check_target
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")  # memory and collectives are those of the program
+
 FOUR = tuple(jax.devices()[:4])
 MACHINE = machines.named("h100:4")
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import GOLDEN  # noqa: F401 (its devices)
+from conftest import optimizations
 from golden_resnet import HEADS, batch, config_of, load, method_of, variables
 from ml_collections import ConfigDict
 
@@ -73,6 +73,7 @@ def test_normed_head_survives_zero_features():
     np.testing.assert_array_equal(head.apply(variables, jnp.zeros((1, 4))), 0)
 
 
+@optimizations(few=True)
 def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     config = default.get_config()
     config.update(ConfigDict({"model": {"name": "resnet8", "dtype": "bfloat16"}}))
