@@ -29,33 +29,52 @@ def kernel(tmp_path, monkeypatch):
     return tmp_path
 
 
-def outputs(notebook):
-    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+def outputs(cells):
+    return [output for cell in cells for output in cell.get("outputs", [])]
 
 
-def shortened(path, folder):
-    """Return a copy of a notebook whose runs are shorter."""
+def shortened(path):
+    """Return a notebook with shorter runs, and with ids that no other notebook has."""
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.id = f"{path.stem}-{cell.id}"
     for long, short in SHORTER[path.stem].items():
         changed = [cell for cell in notebook.cells if cell.cell_type == "code" and long in cell.source]
         assert changed, long
         for cell in changed:
             cell.source = cell.source.replace(long, short)
-    nbformat.write(notebook, folder / path.name)
-    return folder / path.name
+    return notebook
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["short", "whole"])
-@pytest.mark.parametrize("path", execute.NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_prints_plain_lines(path, whole, kernel):
-    path = path if whole else shortened(path, kernel)
-    found = outputs(execute.execute(path, kernel))  # raises what a cell raises
+def check(path, cells):
+    found = outputs(cells)
     streams = [output for output in found if output.output_type == "stream"]
     assert streams and {stream.name for stream in streams} == {"stdout"}
     assert not any(sign in stream.text for stream in streams for sign in ("\r", "\x1b"))
     pictures = [output for output in found if "image/png" in output.get("data", {})]
     assert bool(pictures) == ("plot(" in path.read_text())
+
+
+@pytest.mark.slow
+def test_notebooks_run_and_print_plain_lines(kernel):
+    """One after the other in one kernel, which has to start only once."""
+    first, *others = notebooks = list(map(shortened, execute.NOTEBOOKS))
+    lengths = [len(notebook.cells) for notebook in notebooks]
+    for notebook in others:
+        first.cells += notebook.cells
+    nbformat.write(first, kernel / "all.ipynb")
+    cells = execute.execute(kernel / "all.ipynb", kernel).cells  # raises what a cell raises
+    for path, length in zip(execute.NOTEBOOKS, lengths, strict=True):
+        check(path, cells[:length])
+        cells = cells[length:]
+    assert not cells
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize("path", execute.NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_whole_notebook_runs_and_prints_plain_lines(path, kernel):
+    check(path, execute.execute(path, kernel).cells)
 
 
 @pytest.mark.parametrize("path", execute.NOTEBOOKS, ids=lambda path: path.stem)
@@ -64,8 +83,7 @@ def test_what_is_stored_comes_from_one_run_and_is_small(path):
     nbformat.validate(notebook)
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts in (list(range(1, len(counts) + 1)), [None] * len(counts))  # stored with all outputs, or with none
-    assert not [
-        output for output in outputs(notebook) if output.output_type == "error" or output.get("name") == "stderr"
-    ]
+    found = outputs(notebook.cells)
+    assert not [output for output in found if output.output_type == "error" or output.get("name") == "stderr"]
     assert len(path.read_bytes()) < 150_000
-    assert not any(place in str(outputs(notebook)) for place in ("/tmp", "/home", "/Users", "/root"))
+    assert not any(place in str(found) for place in ("/tmp", "/home", "/Users", "/root"))
