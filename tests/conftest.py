@@ -81,7 +81,7 @@ def forget_flags():
 @contextlib.contextmanager
 def optimizations(few):
     """Compile with few optimizations, or as shipped, what the block runs for the first time."""
-    before = jax.config.read("jax_disable_most_optimizations")
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", few)
     try:
         yield
