@@ -116,8 +116,14 @@ def test_a_step_is_finite_deterministic_and_goes_on_from_a_checkpoint(link, loss
     jax.tree.map(np.testing.assert_array_equal, (resumed, later), (end, metrics[3:]))
 
 
+# tests/test_links.py has this for every link, of a gradient that is known.
+OF_A_KIND = ("pgd", "cnc_pgd", "asam", "focal_sam")  # with lpf_sgd, sam, and imbsam
+
+
 @every_loss
-@every_link
+@pytest.mark.parametrize(
+    "link", [pytest.param(link, marks=pytest.mark.nightly if link in OF_A_KIND else ()) for link in LINKS]
+)
 def test_one_device_equals_eight(link, loss, small_network, x64):
     (one, expected), (eight, metrics) = (
         each.run(each.state, 0, 7) for each in (built(link, loss), built(link, loss, devices.AXIS))

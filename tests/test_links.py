@@ -23,6 +23,8 @@ from saddle_jax.optim.pgd import pgd
 from saddle_jax.optim.sam import sam
 from saddle_jax.optim.sse_sam import sse_sam
 
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
 TAIL = np.array([False, False, True])
 NONE, ALL = np.zeros(3, bool), np.ones(3, bool)
 PRIORS = np.array([0.6, 0.3, 0.1])

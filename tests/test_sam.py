@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import optimizations
 from golden_resnet import batch, config_of, global_norm, leaf, load, method_of, our_value, variables
 
 from saddle_jax.longtail import ClassStats
@@ -17,6 +18,8 @@ from saddle_jax.optim.sam import perturbation, sam, stable_norm
 from saddle_jax.schedules import make_schedules
 from saddle_jax.training.gradient import pass_like
 from saddle_jax.training.steps import init_state, make_train_step
+
+pytestmark = pytest.mark.usefixtures("compile_file_quickly")
 
 HESSIAN = jnp.diag(jnp.array([3.0, 0.5, -2.0]))
 
@@ -52,6 +55,7 @@ def test_quadratic_gradient_is_amplified_by_one_plus_rho_lambda(seed, x64):
 
 # Of the linear head, test_resnet_cifar.py has the reference's logits, and test_losses.py the reference's loss.
 @pytest.mark.parametrize(("head", "rho"), [pytest.param("linear", 0.8, marks=pytest.mark.nightly), ("normed", 0.05)])
+@optimizations(few=False)  # wide layers in float64: slow code takes longer than compiling
 def test_three_steps_of_resnet32_equal_the_reference(head, rho, x64):
     store = load(head)
     config = config_of(head)
