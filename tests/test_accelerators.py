@@ -60,7 +60,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+OF_A_KIND = ("pgd", "cnc_pgd", "asam", "focal_sam", "le_sam")  # with other links
+
+
+@pytest.mark.parametrize("way", [pytest.param(w, marks=pytest.mark.nightly if w in OF_A_KIND else ()) for w in WAYS])
 def test_every_way_to_train_lowers_for_gpus_and_tpus(way, request):
     if way in ENTRIES["optim.name"] and way != "sam":  # the other ways have the network
         request.getfixturevalue("small_network")

@@ -83,7 +83,17 @@ def test_a_sam_step_does_not_depend_on_micro_batches(axis_name, x64):
     assert metrics.perturbed_loss > 1.01 * metrics.loss
 
 
-@pytest.mark.parametrize("link", [link for link in LINKS if link not in ("sam", "cc_sam")])
+OF_A_KIND = ("pgd", "cnc_pgd", "asam", "focal_sam")  # with lpf_sgd, sam, and imbsam
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        pytest.param(link, marks=pytest.mark.nightly if link in OF_A_KIND else ())
+        for link in LINKS
+        if link not in ("sam", "cc_sam")
+    ],
+)
 def test_no_link_depends_on_micro_batches(link, x64):
     config, method = config_of("ce", link, rho=0.3), softmax_regression()
     order = np.random.default_rng(2).permutation(len(LABELS))

@@ -38,6 +38,11 @@ EVALUATIONS = {  # a step's, or those of seven steps
     **{"imbsam": 3, "cc_sam": 7 / 3, "sse_sam": [4] * 6 + [3], "focal_sam": 3, "le_sam": 2},
 }
 every_link = pytest.mark.parametrize("link", LINKS)
+# What tests/test_links.py has for every link, of gradients that are known. The others go with lpf_sgd, sam, and imbsam.
+OF_A_KIND = ("pgd", "cnc_pgd", "asam", "focal_sam")
+every_kind = pytest.mark.parametrize(
+    "link", [pytest.param(link, marks=pytest.mark.nightly if link in OF_A_KIND else ()) for link in LINKS]
+)
 every_loss = pytest.mark.parametrize(
     "loss", ["ldam", *(pytest.param(loss, marks=pytest.mark.nightly) for loss in ("ce", "vs"))]
 )
@@ -116,14 +121,8 @@ def test_a_step_is_finite_deterministic_and_goes_on_from_a_checkpoint(link, loss
     jax.tree.map(np.testing.assert_array_equal, (resumed, later), (end, metrics[3:]))
 
 
-# tests/test_links.py has this for every link, of a gradient that is known.
-OF_A_KIND = ("pgd", "cnc_pgd", "asam", "focal_sam")  # with lpf_sgd, sam, and imbsam
-
-
 @every_loss
-@pytest.mark.parametrize(
-    "link", [pytest.param(link, marks=pytest.mark.nightly if link in OF_A_KIND else ()) for link in LINKS]
-)
+@every_kind
 def test_one_device_equals_eight(link, loss, small_network, x64):
     (one, expected), (eight, metrics) = (
         each.run(each.state, 0, 7) for each in (built(link, loss), built(link, loss, devices.AXIS))
@@ -173,7 +172,7 @@ NOTHING = {f"{name}.{link.size}": (0.0,) for name, link in catalogue.ENTRIES["op
 NOTHING |= {"optim.batch_stats": "first"}
 
 
-@every_link
+@every_kind
 def test_without_a_radius_the_perturbed_loss_is_the_loss(link, small_network, x64):
     one = built(link, "ldam", without_radius=True)
     without_tail = batch_of(np.flatnonzero(LABELS < 4)[-32:], 1)
@@ -182,7 +181,7 @@ def test_without_a_radius_the_perturbed_loss_is_the_loss(link, small_network, x6
         np.testing.assert_allclose(metrics.perturbed_loss, metrics.loss, rtol=1e-12)
 
 
-@every_link
+@every_kind
 def test_without_a_radius_a_link_is_sgd(link, small_network, x64):
     reference, one = built("sgd", "ldam"), built(link, "ldam", without_radius=True)
     expected, _ = reference.run(reference.state, 0, 4)
