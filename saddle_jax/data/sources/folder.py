@@ -145,10 +145,15 @@ def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def image_files(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Return the image files below a folder by name, and the other files; hidden ones don't count."""
-    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+    """Return the image files below a folder by name, and the other files; what is hidden does not count."""
+    files = sorted(path for path in folder.rglob("[!.]*") if not _in_hidden(path, folder) and path.is_file())
     images = [path for path in files if path.suffix.lower() in formats.SUFFIXES]
     return images, [path for path in files if path.suffix.lower() not in formats.SUFFIXES]
+
+
+def _in_hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Return whether a path below a folder is in a hidden one there, such as .ipynb_checkpoints or .thumbnails."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def without_broken(found: Folders, most: float) -> Folders:
