@@ -171,7 +171,7 @@ class Run:
         Raises:
           DataError: the argument holds no images.
         """
-        return self._classifier.predict(inputs.of_python(images))
+        return self._classifier.predict(inputs.of_python(images, turn=self.config.data.exif_orientation))
 
     def evaluate(self, images: Any = None, labels: Sequence[Any] | None = None) -> Report:
         """Return the report on the run's test images, or on images of your own, as `--mode eval` writes it.

@@ -1,6 +1,7 @@
 """A trained run in use: predictions equal to evaluation's, in every form in which images come; the Python door."""
 
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -130,6 +131,27 @@ def test_every_form_of_images_gives_the_same(run, folders, tmp_path, evaluated):
         np.testing.assert_array_equal(found.logits_NC, evaluated[0], err_msg=str(form)[:80])
     one = run.predict(pixels[3])
     np.testing.assert_allclose(one.logits_NC, evaluated[0][3:4], rtol=1e-5, atol=1e-6)
+
+
+def test_a_pillow_image_is_what_its_file_is(tmp_path):
+    """Also one that is to be turned, one of 16 bits, and one with transparency, which are not Pillow's RGB levels."""
+    levels = np.random.default_rng(0).integers(0, 2**16, (6, 9), np.uint16)
+    colors = Image.fromarray(np.repeat((levels >> 8).astype(np.uint8), 3, axis=1).reshape(6, 9, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colors.save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    colors.save(tmp_path / "transparent.png", transparency=(1, 2, 3))
+    for name, turn in itertools.product(("turned.jpg", "deep.png", "transparent.png"), (True, False)):
+        image = Image.open(tmp_path / name)
+        (file,), (opened,) = (inputs.of_python(form, turn=turn) for form in (tmp_path / name, image))
+        (expected, found), _ = inputs.prepare([file, opened], (9, 6, 3), turn=turn)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{name} {turn}")
+        assert ("transparency" in image.info) == (name == "transparent.png")
+    with pytest.raises(DataError, match="image 1: can't be decoded .*32 bits"):
+        inputs.of_python([colors, colors.convert("F")], turn=True)
+    (item,) = inputs.of_python(np.asarray(colors.convert("RGBA")), turn=True)
+    assert item.content.shape == (6, 9, 4)
 
 
 def test_a_logit_adjustment_moves_the_logits(run, folders, evaluated):

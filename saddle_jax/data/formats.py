@@ -6,8 +6,10 @@ or decodes differently, comes here: palettes in a BMP, CMYK, GIFs with a frame s
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -42,6 +44,18 @@ _PNG_METADATA = (b"eXIf", b"exif", b"iTXt")  # in a PNG that may have an orienta
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
+@contextlib.contextmanager
+def _as_value_error() -> Iterator[None]:
+    """Raise what Pillow's decoders raise, which is almost anything, as a ValueError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+@_as_value_error()
 def decode(content: bytes, *, turn: bool) -> np.ndarray:
     """Return the pixels of an image's first picture, (H, W, 3) uint8: Pillow's `Image.open(...).convert("RGB")`.
 
@@ -55,21 +69,29 @@ def decode(content: bytes, *, turn: bool) -> np.ndarray:
     """
     try:
         with open_image(io.BytesIO(content)) as image:
-            image.load()
-            upright = image.transpose(_TURNS[at]) if turn and (at := _orientation(image)) in _TURNS else image
-            if upright.mode.startswith("I;16"):
-                return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-            if upright.mode in ("I", "F"):
-                raise ValueError("found levels of 32 bits, expected 8 or 16")
-            upright.info.pop("transparency", None)  # convert() would only warn about it
-            return np.asarray(upright.convert("RGB"))
+            return levels(image, turn=turn)
     except UnidentifiedImageError:
         kind = kind_of(content)
         raise ValueError(f"the header of this {kind} is damaged" if kind else f"not a {NAMES}") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's decoders raise almost anything
-        raise ValueError(str(error) or type(error).__name__) from error
+
+
+@_as_value_error()
+def levels(image: Image.Image, *, turn: bool) -> np.ndarray:
+    """Return the pixels of one of Pillow's images, as `decode` returns those of a file.
+
+    Raises:
+      ValueError: it can't be decoded.
+    """
+    image.load()
+    upright = image.transpose(_TURNS[at]) if turn and (at := _orientation(image)) in _TURNS else image
+    if upright.mode.startswith("I;16"):
+        return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    if upright.mode in ("I", "F"):
+        raise ValueError("found levels of 32 bits, expected 8 or 16")
+    if "transparency" in upright.info:  # convert() would only warn about it
+        upright = upright.copy()  # the image is its user's
+        del upright.info["transparency"]
+    return np.asarray(upright.convert("RGB"))
 
 
 def kind_of(content: bytes) -> str:

@@ -102,22 +102,23 @@ def _without_label(folder: pathlib.Path, line: str) -> str:
     return line if (folder / line).exists() else line.rpartition(" ")[0] or line
 
 
-def of_python(images: Any) -> list[Item]:
+def of_python(images: Any, *, turn: bool) -> list[Item]:
     """Return the images that a Python call gives.
 
     Args:
       images: a path; an array of pixels, (N, H, W[, K]) or (H, W[, K]); a Pillow image; or a list of any of these.
+      turn: turn Pillow's images as their EXIF orientation says, as `prepare` turns files.
 
     Raises:
-      DataError: it is none of these.
+      DataError: it is none of these, or one of Pillow's images can't be decoded.
     """
     if isinstance(images, str | pathlib.Path):
         return find([str(images)])
     if isinstance(images, Image.Image):
-        return [Item("image 0", pixels.as_array(images))]
+        images = [images]
     if _is_array(images):
         pixel_levels = np.asarray(images)
-        if pixel_levels.ndim == 2 or (pixel_levels.ndim == 3 and pixel_levels.shape[-1] in (1, 3)):
+        if pixel_levels.ndim == 2 or (pixel_levels.ndim == 3 and pixel_levels.shape[-1] in meaning.CHANNELS):
             pixel_levels = pixel_levels[None]
         return [Item(f"image {n}", image) for n, image in enumerate(meaning.images("images", pixel_levels).array)]
     if not isinstance(images, Iterable):
@@ -126,8 +127,14 @@ def of_python(images: Any) -> list[Item]:
     for number, one in enumerate(images):
         if not isinstance(one, str | pathlib.Path | Image.Image) and not _is_array(one):
             raise DataError(f"image {number}: found {type(one).__name__}, expected {_EXPECTED}")
+        if isinstance(one, Image.Image):
+            try:
+                items.append(Item(f"image {number}", formats.levels(one, turn=turn)))
+            except ValueError as error:
+                raise DataError(f"image {number}: can't be decoded ({error})") from error
+            continue
         is_named = isinstance(one, str | pathlib.Path)
-        items += [item if is_named else item._replace(name=f"image {number}") for item in of_python(one)]
+        items += [item if is_named else item._replace(name=f"image {number}") for item in of_python(one, turn=turn)]
     return items
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from saddle_jax.errors import DataError, did_you_mean
 
-_CHANNELS = (1, 3, 4)  # gray, colors, colors with transparency
+CHANNELS = (1, 3, 4)  # gray, colors, colors with transparency
 _LARGEST_LABEL = 999_999
 
 
@@ -46,7 +46,7 @@ def images(name: str, array: np.ndarray) -> Read:
     notes = []
     if array.ndim == 3:
         array = array[..., None]
-    elif array.shape[-1] not in _CHANNELS and array.shape[1] in _CHANNELS:
+    elif array.shape[-1] not in CHANNELS and array.shape[1] in CHANNELS:
         notes.append(f"{name} {array.shape} are treated as channels first: axis 1 has {array.shape[1]} of them")
         array = array.transpose(0, 2, 3, 1)
     if array.dtype == np.uint8:
