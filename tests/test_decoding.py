@@ -299,7 +299,7 @@ def test_bad_files_are_named_with_the_reason(tmp_path):
     assert lines.pop() == "  ... and 2 more"
     for kind, line in zip(list(BAD_FILES)[:10], lines, strict=True):
         assert line.startswith(f"  - {tmp_path}/{kind}: ") and "Error" not in line, line
-    assert lines[0].endswith("not a JPEG, PNG, GIF, BMP, WebP, or TIFF")
+    assert lines[0].endswith(": empty") and lines[4].endswith("not a JPEG, PNG, GIF, BMP, WebP, or TIFF")
     assert lines[2].endswith("Truncated File Read") and lines[5].endswith("the header of this GIF is damaged")
     look = streaming.make_whole_check(images)
     assert [bool(look(position)) for position in range(len(images))] == [False] + [True] * len(BAD_FILES)

@@ -137,6 +137,31 @@ def test_broken_files_are_left_out_and_told(tmp_path):
     assert "broken image files left out: 2" in splits.notes[0] and "bee/0.jpg: " in splits.notes[0]
 
 
+def test_a_png_damaged_inside_is_left_out_as_well(tmp_path):
+    """Its end is in place, so that only decoding it shows the damage. The fraction that the error suggests suffices."""
+    write(tmp_path / "train", {"a": 50, "b": 50})
+    damaged = write(tmp_path / "test", {"a": 2, "b": 2}) / "a" / "0.png"
+    for path in (damaged, tmp_path / "train" / "b" / "0.png"):
+        content = bytearray(path.read_bytes())
+        content[content.index(b"IDAT") + 6] ^= 0xFF
+        content[content.index(b"IDAT") + 7] ^= 0xFF
+        path.write_bytes(content)
+    assert pixels.problem_of(damaged) == ""
+    config = folder.get_config()
+    config.data.root, config.data.max_bad_fraction = str(tmp_path), 0.0
+    fitting.fit(config, {})
+    with pytest.raises(DataError, match=r"(?s)2 of 104 image files.*test/a/0.png: .*max_bad_fraction=0\.38$") as told:
+        sources.load(config)
+    config.data.max_bad_fraction = float(str(told.value).rpartition("=")[2])
+    splits = sources.load(config)
+    assert splits.available == 99 and len(splits.test.labels) == 3
+    assert "broken image files left out: 2" in splits.notes[0]
+    for path in (tmp_path / "test").rglob("*.png"):
+        path.write_bytes(damaged.read_bytes())
+    with pytest.raises(DataError, match="(?s)5 of 104 image files.*Fix: restore or remove them$"):
+        sources.load(config)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pixels_follow_exif_size_and_colors(tmp_path, orientation):
     image = Image.new("RGB", (16, 12), "white")

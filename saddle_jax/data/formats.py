@@ -67,6 +67,8 @@ def decode(content: bytes, *, turn: bool) -> np.ndarray:
     Raises:
       ValueError: it can't be decoded.
     """
+    if not content:
+        raise ValueError("empty")
     try:
         with open_image(io.BytesIO(content)) as image:
             return levels(image, turn=turn)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data import formats, pixels
 from saddle_jax.data.sources import folder
+from saddle_jax.errors import DataError
 
 _SAMPLED = 500  # images
 _SMALL = 96  # pixels: up to this size, images are held in memory for a network of small images
@@ -136,15 +137,25 @@ def _length(images: int, train: str) -> list[tuple[str, Any, str]]:
 
 
 def look(found: folder.Folders, paths: list[str]) -> Sample:
-    """Return what some evenly spaced images look like."""
+    """Return what some evenly spaced images look like. Those that can't be decoded are skipped.
+
+    Raises:
+      DataError: none of them can be decoded.
+    """
     places = np.unique(np.linspace(0, len(paths) - 1, min(_SAMPLED, len(paths))).astype(int))
     sizes, gray, parts = [], True, []
     for place in places:
         content = (found.root / paths[place]).read_bytes()
+        try:
+            image_HWK = formats.decode(content, turn=True)
+        except ValueError:  # the source, which decodes all images, leaves it out or names it
+            continue
         with formats.open_image(io.BytesIO(content)) as image:
             sizes.append(image.size)
             gray &= image.mode in ("1", "L", "LA", "I;16")
-        parts.append(pixels.read(content, 3, (32, 32) if max(sizes[-1]) > _SMALL else None).reshape(-1, 3))
+        parts.append(pixels.fit(image_HWK, 3, (32, 32) if max(sizes[-1]) > _SMALL else None).reshape(-1, 3))
+    if not parts:
+        raise DataError(f"none of {len(places):,} images in {found.root} can be decoded. Fix: restore them")
     levels = np.concatenate(parts) / 255.0
     channels = 1 if gray else 3
     mean, std = levels.mean(axis=0)[:channels], np.maximum(levels.std(axis=0)[:channels], 0.05)

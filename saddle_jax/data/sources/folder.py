@@ -19,6 +19,7 @@ from saddle_jax.experiment.catalogue import images_stay_encoded
 from saddle_jax.host.threads import R, in_stretches
 
 _SHOWN = 10
+_LARGEST_FRACTION = 0.99  # that is suggested for data.max_bad_fraction
 _THREADS = 16
 _STRETCH = 64  # files
 
@@ -46,16 +47,18 @@ def load(fields: Any, data: ConfigDict) -> Source:
       DataError: the folders hold no classes, or more image files are broken than data.max_bad_fraction allows.
     """
     del fields
-    found = without_broken(find(data.root), data.max_bad_fraction)
-    named = {split: np.array(files.paths) for split, files in found.splits.items()}
+    found = find(data.root)
+    images: dict[str, Any]
     if images_stay_encoded(data.source, data.augmentation, data.eval_resize):
-        parts = {
-            split: Images(ImageFiles(str(found.root), np.array([p.encode() for p in files.paths]), decoding(data)),
-                          files.labels_N)
+        found = without_broken(found, data.max_bad_fraction)
+        images = {
+            split: ImageFiles(str(found.root), np.array([path.encode() for path in files.paths]), decoding(data))
             for split, files in found.splits.items()
-        }  # fmt: skip
+        }
     else:
-        parts = {split: Images(_read(found.root, files, data), files.labels_N) for split, files in found.splits.items()}
+        found, images = _read(found, data)
+    named = {split: np.array(files.paths) for split, files in found.splits.items()}
+    parts = {split: Images(images[split], files.labels_N) for split, files in found.splits.items()}
     test, validation, notes = parts.get("test"), parts.get("validation"), found.notes
     if test is None and validation is not None:
         test, validation = validation, None
@@ -157,69 +160,83 @@ def _in_hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
 
 
 def without_broken(found: Folders, most: float) -> Folders:
-    """Return the files without those that are not whole images.
+    """Return the files without those that are not whole images, as far as that shows without decoding all of them.
 
     Raises:
       DataError: they are more than the fraction `most` of a split.
     """
-    splits, broken, too_many = {}, [], False
+
+    def look(path: str) -> str:
+        try:
+            return pixels.problem_of(found.root / path)
+        except OSError as error:
+            return error.strerror or str(error)
+
+    return _without(found, {split: _each(files.paths, look) for split, files in found.splits.items()}, most)
+
+
+def _without(found: Folders, problems: dict[str, list[str]], most: float) -> Folders:
+    """Return the files without the broken ones.
+
+    Args:
+      found: the files.
+      problems: split -> what is wrong with each of its files, or "".
+      most: the fraction of a split that may be broken.
+
+    Raises:
+      DataError: they are more.
+    """
+    splits, broken, worst = {}, [], 0.0
     for split, files in found.splits.items():
-        problems = _problems(found.root, files.paths)
-        kept = [place for place, problem in enumerate(problems) if not problem]
-        lines = [f"{path}: {problem}" for path, problem in zip(files.paths, problems, strict=True) if problem]
+        kept = [place for place, problem in enumerate(problems[split]) if not problem]
+        lines = [f"{path}: {problem}" for path, problem in zip(files.paths, problems[split], strict=True) if problem]
         broken += lines
-        too_many |= len(lines) > most * len(files.paths)
+        worst = max(worst, len(lines) / len(files.paths))
         splits[split] = Files([files.paths[place] for place in kept], files.labels_N[kept])
     if not broken:
         return found
     shown = first_lines(broken)
-    if too_many:
+    if worst > most:
         total = sum(len(files.paths) for files in found.splits.values())
+        fix = "Fix: restore or remove them"
+        if worst <= _LARGEST_FRACTION:
+            allowed = min(_LARGEST_FRACTION, 1.5 * worst)
+            fix += f", or leave them out: --config.data.max_bad_fraction={allowed:.2g}"
         raise DataError(
-            "\n".join(
-                [
-                    f"{len(broken):,} of {total:,} image files in {found.root} are broken",
-                    *shown,
-                    "Fix: restore or remove them, or leave them out: --config.data.max_bad_fraction="
-                    f"{min(0.99, 1.5 * len(broken) / total):.2g}",
-                ]
-            )
+            "\n".join([f"{len(broken):,} of {total:,} image files in {found.root} are broken", *shown, fix])
         )
     note = "\n".join([f"broken image files left out: {len(broken):,}", *shown])
     return found._replace(splits=splits, notes=(*found.notes, note))
 
 
-def _problems(root: pathlib.Path, paths: Sequence[str]) -> list[str]:
-    """Return what is wrong with each file, or ""."""
-
-    def look(path: str) -> str:
-        try:
-            return pixels.problem_of(root / path)
-        except OSError as error:
-            return error.strerror or str(error)
-
-    return _each(paths, look)
-
-
-def _read(root: pathlib.Path, files: Files, data: ConfigDict) -> np.ndarray:
-    """Return the images of a split as one array.
+def _read(found: Folders, data: ConfigDict) -> tuple[Folders, dict[str, np.ndarray]]:
+    """Return the files without those that can't be decoded, and the images of every split as one array.
 
     Raises:
-      DataError: they differ in size, or can't be decoded.
+      DataError: the images differ in size, or more are broken than data.max_bad_fraction allows.
     """
     channels, size = len(data.mean), (data.image_size, data.image_size) if data.image_size else None
 
     def read(path: str) -> np.ndarray | str:
         try:
-            return pixels.read((root / path).read_bytes(), channels, size, turn=data.exif_orientation)
-        except (OSError, ValueError) as error:
-            return f"  - {path}: {error}"
+            return pixels.read((found.root / path).read_bytes(), channels, size, turn=data.exif_orientation)
+        except OSError as error:
+            return error.strerror or str(error)
+        except ValueError as error:
+            return str(error)
 
-    images = _each(files.paths, read)
-    if problems := [image for image in images if isinstance(image, str)]:
-        fix = "Fix: restore or remove them"
-        raise DataError("\n".join([f"{len(problems):,} images in {root} can't be decoded", *problems[:_SHOWN], fix]))
-    sizes = {image.shape[:2]: path for path, image in zip(files.paths, images, strict=True)}
+    images = {split: _each(files.paths, read) for split, files in found.splits.items()}
+    problems = {split: [one if isinstance(one, str) else "" for one in some] for split, some in images.items()}
+    found = _without(found, problems, data.max_bad_fraction)
+    arrays = {}
+    for split, files in found.splits.items():
+        sound = [one for one in images.pop(split) if not isinstance(one, str)]
+        arrays[split] = _stacked(found.root, files.paths, sound)
+    return found, arrays
+
+
+def _stacked(root: pathlib.Path, paths: Sequence[str], images: Sequence[np.ndarray]) -> np.ndarray:
+    sizes = {image.shape[:2]: path for path, image in zip(paths, images, strict=True)}
     if len(sizes) > 1:
         shown = ", ".join(f"{path} {height} x {width}" for (height, width), path in list(sizes.items())[:3])
         raise DataError(
