@@ -72,6 +72,8 @@ def test_arrays(tmp_path):
     assert load(grey).train.images.shape == (35, 8, 8, 1)
     named = write_arrays(tmp_path / "n.npz", class_names=np.array(["cat", "dog", "owl"]))
     assert load(named).stats.names == ("cat", "dog", "owl")
+    named = write_arrays(tmp_path / "b.npz", class_names=np.char.encode(["café", "dog", "owl"], "utf-8"))
+    assert load(named).stats.names == ("café", "dog", "owl")
 
 
 def test_validation_images_leave_the_training_images(tmp_path):
@@ -102,6 +104,8 @@ def test_validation_images_leave_the_training_images(tmp_path):
             "test_labels: 'dgo' is not in the training labels. Did you mean dog",
         ),
         ({"class_names": np.array(["a", "b", "a"])}, "class_names: found 'a' twice"),
+        ({"class_names": np.array([b"caf\xe9", b"dog", b"owl"])}, r"class_names: found b'caf\\xe9', expected .* UTF-8"),
+        ({"train_labels": np.array([b"caf\xe9", b"dog"] * 30)}, "train_labels: found .* Fix: decode it before"),
         ({"train_labels": np.arange(60) - 1}, "found -1 at position 0"),
         ({"train_labels": np.full(60, 3_000_000_000)}, "found 3000000000 at position 0"),
         ({"train_images": np.uint8(3)}, r"found uint8 \(\)"),
@@ -183,6 +187,7 @@ def test_classes_are_ranked_by_size_whatever_their_labels(tmp_path, digits, prof
         ({"labels": lambda y: y.astype(np.float64)}, "train_labels of type float64 are treated as whole numbers"),
         ({"labels": lambda y: y.astype(str)}, "the numbers that they spell"),
         ({"labels": lambda y: NAMES[y]}, ""),
+        ({"labels": lambda y: np.char.encode(NAMES[y], "utf-8")}, ""),
         ({"images": lambda x: (x / 255).astype(np.float32)}, "from 0 to 1 are treated as levels"),
         ({"images": lambda x: x.astype(np.float64)}, "with whole numbers up to 255 are treated as levels"),
         ({"images": lambda x: x.astype(np.int64)}, ""),

@@ -46,9 +46,11 @@ def load(fields: Any, data: ConfigDict) -> Source:
                 f"{labels_key}: found {arrays[labels_key].dtype} {arrays[labels_key].shape}, expected one for each of "
                 f"the images {arrays[images_key].shape}"
             )
-    given = tuple(str(name) for name in arrays["class_names"].ravel()) if "class_names" in arrays else None
+    given: tuple[str, ...] | None = None
     labels = meaning.Labels({}, (), ())
     try:
+        if "class_names" in arrays:
+            given = tuple(meaning.as_text("class_names", arrays["class_names"]).ravel().tolist())
         labels = meaning.labels(
             {keys[1]: arrays[keys[1]] for keys in found.values()}, given, gaps=data.allow_empty_classes
         )

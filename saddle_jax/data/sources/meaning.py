@@ -117,6 +117,21 @@ def labels(found: dict[str, np.ndarray], class_names: tuple[str, ...] | None, *,
     return Labels({name: array.astype(np.int32) for name, array in flat.items()}, names, tuple(notes))
 
 
+def as_text(name: str, array: np.ndarray) -> np.ndarray:
+    """Return an array as text. Bytes are treated as UTF-8.
+
+    Raises:
+      DataError: they are not UTF-8.
+    """
+    try:
+        return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name}: found {error.object!r}, expected text in UTF-8. Fix: decode it before you save it, such as "
+            f"np.char.decode({name}, 'latin-1')"
+        ) from error
+
+
 def _flat(name: str, array: np.ndarray, class_names: tuple[str, ...]) -> tuple[np.ndarray, list[str]]:
     """Return labels as (N,) whole numbers or names, and what was not obvious."""
     form, notes = f"{array.dtype} {array.shape}", []
@@ -131,7 +146,7 @@ def _flat(name: str, array: np.ndarray, class_names: tuple[str, ...]) -> tuple[n
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "uifUS":
         raise DataError(f"{name}: found {form}, expected whole numbers or names, one for each image")
     if array.dtype.kind in "US":
-        text = array.astype(str)
+        text = as_text(name, array)
         if any(map(str.isdecimal, class_names)):  # such text names a class, and does not count it
             return text, notes
         if np.char.isdecimal(text).all() and np.char.str_len(text).max() <= len(str(_LARGEST_LABEL)):
