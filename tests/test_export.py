@@ -149,11 +149,15 @@ def test_the_function_is_what_evaluation_computes(birds, classifier, expected):
 def test_stablehlo_needs_only_jax(birds, classifier, expected, exported, tmp_path):
     photo = tmp_path / "a photo.png"
     jpeg_folder.photograph(3, 40, 30).save(photo)
+    bad = tmp_path / "bad.png"  # its second IDAT has another name, for which Pillow raises a SyntaxError
+    Image.effect_noise((400, 400), 100).save(bad)
+    bad.write_bytes(b"ID\0T".join(bad.read_bytes().rsplit(b"IDAT", 1)))
     np.save(tmp_path / "pixels.npy", birds[1])
-    arguments = [exported, tmp_path / "pixels.npy", tmp_path / "found.npz", photo, photo]
+    arguments = [exported, tmp_path / "pixels.npy", tmp_path / "found.npz", photo, bad, photo]
     command = [sys.executable, "-I", "-c", ELSEWHERE, *map(str, arguments)]
     environment = {**os.environ, **AS_SHIPPED}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert result.returncode == 3, result.stderr
     with np.load(tmp_path / "found.npz") as found:
         np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-5)
         np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-6)
@@ -161,7 +165,8 @@ def test_stablehlo_needs_only_jax(birds, classifier, expected, exported, tmp_pat
 
     predicted = classifier.predict(inputs.find([str(photo)]))
     line = f"{photo}: {predicted.classes[0]} {predicted.probabilities_NC.max():.3f}"
-    assert result.stdout.splitlines() == [line, line]
+    lines = result.stdout.splitlines()
+    assert lines == [line, lines[1], line] and lines[1].startswith(f"{bad}: not read: broken PNG file")
 
 
 def test_stablehlo_is_for_every_platform(exported):

@@ -83,7 +83,7 @@ if not sys.argv[1:] or sys.argv[1].startswith("-"):
 for path in sys.argv[1:]:
     try:
 {prepare}
-    except OSError as error:
+    except Exception as error:  # Pillow raises almost anything for a bad file
         print(f"{{path}}: not read: {{error}}")
         unread += 1
         continue
