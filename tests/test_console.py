@@ -20,7 +20,7 @@ progress.begin(1)
 progress.update(100, "loss 1.2345", "lr 0.1", *(f"another{n} 0.5" for n in range(5)))
 progress.evaluated("test step 100: accuracy 50.00  head 90.1  mid 60.2  tail 0.0")
 progress.say("note", "a remark that takes more than a line of any terminal, " * 3)
-print("from elsewhere [not markup]")
+print("from elsewhere [not markup] caf\\udce9")
 progress.update(300, "loss 1.0000", "lr 0.1")
 rows = [["accuracy", "50.00", "600 images in the [test] set"], ["tail", "0.0", "3: cat, lynx, ocelot"]]
 console.table(console.Table(["", "last and best on test", "classes"], rows, "lrl", "Test accuracy"))
@@ -31,7 +31,9 @@ console.say("done", "/a/folder")
 
 def environment(**changes):
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
-    return {**kept, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), **changes}
+    # As in a locale of UTF-8. Python's streams are laxer in the C locale.
+    fixed = {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8:strict"}
+    return {**kept, **fixed, **changes}
 
 
 @pytest.mark.parametrize("columns", [40, 80])
@@ -44,7 +46,7 @@ def test_a_terminal_of_any_width(columns, changes):
     assert [line for line in lines if len(line) > columns and not (changes and " step " in line)] == []
     assert ("\x1b[" in written) == (not changes)
     text = " ".join(lines)
-    assert "from elsewhere [not markup]" in lines and ("cat, lynx, ocelot" in text) == (columns == 80)
+    assert r"from elsewhere [not markup] caf\udce9" in lines and ("cat, lynx, ocelot" in text) == (columns == 80)
     live = ["compiling the step ... 0s", "epoch 1/3 ━", "33%  ETA ", "tail 0.0"]
     assert [part in text for part in live] == [not changes] * 4
     assert "another4" in text or changes

@@ -149,7 +149,8 @@ def test_the_function_is_what_evaluation_computes(birds, classifier, expected):
 def test_stablehlo_needs_only_jax(birds, classifier, expected, exported, tmp_path):
     photo = tmp_path / "a photo.png"
     jpeg_folder.photograph(3, 40, 30).save(photo)
-    bad = tmp_path / "bad.png"  # its second IDAT has another name, for which Pillow raises a SyntaxError
+    # Its second IDAT has another name, for which Pillow raises a SyntaxError.
+    bad = tmp_path / os.fsdecode(b"b\xe9.png")
     Image.effect_noise((400, 400), 100).save(bad)
     bad.write_bytes(b"ID\0T".join(bad.read_bytes().rsplit(b"IDAT", 1)))
     np.save(tmp_path / "pixels.npy", birds[1])
@@ -166,7 +167,8 @@ def test_stablehlo_needs_only_jax(birds, classifier, expected, exported, tmp_pat
     predicted = classifier.predict(inputs.find([str(photo)]))
     line = f"{photo}: {predicted.classes[0]} {predicted.probabilities_NC.max():.3f}"
     lines = result.stdout.splitlines()
-    assert lines == [line, lines[1], line] and lines[1].startswith(f"{bad}: not read: broken PNG file")
+    assert lines == [line, lines[1], line]
+    assert lines[1].startswith(rf"{tmp_path}/b\udce9.png: not read: broken PNG file")
 
 
 def test_stablehlo_is_for_every_platform(exported):

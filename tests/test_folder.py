@@ -1,6 +1,7 @@
 """Folders of images: what is found, left out, split, and chosen; and one clear error for each thing that is wrong."""
 
 import csv
+import os
 import shutil
 from collections import Counter
 
@@ -202,6 +203,16 @@ def test_settings_follow_from_the_images(tmp_path, size, mode, given, expected):
     assert len(config.data.mean) == (1 if mode == "L" and max(size) < 96 else 3)
     assert not any(note.startswith(f"{field}=") for field in given for note in notes)
     assert any(note.startswith("batch_size=32: about ") for note in notes)
+
+
+def test_names_that_are_not_text(tmp_path):
+    write(tmp_path, {"a": 2, "b": 2})
+    image, note = (tmp_path / "a" / os.fsdecode(b"caf\xe9" + suffix) for suffix in (b".png", b".txt"))
+    note.write_text("no image")
+    assert find(str(tmp_path)).notes[0].endswith(r"a/caf\xe9.txt")
+    shutil.copy(tmp_path / "a" / "0.png", image)
+    with pytest.raises(DataError, match=r"^1 names .* are not UTF-8\n  - a/caf\\xe9.png\nFix: rename them$"):
+        load(tmp_path)
 
 
 def test_images_of_two_depths_below_a_class(tmp_path):

@@ -191,6 +191,14 @@ def test_the_command_writes_every_probability_and_names_bad_images(run, folders,
         assert stored["problems"][4] and stored["classes"][0] == expected.classes[0]
 
 
+def test_a_name_that_is_not_text_is_shown_with_its_bytes(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    Image.new("L", (8, 8)).save(path)
+    for argument in (path, tmp_path, tmp_path / "*.png"):
+        (item,) = inputs.find([str(argument)])
+        assert item == (rf"{tmp_path}/caf\xe9.png", path)
+
+
 def test_what_is_no_image_is_told_at_once(run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"(?s)nothing.png: found no file.*empty: the folder has no image file"):

@@ -1,4 +1,4 @@
-"""Atomic file writes that survive a crash, and one error for every write that fails."""
+"""Atomic file writes that survive a crash, one error for every write that fails, and names of files as text."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def write_atomically(path: pathlib.Path, content: str | bytes, *, shared: bool =
             os.fsync(file.fileno())
         temporary.replace(path)
         sync(path.parent)
+
+
+def readable(name: str) -> str:
+    r"""Return the name of a file as it can be written anywhere: bytes that are not UTF-8 become \xe9 and the like."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def sync(path: pathlib.Path) -> None:

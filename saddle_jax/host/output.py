@@ -64,6 +64,7 @@ def _stream(number: int, old: TextIO | None) -> TextIO:
     old.flush()
     raw = _Unfailing(number)
     buffer = raw if old.write_through else io.BufferedWriter(raw)
+    errors = "backslashreplace" if old.errors == "strict" else old.errors  # such as for file names that are not UTF-8
     return io.TextIOWrapper(
-        buffer, old.encoding, old.errors, line_buffering=old.line_buffering, write_through=old.write_through
+        buffer, old.encoding, errors, line_buffering=old.line_buffering, write_through=old.write_through
     )

@@ -17,6 +17,7 @@ from saddle_jax.data.encoded import Contents, Decoding, Encoded
 from saddle_jax.data.sources import arrays, meaning
 from saddle_jax.data.sources.folder import image_files
 from saddle_jax.errors import DataError
+from saddle_jax.host.files import readable
 
 _LISTS = (".txt", ".csv", ".tsv")
 _KEYS = ("images", "test_images", "x_test", "train_images", "x_train")  # of an .npz, by preference
@@ -50,7 +51,7 @@ def find(arguments: Sequence[str]) -> list[Item]:
         problems.append("no images are named. Fix: name files, folders, globs in quotes, lists, or an .npz")
     if problems:
         raise DataError("\n".join(problems))
-    return items
+    return [item._replace(name=readable(item.name)) for item in items]
 
 
 def _of_argument(argument: str) -> Iterator[Item]:

@@ -80,6 +80,7 @@ model = jax.export.deserialize(bytearray((folder / "model.stablehlo").read_bytes
 unread = 0
 if not sys.argv[1:] or sys.argv[1].startswith("-"):
     sys.exit(__doc__)
+sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are not UTF-8
 for path in sys.argv[1:]:
     try:
 {prepare}

@@ -16,6 +16,7 @@ from saddle_jax.data.sources.base import SPLIT_WORDS, Images, Source, decoding
 from saddle_jax.data.sources.split import split_test
 from saddle_jax.errors import DataError, did_you_mean, first_lines
 from saddle_jax.experiment.catalogue import images_stay_encoded
+from saddle_jax.host.files import readable
 from saddle_jax.host.threads import R, in_stretches
 
 _SHOWN = 10
@@ -72,7 +73,7 @@ def find(root: str) -> Folders:
     """Return the image files below a root: root/<class>/*, or root/train/<class>/* with root/val, root/test, or both.
 
     Raises:
-      DataError: there are no such folders, or a split has a class that the training images lack.
+      DataError: there are no such folders, a split has a class that the training images lack, or names are not UTF-8.
     """
     if not root:
         raise DataError(
@@ -123,12 +124,18 @@ def find(root: str) -> Folders:
         if not paths:
             suffixes = " ".join(formats.SUFFIXES)
             raise DataError(f"data.root: no folder in {tops[split]} has an image file (expected {suffixes})")
-    notes = (
-        (f"files left out because their names are not those of images: {len(others):,}, e.g. {others[0]}",)
-        if others
-        else ()
-    )
+    _require_text(top, [path for files in splits.values() for path in files.paths])
+    left_out = "files left out because their names are not those of images"
+    notes = (f"{left_out}: {len(others):,}, e.g. {readable(str(others[0]))}",) if others else ()
     return Folders(top, names, splits, (*notes, *_too_high(top, classes["train"], splits["train"].paths)))
+
+
+def _require_text(root: pathlib.Path, paths: Sequence[str]) -> None:
+    """Check that the names of files are text, as a run's tables of images and TensorFlow need."""
+    strange = [shown for path in (str(root), *paths) if (shown := readable(path)) != path]
+    if strange:
+        found = f"{len(strange):,} names of files or folders are not UTF-8"
+        raise DataError("\n".join([found, *first_lines(strange), "Fix: rename them"]))
 
 
 def _too_high(root: pathlib.Path, classes: list[pathlib.Path], paths: list[str]) -> Iterator[str]:
