@@ -19,6 +19,7 @@ from saddle_jax.errors import DataError
 from saddle_jax.experiment.catalogue import images_stay_encoded
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.experiment.command_line import Command
+from saddle_jax.inference import inputs
 from saddle_jax.longtail import ClassStats
 from saddle_jax.modes import check
 
@@ -119,6 +120,9 @@ def test_other_forms_of_lists_are_taken(photos, tmp_path, form):
     assert found.content_hash == plain.content_hash
     assert found.stats.names == (tuple("bedac") if form == "one-word names" else plain.stats.names)
     assert found.notes == (("labels start at 1, so 1 to 5 are treated as the classes",) if form == "from 1" else ())
+    start = photos if form == "absolute paths" else tmp_path
+    items = inputs.find([str(paths["train"])])  # of images to classify
+    assert [item.content for item in items] == [start / path for path, _ in rows_of(photos, "train")]
 
 
 def test_one_list_with_a_column_of_splits_is_enough(photos, tmp_path):

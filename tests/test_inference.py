@@ -191,6 +191,57 @@ def test_the_command_writes_every_probability_and_names_bad_images(run, folders,
         assert stored["problems"][4] and stored["classes"][0] == expected.classes[0]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "my photo.png\n{0}\nscan",
+        "{0}\nmy photo.png\nscan",
+        "scan\n{0}\nmy photo.png",
+        "{0} 3\nmy photo.png 1\nscan 2",
+        'path\n"{0}"\nmy photo.png\nscan',
+        "Name\n{0}\nmy photo.png\nscan",
+        'file_name,label\n"{0}",x\nmy photo.png,y\nscan,\n',
+        'label,path\nx,"{0}"\ny,my photo.png\n,scan\n',
+        ',filepath,width\n0,"{0}",8\n1,my photo.png,8\n2,scan,8\n',
+        "split;image\nmine;{0}\n;my photo.png\n;scan\n",
+        'image,class,probability,problem,one\n"{0}",x,0.5,,0.5\nmy photo.png,y,1,,1\nscan,,,not an image,\n',
+        'my photo.png,1,train\n"{0}",2,train\nscan,2,train',
+    ],
+)
+def test_lists_of_images_need_no_labels(tmp_path, content):
+    """Also with a comma or a blank in a name, and with a name that does not end as those of images."""
+    names = ["2, 3/b.png", "my photo.png", "scan"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "list.txt").write_text(content.format(names[0]))
+    items = inputs.find([str(tmp_path / "list.txt")])
+    assert sorted(item.content for item in items) == sorted(tmp_path / name for name in names)
+
+
+def test_lists_that_name_no_images(tmp_path):
+    path = tmp_path / "list.csv"
+    for content, message in (
+        (b"\n", "has no line with a path. Fix: one line per image"),
+        (
+            b"path,label\na.png,1\n,2\n",
+            r"list.csv can't be used\nlines without a path: 1\n.*line 3: ',2', expected a path",
+        ),
+        (b"caf\xe9.png", "lines that are not UTF-8: 1"),
+        (b"cat,a.png", "found 'cat,a.png' in its first line, expected the names of its columns"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            inputs.find([str(path)])
+
+
+def test_a_glob_gives_each_file_once(folders):
+    files = sorted((folders / "test").rglob("*.png"))
+    for glob in ("**", "**/*", "*", "**/*.png", "*/"):
+        assert [item.content for item in inputs.find([f"{folders}/test/{glob}"])] == files, glob
+    assert len(inputs.find([f"{folders}/**/one"])) == 24
+
+
 def test_a_name_that_is_not_text_is_shown_with_its_bytes(tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
     Image.new("L", (8, 8)).save(path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import io
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from PIL import Image
 
 from saddle_jax.data import formats, inspection, pixels
 from saddle_jax.data.encoded import Contents, Decoding, Encoded
-from saddle_jax.data.sources import arrays, meaning
+from saddle_jax.data.sources import arrays, list_file, meaning
 from saddle_jax.data.sources.folder import image_files
 from saddle_jax.errors import DataError
 from saddle_jax.host.files import readable
@@ -35,7 +35,7 @@ def find(arguments: Sequence[str]) -> list[Item]:
     """Return the images that command-line arguments name, in the order of the arguments.
 
     An argument is an image file, a folder (all image files below it, by name), a glob, an .npz of images, or a list:
-    a .txt, .csv, or .tsv whose first column holds paths, absolute or relative to the list.
+    a .txt, .csv, or .tsv as for training, but labels may be missing. Its paths are absolute or relative to it.
 
     Raises:
       DataError: an argument names nothing. It reports all such arguments.
@@ -68,7 +68,7 @@ def _of_argument(argument: str) -> Iterator[Item]:
     if path.is_file():
         return iter([Item(argument, path)])
     if found := sorted(glob.glob(str(path), recursive=True)):
-        return (item for name in found for item in _of_argument(name))
+        return _of_glob(argument, found)
     raise DataError(f"{argument}: found no file, folder, or glob of that name")
 
 
@@ -81,26 +81,28 @@ def _of_arrays(argument: str, path: pathlib.Path) -> Iterator[Item]:
     return (Item(f"{argument}[{number}]", image) for number, image in enumerate(images))
 
 
+def _of_glob(argument: str, found: Sequence[str]) -> Iterator[Item]:
+    """Return the images of what a glob found, each file once: `**` finds folders and also what is in them."""
+    items: list[Item] = []
+    known = set(found)
+    for name in found:
+        if not os.path.isdir(name):
+            items += _of_argument(name)
+            continue
+        new = [file for file in image_files(pathlib.Path(name))[0] if str(file) not in known]
+        known.update(map(str, new))
+        items += [Item(str(file), file) for file in new]
+    if not items:
+        raise DataError(f"{argument}: found only folders without an image file ({' '.join(formats.SUFFIXES)})")
+    return iter(items)
+
+
 def _of_list(argument: str, path: pathlib.Path) -> Iterator[Item]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{argument}: can't be read as a list of paths ({error})") from error
-    separator = "\t" if "\t" in text else ","
-    if separator in text:
-        names = [row[0].strip() for row in csv.reader(io.StringIO(text), delimiter=separator) if row and row[0].strip()]
-    else:
-        names = [_without_label(path.parent, line.strip()) for line in text.splitlines() if line.strip()]
-    if names and names[0].lower() in ("path", "file", "filename", "image", "name"):
-        names = names[1:]
-    if not names:
-        raise DataError(f"{argument}: the list is empty")
-    return (Item(name, path.parent / name) for name in names)
-
-
-def _without_label(folder: pathlib.Path, line: str) -> str:
-    """Return the path in a line that may end in a label."""
-    return line if (folder / line).exists() else line.rpartition(" ")[0] or line
+    offenders = list_file.Offenders()
+    rows = list_file.read(path, offenders, labeled=False)
+    if offenders:
+        raise offenders.error(f"the image list {argument}")
+    return (Item(name, path.parent / name) for name in rows.paths)
 
 
 def of_python(images: Any, *, turn: bool) -> list[Item]:

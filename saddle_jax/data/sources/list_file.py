@@ -6,12 +6,16 @@
 In a `path label` line the label is the last word, so a path may contain spaces. A table has commas, semicolons, or
 tabs. Its first line may name the columns; without it there are two of them, path and label. A label is a number or the
 name of a class. Windows line endings, a byte order mark, trailing spaces, and empty lines are accepted.
+
+Images to classify need no labels: lines may be paths alone, and a table without names of columns may have any number of
+them, paths first.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
+import os
 import pathlib
 import posixpath
 from collections import defaultdict
@@ -43,12 +47,12 @@ class Offenders:
         """Add one problem, in a line of a list."""
         self._kinds[kind].append(f"{source.name} line {line}: {what}")
 
-    def error(self, root: str) -> DataError:
-        """Return the error that reports all problems of the lists of `root`."""
+    def error(self, lists: str) -> DataError:
+        """Return the error that reports all problems of `lists`, such as "the image list a.txt"."""
         lines = []
         for kind, found in self._kinds.items():
             lines += [f"{kind}: {len(found):,}", *first_lines(found, SHOWN)]
-        return DataError("\n".join([f"the image lists of {root} can't be used", *lines]))
+        return DataError("\n".join([f"{lists} can't be used", *lines]))
 
 
 class Rows(NamedTuple):
@@ -66,13 +70,16 @@ class _Form(NamedTuple):
 
     delimiter: str = ""  # "" is for `path label` lines
     path: int = 0  # columns
-    label: int = 1
+    label: int | None = 1  # None: there are no labels
     split: int | None = None
     has_header: bool = False
+    labeled: bool = True  # every line needs a label
 
     @property
     def expected(self) -> str:
         """What a line should hold."""
+        if not self.labeled:
+            return "a path"
         if self.has_header and self.delimiter:
             return "a path and a label, as the first line says"
         what = f"`path{self.delimiter}label`" if self.delimiter else "a path and a label"
@@ -84,8 +91,13 @@ def is_number(label: str) -> bool:
     return label.isascii() and label.isdecimal() and len(label) <= _DIGITS
 
 
-def read(source: pathlib.Path, offenders: Offenders) -> Rows:
+def read(source: pathlib.Path, offenders: Offenders, *, labeled: bool = True) -> Rows:
     """Read a list. Lines that can't be read become offenders.
+
+    Args:
+      source: the list.
+      offenders: where they go.
+      labeled: every image needs a label. Otherwise labels may be missing, and splits are not looked at.
 
     Raises:
       DataError: the file can't be read, or has no lines.
@@ -94,6 +106,7 @@ def read(source: pathlib.Path, offenders: Offenders) -> Rows:
         content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise DataError(f"{source} can't be read ({error})") from error
+    wanted = "a path and a label" if labeled else "a path"
     form: _Form | None = None
     found = Rows(source, [], [], [], [])
     sound = True
@@ -107,13 +120,13 @@ def read(source: pathlib.Path, offenders: Offenders) -> Rows:
         if not line:
             continue
         if form is None:
-            form = _form_of(line, source)
+            form = _form_of(line, source) if labeled else _unlabeled_form(line, source)
             if form.has_header:
                 continue
         path, label, split = _parts(line, form)
-        if not path or not label:
+        if not path or (labeled and not label):
             what = f"{line[:200]!r}, expected {form.expected}"
-            offenders.add("lines without a path and a label", source, number, what)
+            offenders.add(f"lines without {wanted}", source, number, what)
             sound = False
             continue
         if form.split is not None and split.lower() not in SPLIT_WORDS:
@@ -124,7 +137,8 @@ def read(source: pathlib.Path, offenders: Offenders) -> Rows:
         found.lines.append(number)
         found.splits.append(SPLIT_WORDS.get(split.lower(), ""))
     if sound and not found.paths:
-        raise DataError(f"{source} has no line with a path and a label. Fix: one line per image, e.g. cats/001.jpg 0")
+        example = "cats/001.jpg 0" if labeled else "cats/001.jpg"
+        raise DataError(f"{source} has no line with {wanted}. Fix: one line per image, e.g. {example}")
     return found if form and form.split is not None else found._replace(splits=None)
 
 
@@ -133,9 +147,12 @@ def _parts(line: str, form: _Form) -> tuple[str, str, str]:
     if not form.delimiter:
         path, _, label = line.replace("\t", " ").rpartition(" ")
         is_image = posixpath.splitext(label)[1].lower() in formats.SUFFIXES  # the end of a path without a label
+        if not form.labeled and (form.label is None or is_image or not path):
+            cells = _cells(line, _DELIMITERS[0])  # of a table with a single column, a path with commas has quotes
+            return cells[0] if len(cells) == 1 else line, "", ""
         return path.rstrip(), "" if is_image else label, ""
     cells = _cells(line, form.delimiter)
-    if not form.has_header and len(cells) != 2:
+    if form.labeled and not form.has_header and len(cells) != 2:
         return "", "", ""
     path, label, split = (
         "" if column is None or column >= len(cells) else cells[column]
@@ -151,10 +168,7 @@ def _form_of(line: str, source: pathlib.Path) -> _Form:
       DataError: it is a table whose columns can't be identified.
     """
     for delimiter in _DELIMITERS:
-        names = [cell.lower().replace(" ", "_") for cell in _cells(line, delimiter)]
-        path, label, split = (
-            next((names.index(name) for name in known if name in names), None) for known in (_PATH, _LABEL, _SPLIT)
-        )
+        path, label, split = (_column(line, delimiter, known) for known in (_PATH, _LABEL, _SPLIT))
         if path is not None and label is not None:
             return _Form(delimiter, path, label, split, has_header=True)
     words = line.lower().split()
@@ -177,6 +191,31 @@ def _form_of(line: str, source: pathlib.Path) -> _Form:
         f"{source}: found {line[:200]!r} in its first line, expected the names of its columns: path, label, and "
         f"optionally split. Fix: a first line such as {delimiter.join(('path', 'label', 'split'))!r}"
     )
+
+
+def _unlabeled_form(line: str, source: pathlib.Path) -> _Form:
+    """Return the form of a list in which labels may be missing, from its first line.
+
+    Raises:
+      DataError: it is a table whose columns can't be identified.
+    """
+    for delimiter in _DELIMITERS:
+        if (path := _column(line, delimiter, (*_PATH, "name"))) is not None:
+            is_table = len(_cells(line, delimiter)) > 1
+            return _Form(delimiter if is_table else "", path, None, has_header=True, labeled=False)
+    if os.path.isfile(source.parent / line):
+        return _Form(label=None, labeled=False)
+    for delimiter in _DELIMITERS:
+        cells = _cells(line, delimiter)
+        if len(cells) > 1 and cells[0].lower().endswith(formats.SUFFIXES):
+            return _Form(delimiter, label=None, labeled=False)
+    return _form_of(line, source)._replace(labeled=False)
+
+
+def _column(line: str, delimiter: str, known: tuple[str, ...]) -> int | None:
+    """Return which column of a table's first line has one of these names; of several, the first of the names counts."""
+    names = [cell.lower().replace(" ", "_") for cell in _cells(line, delimiter)]
+    return next((names.index(name) for name in known if name in names), None)
 
 
 def _cells(line: str, delimiter: str) -> list[str]:

@@ -63,14 +63,14 @@ def load(data: ConfigDict) -> Lists:
     offenders = Offenders()
     tables = {path: list_file.read(path, offenders) for path in dict.fromkeys(files.values())}
     if offenders:
-        raise offenders.error(root)
+        raise offenders.error(f"the image lists of {root}")
     parts, notes = _parts(files, tables)
     parts = {split: rows._replace(paths=_under(root, rows, offenders)) for split, rows in parts.items()}
     written = _written_labels(parts, offenders)
     _find_repeated(parts.values(), offenders)
     _find_missing(root, parts.values(), offenders)
     if offenders:
-        raise offenders.error(root)
+        raise offenders.error(f"the image lists of {root}")
     labels = _number(written, data)
     listed = {
         split: Listed(rows.source, rows.paths, labels.labels[split], np.array(rows.lines, np.int64))
