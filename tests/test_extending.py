@@ -69,7 +69,7 @@ for arguments in json.loads(sys.argv[1]):
 def all_told(folder, commands, expected):
     """Run commands that end with the same code; return what each prints."""
     # -P: as with a script, Python does not look for modules in the working directory.
-    printed = in_process(["-P", "-c", SEVERAL, json.dumps(commands)], folder).stdout
+    printed = in_process(["-P", "-c", SEVERAL, json.dumps([list(map(in_smoke, c)) for c in commands])], folder).stdout
     *told, rest = printed.split(f"\nended with {expected}\n")
     assert len(told) == len(commands) and not rest, printed
     return told
@@ -93,7 +93,7 @@ def trained(outside):
     """What the page's commands print. The first one has a process of its own, as they are typed."""
     short = ["--config.duration=4 steps", "--config.eval.every=2 steps", "--config.checkpoint_every=2 steps"]
     first, *others = [
-        [*map(in_smoke, command), f"--workdir={workdir_of(number, outside)}", *short, "--config.log_every=1 steps"]
+        [*command, f"--workdir={workdir_of(number, outside)}", *short, "--config.log_every=1 steps"]
         for number, command in enumerate(COMMANDS)
     ]
     return [run(outside, *first), *all_told(outside, others, 0)]
@@ -113,7 +113,7 @@ def test_an_entry_from_outside_trains(number, trained, outside):
 def test_runs_with_entries_from_outside_in_use(outside, tmp_path):
     workdir = workdir_of(0, outside)
     # Somebody else's run: its code is named, and imported with a flag only; training beside it imports nothing either.
-    other = [in_smoke("--config=digits_lt:ce_sam"), f"--workdir={workdir}"]
+    other = ["--config=digits_lt:ce_sam", f"--workdir={workdir}"]
     stranger, refused = all_told(tmp_path, [other, ["--mode=eval", f"--workdir={workdir}"]], 2)
     assert "names code from outside" in stranger
     assert "names code from outside" in refused and "my_package.losses:balanced" in refused
@@ -158,7 +158,6 @@ def test_what_does_not_fulfil_the_contract_is_refused_in_words(tmp_path):
         ("optim.name", "sam", "rename the entry"),
     )
     commands = [[*start, f"--config.{field}=my_package.wrong:{name}"] for field, name, _ in cases]
-    commands = [list(map(in_smoke, command)) for command in commands]
     for found, (_, _, words) in zip(all_told(folder, commands, 2), cases, strict=True):
         assert words in found
 
