@@ -58,7 +58,9 @@ def train(
     changes = dict(fields or {})
     changes |= {"data.root": str(root)} if root is not None else {}
     changes |= {"data.path": str(path)} if path is not None else {}
-    done, _, notes = configure.from_python(config, _NO_WATCHDOG | changes)
+    done, _, notes = configure.from_python(
+        config, _NO_WATCHDOG | changes, lambda config: not config_lib.has_saved(config, workdir)
+    )
     if done.num_seeds != 1:
         raise ConfigError(
             "num_seeds: found several, expected 1. Fix: call train once for each seed, or use the command"

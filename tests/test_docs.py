@@ -13,6 +13,7 @@ from PIL import Image
 
 from benchmarks import recipes
 from saddle_jax.experiment import command_line, config_file, help
+from saddle_jax.experiment.catalogue.published import PUBLISHED
 
 PAGES = [
     *ROOT.glob("*.md"),
@@ -109,8 +110,11 @@ WITH_COMMANDS = [path for path in [*PAGES, *CONFIGS] if commands_of(path) and pa
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the commands name: folders of images, runs, and a checkpoint."""
+    """What the commands name: folders of images, published weights, runs, and a checkpoint."""
     folder = tmp_path_factory.mktemp("commands")
+    (folder / "weights").mkdir()
+    for one in PUBLISHED.values():
+        (folder / "weights" / one.file).touch()
     for of in ("cat", "lynx"):
         (folder / "my_images" / of).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(folder / "my_images" / of / "1.png")

@@ -18,11 +18,13 @@ from small_runs import small_config, train, write_weights
 from torch_libraries import library
 
 from configs.pretrained import cifar10_lt, cifar100_lt, folder, imagenet_lt, inat18, places_lt, recipes
+from saddle_jax import api
 from saddle_jax.data import sources
 from saddle_jax.data.encoded import Decoding, ImageFiles
 from saddle_jax.data.sources import Images
-from saddle_jax.errors import CheckpointError, ConfigError
-from saddle_jax.experiment import checks
+from saddle_jax.errors import CheckpointError, ConfigError, DataError
+from saddle_jax.experiment import checks, command_line
+from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.catalogue import ENTRIES
 from saddle_jax.experiment.catalogue.published import PUBLISHED
 from saddle_jax.inference import to_safetensors
@@ -249,6 +251,32 @@ def test_a_missing_file_is_told_with_the_command_that_gets_it(tmp_path):
         train(config, tmp_path / "run")
     assert f"curl -L -o {tmp_path}/resnet18-f37072fd.pth https://" in str(told.value)
     assert "SHA-256 begins with f37072fd" in str(told.value)
+
+
+def test_a_missing_file_is_told_before_the_images_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["main.py", "--config=pretrained/folder", "--config.data.root=nowhere", "--workdir=mine"]
+
+    def told(mode):
+        with pytest.raises((ConfigError, DataError)) as error:
+            command_line.parse([*command, f"--mode={mode}"])
+        return str(error.value)
+
+    def save(workdir):
+        (workdir / "checkpoints" / "4").mkdir(parents=True)
+        (workdir / "config.json").write_text(config_lib.to_json(folder.get_config()))
+
+    for mode in ("train", "check"):
+        assert told(mode).count("curl -L -o weights/resnet18-f37072fd.pth https://") == 1
+    with pytest.raises(ConfigError, match="found no file 'weights/resnet18-f37072fd.pth'"):
+        api.train("pretrained/folder", root="nowhere")
+    for saved in ("mine", "runs/images-01234567-s0/seed-1"):  # which have their weights
+        save(tmp_path / saved)
+    assert "nowhere can't be listed" in told("train")
+    with pytest.raises(DataError, match="nowhere can't be listed"):
+        api.train("pretrained/folder", root="nowhere")
+    with pytest.raises(ConfigError, match="found no file"):
+        api.train("pretrained/folder:net=vit_s16", root="nowhere")
 
 
 @pytest.mark.parametrize(

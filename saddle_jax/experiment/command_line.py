@@ -170,7 +170,8 @@ def parse(argv: list[str]) -> Command:
         if FLAGS.workdir and not named and stored.is_file() and FLAGS.mode != "report":
             configured = configure.of_run(stored.read_bytes(), overrides, trusted=FLAGS.import_code)
         else:
-            configured = configure.from_file(named[-1].partition("=")[2] if named else _DEFAULT_CONFIG, overrides)
+            name = named[-1].partition("=")[2] if named else _DEFAULT_CONFIG
+            configured = configure.from_file(name, overrides, _needs_weights)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
     config = configured.config
@@ -199,6 +200,13 @@ def parse(argv: list[str]) -> Command:
         images=images,
         **{name: FLAGS[name].value for name in _PASSED_ON},
     )
+
+
+def _needs_weights(config: ConfigDict) -> bool:
+    """Return whether the command needs the file of the run's first weights in this process."""
+    trains = FLAGS.mode == "train" and not FLAGS.distributed  # else, only the first process may have the file
+    takes_a_step = FLAGS.mode == "check" and FLAGS.target is None
+    return (trains or takes_a_step) and not config_lib.has_saved(config, FLAGS.workdir)
 
 
 def _join_values(arguments: list[str]) -> list[str]:

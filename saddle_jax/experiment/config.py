@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,6 +108,22 @@ def default_workdir(config: ml_collections.ConfigDict) -> str:
     """Return the directory that the same config and (first) seed always get."""
     first = "s" if config.num_seeds == 1 else "from-s"
     return f"runs/{config.name}-{fingerprint(config)}-{first}{config.seed}"
+
+
+def has_saved(config: ml_collections.ConfigDict, workdir: str | pathlib.Path | None) -> bool:
+    """Return whether the config's run has a checkpoint.
+
+    Args:
+      config: before it is fitted to its images, which may change the run's default name.
+      workdir: the run's directory; by default, any in runs/ whose run began with the same file of weights.
+    """
+    folders = [pathlib.Path(workdir).expanduser()] if workdir else [*pathlib.Path("runs").glob("*")]
+    weights = "" if workdir else f'"weights": {json.dumps(config.model.weights)}'
+    for run in (run for folder in folders for run in (folder, *folder.glob("seed-*"))):
+        with contextlib.suppress(OSError):
+            if any((run / "checkpoints").iterdir()) and weights in (run / "config.json").read_text():
+                return True
+    return False
 
 
 def _as_tuples(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -12,9 +12,11 @@ from ml_collections import ConfigDict, config_flags
 from saddle_jax.errors import ConfigError, did_you_mean
 from saddle_jax.experiment import arguments, catalogue, config_file, schema
 from saddle_jax.experiment import config as config_lib
+from saddle_jax.experiment.catalogue import published
 from saddle_jax.experiment.checks import problems_of
 from saddle_jax.experiment.fields import described_type
 
+NeedsWeights = Callable[[ConfigDict], bool]
 _PROGRAM = "main.py"  # config_flags wants a name
 
 
@@ -26,8 +28,14 @@ class Configured(NamedTuple):
     notes: list[str]  # what was chosen from the images, and why
 
 
-def from_file(name: str, overrides: Sequence[str] = ()) -> Configured:
+def from_file(name: str, overrides: Sequence[str] = (), needs_weights: NeedsWeights | None = None) -> Configured:
     """Return the config that `FILE[:ARGUMENTS]` names, with `--config.FIELD=VALUE` overrides.
+
+    Args:
+      name: of the file, with the recipe's arguments.
+      overrides: the values that the user sets on top.
+      needs_weights: whether a run of the config needs the file of its first weights. If so, it is looked for before
+        the images are.
 
     Raises:
       ConfigError: the file can't be loaded.
@@ -36,7 +44,7 @@ def from_file(name: str, overrides: Sequence[str] = ()) -> Configured:
     loaded = _with_own_fields(config_file.load(name), ())
     # Fields that the file sets to no effect. Other problems also show in the final config, unless overrides fix them.
     in_vain = [problem for problem in problems_of(loaded) if problem not in problems_of(loaded, loaded)]
-    return _configure(loaded, overrides, in_vain, given=arguments.fields_of(name.partition(":")[2]))
+    return _configure(loaded, overrides, in_vain, arguments.fields_of(name.partition(":")[2]), needs_weights)
 
 
 def of_run(content: bytes, overrides: Sequence[str] = (), *, trusted: bool = False) -> Configured:
@@ -44,8 +52,13 @@ def of_run(content: bytes, overrides: Sequence[str] = (), *, trusted: bool = Fal
     return _configure(config_lib.from_json(content, trusted=trusted), overrides, [])
 
 
-def from_python(config: str | ConfigDict, fields: Mapping[str, Any]) -> Configured:
+def from_python(config: str | ConfigDict, fields: Mapping[str, Any], needs_weights: NeedsWeights) -> Configured:
     """Return the config that a Python program names or gives, with the values that it sets by the fields' names.
+
+    Args:
+      config: a name as `from_file` takes it, or a config.
+      fields: values by field.
+      needs_weights: as `from_file` takes it.
 
     Raises:
       ConfigError: reports everything that is wrong.
@@ -53,16 +66,20 @@ def from_python(config: str | ConfigDict, fields: Mapping[str, Any]) -> Configur
     """
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     if isinstance(config, str):
-        found = from_file(config, overrides)
+        found = from_file(config, overrides, needs_weights)
     else:
-        found = _configure(_with_own_fields(config, ()), overrides, [], given=())
+        found = _configure(_with_own_fields(config, ()), overrides, [], (), needs_weights)
     if found.problems:
         raise ConfigError(list(dict.fromkeys(found.problems)))
     return found
 
 
 def _configure(
-    loaded: ConfigDict, overrides: Sequence[str], own: list[str], given: Collection[str] | None = None
+    loaded: ConfigDict,
+    overrides: Sequence[str],
+    own: list[str],
+    given: Collection[str] | None = None,
+    needs_weights: NeedsWeights | None = None,
 ) -> Configured:
     """Return the config with the overrides.
 
@@ -70,15 +87,19 @@ def _configure(
       own: problems of the config before them.
       given: fields that the recipe's arguments set, so that `data.fit_to_images` leaves them alone; None: a run's
         config, which fits its images already.
+      needs_weights: see `from_file`.
     """
     overrides = list({_field_of(override): override for override in overrides}.values())  # the last of each field
     base = _with_own_fields(loaded, overrides)
     wrong = {o: problem for o in overrides if (problem := _override_problem(o, base))}
     config = _overridden([o for o in overrides if o not in wrong], base)
-    notes: list[str] = []
+    problems, notes = list(wrong.values()), list[str]()
     if given is not None and config.data.fit_to_images and not wrong:
-        notes = catalogue.fit(config, {*given, *map(_field_of, overrides)})
-    return Configured(config, [*wrong.values(), *own, *problems_of(config, base)], notes)
+        if needs_weights and needs_weights(config):
+            problems += published.missing(config)
+        if not problems:
+            notes = catalogue.fit(config, {*given, *map(_field_of, overrides)})
+    return Configured(config, [*problems, *own, *problems_of(config, base)], notes)
 
 
 def _with_own_fields(loaded: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

@@ -34,6 +34,8 @@ def run(command: Command) -> int:
 
     config, workdir = command.config, pathlib.Path(command.workdir)
     plan.require_directory(workdir)
+    runs = seeds.first_runs(config, workdir)
+    origins = [origin.find(run_config, folder) for run_config, folder in runs]
     with console.doing("reading the images"):
         splits = sources.load(config)
     program = make_program(config, splits)
@@ -45,15 +47,10 @@ def run(command: Command) -> int:
         print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     else:
         console.table(_stages(state.params))
-    runs = seeds.first_runs(config, workdir)
     feed = Feed([config for config, _ in runs], [splits] * len(runs), program)
     segment = next(feed.segments(0, 1, lambda _: True))
     start = jax.device_get(state)
-    states = []
-    for run_config, folder in runs:
-        found = origin.find(run_config, folder)
-        states.append(found.adopt(start, splits)[0] if found else start)
-    state = stack(states)
+    state = stack([found.adopt(start, splits)[0] if found else start for found in origins])
     with console.doing("compiling the training step"):
         function, arguments = feed.call(state, feed.blank_segment(feed.longest))
         memory = compiled.memory_of(function.lower(*arguments).compile())

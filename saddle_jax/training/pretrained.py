@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError, first_lines
-from saddle_jax.experiment.catalogue.published import how_to_get
+from saddle_jax.experiment.catalogue import published
 from saddle_jax.models.adapters import ADAPTERS
 from saddle_jax.training.state import TrainState
 from saddle_jax.weights import names, publishers, weight_file
@@ -70,10 +70,9 @@ def find(config: ConfigDict) -> FileOrigin | None:
     model = config.model
     if not model.weights:
         return None
+    if problems := published.missing(config):
+        raise ConfigError(problems)
     path = pathlib.Path(model.weights).expanduser()
-    if not path.is_file():
-        fix = how_to_get(model.weights, model.name)
-        raise ConfigError(f"model.weights: found no file {str(path)!r}. {fix}")
     return FileOrigin(path, pathlib.Path(model.class_vectors).expanduser() if model.class_vectors else None)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import pathlib
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 _IMAGENET = {"data.mean": (0.485, 0.456, 0.406), "data.std": (0.229, 0.224, 0.225)}
 _HALF = {"data.mean": (0.5, 0.5, 0.5), "data.std": (0.5, 0.5, 0.5)}
 _CLIP = {"data.mean": (0.48145466, 0.4578275, 0.40821073), "data.std": (0.26862954, 0.26130258, 0.27577711)}
@@ -76,7 +78,15 @@ PUBLISHED = {
 }
 
 
-def how_to_get(path: str, model: str) -> str:
+def missing(config: ConfigDict) -> list[str]:
+    """Return a problem if `model.weights` names a file that is not there, with the command that gets it."""
+    path = pathlib.Path(config.model.weights).expanduser()
+    if not config.model.weights or path.is_file():
+        return []
+    return [f"model.weights: found no file {str(path)!r}. {_how_to_get(config.model.weights, config.model.name)}"]
+
+
+def _how_to_get(path: str, model: str) -> str:
     """Return the fix for a missing file: the command for this very file, or for all that fit the network."""
     wanted = pathlib.Path(path)
     own = [one for one in PUBLISHED.values() if one.file == wanted.name]
