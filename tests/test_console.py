@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import terminal
 from conftest import ROOT
+
+from saddle_jax.host import console
 
 SAYS = """
 from saddle_jax.host import console, output
@@ -67,6 +70,17 @@ def test_a_log_gets_a_line_for_each_fact():
         "tail                        0.0  3: cat, lynx, ocelot",
         "done   /a/folder",
     ]
+
+
+def test_a_log_is_told_what_takes_long_while_it_does(capsys, monkeypatch):
+    monkeypatch.setattr(console, "_LONG", 0.1)
+    with console.doing("reading the images"):
+        time.sleep(0.5)
+        assert capsys.readouterr().out == "now    reading the images ...\n"
+    for quiet in (True, False):
+        with console.doing("a short thing", quiet=quiet):
+            time.sleep(0.5 * quiet)
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.faults("O1")

@@ -14,9 +14,12 @@ import os
 import shutil
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from saddle_jax.host.threads import beside
 
 if TYPE_CHECKING:
     import rich.console
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 LOG_COLUMNS = 80  # width of a table in a log
 _WIDEST = 100  # the most columns that a panel takes
 _NARROWEST = 8  # the fewest columns that wrapped text gets
+_LONG = 2.0  # seconds after which a log says what is being done
 _STYLES = {"note": "yellow", "error": "bold red", "done": "bold green", "eval": "cyan"}  # for a line's first word
 
 
@@ -138,12 +142,18 @@ def lines(text: str) -> None:
 
 @contextlib.contextmanager
 def doing(what: str, *, quiet: bool = False) -> Iterator[None]:
-    """While the block runs, show `what` on a terminal, with the time that has passed. A log gets nothing."""
+    """While the block runs, show `what` on a terminal, with a clock. A log gets a line if the block takes seconds."""
     began = time.monotonic()
+
+    def tell(ended: threading.Event) -> None:
+        if not ended.wait(_LONG):
+            say("now", f"{what} ...")
+
     if not quiet:
         show(lambda: clock(what, began))
     try:
-        yield
+        with contextlib.nullcontext() if quiet or is_live() else beside(tell, "slow"):
+            yield
     finally:
         hide()
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from saddle_jax.data import formats, pixels
 from saddle_jax.data.sources import folder
 from saddle_jax.errors import DataError
+from saddle_jax.host import console
 
 _SAMPLED = 500  # images
 _SMALL = 96  # pixels: up to this size, images are held in memory for a network of small images
@@ -39,9 +40,10 @@ def fit(config: ConfigDict, given: Collection[str]) -> list[str]:
     Raises:
       DataError: there are no images, or too many are broken.
     """
-    found = folder.without_broken(folder.find(config.data.root), config.data.max_bad_fraction)
-    train = found.splits["train"]
-    sample = look(found, train.paths)
+    with console.doing("looking at the images"):
+        found = folder.without_broken(folder.find(config.data.root), config.data.max_bad_fraction)
+        train = found.splits["train"]
+        sample = look(found, train.paths)
     images = len(train.paths) - round(len(train.paths) * _held_out(config, found.splits.keys()))
     name = f"{found.root.resolve().name}{config.name.removeprefix('folder')}".removesuffix("-as_is")
     chosen = [("name", name, ""), *_sizes(config, given, sample), *_length(images, config.model.train)]
