@@ -1,5 +1,6 @@
 """Whole runs on a folder of real JPEGs: the same after an interruption, bad images named or masked, spectra."""
 
+import csv
 import json
 import os
 import pathlib
@@ -10,13 +11,18 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
-from jpeg_folder import BY_SIZE, list_config, write_folder
+from jpeg_folder import BY_SIZE, list_config, photograph, write_folder
+from PIL import ExifTags, Image, ImageOps
 from small_runs import program_of, train
 
+import saddle_jax
+from saddle_jax import modes
 from saddle_jax.data import sources
 from saddle_jax.data.feeds import evaluation
 from saddle_jax.data.order import evaluation_slots, slots_at
 from saddle_jax.errors import ConfigError, DataError, Preempted
+from saddle_jax.experiment import command_line
+from saddle_jax.inference import to_stablehlo
 from saddle_jax.spectra import plan
 from saddle_jax.spectra import results as spectra_results
 from saddle_jax.spectra.spectrometer import Spectrometer
@@ -25,6 +31,8 @@ from saddle_jax.training.feed import Feed
 from saddle_jax.training.program import make_program
 
 pytestmark = pytest.mark.usefixtures("compile_file_quickly")
+
+FORMATS = (".jpg", ".png", ".webp", ".tif")
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +206,52 @@ def test_the_command_line_trains_on_files(photos, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "40 training images (10 held out), 5 classes of 14 to 1; 15 test images" in result.stdout
     assert "best on validation" in result.stdout
+
+
+def write_photographs(root):
+    """Write photographs of many sizes and formats, one folder per class; some lie on their side, and two are broken."""
+    for label, (name, count) in enumerate({"emu": 6, "kiwi": 13, "owl": 21}.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            seed = 100 * label + number
+            photo, suffix = photograph(seed, 105 + 7 * (seed % 9), 105 + 11 * (seed % 5)), FORMATS[seed % len(FORMATS)]
+            exif = Image.Exif()
+            exif[ExifTags.Base.Orientation] = 1 if seed % 8 else 6
+            photo.convert("L" if seed == 204 else "RGB").save(root / name / f"{number:02d}{suffix}", exif=exif)
+    cut = root / "owl/00.jpg"
+    cut.write_bytes(cut.read_bytes()[:300])
+    (root / "kiwi/01.png").write_text("<html>not found</html>")
+
+
+@pytest.mark.usefixtures("compile_quickly")
+def test_a_folder_of_photographs_from_training_to_use(tmp_path):
+    root, workdir = tmp_path / "birds", tmp_path / "run"
+    write_photographs(root)
+    fields = {"data.image_size": 100, "data.test_fraction": 0.55, "model.name": "resnet10", "model.width": 0.125}
+    fields |= {"duration": "3 steps", "batch_size": 8, "eval.every": "100%", "eval.batch_size": 16}
+    fields |= {"checkpoint_every": "100%", "tensorboard": False}
+    run = saddle_jax.train("folder:la_sam", root=root, workdir=workdir, fields=fields)
+    assert run.class_names == ("owl", "kiwi", "emu") and run.config.data.augmentation == "random_resized_crop"
+    assert run.config.data.eval_resize == 114 and all(np.isfinite(run.results["last"]["class_accuracy"]))
+
+    assert modes.run(command_line.parse(["main.py", "--mode=eval", f"--workdir={workdir}", "--checkpoint=latest"])) == 0
+    with np.load(workdir / "eval/3-test-predictions.npz") as stored:
+        logits_NC, labels_N = stored["logits"], stored["labels"]
+    rows = [row for row in csv.DictReader((workdir / "images.csv").read_text().splitlines()) if row["split"] == "test"]
+    assert [row["class"] for row in rows] == [run.class_names[label] for label in labels_N]
+    files = [root / row["image"] for row in rows]
+    assert 16 < len(files) < 32 and {file.suffix for file in files} == set(FORMATS)  # the last batch is not full
+    latest = saddle_jax.load(workdir, "latest")
+    np.testing.assert_array_equal(latest.predict(files).logits_NC, logits_NC)
+    few = latest.predict(files[3:5]).logits_NC  # a smaller batch may be summed in another order
+    np.testing.assert_allclose(few, logits_NC[3:5], rtol=1e-5, atol=1e-6)
+    found = latest.predict(root)
+    assert {found.names[place].rpartition("/")[2] for place in found.problems} == {"00.jpg", "01.png"}
+
+    data, splits = run.config.data, sources.load(run.config)
+    script = "\n".join(to_stablehlo.preparation(data, (100, 100, 3), encoded=True))
+    (batch,) = evaluation.evaluation_batches(*splits.test, batch_size=32, num_devices=8)
+    for pixels, position in zip(batch.images[batch.mask], batch.ids[batch.mask], strict=True):
+        there = {"path": files[position], "Image": Image, "ImageOps": ImageOps, "np": np}
+        exec(script, there)
+        assert np.abs(there["pixels"][0].astype(int) - pixels).max() <= 1, files[position]
