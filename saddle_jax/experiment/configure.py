@@ -96,7 +96,7 @@ def _configure(
     problems, notes = list(wrong.values()), list[str]()
     if given is not None and config.data.fit_to_images and not wrong:
         if needs_weights and needs_weights(config):
-            problems += published.missing(config)
+            problems += published.missing(config_lib.flatten(config))
         if not problems:
             notes = catalogue.fit(config, {*given, *map(_field_of, overrides)})
     return Configured(config, [*problems, *own, *problems_of(config, base)], notes)

