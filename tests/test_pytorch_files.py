@@ -78,6 +78,15 @@ def overlapping():
     return content[:start] + entries + content[end : end + 8] + counts + b"\0\0"
 
 
+def torchscript():
+    """Return what torch.jit.save writes; its code is compressed."""
+    file = io.BytesIO(archive(whole(call("__torch__.multimodal.model.CLIP")), {"0": FOUR.tobytes()}))
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("archive/code/__torch__.py", "class CLIP(Module):\n")
+        out.writestr("archive/constants.pkl", whole(b")"))
+    return file.getvalue()
+
+
 def tuple_key():
     """Return a key that would take 2^60 steps to hash."""
     return beside(b"}" + value(1) + b"q\x01h\x01\x86" * 60 + b"Ns")
@@ -118,6 +127,10 @@ MALICIOUS = {  # name: (() -> file, reason)
     "arguments for a dictionary": (
         lambda: beside(call("collections.OrderedDict", value([[1, 2]]))),
         "1 arguments that torch.save does not give",
+    ),
+    "a network of TorchScript": (
+        torchscript,
+        r"TorchScript archive.* OpenAI's .*Fix: if .*torch.jit.load\('\S+', map_location='cpu'\).state_dict\(\), NEW",
     ),
     "a plain pickle": (lambda: whole(call("os.system", TOUCH)), "neither of torch's formats"),
     "a legacy tar": (old_tar, "a tar file"),

@@ -40,6 +40,10 @@ _REFUSED = (
 ReadStorage = Callable[[pickles.Storage], bytes]
 
 
+class _TorchScriptError(ValueError):
+    """The file holds a network as torch.jit.save writes it."""
+
+
 class TorchFile(NamedTuple):
     """Parts of a checkpoint that an import needs."""
 
@@ -74,10 +78,14 @@ def read(path: pathlib.Path) -> TorchFile:
             )
             raise ValueError(f"found {kind}")
     except _REFUSED as error:
-        told = str(error) if type(error) is ValueError else f"damaged ({type(error).__name__}: {str(error)[:200]})"
+        known = type(error) in (ValueError, _TorchScriptError)
+        told = str(error) if known else f"damaged ({type(error).__name__}: {str(error)[:200]})"
+        fix = "in the code that trained the model, call torch.save({'state_dict': model.state_dict(), 'epoch': epoch}"
+        if isinstance(error, _TorchScriptError):
+            state_dict = f"torch.jit.load({str(path)!r}, map_location='cpu').state_dict()"
+            fix = f"if you trust the file, call torch.save({state_dict}"
         raise CheckpointError(
-            f"{str(path)!r} was refused, and nothing in it was run: {told}. Fix: in the code that trained the model, "
-            "call torch.save({'state_dict': model.state_dict(), 'epoch': epoch}, NEW_FILE)"
+            f"{str(path)!r} was refused, and nothing in it was run: {told}. Fix: {fix}, NEW_FILE)"
         ) from error
 
 
@@ -85,6 +93,10 @@ def _read_zip(file: BinaryIO, size: int) -> TorchFile:
     if (listed := _directory_size(file, size)) > MAX_DIRECTORY:  # before zipfile reads all of it
         raise ValueError(f"found a table of contents of {listed:,} bytes, expected at most {MAX_DIRECTORY:,}")
     with zipfile.ZipFile(file) as archive:
+        if _is_torchscript(archive):
+            raise _TorchScriptError(
+                "found a TorchScript archive, which holds code beside the weights. OpenAI's own files of CLIP are such"
+            )
         members = _members(archive, size)
         if "data.pkl" not in members:
             raise ValueError("found a zip file without data.pkl, which torch.save did not write")
@@ -119,6 +131,11 @@ def _directory_size(file: BinaryIO, size: int) -> int:
     if tail[:4] != b"PK\6\6" or struct.unpack("<Q", tail[-34:-26])[0] != size - 98:  # zip64, which torch writes
         raise ValueError("found a zip end record that refers elsewhere")
     return struct.unpack("<Q", tail[40:48])[0]
+
+
+def _is_torchscript(archive: zipfile.ZipFile) -> bool:
+    """Return whether an archive has what torch.jit.save writes beside the tensors: the network's code."""
+    return any(name.partition("/")[2].startswith(("code/", "constants.pkl")) for name in archive.namelist())
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
