@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from conftest import QUICKLY, ROOT
 from PIL import Image
+from rich.cells import cell_len
 
 import saddle_jax
 from saddle_jax.errors import ConfigError, DataError
-from saddle_jax.inference import inputs
+from saddle_jax.host import console
+from saddle_jax.inference import inputs, outputs
 
 pytestmark = pytest.mark.usefixtures("compile_file_quickly")
 
@@ -94,9 +96,24 @@ def test_predictions_are_a_sequence_and_a_table(run, folders, evaluated):
     assert probability == found.probabilities_NC[3].max()
     shown = repr(found).splitlines()
     assert len(shown) == 12 and shown[-1] == "... and 2 more"
-    assert f"  {label} {probability:.2f}  " in shown[4]
+    assert shown[4].split()[1:3] == [label, f"{probability:.2f}"]
     with pytest.raises(AttributeError, match="cannot assign"):
         found.names = ()
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_the_table_of_predictions_cuts_nothing(columns, monkeypatch, capsys):
+    monkeypatch.setattr(console, "columns", lambda: columns)
+    names = ("a white bird of the far north", "a grey gull of the south", "三趾鸥 红腿 属海鸟")
+    odds = np.array([[0.7, 0.2, 0.1], [np.nan] * 3], np.float32)
+    images = ("photos/" * 9 + "last.jpg", "scan.png")
+    found = outputs.Predictions(images, names, odds, np.log(odds), {1: "a broken file"})
+    console.table(outputs.table(found))
+    text = capsys.readouterr().out
+    assert max(map(cell_len, text.splitlines())) <= columns
+    words = [*" ".join(names).split(), "0.70", "0.20,", "0.10", "not", "read"]
+    assert sorted(word for word in text.split() if word in words) == sorted(words)
+    assert repr(found).endswith("\nscan.png: not read: a broken file")
 
 
 def test_the_figure_shows_every_class_and_compares_reports(run):
@@ -170,9 +187,10 @@ def test_the_command_writes_every_probability_and_names_bad_images(run, folders,
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     told = [line for line in result.stdout.splitlines() if not line.startswith("now ")]  # what takes long
-    table = told[1:-2]  # between the lines that hold paths
-    assert len(table) == 7 and all(len(line) <= 80 for line in table)
-    assert "not read: " in result.stdout and "1 of 6 images could not be read" in result.stdout
+    start, *table, reason, _, _ = told
+    assert start.startswith("run ") and all(len(line) <= 80 for line in table)
+    assert reason.startswith(f"note   {tmp_path / 'broken.png'}: not read: ")
+    assert "1 of 6 images could not be read" in result.stdout
     rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
     assert len(rows) == 6 and rows[4]["problem"] and not rows[4]["class"]
     expected = run.predict(arguments)
@@ -181,8 +199,6 @@ def test_the_command_writes_every_probability_and_names_bad_images(run, folders,
         if label is not None:
             assert row["class"] == label
             assert [float(row[name]) for name in run.class_names] == pytest.approx(probabilities, rel=1e-5)
-    from saddle_jax.inference import outputs
-
     for name in ("p.jsonl", "p.npz"):
         outputs.write(expected, tmp_path / name)
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import itertools
 import json
 import math
 import pathlib
@@ -15,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from saddle_jax.errors import ConfigError
+from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically
 
 SUFFIXES = (".csv", ".jsonl", ".npz")
-_WIDTH = 80
+_LONGEST_NAME = 40  # of an image in a table
 _RUNNERS_UP = 2
 _SHOWN = 10  # predictions in a notebook
 
@@ -63,9 +63,8 @@ class Predictions:
         return map(self.__getitem__, range(len(self)))
 
     def __repr__(self) -> str:
-        lines = list(itertools.islice(table(self), 1 + _SHOWN))
         more = [f"... and {len(self) - _SHOWN:,} more"] if len(self) > _SHOWN else []
-        return "\n".join([*lines, *more])
+        return "\n".join([console.as_text(table(self, _SHOWN)), *more, *unread(self, _SHOWN)])
 
 
 def require_known(out: pathlib.Path) -> None:
@@ -80,19 +79,30 @@ def require_known(out: pathlib.Path) -> None:
         raise ConfigError(f"--out: found no folder {out.parent}. Fix: create it, or name another")
 
 
-def table(found: Predictions) -> Iterator[str]:
-    """Yield the lines of a table: each image, its class, and the next most probable ones, in at most 80 columns."""
-    longest = max(map(len, found.names), default=0)
-    width = min(max(longest, len("image")), _WIDTH // 2)
-    yield f"{'image':{width}s}  class, probability, then the next two"
-    for place, name in enumerate(found.names):
-        shown = name if len(name) <= width else f"...{name[3 - width :]}"
+def table(found: Predictions, most: int | None = None) -> console.Table:
+    """Return a table of each image, its class, and the next most probable ones.
+
+    Args:
+      found: the predictions.
+      most: number of images to show; None for all.
+    """
+    rows = []
+    for place, name in enumerate(found.names[:most]):
+        shown = name if len(name) <= _LONGEST_NAME else f"...{name[3 - _LONGEST_NAME :]}"
         if place in found.problems:
-            yield f"{shown:{width}s}  not read: {found.problems[place]}"[:_WIDTH]
+            rows.append([shown, "not read", "", ""])
             continue
         order = np.argsort(-found.probabilities_NC[place], kind="stable")[: 1 + _RUNNERS_UP]
-        cells = [f"{found.class_names[c]} {found.probabilities_NC[place, c]:.2f}" for c in order]
-        yield f"{shown:{width}s}  {'  '.join(cells)}"[:_WIDTH].rstrip()
+        label, *others = ((found.class_names[c], f"{found.probabilities_NC[place, c]:.2f}") for c in order)
+        rows.append([shown, *label, ", ".join(map(" ".join, others))])
+    return console.Table(["image", "class", "prob.", "next two"], rows, "wwrw")
+
+
+def unread(found: Predictions, most: int | None = None) -> Iterator[str]:
+    """Yield why an image can't be read, for each of those in the table."""
+    for place in range(len(found))[:most]:
+        if place in found.problems:
+            yield f"{found.names[place]}: not read: {found.problems[place]}"
 
 
 def write(found: Predictions, out: pathlib.Path) -> None:

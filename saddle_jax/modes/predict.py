@@ -28,8 +28,9 @@ def run(command: Command) -> int:
     console.say("run", f"{command.workdir} at step {classifier.step:,}; {len(items):,} images")
     with console.doing("classifying"):
         found = classifier.predict(items)
-    for line in outputs.table(found):
-        print(line)
+    console.table(outputs.table(found))
+    for reason in outputs.unread(found):
+        console.say("note", reason)
     if found.problems:
         console.say("note", f"{len(found.problems):,} of {len(items):,} images could not be read")
     if out is not None:
