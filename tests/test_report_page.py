@@ -21,6 +21,7 @@ from saddle_jax.experiment import catalogue
 from saddle_jax.longtail import ClassStats
 from saddle_jax.modes import report as program
 from saddle_jax.report import (
+    classes,
     comparisons,
     confusion,
     content,
@@ -106,6 +107,7 @@ def test_the_tables_numbers_by_hand(pair, tmp_path, no_pictures):
     assert set(files) == {
         "report.html",
         "report.md",
+        "classes.csv",
         *(f"{name}.{kind}" for name in ("table", "differences") for kind in ("csv", "tex")),
     }
     sgd, sgd_best, sam, _ = csv_lines(files["table.csv"])
@@ -127,6 +129,35 @@ def test_the_tables_numbers_by_hand(pair, tmp_path, no_pictures):
     assert r"CE + DRW & \textbf{72.2 $\pm$ 3.5} &" in files["table.tex"]  # SAM's is higher, but n is too small to say
     assert "6 classes of 200 to 4 training images, 60 test images; epoch: last}" in files["table.tex"]
     assert "on the test images themselves, so it is optimistic" in files["report.html"]
+
+
+def test_every_class_has_its_numbers_and_tail_classes_their_mistakes(pair, tmp_path, no_pictures, monkeypatch):
+    files = written(pair, tmp_path / "out")
+    assert "| class | training images | CE + DRW | CE + DRW + SAM |" in files["report.md"]
+    assert "| e | 12 | 53.3 | 83.3 |" in files["report.md"]  # means of 6, 4, 6 and of 8, 7, 10 of ten images
+    assert "| f | 4 | e 66.7 | e 36.7 |" in files["report.md"]  # the next larger class, of 5, 3, 2 and of 5, 4, 10
+    lines = csv_lines(files["classes.csv"])
+    assert len(lines) == 6 * 2 * 2  # classes, methods, and epochs
+    its = {(line["class"], line["method"], line["epoch"]): line for line in lines}
+    line = its["e", "CE + DRW", "last"]
+    assert [line[key] for key in ("training_images", "rank_group", "count_group", "n")] == ["12", "tail", "few", "3"]
+    assert float(line["accuracy_mean"]) == pytest.approx(160 / 3, abs=1e-4)
+    assert float(line["accuracy_sd"]) == pytest.approx(np.std([60, 40, 60], ddof=1), abs=1e-4)
+    assert its["f", "CE + DRW + SAM", "best on test"]["accuracy_mean"] == "90.0000"
+    assert "<details>" not in files["report.html"]
+    monkeypatch.setattr(classes, "_MOST_OPEN", 1)
+    files = written(pair, tmp_path / "many")
+    for summary in (
+        "Accuracy of each of the 6 classes",
+        "Most frequent wrong predictions for each of the 2 tail classes",
+    ):
+        assert f"<details><summary>{summary}</summary><div" in files["report.html"]
+        assert f"- table, in report.html: {summary}" in files["report.md"]
+
+
+def test_a_class_that_is_never_wrong_or_has_no_test_image():
+    shares = np.array([0.1, 0.2, 0.0, 0.7, 0.0]), np.eye(5)[3], np.full(5, np.nan)
+    assert [classes._mistakes(3, one, tuple("abcde")) for one in shares] == ["b 20.0,\na 10.0", "none", "n/a"]
 
 
 def test_one_seed_is_marked_and_given_no_spread(tmp_path, no_pictures):

@@ -32,7 +32,9 @@ def run(command: Command) -> int:
         console.say("note", f"found no run in {', '.join(map(str, others))}")
     out, columns = pathlib.Path(command.workdir), command.columns or tables.BOTH_GROUPINGS
     findings = _write(folders, out, columns, command.epoch)
-    console.say("done", f"{out / 'report.html'}, with report.md, and table and differences as .csv and .tex")
+    console.say(
+        "done", f"{out / 'report.html'}, with report.md, classes.csv, and table and differences as .csv and .tex"
+    )
     for finding in findings:
         print("\n".join(_text(finding, command.columns or tables.COLUMNS, command.epoch)))
     return 0
@@ -99,6 +101,8 @@ def _write(folders: Sequence[pathlib.Path], out: pathlib.Path, columns: Sequence
     by_title = [(its.title, its.compared) for its in findings]
     write_atomically(out / "report.md", page.as_markdown(blocks))
     write_atomically(out / "table.csv", exports.accuracies_csv(lines))
+    by_set = [(one, its.lines) for one, its in zip(images, findings, strict=True)]
+    write_atomically(out / "classes.csv", exports.classes_csv(by_set))
     write_atomically(out / "table.tex", exports.accuracies_latex(lines, columns, epoch))
     write_atomically(out / "differences.csv", exports.differences_csv(by_title, epoch))
     write_atomically(out / "differences.tex", exports.differences_latex(by_title, columns, epoch))

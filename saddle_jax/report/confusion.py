@@ -1,14 +1,57 @@
-"""Confusion matrices by class and by group (head, mid, tail). Does not need JAX."""
+"""Report section on confusion: by class, by group (head, mid, tail), and of tail classes. Does not need JAX."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from saddle_jax.longtail import RANK_GROUPS
-from saddle_jax.report import predictions
+from saddle_jax.report import classes, plots, predictions, style, tables
+from saddle_jax.report.page import Block, Heading, Pictures, Table, Text
+from saddle_jax.report.provenance import together
+from saddle_jax.report.rows import ImageSet
 from saddle_jax.report.runs import Run
+
+
+def section(images: ImageSet) -> Iterator[Block]:
+    """Yield confusion matrices at the last epoch, by group and by class, and what tail classes are taken for."""
+    cells, pictures, missing, mistaken = [], [], [], {}
+    for row in images.rows:
+        shares, total = [], 0.0
+        for run in row.runs:
+            parts_CC = read(run)  # one at a time, because thousands of classes take gigabytes
+            if parts_CC is None:
+                missing.append(run.folder)
+                continue
+            shares.append(by_group(parts_CC, images.group_sizes))
+            total = total + parts_CC
+        if not shares:
+            continue
+        for number, group in enumerate(RANK_GROUPS):
+            values = [tables.spread([share[number, column] for share in shares]) for column in range(4)]
+            cells.append([row.name, group, *values, tables.seeds(len(shares))])
+        mean_CC = np.asarray(total / len(shares))
+        mistaken[row.name] = classes.taken_for(images, mean_CC)
+        percents = by_size(mean_CC, images.counts_C)
+        caption = (
+            f"{row.name}: confusion matrix at the last epoch, n = {tables.seeds(len(shares))}. Rows add up to 100 %."
+        )
+        figure = plots.confusion(percents, images.names, images.counts_C, row.name)
+        pictures.append((style.inline(figure), caption))
+    if not cells:
+        return
+    yield Heading("Confusion between head, mid, and tail", 3)
+    wrong = [f"misclassified as {group}" for group in RANK_GROUPS]
+    yield Table(["method", "true class", "correct", *wrong, "n"], cells, (0, 1))
+    yield Text(
+        "Percent of the test images of head, mid, and tail, with equal weight for every class; mean ± sample standard "
+        "deviation over n seeds. An image is misclassified as head if the network predicts a wrong class in the head."
+    )
+    yield Pictures(pictures)
+    yield from classes.mistakes(images, mistaken)
+    if missing:
+        yield Text(f"Left out, because predictions of the last step can't be read: {together(missing)}.", warning=True)
 
 
 def read(run: Run) -> np.ndarray | None:

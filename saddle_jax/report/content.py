@@ -7,10 +7,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from saddle_jax.longtail import RANK_GROUPS
-from saddle_jax.report import calibration, comparisons, confusion, cost, curves, differences, plots, style, tables
+from saddle_jax.report import (
+    calibration,
+    classes,
+    comparisons,
+    confusion,
+    cost,
+    curves,
+    differences,
+    plots,
+    style,
+    tables,
+)
 from saddle_jax.report.comparisons import Comparison
 from saddle_jax.report.page import Block, Heading, Pictures, Strong, Table, Text
-from saddle_jax.report.provenance import together
 from saddle_jax.report.rows import ImageSet, Row, all_runs, families
 from saddle_jax.report.runs import chosen_by
 
@@ -66,7 +76,7 @@ def section(
     yield from _by_class_size(images)
     yield from _curves(images)
     yield from cost.section(images)
-    yield from _confusion(images)
+    yield from confusion.section(images)
     yield from calibration.section(images)
 
 
@@ -136,6 +146,7 @@ def _by_class_size(images: ImageSet) -> Iterator[Block]:
     if pictures:
         yield Heading("Accuracy by class size", 3)
         yield Pictures(pictures)
+        yield from classes.accuracies(images)
 
 
 def _pictured(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
@@ -182,42 +193,6 @@ def _curves_of(row: Row, field: str) -> tuple[list[curves.Curve], list[curves.Cu
     finished = [curves.read(run, field) for run in row.runs]
     unfinished = [curves.read(run, field) for run in row.unfinished]
     return [curve for curve in finished if curve], [curve for curve in unfinished if curve]
-
-
-def _confusion(images: ImageSet) -> Iterator[Block]:
-    cells, pictures, missing = [], [], []
-    for row in images.rows:
-        shares, total = [], 0.0
-        for run in row.runs:
-            parts_CC = confusion.read(run)  # one at a time, because thousands of classes take gigabytes
-            if parts_CC is None:
-                missing.append(run.folder)
-                continue
-            shares.append(confusion.by_group(parts_CC, images.group_sizes))
-            total = total + parts_CC
-        if not shares:
-            continue
-        for number, group in enumerate(RANK_GROUPS):
-            values = [tables.spread([share[number, column] for share in shares]) for column in range(4)]
-            cells.append([row.name, group, *values, tables.seeds(len(shares))])
-        percents = confusion.by_size(total / len(shares), images.counts_C)
-        caption = (
-            f"{row.name}: confusion matrix at the last epoch, n = {tables.seeds(len(shares))}. Rows add up to 100 %."
-        )
-        figure = plots.confusion(percents, images.names, images.counts_C, row.name)
-        pictures.append((style.inline(figure), caption))
-    if not cells:
-        return
-    yield Heading("Confusion between head, mid, and tail", 3)
-    wrong = [f"misclassified as {group}" for group in RANK_GROUPS]
-    yield Table(["method", "true class", "correct", *wrong, "n"], cells, (0, 1))
-    yield Text(
-        "Percent of the test images of head, mid, and tail, with equal weight for every class; mean ± sample standard "
-        "deviation over n seeds. An image is misclassified as head if the network predicts a wrong class in the head."
-    )
-    yield Pictures(pictures)
-    if missing:
-        yield Text(f"Left out, because predictions of the last step can't be read: {together(missing)}.", warning=True)
 
 
 def not_comparable(images: Sequence[ImageSet]) -> Iterator[Block]:

@@ -1,4 +1,4 @@
-"""Tables of accuracies and of differences as CSV and as LaTeX. Does not need JAX."""
+"""Tables of accuracies, of classes, and of differences as CSV and as LaTeX. Does not need JAX."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from saddle_jax.experiment.flag_checks import REPORT_COLUMNS
 from saddle_jax.report.comparisons import TOO_SMALL, Comparison, Difference
+from saddle_jax.report.rows import ImageSet
 from saddle_jax.report.statistics import Interval
 from saddle_jax.report.tables import Line, accuracy, spread
 
@@ -36,13 +37,33 @@ def accuracies_csv(lines: Sequence[Line]) -> str:
     return _csv(cells)
 
 
+def classes_csv(sets: Sequence[tuple[ImageSet, Sequence[Line]]]) -> str:
+    """Return the accuracy of every class as CSV, a line for each class of a line of the table.
+
+    A cell is empty if its value does not exist.
+
+    Args:
+      sets: each set of images with its lines.
+    """
+    header = ["images", "class", "training_images", "rank_group", "count_group", "method", "epoch", "n"]
+    cells: list[list[Any]] = [[*header, "accuracy_mean", "accuracy_sd"]]
+    for images, lines in sets:
+        groups_C = [[name for name, its in images.groups.items() if c in its] for c in range(len(images.names))]
+        for line in lines:
+            for c, (name, count) in enumerate(zip(images.names, images.counts_C, strict=True)):
+                values = np.array([report["class_accuracy"][c] for report in line.reports], float)  # None becomes NaN
+                row = [images.title, name, count, *groups_C[c], line.method, line.epoch, len(values)]
+                cells.append([*row, *_mean_and_deviation(values, 4)])
+    return _csv(cells)
+
+
 def _csv(cells: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(cells)
     return text.getvalue()
 
 
-def _mean_and_deviation(values: Sequence[float], digits: int) -> list[str]:
+def _mean_and_deviation(values: Sequence[float] | np.ndarray, digits: int) -> list[str]:
     known = len(values) and not np.isnan(values).any()
     mean = f"{np.mean(values):.{digits}f}" if known else ""
     return [mean, f"{np.std(values, ddof=1):.{digits}f}" if known and len(values) > 1 else ""]

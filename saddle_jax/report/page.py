@@ -40,11 +40,15 @@ class Strong(str):
 
 
 class Table(NamedTuple):
-    """A table; the columns in `words` hold text, the others hold numbers."""
+    """A table; the columns in `words` hold text, the others hold numbers.
+
+    A long table is folded: the page shows what is in it, and the table once a reader asks for it.
+    """
 
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
     words: Iterable[int] = (0,)
+    folded: str = ""  # what is in it; an empty string for a table that is open
 
 
 class Code(NamedTuple):
@@ -96,6 +100,7 @@ td.short { white-space: nowrap; }
 tbody th { font-weight: 600; position: sticky; left: 0; background: var(--page); max-width: 20rem; }
 pre { overflow-x: auto; background: var(--shade); padding: .7rem; font-size: .85rem; border-radius: 4px;
   margin: .3rem 0; }
+summary { cursor: pointer; margin: .6rem 0; }
 .pictures { display: grid; gap: 1rem; margin: 1rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
 figure { margin: 0; max-width: 34rem; }
@@ -164,7 +169,8 @@ def _html_table(table: Table) -> str:
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     # tabindex makes the box reachable by keyboard, so that a wide table can be scrolled without a mouse.
     opening = '<div class="scroll" tabindex="0"><table>'
-    return f"{opening}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    made = f"{opening}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    return f"<details><summary>{_text(table.folded)}</summary>{made}</details>" if table.folded else made
 
 
 def _cell(text: str) -> str:
@@ -199,6 +205,8 @@ def _markdown_block(block: Block) -> str:
             return f"> {_markdown(text)}" if warning else f"**{_markdown(text)}**" if lead else _markdown(text)
         case Items(items):
             return "\n".join(f"- {_markdown(item)}" for item in items)
+        case Table(folded=folded) if folded:
+            return f"- table, in report.html: {_markdown(folded)}"
         case Table(header, lines, words):
             words = set(words)
             rule = ["---" if number in words else "---:" for number in range(len(header))]
