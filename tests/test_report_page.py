@@ -14,6 +14,8 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from matplotlib import colors
+from matplotlib.text import Text
 
 from configs import digits_lt
 from saddle_jax.errors import ConfigError
@@ -447,7 +449,7 @@ def test_a_page_for_a_phone(pair, tmp_path):
     html = program.write(pair, tmp_path / "out").read_text()
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in html
     assert html.count("<table>") == html.count('<div class="scroll" tabindex="0"><table>') > 4
-    pictures = re.findall(r'<svg role="img" aria-label="[^"]+" viewBox="0 0 [^"]+">.*?</svg>', html)
+    pictures = re.findall(r'<svg role="group" aria-label="[^"]+" viewBox="0 0 [^"]+">.*?</svg>', html)
     assert len(pictures) == html.count("<svg") == 5  # sizes; loss, accuracy; two matrices (no record has a tail)
     assert all(5_000 < len(picture) < 60_000 for picture in pictures)
 
@@ -464,6 +466,40 @@ def test_figures_follow_the_pages_colors(pair, tmp_path):
     assert fixed == {style.WHITE}  # numbers on the dark cells of a matrix
     for unlike in ("metadata", "xlink", "xmlns", "<!--", "font-family: 'DejaVu"):
         assert unlike not in drawn
+
+
+def contrast(one, other):
+    """Return the contrast of two colors, 1 to 21 (WCAG 2.2)."""
+    shares = np.array([colors.to_rgb(one), colors.to_rgb(other)])
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    dark, light = sorted(linear @ (0.2126, 0.7152, 0.0722))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_words_have_enough_contrast(tmp_path):
+    """WCAG 2.2 asks for 4.5, in the light and in the dark."""
+    dark_page = re.search(r"dark\) \{ :root \{.*?--page: (#\w+)", page._STYLE, re.DOTALL)[1]
+    assert min(contrast(colour, dark_page) for colour in style._DARK if colour) > 4.5
+    ends = {f"m{n}": ([{1.0: n, 2.0: n}], []) for n in range(len(style.SERIES))}
+    drawn = plots.curves(ends, "loss", log=False)
+    (density,) = spectra.densities({"": spectrum(tmp_path, -1.0)}, "class-5").values()
+    for words in (words for figure in (drawn, density) for words in figure.findobj(Text) if words.get_text()):
+        assert contrast(words.get_color(), style.PAPER) > 4.5, words.get_text()
+    assert {style.words(colour) for colour in style.SERIES} <= {words.get_color() for words in drawn.axes[0].texts}
+    percents = np.arange(1, 101).reshape(10, 10)  # of these, none can be better on every blue than halfway
+    cells = plots.confusion(percents, "abcdefghij", [1] * 10, "")
+    norm = cells.axes[0].images[0].norm
+    for number in cells.axes[0].texts:
+        blue = np.array(plots._BLUES(norm(int(number.get_text()))))
+        assert contrast(number.get_color(), blue[:3] * blue[3] + 1 - blue[3]) > 4, number.get_text()
+
+
+def test_the_marks_of_a_figure_are_open_to_screen_readers(pair, tmp_path):
+    """An image has no parts for them, so the figure is a group, and each mark that has a title is an image."""
+    html = program.write(pair, tmp_path / "out").read_text()
+    figures = re.findall(r'<svg role="(\w+)" aria-label="[^"]+"', html)
+    assert set(figures) == {"group"} and len(figures) == html.count("<svg")
+    assert html.count("</title></use>") == len(re.findall(r'<use[^>]* role="img"[^>]*><title>', html)) > 10
 
 
 def test_many_classes_and_methods_in_one_picture():

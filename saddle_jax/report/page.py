@@ -180,7 +180,8 @@ def _cell(text: str) -> str:
 
 
 def _figure(svg: str, text: str) -> str:
-    drawn = svg.replace("<svg", f'<svg role="img" aria-label="{_text(text)}"', 1)
+    # A group, not an image: to a screen reader an image has no parts, and the marks of a figure have titles.
+    drawn = svg.replace("<svg", f'<svg role="group" aria-label="{_text(text)}"', 1)
     return f"<figure>{drawn}<figcaption>{_text(text)}</figcaption></figure>"
 
 

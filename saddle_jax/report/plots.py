@@ -21,6 +21,7 @@ _MOST_MARKERS = 30  # up to this many classes, each has a marker and an interval
 _MOST_NAMES = 110  # along an axis
 _LONGEST_NAME = 24  # characters
 _MOST_CELLS = 12  # up to this many classes, a confusion matrix has numbers and names
+_DARK_CELL = 75  # percent from which a cell is so blue that white is easier to read on it than ink
 _SHORT_NAME = 14  # names of up to this many letters are written under an axis and at the ends of lines
 # From nothing to blue, so that a matrix lies on the page's own color, light or dark.
 _BLUES = LinearSegmentedColormap.from_list("blues", [(0, 0.447, 0.698, 0), (0, 0.447, 0.698, 1)])
@@ -254,7 +255,7 @@ def confusion(percents: np.ndarray, names: Sequence[str], counts_C: Sequence[int
     if end <= _MOST_CELLS:
         for (row, column), value in np.ndenumerate(percents):
             if value >= 0.5:
-                colour = style.WHITE if value > 35 else INK
+                colour = style.WHITE if value > _DARK_CELL else INK
                 axes.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
         shown = [plain(_fitted(name)) for name in names]
         upright = max(map(len, shown)) <= 3

@@ -132,7 +132,7 @@ def on_plane(axes: Axes, stored: Mapping[str, Any]) -> None:
         side = -side if side * a_K[-1] > 0.4 * a_T[-1] else side
         axes.annotate(
             plain(name), (a_K[-1], b_K[-1]), (side * 22, 26 if place % 2 == 0 else -26), textcoords="offset points",
-            ha="left" if side > 0 else "right", va="center", weight="bold", color=colour,
+            ha="left" if side > 0 else "right", va="center", weight="bold", color=style.words(colour),
             arrowprops={"arrowstyle": "-", "color": colour},
             bbox={"facecolor": PAPER, "edgecolor": "none", "boxstyle": "round,pad=0.15"},
         )  # fmt: skip

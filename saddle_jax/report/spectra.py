@@ -250,7 +250,8 @@ def _density(axes: Axes, stored: Mapping[str, Any], limits: _Limits, *, small: b
         axes.plot(value, _FLOOR * 3, color=colour, marker=marker, clip_on=False)
         text = f"λ{name} {value:.3g} (residual {summary[f'residual_{name}']:.0e})"
         place = {"x": 0.0 if name == "min" else 1.0, "ha": "left" if name == "min" else "right"}
-        axes.text(y=1.01, s=text, transform=axes.transAxes, va="bottom", color=colour, fontsize="small", **place)
+        look = {"va": "bottom", "color": style.words(colour), "fontsize": "small"}
+        axes.text(y=1.01, s=text, transform=axes.transAxes, **look, **place)
     axes.set_xlim(limits.low, limits.high)
     axes.set_ylim(_FLOOR, limits.top)
     _thin_ticks(axes, limits)

@@ -23,8 +23,10 @@ from PIL import Image  # comes with matplotlib, which requires it
 
 INK, SOFT, LINE, PAPER = "#1b1f24", "#59636e", "#d8dde3", "#ffffff"
 WHITE = "#fefefe"  # stays white in dark mode; PAPER is the color of the page
-# Okabe and Ito, 2008, for color-blind readers; orange is darker than theirs, so that a label in it is legible on white.
+# Okabe and Ito, 2008, for color-blind readers; orange is darker than theirs.
 SERIES = ("#d55e00", "#0072b2", "#009e73", "#c0619a", "#b37700", "#3d9bd4", INK, "#8a8f96")
+# The same for words, which need more contrast than lines do: 4.5 on white, as WCAG 2.2 asks for.
+_WORDS = ("#b34f00", "#0072b2", "#007a59", "#a84a86", "#8a5c00", "#1f7896", INK, "#6a7077")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # keep series distinct in grayscale
 LINES = ("-", "--", ":")
 _DARK = ("#ff8b3d", "#5cb3f0", "#2bc79a", "#e59cc6", "#ffc04d", "#a3dcff", "", "#9aa4b0")  # SERIES on a dark page
@@ -65,18 +67,21 @@ _EDGE = 0.03  # of an axis' height: no label goes lower, where the other axis ha
 
 _POINTS: MutableMapping[Line2D, Sequence[str]] = weakref.WeakKeyDictionary()  # what the markers of a line are
 
-_ROLES = {INK: "--ink", SOFT: "--soft", LINE: "--line", PAPER: "--page", "#000000": "--ink"}
-_ROLES = {**{colour: f"--series-{place}" for place, colour in enumerate(SERIES)}, **_ROLES}
+_ROLES = {
+    **{colour: f"--words-{place}" for place, colour in enumerate(_WORDS)},
+    **{colour: f"--series-{place}" for place, colour in enumerate(SERIES)},
+    **{INK: "--ink", SOFT: "--soft", LINE: "--line", PAPER: "--page", "#000000": "--ink"},
+}
 
 
-def _variables(colours: Sequence[str]) -> str:
-    return " ".join(f"--series-{place}: {colour};" for place, colour in enumerate(colours) if colour != INK and colour)
+def _variables(kind: str, colours: Sequence[str]) -> str:
+    return " ".join(f"--{kind}-{place}: {colour};" for place, colour in enumerate(colours) if colour != INK and colour)
 
 
 # For the page that holds inline figures. It defines --ink, --soft, --line, and --page itself.
 CSS = f"""
-:root {{ {_variables(SERIES)} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {_variables(_DARK)} }} }}
+:root {{ {_variables("series", SERIES)} {_variables("words", _WORDS)} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_variables("series", _DARK)} {_variables("words", _DARK)} }} }}
 figure svg {{ display: block; width: 100%; height: auto; stroke-linejoin: round; }}
 figure svg text {{ fill: var(--ink); font-family: "DejaVu Sans", Verdana, system-ui, sans-serif; }}
 """
@@ -92,6 +97,11 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 def series() -> Iterator[tuple[str, str]]:
     """Yield the color and the marker of one series after the other, without end."""
     return itertools.cycle(zip(SERIES, MARKERS, strict=True))
+
+
+def words(colour: str) -> str:
+    """Return the color for words about a series of the color."""
+    return _WORDS[SERIES.index(colour)]
 
 
 def legend(figure: Figure) -> None:
@@ -129,7 +139,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
     heights = _spread(heights, apart)
     for new, (_, x, y, name, colour) in zip(heights, places, strict=True):
         axes.annotate(
-            plain(name), (x, y), (1.05, new), textcoords="axes fraction", va="center", color=colour,
+            plain(name), (x, y), (1.05, new), textcoords="axes fraction", va="center", color=words(colour),
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "relpos": (0, 0.5)},
         )  # fmt: skip
 
@@ -234,6 +244,7 @@ def _add_titles(root: ElementTree.Element, group: str, titles: Sequence[str]) ->
     (found,) = (element for element in root.iter() if element.get("id") == group)
     markers = [element for element in found.iter() if _name(element.tag) == "use"]
     for marker, text in zip(markers, titles, strict=True):
+        marker.set("role", "img")  # a screen reader passes over marks that have none
         ElementTree.SubElement(marker, "title").text = text
 
 
