@@ -73,14 +73,23 @@ def write_run(folder, method="ce_drw", seed=0, right=(10, 9, 8, 7, 6, 5), best=N
     return folder
 
 
+PDF = style._pdf
+
+
+@pytest.fixture(autouse=True)
+def no_pdf(monkeypatch):
+    """Leave out what takes as long as all the rest."""
+    monkeypatch.setattr(style, "_pdf", lambda _: b"")
+
+
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(style, "inline", lambda _: "<svg></svg>")
+    monkeypatch.setattr(style, "render", lambda _: style.Rendered("<svg></svg>", {}))
 
 
 def written(folders, out):
     program.write(folders, out)
-    return {path.name: path.read_text() for path in out.iterdir()}
+    return {path.name: path.read_text() for path in out.iterdir() if path.is_file()}
 
 
 def arranged(folders):
@@ -452,6 +461,8 @@ def test_a_page_for_a_phone(pair, tmp_path):
     pictures = re.findall(r'<svg role="group" aria-label="[^"]+" viewBox="0 0 [^"]+">.*?</svg>', html)
     assert len(pictures) == html.count("<svg") == 5  # sizes; loss, accuracy; two matrices (no record has a tail)
     assert all(5_000 < len(picture) < 60_000 for picture in pictures)
+    # An image would have no parts for a screen reader. So the figure is a group, and each mark with a title an image.
+    assert html.count("</title></use>") == len(re.findall(r'<use[^>]* role="img"[^>]*><title>', html)) > 10
 
 
 def test_figures_follow_the_pages_colors(pair, tmp_path):
@@ -466,6 +477,28 @@ def test_figures_follow_the_pages_colors(pair, tmp_path):
     assert fixed == {style.WHITE}  # numbers on the dark cells of a matrix
     for unlike in ("metadata", "xlink", "xmlns", "<!--", "font-family: 'DejaVu"):
         assert unlike not in drawn
+
+
+def test_figures_are_files_too(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "_pdf", PDF)
+    files = written(pair[:2], tmp_path / "out")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out/figures").iterdir()}
+    names = ("accuracy-by-class-size", "training-loss", "test-accuracy", "confusion-CE-DRW")
+    assert set(found) == {f"{name}.{kind}" for name in names for kind in ("svg", "pdf")}
+    for name, content_ in found.items():
+        assert content_.startswith(b"%PDF" if name.endswith("pdf") else b"<?xml") and len(content_) > 5_000
+        assert name.endswith("pdf") or b"var(--" not in content_  # colors of its own
+        assert (f"- picture [{name[:-4]}](figures/{name})" in files["report.md"]) == name.endswith("svg")
+    matrix = [style.render(plots.confusion(np.eye(2), "ab", [9, 1], "x")) for _ in range(2)]
+    assert matrix[0] == matrix[1]  # to the bit
+
+
+def test_names_of_figures_are_names_of_files():
+    drawn = style.Rendered("<svg></svg>", {})
+    names = ["Loss, a/b", "../loss: A b", "loss A b", "海鸟 " + "x" * 99, "/", "loss, a b"]
+    (block,) = page.with_file_names([page.Pictures([page.Picture(name, drawn, "") for name in names])])
+    expected = ["Loss-a-b", "loss-A-b-2", "loss-A-b-3", "海鸟-" + "x" * 57, "figure", "loss-a-b-4"]
+    assert [picture.name for picture in block.pictures] == expected  # each once, also where case does not count
 
 
 def contrast(one, other):
@@ -494,36 +527,30 @@ def test_words_have_enough_contrast(tmp_path):
         assert contrast(number.get_color(), blue[:3] * blue[3] + 1 - blue[3]) > 4, number.get_text()
 
 
-def test_the_marks_of_a_figure_are_open_to_screen_readers(pair, tmp_path):
-    """An image has no parts for them, so the figure is a group, and each mark that has a title is an image."""
-    html = program.write(pair, tmp_path / "out").read_text()
-    figures = re.findall(r'<svg role="(\w+)" aria-label="[^"]+"', html)
-    assert set(figures) == {"group"} and len(figures) == html.count("<svg")
-    assert html.count("</title></use>") == len(re.findall(r'<use[^>]* role="img"[^>]*><title>', html)) > 10
-
-
 def test_many_classes_and_methods_in_one_picture():
     counts = [int(500 * 100 ** (-c / 99)) for c in range(100)]
     seeds = [[float(c % 90) for c in range(100)], [None] + [50.0] * 99]
     names = [f"class {c}" for c in range(100)]
-    drawn = style.inline(plots.by_class_size({f"m {n} $x$": seeds for n in range(6)}, names, counts, (30, 40, 30)))
+    methods = {f"m {n} $x$": seeds for n in range(6)}
+    drawn = style.render(plots.by_class_size(methods, names, counts, (30, 40, 30))).inline
     assert "m 5 $x$ (n = 2)" in drawn and len(drawn) < 100_000
     one, empty = {1.0: 0.5, 2.0: 0.0}, {}
-    assert ">b</text>" in style.inline(plots.curves({"a": ([one, one], [empty]), "b": ([], [one])}, "loss", log=True))
+    lines = plots.curves({"a": ([one, one], [empty]), "b": ([], [one])}, "loss", log=True)
+    assert ">b</text>" in style.render(lines).inline
     assert plots.curves({"a": ([{1.0: 0.5}], [])}, "loss", log=True) is None
-    assert style.inline(plots.confusion(np.full((100, 100), np.nan), names, counts, "none"))
+    assert style.render(plots.confusion(np.full((100, 100), np.nan), names, counts, "none")).inline
 
 
 def test_classes_have_their_names_and_intervals_end_at_0_and_100():
     names, counts = ["cat", "a & b", "<lynx>"], [50, 9, 1]
     figure = plots.by_class_size({"SGD": [[100, 50, 0], [90, 52, 9]]}, names, counts, (1, 1, 1))
-    drawn = style.inline(figure)
+    drawn = style.render(figure).inline
     assert ">cat</" in drawn
     assert "<title>SGD, cat (50 training images): 95.0 ± 7.1 %</title>" in drawn  # under the pointer
     (bars,) = [c for c in figure.axes[0].collections if hasattr(c, "get_segments")]
     ends = [segment[:, 1] for segment in bars.get_segments()]
     np.testing.assert_allclose(ends, [[95 - 50**0.5, 100], [51 - 2**0.5, 51 + 2**0.5], [0, 4.5 + 40.5**0.5]])
-    matrix = style.inline(plots.confusion(np.eye(3) * 100, names, counts, "x"))
+    matrix = style.render(plots.confusion(np.eye(3) * 100, names, counts, "x")).inline
     assert "&lt;lynx&gt; (1)" in matrix and "a &amp; b (9)" in matrix
 
 

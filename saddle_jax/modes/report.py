@@ -33,7 +33,8 @@ def run(command: Command) -> int:
     out, columns = pathlib.Path(command.workdir), command.columns or tables.BOTH_GROUPINGS
     findings = _write(folders, out, columns, command.epoch)
     console.say(
-        "done", f"{out / 'report.html'}, with report.md, classes.csv, and table and differences as .csv and .tex"
+        "done",
+        f"{out / 'report.html'}, with report.md, figures/, classes.csv, and table and differences as .csv and .tex",
     )
     for finding in findings:
         print("\n".join(_text(finding, command.columns or tables.COLUMNS, command.epoch)))
@@ -82,7 +83,7 @@ def write(
 
 def _write(folders: Sequence[pathlib.Path], out: pathlib.Path, columns: Sequence[str], epoch: str) -> list[Finding]:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / page.FIGURES).mkdir(parents=True, exist_ok=True)
         (out / "report.html").touch()  # fail before the work, not after it
     except OSError as error:
         raise ConfigError(f"--workdir: {out} can't be written ({error}). Fix: another --workdir") from error
@@ -96,7 +97,7 @@ def _write(folders: Sequence[pathlib.Path], out: pathlib.Path, columns: Sequence
         content.section(one, its.lines, its.compared, columns, epoch) for one, its in zip(images, findings, strict=True)
     ]
     found = [(its.title, differences.headline(its.lines, its.compared, epoch)) for its in findings if its.lines]
-    blocks = list(_document(images, found, sections, lost, out))
+    blocks = page.with_file_names(_document(images, found, sections, lost, out))
     lines = [line for its in findings for line in its.lines]
     by_title = [(its.title, its.compared) for its in findings]
     write_atomically(out / "report.md", page.as_markdown(blocks))
@@ -106,6 +107,9 @@ def _write(folders: Sequence[pathlib.Path], out: pathlib.Path, columns: Sequence
     write_atomically(out / "table.tex", exports.accuracies_latex(lines, columns, epoch))
     write_atomically(out / "differences.csv", exports.differences_csv(by_title, epoch))
     write_atomically(out / "differences.tex", exports.differences_latex(by_title, columns, epoch))
+    for picture in (one for block in blocks if isinstance(block, page.Pictures) for one in block.pictures):
+        for ending, drawn in picture.drawn.files.items():
+            write_atomically(out / page.FIGURES / f"{picture.name}{ending}", drawn)
     write_atomically(out / "report.html", page.as_html(blocks))
     return findings
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from saddle_jax.longtail import RANK_GROUPS
 from saddle_jax.report import classes, plots, predictions, style, tables
-from saddle_jax.report.page import Block, Heading, Pictures, Table, Text
+from saddle_jax.report.page import Block, Heading, Picture, Pictures, Table, Text
 from saddle_jax.report.provenance import together
 from saddle_jax.report.rows import ImageSet
 from saddle_jax.report.runs import Run
@@ -38,7 +38,7 @@ def section(images: ImageSet) -> Iterator[Block]:
             f"{row.name}: confusion matrix at the last epoch, n = {tables.seeds(len(shares))}. Rows add up to 100 %."
         )
         figure = plots.confusion(percents, images.names, images.counts_C, row.name)
-        pictures.append((style.inline(figure), caption))
+        pictures.append(Picture(f"confusion {row.name}", style.render(figure), caption))
     if not cells:
         return
     yield Heading("Confusion between head, mid, and tail", 3)

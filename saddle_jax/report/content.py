@@ -20,15 +20,15 @@ from saddle_jax.report import (
     tables,
 )
 from saddle_jax.report.comparisons import Comparison
-from saddle_jax.report.page import Block, Heading, Pictures, Strong, Table, Text
+from saddle_jax.report.page import Block, Heading, Picture, Pictures, Strong, Table, Text
 from saddle_jax.report.rows import ImageSet, Row, all_runs, families
 from saddle_jax.report.runs import chosen_by
 
 _MOST_METHODS = 6  # per figure
-_CURVES = (
-    ("train/loss", "training loss", True),
-    ("eval/test/accuracy", "test accuracy (%)", False),
-    ("eval/test/tail", "test accuracy of the tail classes (%)", False),
+_CURVES = (  # field, name, label, whether its axis is logarithmic
+    ("train/loss", "training loss", "training loss", True),
+    ("eval/test/accuracy", "test accuracy", "test accuracy (%)", False),
+    ("eval/test/tail", "tail accuracy", "test accuracy of the tail classes (%)", False),
 )
 
 
@@ -142,7 +142,7 @@ def _by_class_size(images: ImageSet) -> Iterator[Block]:
             "Lines reach one standard deviation up and down, and end at 0 and 100 %."
         )
         figure = plots.by_class_size(methods, images.names, images.counts_C, ranks)
-        pictures.append((style.inline(figure), caption))
+        pictures.append(Picture("accuracy by class size", style.render(figure), caption))
     if pictures:
         yield Heading("Accuracy by class size", 3)
         yield Pictures(pictures)
@@ -171,11 +171,12 @@ def _curves(images: ImageSet) -> Iterator[Block]:
     groups = [images.rows] if len(images.rows) <= _MOST_METHODS else _pictured(images.rows)
     pictures = []
     for rows in groups:
-        for field, label, log in _CURVES:
+        for field, name, label, log in _CURVES:
             methods = {row.name: _curves_of(row, field) for row in rows}
             figure = plots.curves(methods, label, log=log)
             if figure:
-                pictures.append((style.inline(figure), f"{_capital(label)} over epochs: {', '.join(methods)}."))
+                caption = f"{_capital(label)} over epochs: {', '.join(methods)}."
+                pictures.append(Picture(name, style.render(figure), caption))
     if pictures:
         yield Heading("Training curves", 3)
         yield Pictures(pictures)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from saddle_jax.report import style, tables
-from saddle_jax.report.page import Block, Heading, Pictures, Text
+from saddle_jax.report.page import Block, Heading, Picture, Pictures, Text
 from saddle_jax.report.rows import ImageSet, Row
 from saddle_jax.report.runs import Run, is_number
 
@@ -73,7 +73,7 @@ def section(images: ImageSet) -> Iterator[Block]:
             caption = (
                 f"Test accuracy over {label}, at the last epoch: {', '.join(points)}. Filled: overall. Open: tail."
             )
-            pictures.append((style.inline(figure(points, label)), caption))
+            pictures.append(Picture(f"accuracy over {label}", style.render(figure(points, label)), caption))
     if pictures:
         yield Heading("Cost and accuracy", 3)
         yield Pictures(pictures)

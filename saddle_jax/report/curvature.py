@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from saddle_jax.errors import DataError
 from saddle_jax.report import slices, spectra, style, tables
-from saddle_jax.report.page import Block, Heading, Links, Pictures, Table, Text
+from saddle_jax.report.page import Block, Heading, Links, Picture, Pictures, Table, Text
 from saddle_jax.report.rows import ImageSet, families
 from saddle_jax.report.runs import Run
 from saddle_jax.spectra import results
@@ -135,8 +135,12 @@ def _densities(measured: Mapping[str, Sequence[Measured]], problems: list[str]) 
             problems.append(f"the spectra of {target} can't be drawn ({error})")
             continue
         title = f"{sizes[target]['title']} ({sizes[target]['images']:,} images)"
-        named = [(style.inline(figure), f"Hessian spectrum of {title}: {name}.") for name, figure in drawn.items()]
-        yield Pictures(named)
+        yield Pictures(
+            [
+                Picture(f"spectrum {target} {name}", style.render(drawn[text]), f"Hessian spectrum of {title}: {text}.")
+                for name, text in captions.items()
+            ]
+        )
 
 
 def _ratios(measured: Mapping[str, Sequence[Measured]], problems: list[str]) -> Iterator[Block]:
@@ -155,7 +159,7 @@ def _ratios(measured: Mapping[str, Sequence[Measured]], problems: list[str]) -> 
     for name, (run, _) in along.items():
         figure = spectra.ratios({name: run.folder}, (5, 3.6), top=1.05 * max(top for _, top in along.values()) or 1.0)
         caption = f"{name}, seed {run.seeds[0]}: |λmin/λmax| over epochs. 0 means that no direction curves down."
-        drawn.append((style.inline(figure), caption))
+        drawn.append(Picture(f"ratio {name}", style.render(figure), caption))
     if drawn:
         yield Pictures(drawn)
 
@@ -171,7 +175,8 @@ def _landscapes(measured: Mapping[str, Sequence[Measured]], problems: list[str])
             try:
                 stored = spectra.load(one.folder, target)
                 caption = f"{name}, seed {one.run.seeds[0]}. {slices.about_plane(stored)}"
-                drawn.append((style.inline(slices.landscape(stored, noted=False)), caption))
+                figure = slices.landscape(stored, noted=False)
+                drawn.append(Picture(f"landscape {target} {name}", style.render(figure), caption))
             except (DataError, OSError, ValueError, TypeError, KeyError) as error:
                 problems.append(f"the landscape of {target} can't be drawn ({error})")
             break

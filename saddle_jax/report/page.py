@@ -57,10 +57,18 @@ class Code(NamedTuple):
     text: str
 
 
-class Pictures(NamedTuple):
-    """Figures with captions, side by side if there is room."""
+class Picture(NamedTuple):
+    """A figure."""
 
-    pictures: Sequence[tuple[str, str]]  # SVG of `style.inline`, caption
+    name: str  # of its files
+    drawn: style.Rendered
+    caption: str
+
+
+class Pictures(NamedTuple):
+    """Figures, side by side if there is room."""
+
+    pictures: Sequence[Picture]
 
 
 class Links(NamedTuple):
@@ -71,6 +79,9 @@ class Links(NamedTuple):
 
 
 Block = Heading | Text | Items | Table | Code | Pictures | Links
+
+FIGURES = "figures"  # folder of the pictures' files, beside the page
+_LONGEST_NAME = 60
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d8dde3; --page: #fff; --shade: #f5f7f9;
@@ -113,6 +124,18 @@ figcaption { color: var(--soft); font-size: .9rem; }
 _POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src '{script.HASH}'"
 
 
+def with_file_names(blocks: Iterable[Block]) -> list[Block]:
+    """Return the blocks with names of pictures that files can have, each once."""
+    taken: dict[str, int] = {}
+
+    def named(picture: Picture) -> Picture:
+        name = re.sub(r"[^\w.=]+", "-", picture.name).strip("-.")[:_LONGEST_NAME] or "figure"
+        taken[name.lower()] = number = taken.get(name.lower(), 0) + 1
+        return picture._replace(name=name if number == 1 else f"{name}-{number}")
+
+    return [Pictures(list(map(named, block.pictures))) if isinstance(block, Pictures) else block for block in blocks]
+
+
 def as_html(blocks: Sequence[Block]) -> str:
     """Return a complete HTML page; the level-2 headings form its table of contents."""
     title = next((block.text for block in blocks if isinstance(block, Heading) and block.level == 1), "saddle_jax")
@@ -149,7 +172,7 @@ def _html_block(block: Block, anchor: str) -> str:
         case Code(text):
             return f"<pre>{_text(text)}</pre>"
         case Pictures(pictures):
-            return '<div class="pictures">' + "".join(_figure(svg, text) for svg, text in pictures) + "</div>"
+            return '<div class="pictures">' + "".join(map(_figure, pictures)) + "</div>"
         case Links(text, links):
             return f"<p>{_text(text)} " + ", ".join(f'<a href="{_url(p)}">{_text(t)}</a>' for t, p in links) + "</p>"
 
@@ -179,10 +202,11 @@ def _cell(text: str) -> str:
     return f"<b>{shown}</b>" if isinstance(text, Strong) else shown
 
 
-def _figure(svg: str, text: str) -> str:
+def _figure(picture: Picture) -> str:
+    text = _text(picture.caption)
     # A group, not an image: to a screen reader an image has no parts, and the marks of a figure have titles.
-    drawn = svg.replace("<svg", f'<svg role="group" aria-label="{_text(text)}"', 1)
-    return f"<figure>{drawn}<figcaption>{_text(text)}</figcaption></figure>"
+    drawn = picture.drawn.inline.replace("<svg", f'<svg role="group" aria-label="{text}"', 1)
+    return f"<figure>{drawn}<figcaption>{text}</figcaption></figure>"
 
 
 def _text(text: str) -> str:
@@ -194,7 +218,7 @@ def _url(path: str) -> str:
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
-    """Return the document as Markdown, with captions in place of its pictures."""
+    """Return the document as Markdown, with links and captions in place of its pictures."""
     return "\n\n".join(_markdown_block(block) for block in blocks) + "\n"
 
 
@@ -216,7 +240,10 @@ def _markdown_block(block: Block) -> str:
         case Code(text):
             return "\n".join(f"    {line}" for line in text.splitlines())
         case Pictures(pictures):
-            return "\n".join(f"- picture, in report.html: {_markdown(text)}" for _, text in pictures)
+            return "\n".join(
+                f"- picture [{_markdown(name)}]({quote(f'{FIGURES}/{name}.svg')}): {_markdown(caption)}"
+                for name, _, caption in pictures
+            )
         case Links(text, links):
             return f"{_markdown(text)} " + ", ".join(f"[{_markdown(name)}]({quote(path)})" for name, path in links)
 

@@ -11,7 +11,8 @@ import pathlib
 import re
 import textwrap
 import weakref
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import matplotlib
@@ -115,7 +116,7 @@ def legend(figure: Figure) -> None:
 
 
 def name_points(line: Line2D, names: Sequence[str]) -> None:
-    """Name each marker of a line. A page shows that under the pointer, and reads it aloud; see `inline`."""
+    """Name each marker of a line. A page shows that under the pointer, and reads it aloud; see `render`."""
     _POINTS[line] = names
 
 
@@ -208,18 +209,41 @@ def animate(frames: Sequence[bytes], path: pathlib.Path, seconds: float) -> path
     return path
 
 
+class Rendered(NamedTuple):
+    """A figure for a page, and the same as files on white."""
+
+    inline: str  # SVG
+    files: Mapping[str, bytes]  # by their endings
+
+
 @styled
-def inline(figure: Figure) -> str:
-    """Return the figure as SVG for a page with `CSS`: its colors are the page's, in light and dark mode."""
-    drawn = io.StringIO()
+def render(figure: Figure) -> Rendered:
+    """Return the figure for a page with `CSS`, whose colors it takes in the light and in the dark; and as SVG and PDF.
+
+    It is laid out once, because that takes the longest.
+    """
+    svg = io.StringIO()
     lines = [line for line in figure.findobj(Line2D) if line in _POINTS]
     for number, line in enumerate(lines):
         line.set_gid(f"points-{number}")
-    figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    root = ElementTree.fromstring(drawn.getvalue())  # noqa: S314 (our own text); leaves out comments
-    for number, line in enumerate(lines):
-        _add_titles(root, f"points-{number}", _POINTS[line])
-    used = set(re.findall(r"#([\w-]+)", drawn.getvalue()))
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.set_layout_engine("none")
+    files = {".svg": svg.getvalue().encode(), ".pdf": _pdf(figure)}
+    return Rendered(_inlined(svg.getvalue(), [_POINTS[line] for line in lines]), files)
+
+
+def _pdf(figure: Figure) -> bytes:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="pdf", metadata={"CreationDate": None})
+    return drawn.getvalue()
+
+
+def _inlined(svg: str, titles: Sequence[Sequence[str]]) -> str:
+    """Return an SVG for a page: in the page's colors, without what a page does not need, and with titles of marks."""
+    root = ElementTree.fromstring(svg)  # noqa: S314 (our own text); leaves out comments
+    for number, its_titles in enumerate(titles):
+        _add_titles(root, f"points-{number}", its_titles)
+    used = set(re.findall(r"#([\w-]+)", svg))
     for parent in root.iter():
         for child in list(parent):
             if _name(child.tag) in ("metadata", "style"):
