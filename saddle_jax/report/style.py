@@ -218,7 +218,7 @@ class Rendered(NamedTuple):
 
 @styled
 def render(figure: Figure) -> Rendered:
-    """Return the figure for a page with `CSS`, whose colors it takes in the light and in the dark; and as SVG and PDF.
+    """Return the figure as SVG for a page with `CSS`, in the page's light or dark colors, and as files on white.
 
     It is laid out once, because that takes the longest.
     """
