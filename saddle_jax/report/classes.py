@@ -1,4 +1,4 @@
-"""Parts of the report on single classes: their accuracies, and what tail classes are taken for. Does not need JAX."""
+"""Parts of the report on single classes: their accuracies, and what tail classes are mistaken for. Does not need JAX."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def accuracies(images: ImageSet) -> Iterator[Block]:
 
 
 def mistakes(images: ImageSet, methods: Mapping[str, Sequence[str]]) -> Iterator[Block]:
-    """Yield a table of the classes that each tail class is most often taken for.
+    """Yield a table of the classes that each tail class is most often mistaken for.
 
     Args:
       images: the rows.
