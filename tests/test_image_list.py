@@ -250,7 +250,7 @@ def test_without_data_the_message_says_what_was_looked_for_where_and_the_fix(nam
     with pytest.raises(DataError, match=rf"found no folder {tmp_path}/none.*{official}"):
         sources.load(config)
     config.data.root = "gs://bucket/imagenet"
-    with pytest.raises(DataError, match="found 'gs://bucket/imagenet', expected a folder.*data.source=tfds"):
+    with pytest.raises(DataError, match="found 'gs://bucket/imagenet', but.* need a folder.*data.source=tfds"):
         sources.load(config)
     (tmp_path / "photos").mkdir()
     config.data.root = str(tmp_path)

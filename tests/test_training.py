@@ -211,7 +211,7 @@ def test_the_smoke_run_of_the_command_line(tmp_path):
         "eval   test step 30: accuracy ",
         "100%  ETA 0s\nloss ",
         "compiling the step ... ",
-        "best on test   classes",
+        "best on test  classes",
         "3: 0, 1, 2\n",
         "│ saved  /",
         "│ next   ",

@@ -32,7 +32,8 @@ def class_table(splits: Splits) -> console.Table:
         [name, f"{count:,}", *([str(label)] if numbered else [])]
         for name, count, label in zip(stats.names, stats.counts_C, stats.labels_C, strict=True)
     ]
-    return console.Table(["class", "training images", *(["label"] if numbered else [])], rows, "lrr")
+    columns = ["class", "training images", *(["label"] if numbered else [])]
+    return console.Table(columns, rows, "lrr"[: len(columns)])
 
 
 class Samples(NamedTuple):
