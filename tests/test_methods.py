@@ -260,6 +260,15 @@ def test_gradients_of_groups_of_classes_add_up(name):
 
 
 @EVERY
+def test_every_classifier_is_marked(name):
+    built = build(name)
+    marks = built.method.is_classifier(built.state.params)
+    assert jax.tree.structure(marks) == jax.tree.structure(built.state.params)
+    marked = {entry for entry, tree in marks.items() if any(jax.tree.leaves(tree))}
+    assert marked == {entry for entry in built.state.params if entry.startswith("linear")}
+
+
+@EVERY
 def test_the_logged_loss_is_what_is_minimised_with_sam_and_without(name):
     with_sam, without = build(name), build(name, optim__name="sgd")
     losses = [built.step(built.state, built.views(0))[1].loss for built in (with_sam, without)]

@@ -10,6 +10,7 @@ import pytest
 from conftest import optimizations
 from golden_resnet import batch, config_of, global_norm, leaf, load, method_of, our_value, variables
 
+from saddle_jax.errors import ConfigError
 from saddle_jax.longtail import ClassStats
 from saddle_jax.models import tuning
 from saddle_jax.optim.chain import make_optimizer
@@ -221,3 +222,11 @@ def test_a_part_of_the_parameters_is_perturbed_and_all_of_them_move(perturbed):
         np.testing.assert_allclose(change, 2 / size**0.5 if chosen else 0, rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, updates, grads)
     assert state.ascent_norm == pytest.approx(size**0.5)
+
+
+def test_a_method_that_marks_no_classifier_is_refused():
+    config = config_of("linear")
+    config.sam.perturbed = "head"
+    stats = ClassStats(np.array([5, 3]), ())
+    with pytest.raises(ConfigError, match="sam.perturbed='head' needs a method that marks its classifier"):
+        make_optimizer(config, make_schedules(config, stats, 3), stats)

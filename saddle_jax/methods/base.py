@@ -77,7 +77,8 @@ class Method(NamedTuple):
     network_of: Callable[[Any, Any], tuple[Any, Any]] | None = None
     # parameters -> a tree of bools: which of them the optimizer changes; None: all of them
     trained: Callable[[Any], Any] | None = None
-    # parameters -> a tree of bools: which of them are the classifier's, for CC-SAM; None: CC-SAM can't be used
+    # parameters -> a tree of bools: which of them are the classifier's, or all classifiers'; None: links that perturb
+    # them alone can't be used
     is_classifier: Callable[[Any], Any] | None = None
     linear: str | None = None  # entry of the classifier that predicts, if it is linear; see `models.base.Network`
 

@@ -151,6 +151,10 @@ def make(
         outputs, _ = forward(params, model_state, normalise(batch.images), batch.mask, train=train, key=key)
         return outputs.balanced_BC
 
+    def is_classifier(params: Any) -> Any:
+        balanced = jax.tree.map(lambda _: True, params["linear_balanced"])
+        return {**network.is_classifier(params), "linear_balanced": balanced}
+
     def network_of(params: Any, model_state: Any) -> tuple[Any, Any]:
         own = ("linear_balanced", "projector", "predictor")
         network_params = {name: tree for name, tree in params.items() if name not in own}
@@ -165,6 +169,7 @@ def make(
         after_update=lambda variables, _: variables.method_state,
         predict=predict,
         network_of=network_of,
+        is_classifier=is_classifier,
         linear="linear_balanced",
     )
 

@@ -23,7 +23,7 @@ from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise, sums_of
 from saddle_jax.models import heads, networks
-from saddle_jax.models.base import beside, functions_of
+from saddle_jax.models.base import beside, functions_of, in_entry
 from saddle_jax.models.batchnorm import BatchNorm
 from saddle_jax.schedules import Schedules
 
@@ -268,9 +268,18 @@ def make(
     def network_of(params: Any, model_state: ModelState) -> tuple[Any, Any]:
         return {name: tree for name, tree in params.items() if name != "projector"}, model_state.network
 
-    views = (config.data.augmentation, paco.key_augmentation)
     sampling = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
-    return Method((Stream(sampling, views),), init, prepare, loss, after_update, predict, network_of, linear="linear")
+    return Method(
+        streams=(Stream(sampling, (config.data.augmentation, paco.key_augmentation)),),
+        init=init,
+        prepare=prepare,
+        loss=loss,
+        after_update=after_update,
+        predict=predict,
+        network_of=network_of,
+        is_classifier=lambda params: in_entry(params, "linear"),
+        linear="linear",
+    )
 
 
 def of_key_encoder(params: dict[str, Any]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def from_flax(
         return body.apply(params, model_state, images_BHWK, mask_B, train, key=key if train else None, method=call)
 
     def is_classifier(params: Params) -> Params:
-        return {name: jax.tree.map(lambda _, name=name: name == _CLASSIFIER, tree) for name, tree in params.items()}
+        return in_entry(params, _CLASSIFIER)
 
     def classify(params: Params, features_BD: jax.Array) -> jax.Array:
         return top.apply(params, {}, features_BD)[0]
@@ -182,6 +182,11 @@ def from_flax(
     linear = _CLASSIFIER if type(head) in (Linear, nn.Dense) else None  # a subclass may compute something else
     network = Network(init, features, classify, is_classifier, linear)
     return network
+
+
+def in_entry(params: Params, chosen: str) -> Params:
+    """Return which parameters are in the entry of this name, as a tree of bools."""
+    return {name: jax.tree.map(lambda _, name=name: name == chosen, tree) for name, tree in params.items()}
 
 
 def beside(params: Params, own: Params) -> Params:

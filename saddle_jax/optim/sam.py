@@ -17,13 +17,23 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from saddle_jax.errors import ConfigError
 from saddle_jax.host import devices
 from saddle_jax.models import tuning
 from saddle_jax.optim.link import Ask, LinkContext, Step, make_link, value_at
 
 
 def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:
-    """Build the link from the values of its fields in a config."""
+    """Build the link from the values of its fields in a config.
+
+    Raises:
+      ConfigError: the classifier alone is to be perturbed, but the method does not say which parameters are its.
+    """
+    if fields.perturbed == "head" and context.is_classifier is None:
+        raise ConfigError(
+            "sam.perturbed='head' needs a method that marks its classifier's parameters, but this one does not. "
+            "Fix: --config.sam.perturbed=all, or let the method return Method(..., is_classifier=...)"
+        )
     perturbed = {"all": None, "norm": tuning.norms, "head": context.is_classifier}[fields.perturbed]
     return sam(context.schedule("rho"), perturbed=perturbed, axis_name=context.axis_name, aux_like=context.aux_like)
 
