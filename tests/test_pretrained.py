@@ -323,6 +323,7 @@ def test_a_missing_file_is_told_before_the_images_are_looked_at(tmp_path, monkey
         ({"model__train": "lora"}, "needs a transformer"),
         ({"model__class_vectors": "text.npz"}, "need a normed head on the features of a pretrained network"),
         ({"model__rank": 4}, "model.rank has no effect"),
+        ({"sam__perturbed": "norm"}, "'norm' perturbs nothing with model.train='head'"),
         ({"model__cache_views": 2, "model__train": "norm"}, "needs a backbone that stays"),
         ({"model__cache_views": 2, "data__pipeline": "numpy"}, "features stay on the devices"),
     ],

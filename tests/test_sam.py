@@ -12,9 +12,9 @@ from golden_resnet import batch, config_of, global_norm, leaf, load, method_of, 
 
 from saddle_jax.errors import ConfigError
 from saddle_jax.longtail import ClassStats
-from saddle_jax.models import tuning
+from saddle_jax.models import adapters, tuning
 from saddle_jax.optim.chain import make_optimizer
-from saddle_jax.optim.link import find_link_state
+from saddle_jax.optim.link import find_link_state, only
 from saddle_jax.optim.sam import perturbation, sam, stable_norm
 from saddle_jax.schedules import make_schedules
 from saddle_jax.training.gradient import pass_like
@@ -222,6 +222,37 @@ def test_a_part_of_the_parameters_is_perturbed_and_all_of_them_move(perturbed):
         np.testing.assert_allclose(change, 2 / size**0.5 if chosen else 0, rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, updates, grads)
     assert state.ascent_norm == pytest.approx(size**0.5)
+
+
+def test_a_norm_is_known_by_its_scale_even_if_that_is_not_trained():
+    """As with model.train=bias; a learned scale of other modules is no norm."""
+    adapter = adapters.AdaptFormer(2, None).init(jax.random.key(0), jnp.ones((1, 1, 4)))["params"]
+    params = {"bn": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}, "adapter": adapter}
+
+    def biases(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "bias", params)
+
+    marked = [path for path, norm in jax.tree_util.tree_leaves_with_path(tuning.norms(params)) if norm]
+    names = ["['adapter']['norm']['bias']", "['adapter']['norm']['scale']", "['bn']['bias']", "['bn']['scale']"]
+    assert list(map(jax.tree_util.keystr, marked)) == names
+    link = only(biases, sam(2.0, perturbed=tuning.norms))
+
+    def grad_fn(point, class_weights_C=None):
+        del class_weights_C
+        return jax.tree.map(jnp.ones_like, point), ()
+
+    _, state = link.update(grad_fn(params)[0], link.init(params), params, grad_fn=grad_fn)
+    assert state.ascent_norm == pytest.approx((3 + 4) ** 0.5)
+
+
+def test_no_norm_to_perturb_is_refused_before_training():
+    config = config_of("linear")
+    config.sam.perturbed = "norm"
+    stats = ClassStats(np.array([5, 3]), ())
+    optimizer = make_optimizer(config, make_schedules(config, stats, 3), stats)
+    optimizer.init({"bn": {"scale": jnp.ones(3)}})
+    with pytest.raises(ConfigError, match="perturbed='norm' perturbs nothing: no such parameter is trained"):
+        optimizer.init({"linear": {"kernel": jnp.ones((2, 3))}})
 
 
 def test_a_method_that_marks_no_classifier_is_refused():

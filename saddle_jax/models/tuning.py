@@ -53,9 +53,13 @@ def trained(choice: str, network: Network) -> Mask | None:
 
 def norms(params: Params) -> Any:
     """Return which parameters are scales and biases of normalization layers, as a tree of bools."""
-    scales = {path[:-1] for path, _ in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "scale"}
-    # A normalization's bias lies beside its scale.
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[:-1] in scales, params)
+    # A normalization's bias lies beside its scale, of which an optimizer may see only the place (`optim.link.only`). A
+    # module that has modules of its own beside a scale, such as AdaptFormer, is none.
+    is_norm = "scale" in params and not any(isinstance(part, dict) for part in params.values())
+    return {
+        name: norms(part) if isinstance(part, dict) else jax.tree.map(lambda _: is_norm, part)
+        for name, part in params.items()
+    }
 
 
 def depths(params: Params) -> dict[str, int]:

@@ -27,7 +27,8 @@ def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformati
     """Build the link from the values of its fields in a config.
 
     Raises:
-      ConfigError: the classifier alone is to be perturbed, but the method does not say which parameters are its.
+      ConfigError: the classifier alone is to be perturbed, but the method does not say which parameters are its. From
+        `init`: none of the parameters that are trained is to be perturbed.
     """
     if fields.perturbed == "head" and context.is_classifier is None:
         raise ConfigError(
@@ -35,7 +36,17 @@ def make(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformati
             "Fix: --config.sam.perturbed=all, or let the method return Method(..., is_classifier=...)"
         )
     perturbed = {"all": None, "norm": tuning.norms, "head": context.is_classifier}[fields.perturbed]
-    return sam(context.schedule("rho"), perturbed=perturbed, axis_name=context.axis_name, aux_like=context.aux_like)
+    link = sam(context.schedule("rho"), perturbed=perturbed, axis_name=context.axis_name, aux_like=context.aux_like)
+
+    def init(params: optax.Params) -> Any:
+        if perturbed is not None and not any(jax.tree.leaves(perturbed(params))):
+            raise ConfigError(
+                f"sam.perturbed={fields.perturbed!r} perturbs nothing: no such parameter is trained. "
+                "Fix: --config.sam.perturbed=all"
+            )
+        return link.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, link.update)
 
 
 def make_adaptive(fields: ConfigDict, context: LinkContext) -> optax.GradientTransformationExtraArgs:

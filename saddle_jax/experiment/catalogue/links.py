@@ -44,6 +44,16 @@ def _cc_sam_problems(values: Values) -> Iterator[str]:
         )
 
 
+def _sam_problems(values: Values) -> Iterator[str]:
+    trains_no_norm = {"model.train": ("head", "lora"), "method": ("retrain",)}
+    for field, choices in trains_no_norm.items():
+        if values["sam.perturbed"] == "norm" and values[field] in choices:
+            yield (
+                f"sam.perturbed='norm' perturbs nothing with {field}={values[field]!r}, which trains no normalization "
+                "layer. Fix: --config.sam.perturbed=all"
+            )
+
+
 def _sse_sam_problems(values: Values) -> Iterator[str]:
     start, length = values["sse_sam.switch_at"], values["duration"]
     part = fraction(parse_duration(start), parse_duration(length))
@@ -130,6 +140,7 @@ LINKS = {
             ),
         },
         paper="Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR 2021",
+        problems=(_sam_problems,),
         title="SAM",
     ),
     "asam": Link(
