@@ -4,9 +4,11 @@ import csv
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -16,9 +18,12 @@ from PIL import Image
 from rich.cells import cell_len
 
 import saddle_jax
+from saddle_jax import modes
 from saddle_jax.errors import ConfigError, DataError
+from saddle_jax.experiment import command_line
 from saddle_jax.host import console
 from saddle_jax.inference import inputs, outputs
+from saddle_jax.spectra.spectrometer import Spectrometer
 
 pytestmark = pytest.mark.usefixtures("compile_file_quickly")
 
@@ -53,9 +58,6 @@ def run(folders, tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluated(run):
     """Return the logits that --mode eval writes for the test images, and their labels, by name of the file."""
-    from saddle_jax import modes
-    from saddle_jax.experiment import command_line
-
     command = command_line.parse(["main.py", "--mode=eval", f"--workdir={run.workdir}", "--checkpoint=latest"])
     assert modes.run(command) == 0
     with np.load(run.workdir / "eval" / "30-test-predictions.npz") as stored:
@@ -265,6 +267,19 @@ def test_a_name_that_is_not_text_is_shown_with_its_bytes(tmp_path):
     for argument in (path, tmp_path, tmp_path / "*.png"):
         (item,) = inputs.find([str(argument)])
         assert item == (rf"{tmp_path}/caf\xe9.png", path)
+
+
+def test_only_training_needs_devices_that_divide_its_batch(run, folders, evaluated, tmp_path, monkeypatch):
+    """As where a run of one device is used on a machine with eight."""
+    elsewhere = shutil.copytree(run.workdir, tmp_path / "r")
+    config = json.loads((elsewhere / "config.json").read_text())
+    config |= {"batch_size": 30, "micro_batches": 7}
+    (elsewhere / "config.json").write_text(json.dumps(config))
+    np.testing.assert_array_equal(saddle_jax.load(elsewhere).predict(folders / "test").logits_NC, evaluated[0])
+    assert modes.run(command_line.parse(["main.py", f"--workdir={elsewhere}", "--mode=eval"])) == 0
+    monkeypatch.setattr(Spectrometer, "measure", Mock(side_effect=InterruptedError))  # which takes a minute
+    with pytest.raises(InterruptedError):
+        modes.run(command_line.parse(["main.py", f"--workdir={elsewhere}", "--mode=spectra"]))
 
 
 def test_what_is_no_image_is_told_at_once(run, tmp_path):

@@ -120,7 +120,7 @@ def _program(config: ConfigDict, stats: longtail.ClassStats, shape: tuple[int, i
     if _is_encoded(data):
         images = Contents(lambda _: b"", [""] * number, decoding(data))
     blank = Images(images, np.repeat(np.arange(stats.num_classes, dtype=np.int32), stats.counts_C))
-    return make_program(config, Splits(blank, None, blank, stats, "", ""))
+    return make_program(config, Splits(blank, None, blank, stats, "", ""), to_train=False)
 
 
 def _is_encoded(data: ConfigDict) -> bool:

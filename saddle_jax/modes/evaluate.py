@@ -33,7 +33,7 @@ def run(command: Command) -> int:
         raise ConfigError(different_config(workdir, differing, "leave out --config, or pass the run's own"))
     with console.doing("reading the images"):
         splits = sources.load(config)
-    program = make_program(config, splits)
+    program = make_program(config, splits, to_train=False)
     posthoc.require_possible(asked, program.linear)
     # With other images or groups than the run's own, the result is printed but not saved in the run's directory.
     folder = None if differing or differing_images(workdir, splits) else workdir

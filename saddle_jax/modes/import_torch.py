@@ -59,7 +59,7 @@ def run(command: Command) -> int:
     outputs_C = splits.stats.places_C
     if command.class_map:
         outputs_C = class_map.read(pathlib.Path(command.class_map), splits.stats.names, outputs_C)
-    program = make_program(config, splits)
+    program = make_program(config, splits, to_train=False)
     step = _step(found.epoch, program.schedules)
     like = jax.eval_shape(lambda: program.init(config.seed))
     try:

@@ -43,7 +43,7 @@ def run(command: Command) -> int:
             splits = sources.load(config)
         require_own_images(workdir, splits, "use the run's data set")
         spectrometer = Spectrometer(config, splits)
-        like = make_program(config, splits).init(config.seed)
+        like = make_program(config, splits, to_train=False).init(config.seed)
         paths = paths_of([workdir, *other], like) if config.spectra.landscape else {}
         console.say(f"saddle_jax {__version__} ", f"spectra of {workdir}")
         console.say("loss", spectrometer.describe())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -75,13 +75,16 @@ class Program(NamedTuple):
     trained: Callable[[Any], Any] | None  # likewise
 
 
-def make_program(config: ConfigDict, splits: Splits) -> Program:
+def make_program(config: ConfigDict, splits: Splits, *, to_train: bool = True) -> Program:
     """Build the model, the optimizer and the steps.
+
+    Args:
+      to_train: whether training steps will be taken. What only they need is not asked of a machine that uses a run.
 
     Raises:
       ConfigError: the config does not fit the devices or the images; it lists every problem.
     """
-    schedules = _check(config, splits)
+    schedules = _check(config, splits, to_train=to_train)
     devices.set_precision(config.precision)
     devices.set_mapping(config.mapping)
     method = make_method(config, splits.stats, splits.train.images.shape[1:], devices.AXIS, schedules)
@@ -159,19 +162,25 @@ def _view(config: ConfigDict, splits: Splits, name: str) -> Augmentation:
     return augmentation.make(config.data, name, images.shape[1:], encoded=isinstance(images, Encoded))
 
 
-def _check(config: ConfigDict, splits: Splits) -> Schedules:
-    problems: list[str] = []
-    parts, channels = devices.num_devices(), splits.train.images.shape[-1]
+def _problems_of_steps(config: ConfigDict, splits: Splits) -> Iterator[str]:
+    """Yield the reasons why training steps can't be taken on this machine."""
+    parts = devices.num_devices()
     if config.batch_size % parts:
         fix = max(parts, config.batch_size // parts * parts)
-        problems.append(
-            f"batch_size: {config.batch_size} can't be split over {parts} devices. Fix: --config.batch_size={fix}"
-        )
+        yield f"batch_size: {config.batch_size} can't be split over {parts} devices. Fix: --config.batch_size={fix}"
     elif config.batch_size // parts % config.micro_batches:
-        problems.append(
+        yield (
             f"micro_batches: a device's {config.batch_size // parts} images of a step can't be cut into "
             f"{config.micro_batches} equal parts. Fix: choose a divisor of {config.batch_size // parts}"
         )
+    by_tfdata = config.data.pipeline == "tfdata" and not isinstance(splits.train.images, Encoded)
+    if by_tfdata and importlib.util.find_spec("tensorflow") is None:
+        yield "data.pipeline='tfdata' needs TensorFlow. Fix: --config.data.pipeline=numpy"
+
+
+def _check(config: ConfigDict, splits: Splits, *, to_train: bool) -> Schedules:
+    problems = list(_problems_of_steps(config, splits)) if to_train else []
+    channels = splits.train.images.shape[-1]
     if len(config.data.mean) != channels:
         problems.append(
             f"data.mean and data.std: found {len(config.data.mean)} channels, expected {channels}, as the images have. "
@@ -184,11 +193,8 @@ def _check(config: ConfigDict, splits: Splits) -> Schedules:
     if bounds and bounds[-1] > num_classes:
         problems.append(f"eval.rank_bounds: found {bounds}, expected at most {num_classes}, the number of classes")
     problems += chain.problems_of(config, splits.stats)
-    if importlib.util.find_spec("tensorflow") is None:
-        if isinstance(splits.train.images, Encoded):
-            problems.append('encoded images need TensorFlow. Fix: pip install "saddle_jax[tensorflow]"')
-        elif config.data.pipeline == "tfdata":
-            problems.append("data.pipeline='tfdata' needs TensorFlow. Fix: --config.data.pipeline=numpy")
+    if isinstance(splits.train.images, Encoded) and importlib.util.find_spec("tensorflow") is None:
+        problems.append('encoded images need TensorFlow. Fix: pip install "saddle_jax[tensorflow]"')
     images = len(splits.train.labels)
     if not (steps := steps_per_epoch(images, config.batch_size, config.data.drop_last)):
         raise ConfigError(
