@@ -174,6 +174,20 @@ def test_a_step_that_does_not_fit_is_tried_with_what_saves_memory(monkeypatch, c
         check_target.run(command)
 
 
+@pytest.mark.parametrize(
+    ("changes", "last"),
+    [
+        ({}, "--config.micro_batches=4"),
+        ({"method": "paco"}, "--config.model.remat=True"),
+        ({"optim.name": "cc_sam"}, "--config.model.remat=True"),
+    ],
+)
+def test_only_what_the_config_may_have_is_tried(changes, last):
+    config = small("imagenet_lt", "ce_sam", batch_size=16, **changes)
+    tried = [change for change, _ in check_target._candidates(config, 4)]
+    assert tried[:2] == ["", "--config.model.dtype=bfloat16"] and tried[-1].split()[-1] == last
+
+
 @pytest.mark.nightly
 def test_sixty_four_devices_train_and_evaluate_as_one(tmp_path):
     """A device gets one image of a batch, and some get none of the last one."""

@@ -13,6 +13,7 @@ from saddle_jax.data import sources
 from saddle_jax.data.encoded import Encoded
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError
+from saddle_jax.experiment import checks
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host import compiled, console, devices, machines
@@ -53,6 +54,7 @@ def run(command: Command) -> int:
     number = "one device" if machine.count == 1 else f"{machine.count} devices"
     places = "one host" if machine.hosts == 1 else f"{machine.hosts} hosts"
     console.say("target", f"{machine.name}: {number} of {_size(machine.chip.memory)} in {places}")
+    change = ""
     for change, candidate in _candidates(config, machine.count):
         if change:
             console.say("memory", f"trying {change}, because the step does not fit")
@@ -62,7 +64,7 @@ def run(command: Command) -> int:
             _tell(found, candidate, splits, machine)
             return 0
     raise ConfigError(
-        f"--target: the step does not fit on {machine.name}, not even with bfloat16, remat, and micro-batches. "
+        f"--target: the step does not fit on {machine.name}{f', not even with {change}' if change else ''}. "
         "Fix: a smaller --config.batch_size, or more devices"
     )
 
@@ -153,24 +155,22 @@ def _try(config: ConfigDict, splits: Splits, machine: Machine) -> Verdict | None
 
 
 def _candidates(config: ConfigDict, parts: int) -> Iterator[tuple[str, ConfigDict]]:
-    """Yield the config, then variants that save more and more memory, each with its changes as overrides."""
-    changes: dict[str, Any] = {}
+    """Yield the config, then variants that save more and more memory, each with its changes as overrides.
 
-    def changed() -> tuple[str, ConfigDict]:
-        candidate = config.copy_and_resolve_references()
-        candidate.update_from_flattened_dict(changes)
-        return " ".join(f"--config.{name}={value}" for name, value in changes.items()), candidate
 
-    yield changed()
-    for name, value in (("model.dtype", "bfloat16"), ("model.remat", True)):
-        if config_lib.flatten(config)[name] != value:
-            changes[name] = value
-            yield changed()
+    A change that does not go with the rest of the config is left out.
+    """
     images = config.batch_size // parts
-    for number in (2, 4, 8):
-        if number > config.micro_batches and images % number == 0:
-            changes["micro_batches"] = number
-            yield changed()
+    numbers = [number for number in (2, 4, 8) if number > config.micro_batches and images % number == 0]
+    saving = [("model.dtype", "bfloat16"), ("model.remat", True), *(("micro_batches", number) for number in numbers)]
+    changes: dict[str, Any] = {}
+    yield "", config
+    for name, value in saving:
+        candidate = config.copy_and_resolve_references()
+        candidate.update_from_flattened_dict({**changes, name: value})
+        if config_lib.flatten(config)[name] != value and not checks.problems_of(candidate, config):
+            changes[name] = value
+            yield " ".join(f"--config.{name}={value}" for name, value in changes.items()), candidate
 
 
 def _tell(found: Verdict, config: ConfigDict, splits: Splits, machine: Machine) -> None:
