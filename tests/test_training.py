@@ -22,6 +22,7 @@ from saddle_jax.host import devices, lock
 from saddle_jax.host.console import duration
 from saddle_jax.host.progress import Progress
 from saddle_jax.modes import evaluate as evaluate_mode
+from saddle_jax.modes import plan
 from saddle_jax.modes import train as train_mode
 from saddle_jax.training import checkpoint, metrics, run
 from saddle_jax.training.program import make_program
@@ -347,6 +348,15 @@ def test_a_workdir_that_can_not_be_one(tmp_path):
         train_mode.run(command)
     with pytest.raises(ConfigError, match="can't be written"):
         train(small_config(), tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "base", "told"),
+    [("ce", "sgd", "plain SGD"), ("ce", "adamw", "plain AdamW"), ("ce_sam", "adamw", "sam on AdamW with rho 0.")],
+)
+def test_the_plan_names_the_optimizer(recipe, base, told):
+    config = small_config(recipe, optim__base=base)
+    assert plan._link_of(config, sources.load(config)).startswith(told)
 
 
 @pytest.mark.faults("G2")

@@ -83,11 +83,12 @@ def _network_of(config: ConfigDict) -> str:
 
 
 def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
-    """Return the chosen link, its size, and its own fields as text."""
-    name = config.optim.name
+    """Return the chosen link, its size, and its own fields as text, and the optimizer behind it if that is not SGD."""
+    name, base = config.optim.name, {"sgd": "SGD", "adamw": "AdamW"}[config.optim.base]
     link, own = find("optim.name", name), fields_of(config)
+    title = f"plain {base}" if name == "sgd" else name if base == "SGD" else f"{name} on {base}"
     if not own:
-        return "plain SGD" if name == "sgd" else name
+        return title
     fields = []
     for field in link.fields:
         if field == link.size:
@@ -97,7 +98,7 @@ def _link_of(config: ConfigDict, splits: sources.Splits) -> str:
     if "tail_below" in own:
         tail = tail_C(splits.stats.counts_C, own.tail_below, config.eval.rank_bounds)
         fields.append(f"{tail.sum()} classes are tail")
-    return f"{name} with {'; '.join(fields)}"
+    return f"{title} with {'; '.join(fields)}"
 
 
 def require_directory(workdir: pathlib.Path) -> None:
