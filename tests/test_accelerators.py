@@ -158,13 +158,15 @@ def test_a_step_that_does_not_fit_is_tried_with_what_saves_memory(monkeypatch, c
     """The machine is four of this process's CPUs with little memory. The compiler is the CPU's."""
     monkeypatch.setattr(machines, "named", lambda _: machine)
     monkeypatch.setattr(machines, "devices_of", lambda _: FOUR)
-    config = small("imagenet_lt", "ce", batch_size=512, **{"data.image_size": 32, "data.eval_resize": 40})
+    sizes = {"data.image_size": 32, "data.eval_resize": 40, "data.drop_last": True}
+    config = small("imagenet_lt", "ce", batch_size=512, **sizes)
     command = Command("check", "", config, target="h100:4")
     machine = MACHINE._replace(chip=MACHINE.chip._replace(memory=16 * 2**20))
     assert check_target.run(command) == 0
     said = capsys.readouterr().out
     assert "the sizes of imagenet_lt as published" in said
     assert "the step fits with --config.model.dtype=bfloat16" in said
+    assert said.count("226 an epoch") == 1 and "an epoch of 226 steps" in said  # 115,846 / 512, rounded down
     assert "a step takes" in said and "roofline" in said and "decode" in said
     machine = MACHINE._replace(chip=MACHINE.chip._replace(memory=2**16))
     config.update_from_flattened_dict(

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data import sources
 from saddle_jax.data.encoded import Encoded
+from saddle_jax.data.order import steps_per_epoch
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment import checks
@@ -185,7 +186,7 @@ def _tell(found: Verdict, config: ConfigDict, splits: Splits, machine: Machine) 
     parts = {"products": floor.products, "memory traffic": floor.traffic, "sums over devices": floor.reduce}
     shares = ", ".join(f"{name} {_time(value)}" for name, value in parts.items() if value)
     per_second = config.batch_size / floor.seconds
-    epoch = -(-len(splits.train.labels) // config.batch_size)
+    epoch = steps_per_epoch(len(splits.train.labels), config.batch_size, config.data.drop_last)
     console.say(
         "estimate",
         f"a step takes {_time(floor.seconds)} or more by the roofline model ({shares}); "
