@@ -16,6 +16,7 @@ from saddle_jax.longtail import ClassStats
 from saddle_jax.models import heads
 from saddle_jax.models.base import from_flax
 from saddle_jax.modes import adjust
+from saddle_jax.modes import evaluate as evaluate_mode
 from saddle_jax.modes.adjust import Classifier, curve
 from saddle_jax.training import evaluate
 from saddle_jax.training.evaluate import Evaluation, Evaluator
@@ -125,6 +126,15 @@ def test_a_tau_is_never_chosen_on_test_images(tmp_path, capsys):
     same = evaluate.from_logits(labels, np.eye(2)[labels] * 50)
     assert choose("logit", same).tau == 1  # of equally good ones
     assert "21 of 21 taus are equally good there" in capsys.readouterr().out
+
+
+def test_training_that_adjusts_logits_is_known():
+    config = small_config("ce")
+    assert evaluate_mode._adjusting(config) == []
+    config.method = "paco"
+    assert evaluate_mode._adjusting(config) == ["paco"]
+    for loss in ("la", "vs"):
+        assert evaluate_mode._adjusting(small_config(loss)) == [loss]
 
 
 def test_what_a_user_asks_for_is_read_and_resolved(tmp_path):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import pathlib
 
+from ml_collections import ConfigDict
+
 from saddle_jax import posthoc
 from saddle_jax.data import sources
 from saddle_jax.errors import ConfigError
 from saddle_jax.experiment import adjustment
+from saddle_jax.experiment.catalogue import find
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host import console
 from saddle_jax.host.files import write_atomically
@@ -51,8 +54,9 @@ def run(command: Command) -> int:
     validation = None
     if asked.kind != "none" and asked.tau is None and splits.validation is not None:
         validation = evaluate.Evaluator(config, program, splits.validation, stats, pipeline)
-    if asked.kind == "logit" and config.loss.name in ("la", "vs"):
-        console.say("note", f"trained with {config.loss.name}, which adjusts logits: adjusting again may overshoot")
+    if asked.kind == "logit":
+        for name in _adjusting(config):
+            console.say("note", f"trained with {name}, which adjusts logits: adjusting again may overshoot")
     for name, state in states.items():
         step = int(state.step)
         with console.doing("evaluating the test images"):
@@ -81,3 +85,9 @@ def run(command: Command) -> int:
     if folder is not None:
         console.say("done", f"{folder / 'eval'} has every figure, and each image's label, prediction, and logits")
     return 0
+
+
+def _adjusting(config: ConfigDict) -> list[str]:
+    """Return what of the training has adjusted the logits to the class sizes: its loss or its method."""
+    chosen = ("loss.name", str(config.loss.name)), ("method", str(config.method))
+    return [name for choice, name in chosen if find(choice, name).adjusts_logits]

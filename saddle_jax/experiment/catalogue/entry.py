@@ -61,7 +61,12 @@ class Loss(Entry):
 
     `fields` are the values of its own fields, `stats` the ClassStats of the training images. `scale` is the factor on a
     normed head's cosines; with a linear head it is 1.
+
+    Args:
+      adjusts_logits: whether it adds the log of the prior to the logits, so that adjusting them again may overshoot.
     """
+
+    adjusts_logits: bool = False
 
     choice: ClassVar[str] = "loss.name"
 
@@ -88,7 +93,12 @@ class Method(Entry):
     """A method. make(config, stats, image_shape, axis_name, schedules) -> saddle_jax.methods.base.Method.
 
     Its own fields are in `config.<name of the entry>`. `image_shape` is (height, width, channels).
+
+    Args:
+      adjusts_logits: see `Loss`.
     """
+
+    adjusts_logits: bool = False
 
     choice: ClassVar[str] = "method"
 

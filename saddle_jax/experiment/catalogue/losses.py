@@ -33,6 +33,7 @@ LOSSES = {
         "saddle_jax.losses:make_logit_adjustment",
         fields={"tau": _TAU},
         paper="Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021",
+        adjusts_logits=True,
         title="LA",
     ),
     "cdt": Loss(
@@ -47,6 +48,7 @@ LOSSES = {
         "saddle_jax.losses:make_vector_scaling",
         fields={"gamma": _GAMMA, "tau": _TAU},
         paper=_KINI,
+        adjusts_logits=True,
         title="VS",
     ),
 }

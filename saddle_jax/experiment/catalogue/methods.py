@@ -149,6 +149,7 @@ METHODS = {
             "micro_batches": (1, "every query is compared with the whole batch"),
         },
         problems=(_queue_problems, _key_problems, _perturbation_problems),
+        adjusts_logits=True,
         title="PaCo",
     ),
     "retrain": Method(
