@@ -25,6 +25,7 @@ from saddle_jax.experiment import command_line
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.host import lock
 from saddle_jax.methods.plain import make as make_plain
+from saddle_jax.modes import spectra as spectra_mode
 from saddle_jax.report import style
 from saddle_jax.spectra import results
 from saddle_jax.training import checkpoint
@@ -360,6 +361,30 @@ def test_a_checkpoint_that_vanishes_is_looked_for_once_more(copy, monkeypatch):
     monkeypatch.setattr(checkpoint, "find", gone)
     with pytest.raises(CheckpointError, match="latest can't be read"):
         run(copy, classes="9")
+
+
+def test_of_all_checkpoints_those_deleted_meanwhile_are_left_out(tmp_path, capsys):
+    for step in (3, 6, 9):
+        (tmp_path / str(step)).mkdir()
+
+    def read(which):
+        if not (tmp_path / which).is_dir():
+            raise CheckpointError(f"{which} is gone")
+        return which
+
+    states = spectra_mode._left(tmp_path, read)
+    assert next(states) == "3"
+    (tmp_path / "6").rmdir()
+    assert list(states) == ["9"]
+    assert "left out step 6: its checkpoint" in capsys.readouterr().out
+
+    def damaged(which):
+        raise CheckpointError(f"{which} is damaged")
+
+    with pytest.raises(CheckpointError, match="3 is damaged"):
+        list(spectra_mode._left(tmp_path, damaged))
+    with pytest.raises(CheckpointError, match="latest is gone"):
+        list(spectra_mode._left(tmp_path / "none", read))
 
 
 def test_runs_are_compared_side_by_side(copy, tmp_path):

@@ -158,7 +158,6 @@ def _try(config: ConfigDict, splits: Splits, machine: Machine) -> Verdict | None
 def _candidates(config: ConfigDict, parts: int) -> Iterator[tuple[str, ConfigDict]]:
     """Yield the config, then variants that save more and more memory, each with its changes as overrides.
 
-
     A change that does not go with the rest of the config is left out.
     """
     images = config.batch_size // parts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -48,8 +49,7 @@ def run(command: Command) -> int:
         console.say(f"saddle_jax {__version__} ", f"spectra of {workdir}")
         console.say("loss", spectrometer.describe())
         pictures = []
-        for which in _checkpoints(workdir, command.checkpoint):
-            _, state = stored_run.restore_from_a_running_run(workdir / "checkpoints", which, like)
+        for state in _states(workdir / "checkpoints", command.checkpoint or "latest", like):
             console.say("step", f"{int(state.step):,}")
             folder = spectrometer.measure(state, workdir, paths=paths, stop=stop)
             pictures += plots.draw_folder(folder)
@@ -60,11 +60,33 @@ def run(command: Command) -> int:
     return 0
 
 
-def _checkpoints(workdir: pathlib.Path, chosen: str | None) -> list[str]:
-    """Return the checkpoints that the command names: one, several separated by commas, or all of the run."""
-    if chosen == "all":
-        return [str(step) for step in checkpoint.available(workdir / "checkpoints")] or ["latest"]
-    return (chosen or "latest").split(",")
+def _states(checkpoints: pathlib.Path, chosen: str, like: TrainState) -> Iterable[TrainState]:
+    """Return the states at the checkpoints that the command names: one, several separated by commas, or all."""
+
+    def read(which: str) -> TrainState:
+        return stored_run.restore_from_a_running_run(checkpoints, which, like)[1]
+
+    return _left(checkpoints, read) if chosen == "all" else map(read, chosen.split(","))
+
+
+def _left(checkpoints: pathlib.Path, read: Callable[[str], TrainState]) -> Iterator[TrainState]:
+    """Yield what is read from every checkpoint; without any, from the latest one, whose error says that there is none.
+
+    A checkpoint that a running run deletes in the meantime is left out.
+    """
+    found = False
+    for step in checkpoint.available(checkpoints):
+        try:
+            state = read(str(step))
+        except Exception:  # orbax and the file system raise many kinds of errors for a deleted file
+            if step in checkpoint.available(checkpoints):
+                raise
+            console.say("note", f"left out step {step:,}: its checkpoint in {checkpoints} has been deleted")
+        else:
+            found = True
+            yield state
+    if not found:
+        yield read("latest")
 
 
 def other_run(config: ConfigDict, workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -94,11 +116,15 @@ def paths_of(runs: Sequence[pathlib.Path], like: TrainState) -> dict[str, list[T
     names = [config.optim.name.upper() for config in configs]
     if len(set(names)) < len(runs):
         names = [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else list(map(str, runs))
-    found = {}
-    for name, run in zip(names, runs, strict=True):
-        kept = [checkpoint.find(run / "checkpoints", str(step)) for step in checkpoint.available(run / "checkpoints")]
-        found[name] = [jax.device_get(checkpoint.restore_weights(one, like))._replace(step=one.step) for one in kept]
-    return found
+
+    def read(checkpoints: pathlib.Path, which: str) -> TrainState:
+        one = checkpoint.find(checkpoints, which)
+        return jax.device_get(checkpoint.restore_weights(one, like))._replace(step=one.step)
+
+    folders = [run / "checkpoints" for run in runs]
+    return {
+        name: list(_left(folder, functools.partial(read, folder))) for name, folder in zip(names, folders, strict=True)
+    }
 
 
 def compare(command: Command) -> int:
