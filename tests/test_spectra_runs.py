@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from small_runs import small_config
 
 import saddle_jax
 from configs import default
@@ -28,6 +30,7 @@ from saddle_jax.methods.plain import make as make_plain
 from saddle_jax.modes import spectra as spectra_mode
 from saddle_jax.report import style
 from saddle_jax.spectra import results
+from saddle_jax.spectra.spectrometer import Spectrometer
 from saddle_jax.training import checkpoint
 from saddle_jax.training.program import make_program
 
@@ -361,6 +364,18 @@ def test_a_checkpoint_that_vanishes_is_looked_for_once_more(copy, monkeypatch):
     monkeypatch.setattr(checkpoint, "find", gone)
     with pytest.raises(CheckpointError, match="latest can't be read"):
         run(copy, classes="9")
+
+
+def test_a_landscape_depends_on_the_weights_along_its_paths():
+    config = small_config("ce", spectra__landscape="alone")
+    spectrometer = Spectrometer(config, sources.load(config))
+    one, other = (types.SimpleNamespace(step=4, params={"w": np.full(2, n)}, model_state={}) for n in (1.0, 2.0))
+    later = types.SimpleNamespace(step=8, params=one.params, model_state={})
+    paths = ({"SGD": [one]}, {"SGD": [other]}, {"SGD": [later]}, {"SGD": [one, later]}, {"SAM": [one]}, {})
+    found = [json.dumps(spectrometer.settings(one, some), sort_keys=True) for some in paths]
+    assert len(set(found)) == len(paths)
+    config.spectra.landscape = ""
+    assert spectrometer.settings(one, paths[0]) == spectrometer.settings(one, {})
 
 
 def test_of_all_checkpoints_those_deleted_meanwhile_are_left_out(tmp_path, capsys):

@@ -9,6 +9,7 @@ Shapes: P parameters as one flat vector, S vectors at once, C classes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -37,6 +38,14 @@ class Weights(Protocol):
 
     @property
     def model_state(self) -> Any: ...
+
+
+def hash_of(weights: Weights) -> str:
+    """Return a hash of weights on the host."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves((weights.params, weights.model_state)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 class Point(NamedTuple):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +26,7 @@ from saddle_jax.methods.choose import make_method
 from saddle_jax.schedules import field_schedule, make_schedules
 from saddle_jax.spectra import classwise, escape, landscape, plan, record, results
 from saddle_jax.spectra.chunks import chunks_of, sound_positions
-from saddle_jax.spectra.hvp import MeanLoss, Pieces, Point, Weights, flat_point, linear_map_bytes, make_pieces
+from saddle_jax.spectra.hvp import MeanLoss, Pieces, Point, Weights, flat_point, hash_of, linear_map_bytes, make_pieces
 from saddle_jax.spectra.targets import Target, find_targets
 from saddle_jax.spectra.work import Job, Work
 
@@ -37,7 +36,7 @@ _NO_SETTING = ("every", "at", "classes", "memory_gib", "probes_at_once", "linear
 # Links for which SAM's effect is measured at sam.rho: SAM itself, and SGD, whose runs show what SAM would do.
 _WITH_SAMS_RADIUS = ("sgd", "sam")
 
-Paths = Mapping[str, Iterable[Weights]]  # by the names of runs
+Paths = Mapping[str, Sequence[Weights]]  # by the names of runs
 
 
 class Spectrometer:
@@ -84,18 +83,17 @@ class Spectrometer:
         fields = {k: v for k, v in config_lib.flatten(self._config.spectra).items() if k not in _NO_SETTING}
         return {**fields, "loss": self._loss, "logit_scale": self.logit_scale}
 
-    def settings(self, state: Weights) -> dict[str, Any]:
+    def settings(self, state: Weights, paths: Paths) -> dict[str, Any]:
         """Return everything that the numbers depend on."""
         fields = self._loss_settings()
         if self._config.spectra.batch_norm == "train":
             fields["chunk_size"] = [self._chunk_size, devices.num_devices()]
-        digest = hashlib.sha256()
-        for leaf in jax.tree.leaves((state.params, state.model_state)):
-            digest.update(np.ascontiguousarray(leaf).tobytes())
+        if self._config.spectra.landscape:
+            fields["paths"] = {name: {str(int(one.step)): hash_of(one) for one in run} for name, run in paths.items()}
         return {
             **fields,
             "rho": self._rho(int(state.step)),
-            "weights": digest.hexdigest()[:16],
+            "weights": hash_of(state),
             "content_hash": self._splits.content_hash,
         }
 
@@ -137,7 +135,7 @@ class Spectrometer:
         *,
         quiet: bool,
     ) -> pathlib.Path:
-        header = results.Header(step, step / self._steps_per_epoch, self.settings(state))
+        header = results.Header(step, step / self._steps_per_epoch, self.settings(state, paths))
         folder, finished = results.open_folder(workdir, header)
         missing = [target for target in self.targets if target.name not in finished]
         if not missing:
