@@ -190,6 +190,16 @@ def test_only_what_the_config_may_have_is_tried(changes, last):
     assert tried[:2] == ["", "--config.model.dtype=bfloat16"] and tried[-1].split()[-1] == last
 
 
+def test_training_on_features_is_what_is_compiled(monkeypatch, capsys):
+    monkeypatch.setattr(machines, "named", lambda _: MACHINE)
+    monkeypatch.setattr(machines, "devices_of", lambda _: FOUR)
+    config = small("pretrained.imagenet_lt", "linear_probe", **{"model.input_size": 0})
+    assert check_target.run(Command("check", "", config, target="h100:4")) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "training first computes the features of 4 views" in said
+    assert "steps in one call" in said and "images stay on the devices" in said
+
+
 @pytest.mark.nightly
 def test_sixty_four_devices_train_and_evaluate_as_one(tmp_path):
     """A device gets one image of a batch, and some get none of the last one."""

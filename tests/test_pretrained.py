@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +28,11 @@ from saddle_jax.experiment import checks, command_line
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.catalogue import ENTRIES, published
 from saddle_jax.experiment.catalogue.published import PUBLISHED
+from saddle_jax.experiment.command_line import Command
 from saddle_jax.inference import to_safetensors
 from saddle_jax.inference.classifier import Classifier
 from saddle_jax.models import adapters, networks, tuning, vit
+from saddle_jax.modes import check, views
 from saddle_jax.training import checkpoint, feature_cache, loop, metrics, pretrained, run
 from saddle_jax.training.program import make_program
 from saddle_jax.weights import names
@@ -158,6 +161,20 @@ def test_runs_may_write_the_same_features_at_the_same_time(tmp_path, monkeypatch
         list(pool.map(lambda _: feature_cache._write(path, values_NVD), range(2)))
     np.testing.assert_array_equal(feature_cache._read(path, 1, 2), values_NVD)
     assert len(list(path.parent.iterdir())) == 2
+
+
+def test_a_check_describes_the_training_on_features(weights, tmp_path, monkeypatch, capsys):
+    config = tuned(weights, model__cache_views=3)
+    splits = sources.load(config)
+    blank = feature_cache.with_blank_features(config, splits, make_program(config, splits))
+    assert blank.train.images.values_NVD.shape == (len(splits.train.labels), 3, 16)
+    assert blank.test.images.values_NVD.shape == (len(splits.test.labels), 1, 16)
+    monkeypatch.setattr(views, "draw", lambda *_: "not drawn")
+    assert check.run(Command("check", str(tmp_path / "run"), config, True)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "training first computes the features of 3 views" in said
+    assert re.search(r"\d+ steps in one call need", said)  # an epoch, as no step on images of a CPU
+    assert not (tmp_path / "features").exists()
 
 
 class Stop(Exception):

@@ -14,7 +14,7 @@ from saddle_jax.errors import NonFiniteError
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host import compiled, console
 from saddle_jax.modes import check_target, plan, views
-from saddle_jax.training import origin, seeds
+from saddle_jax.training import feature_cache, origin, seeds
 from saddle_jax.training.feed import Feed
 from saddle_jax.training.program import make_program
 from saddle_jax.training.state import stack
@@ -38,8 +38,12 @@ def run(command: Command) -> int:
     origins = [origin.find(run_config, folder) for run_config, folder in runs]
     with console.doing("reading the images"):
         splits = sources.load(config)
-    program = make_program(config, splits)
-    plan.describe(config, splits, program, command.workdir, command.notes)
+    program, fed = make_program(config, splits), splits
+    shown = program.views
+    if config.model.cache_views:
+        fed = feature_cache.with_blank_features(config, splits, program)
+        program = make_program(config, fed)
+    plan.describe(config, fed, program, command.workdir, command.notes)
     console.table(inspection.class_table(splits))
     inspection.require_readable(splits, decode=config.data.check_decode)
     state = program.init(config.seed)
@@ -47,7 +51,7 @@ def run(command: Command) -> int:
         print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     else:
         console.table(_stages(state.params))
-    feed = Feed([config for config, _ in runs], [splits] * len(runs), program)
+    feed = Feed([config for config, _ in runs], [fed] * len(runs), program)
     segment = next(feed.segments(0, 1, lambda _: True))
     start = jax.device_get(state)
     state = stack([found.adopt(start, splits)[0] if found else start for found in origins])
@@ -64,7 +68,7 @@ def run(command: Command) -> int:
         console.say("step", "skipped, because every image of the first batch is bad")
     else:
         console.say("step", f"loss {loss:.4f}, at w + e {perturbed:.4f}; the step was not kept")
-    console.say("views", str(views.draw(config, splits, program.views, workdir)))
+    console.say("views", str(views.draw(config, splits, shown, workdir)))
     if not np.all(metrics.finite):
         raise NonFiniteError("step 1: the loss or the update is not finite. Fix: a lower learning rate or rho")
     return 0

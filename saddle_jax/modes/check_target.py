@@ -22,7 +22,7 @@ from saddle_jax.host.compiled import Estimate, Needs
 from saddle_jax.host.devices import Target
 from saddle_jax.host.machines import Machine
 from saddle_jax.modes import plan
-from saddle_jax.training import seeds
+from saddle_jax.training import feature_cache, seeds
 from saddle_jax.training.feed import Feed
 from saddle_jax.training.program import make_program
 
@@ -51,7 +51,11 @@ def run(command: Command) -> int:
     with console.doing("reading the sizes of the set"):
         splits = sources.outline(config)
     with devices.build_for(target):
-        plan.describe(config, splits, make_program(config, splits), "none: nothing is written", command.notes)
+        program = make_program(config, splits)
+        if config.model.cache_views:
+            splits = feature_cache.with_blank_features(config, splits, program)
+            program = make_program(config, splits)
+        plan.describe(config, splits, program, "none: nothing is written", command.notes)
     number = "one device" if machine.count == 1 else f"{machine.count} devices"
     places = "one host" if machine.hosts == 1 else f"{machine.hosts} hosts"
     console.say("target", f"{machine.name}: {number} of {_size(machine.chip.memory)} in {places}")

@@ -74,6 +74,26 @@ def with_features(config: ConfigDict, workdir: pathlib.Path, splits: Splits, pro
     return splits._replace(**parts, notes=(*splits.notes, note))
 
 
+def with_blank_features(config: ConfigDict, splits: Splits, program: Program) -> Splits:
+    """Return what `with_features` returns, but with zeros, to describe training on features without computing them."""
+    image_shape, views = splits.train.images.shape[1:], config.model.cache_views
+    network = networks.make_network(config, splits.stats.num_classes, None)
+    state = jax.eval_shape(lambda: program.init(config.seed))
+    blank = jax.eval_shape(
+        lambda params, model_state: network.blank_features(params, model_state, image_shape),
+        state.params,
+        state.model_state,
+    )
+    parts = {}
+    for name in _SPLITS:
+        images: Images | None = getattr(splits, name)
+        if images is not None:
+            shape = len(images.labels), views if name == "train" else 1, blank.shape[-1]
+            parts[name] = Images(Features(np.broadcast_to(np.float32(0), shape), image_shape), images.labels)
+    note = f"training first computes the features of {views} views of each training image; the step here takes zeros"
+    return splits._replace(**parts, notes=(*splits.notes, note))
+
+
 class _Backbone(NamedTuple):
     params: Any
     model_state: Any
