@@ -1,4 +1,4 @@
-"""Parts of the report on single classes: their accuracies, and what tail classes are mistaken for. Does not need JAX."""
+"""Parts of the report on single classes: accuracies, and what tail classes are mistaken for. Does not need JAX."""
 
 from __future__ import annotations
 
