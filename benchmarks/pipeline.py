@@ -120,13 +120,13 @@ def cases(folder: str, paths: np.ndarray, batches: int) -> dict[str, Callable[[]
         return evaluation.plain_batches(images, labels, slots)
 
     views = {
-        "crop, mirror, colours": CROP._replace(color_jitter=0.4),
+        "crop, mirror, colors": CROP._replace(color_jitter=0.4),
         "crop, mirror": CROP,
         "randaugment": CROP._replace(name="randaugment", color_jitter=0.4),
         "simclr": CROP._replace(name="simclr"),
     }
     found = {f"train: {name}": case(tfdata.training_batches, files, view) for name, view in views.items()}
-    found["evaluation: resize, centre"] = case(evaluated, files, None)
+    found["evaluation: resize, center"] = case(evaluated, files, None)
     makers = {"numpy": in_process.training_batches, "workers": workers.training_batches}
     plain = {"tf.data": tfdata.training_batches, "jitted": jitted}
     for name, times in SMALL_TIMES.items():

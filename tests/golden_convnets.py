@@ -26,7 +26,7 @@ def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def images() -> np.ndarray:
-    """Return normalised images (B, H, W, 3)."""
+    """Return normalized images (B, H, W, 3)."""
     return 2 * draw("convnet images", (3, SIZE, SIZE, 3))
 
 

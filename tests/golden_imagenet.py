@@ -41,7 +41,7 @@ def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
-    """Return normalised images (B, H, W, 3) and their labels."""
+    """Return normalized images (B, H, W, 3) and their labels."""
     return 2 * draw("images", (ROWS, SIZE, SIZE, 3)), np.arange(ROWS, dtype=np.int32) * 3 % CLASSES
 
 

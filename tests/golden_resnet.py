@@ -60,7 +60,7 @@ def config_of(head: str) -> ConfigDict:
     config.model.head = head
     config.loss.name = "ldam" if head == "normed" else "ce"
     config.loss.class_weights = "reweight"
-    config.data.mean, config.data.std = (0.0,) * 3, (1 / 255,) * 3  # so that normalising changes nothing
+    config.data.mean, config.data.std = (0.0,) * 3, (1 / 255,) * 3  # so that normalizing changes nothing
     config.optim.lr = ((0, 0.1),)
     config.optim.name = "sam"
     return config

@@ -103,7 +103,7 @@ def jittered(image, uniform, strength):
     return image
 
 
-def centred(image, size, resize):
+def centered(image, size, resize):
     """Return Resize(resize) and CenterCrop(size) of a Pillow image."""
     short = min(image.size)
     width, height = (int(resize * n / short) for n in image.size)

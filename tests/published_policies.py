@@ -7,7 +7,7 @@ are evenly spaced over the operation's range.
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 # probability, operation, magnitude; twice
 SUB_POLICIES = """
     0.1 invert 7        0.2 contrast 6
@@ -64,7 +64,7 @@ def autoaugmented(image, name, magnitude, sign):
         return _ENHANCED[name](image).enhance(1 + size * sign)
 
     def moved(numbers, kernel):
-        return image.transform(image.size, Image.Transform.AFFINE, numbers, kernel, fillcolor=GREY)
+        return image.transform(image.size, Image.Transform.AFFINE, numbers, kernel, fillcolor=GRAY)
 
     def rotated():  # always counterclockwise
         turned = image.convert("RGBA").rotate(size)

@@ -18,18 +18,18 @@ class Batch:
         rng = np.random.default_rng(seed)
         halves = rng.normal(size=(NUM_CLASSES, SIZE, SIZE))
         self.hessians = halves + halves.swapaxes(1, 2)
-        self.centres = rng.normal(size=(NUM_CLASSES, SIZE))
+        self.centers = rng.normal(size=(NUM_CLASSES, SIZE))
         self.shares_C = np.array(shares_C)
         self.calls = 0
 
     def gradient(self, w, class_weights_C=(1, 1, 1)):
         """Return the gradient at a vector, in NumPy."""
-        parts = [H @ (w - m) for H, m in zip(self.hessians, self.centres, strict=True)]
+        parts = [H @ (w - m) for H, m in zip(self.hessians, self.centers, strict=True)]
         return np.einsum("c,c,ci->i", self.shares_C, np.asarray(class_weights_C, float), np.stack(parts))
 
     def loss_fn(self, params, class_weights_C=None):
         w, _ = ravel_pytree(params)
-        away_CP = w - self.centres
+        away_CP = w - self.centers
         losses_C = jnp.einsum("cp,cpq,cq->c", away_CP, self.hessians, away_CP) / 2
         weights_C = self.shares_C if class_weights_C is None else self.shares_C * class_weights_C
         return weights_C @ losses_C, {"first": params["block"]["bias"][0]}
@@ -38,7 +38,7 @@ class Batch:
         self.calls += 1
         w, unravel = ravel_pytree(params)
         weights_C = self.shares_C if class_weights_C is None else self.shares_C * class_weights_C
-        parts_CP = jnp.einsum("cpq,cq->cp", self.hessians, w - self.centres)
+        parts_CP = jnp.einsum("cpq,cq->cp", self.hessians, w - self.centers)
         return unravel(weights_C @ parts_CP), {"first": params["block"]["bias"][0]}
 
 

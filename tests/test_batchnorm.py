@@ -57,7 +57,7 @@ def test_evaluation_uses_the_running_statistics():
     )
 
 
-def test_a_device_without_images_keeps_its_statistics_and_normalises_nobody_elses():
+def test_a_device_without_images_keeps_its_statistics_and_normalizes_nobody_elses():
     mask = np.ones((3, 2), bool)
     mask[2] = False
     x = X.reshape(3, 2, 4, 4, 3).astype(np.float32)

@@ -205,8 +205,8 @@ def test_names_of_efficientnet_lite_pytorch():
     (publisher,) = lite_publishers.PUBLISHERS
     filters = {"_blocks.0._project_conv.weight": 16}
     theirs = {name: np.full(filters.get(name, 24), n) for n, name in enumerate(LITE_NAMES)}
-    assert publisher.recognises(theirs)
-    assert not publisher.recognises(LITE_NAMES.values())
+    assert publisher.recognizes(theirs)
+    assert not publisher.recognizes(LITE_NAMES.values())
     found = publisher.translate(theirs)
     assert {name: tensor[0] for name, tensor in found.items()} == {
         name: n for n, name in enumerate(LITE_NAMES.values())
@@ -245,11 +245,11 @@ def test_names_of_convnexts_publishers(number):
     theirs = {names[number]: np.array([[[float(n)]]]) for n, names in enumerate(CONVNEXT_NAMES.values())}
     if publisher.name == "Hugging Face":  # also of the network with a classifier
         theirs = {name if name.startswith("classifier") else f"convnext.{name}": x for name, x in theirs.items()}
-    assert [one.recognises(theirs) for one in convnext_publishers.PUBLISHERS] == [n == number for n in range(3)]
+    assert [one.recognizes(theirs) for one in convnext_publishers.PUBLISHERS] == [n == number for n in range(3)]
     found = publisher.translate(theirs)
     assert {name: x.item() for name, x in found.items()} == {name: n for n, name in enumerate(CONVNEXT_NAMES)}
     assert found["stages.0.blocks.0.gamma"].ndim == (1 if publisher.name == "torchvision" else 3)
-    assert not publisher.recognises(CONVNEXT_NAMES)
+    assert not publisher.recognizes(CONVNEXT_NAMES)
 
 
 RESNET_NAMES = {
@@ -267,9 +267,9 @@ def test_names_of_hugging_faces_resnets():
     (publisher,) = resnet_publishers.PUBLISHERS
     for theirs in (RESNET_NAMES, {name.removeprefix("resnet."): ours for name, ours in RESNET_NAMES.items()}):
         tensors = {name: np.array(n) for n, name in enumerate(theirs)}
-        assert publisher.recognises(tensors)
+        assert publisher.recognizes(tensors)
         assert publisher.translate(tensors) == {name: n for n, name in enumerate(theirs.values())}
-    assert not publisher.recognises(RESNET_NAMES.values())
+    assert not publisher.recognizes(RESNET_NAMES.values())
 
 
 def test_stochastic_depth_takes_whole_images():

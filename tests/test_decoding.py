@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 import tensorflow as tf
-from jpeg_folder import augmented, centred, crop_of, jittered, photograph
+from jpeg_folder import augmented, centered, crop_of, jittered, photograph
 from PIL import Image, ImageOps
 
 from saddle_jax.data import inspection
@@ -58,7 +58,7 @@ def shown(images, position, *, turn=True):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """JPEGs of all shapes with whole, halved and quartered colours, the same as PNG, and some turned ones."""
+    """JPEGs of all shapes with whole, halved and quartered colors, the same as PNG, and some turned ones."""
     files = {}
     for i, size in enumerate(SIZES):
         photo = photograph(i, *size)
@@ -73,7 +73,7 @@ def test_the_evaluation_sees_what_pillow_shows(photographs):
     load = decoding.make_loader(photographs, None)
     for position in range(len(photographs)):
         found = load(np.int32(position), True, np.zeros(3, np.int32)).numpy()
-        assert difference(found, centred(shown(photographs, position), 64, 73)) <= 1, photographs.name(position)
+        assert difference(found, centered(shown(photographs, position), 64, 73)) <= 1, photographs.name(position)
 
 
 def test_training_sees_what_pillow_shows_for_the_same_draws(photographs):
@@ -86,7 +86,7 @@ def test_training_sees_what_pillow_shows_for_the_same_draws(photographs):
             assert difference(found, expected) <= 1, (photographs.name(position), draws)
 
 
-def test_colours_change_to_the_level_as_pillow_changes_them():
+def test_colors_change_to_the_level_as_pillow_changes_them():
     photo = photograph(3, 90, 70)
     for draws in draws_of(40):
         uniform = draws / DRAW_LIMIT
@@ -95,7 +95,7 @@ def test_colours_change_to_the_level_as_pillow_changes_them():
 
 
 def test_a_batch_goes_through_every_part_of_the_augmentation(photographs):
-    """Crop, mirror and colours together: colours stretch the level by which the crop may differ."""
+    """Crop, mirror and colors together: colors stretch the level by which the crop may differ."""
     images = photographs
     draws = draws_of(len(images), 7)
     slots = Slots(np.arange(len(images), dtype=np.int32), np.ones(len(images), bool), draws)
@@ -174,7 +174,7 @@ def decoding_crops(draws_BR, height, width):
     return all_crops(tf.constant(draws_BR / DRAW_LIMIT)).numpy()
 
 
-def test_the_mirror_the_colours_and_their_order_are_drawn_evenly():
+def test_the_mirror_the_colors_and_their_order_are_drawn_evenly():
     order = Order(1, np.zeros(6000, np.int32), 6000, 1, CROP)
     uniform = slots_at(order, 0).draws_BR / DRAW_LIMIT
     assert uniform.min() >= 0 and uniform.max() < 1
@@ -187,10 +187,10 @@ def test_the_mirror_the_colours_and_their_order_are_drawn_evenly():
 
 # RELIABILITY D1: what becomes of a file.
 PHOTO = photograph(1, 120, 90)
-GREY, PALETTE = PHOTO.convert("L"), PHOTO.quantize(200)
+GRAY, PALETTE = PHOTO.convert("L"), PHOTO.quantize(200)
 VEILED = PHOTO.convert("RGBA")
 VEILED.putalpha(Image.linear_gradient("L").resize(PHOTO.size))
-DEEP = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 256 + 17)
+DEEP = Image.fromarray(np.asarray(GRAY).astype(np.uint16) * 256 + 17)
 SECOND = {"save_all": True, "append_images": [ImageOps.invert(PHOTO)]}
 GOOD = encode(PHOTO, quality=90)
 MIDDLE = len(GOOD) // 2
@@ -223,18 +223,18 @@ SOUND = {  # found by a sweep over formats and modes, of which TensorFlow decode
     "JPEG": GOOD,
     "JPEG, progressive": encode(PHOTO, progressive=True),
     "JPEG, RGB": encode(PHOTO, keep_rgb=True),
-    "JPEG, grey": encode(GREY),
+    "JPEG, gray": encode(GRAY),
     "JPEG, CMYK": encode(PHOTO.convert("CMYK")),
     "JPEG, CMYK, not inverted": without_adobe(encode(PHOTO.convert("CMYK"))),
     "JPEG, several pictures": encode(PHOTO, "MPO", **SECOND),
     "JPEG, damaged EXIF": encode(PHOTO, exif=b"Exif\0\0damaged"),
     "1 x 1": encode(PHOTO.resize((1, 1))),
     "PNG": encode(PHOTO, "PNG"),
-    "PNG, 1 bit": encode(GREY.convert("1"), "PNG"),
+    "PNG, 1 bit": encode(GRAY.convert("1"), "PNG"),
     "PNG, palette": encode(PALETTE, "PNG"),
     "PNG, palette of 4 bits": encode(PHOTO.quantize(16), "PNG", bits=4),
     "PNG, palette, transparent": encode(PALETTE, "PNG", transparency=bytes(range(200))),
-    "PNG, grey, transparent": encode(VEILED.convert("LA"), "PNG"),
+    "PNG, gray, transparent": encode(VEILED.convert("LA"), "PNG"),
     "PNG, transparent": encode(VEILED, "PNG"),
     "PNG, animated": encode(PHOTO, "PNG", **SECOND),
     "GIF": encode(PHOTO, "GIF"),
@@ -243,8 +243,8 @@ SOUND = {  # found by a sweep over formats and modes, of which TensorFlow decode
     "GIF, frame smaller than the picture": on_a_larger_screen(encode(PHOTO, "GIF")),
     "BMP": encode(PHOTO, "BMP"),
     "BMP, top down": top_down(encode(PHOTO, "BMP")),
-    "BMP, 1 bit": encode(GREY.convert("1"), "BMP"),
-    "BMP, grey": encode(GREY, "BMP"),
+    "BMP, 1 bit": encode(GRAY.convert("1"), "BMP"),
+    "BMP, gray": encode(GRAY, "BMP"),
     "BMP, palette": encode(PALETTE, "BMP"),
     "BMP, palette of 4 bits": encode(PHOTO.quantize(16), "BMP"),
     "BMP, 16 bits a pixel": sixteen_bits_a_pixel(),
@@ -270,7 +270,7 @@ BAD_FILES = {
     "turned, truncated": SOUND["JPEG, orientation 6"][:2000],
     "PNG, truncated": SOUND["PNG"][:2000],
     "GIF, truncated": SOUND["GIF"][:2000],
-    "TIFF of fractions": encode(GREY.convert("F"), "TIFF"),
+    "TIFF of fractions": encode(GRAY.convert("F"), "TIFF"),
     "a format that is not read": encode(PHOTO, "PPM"),
 }
 
@@ -283,7 +283,7 @@ def test_sound_files_become_what_pillow_makes_of_them(turn, tmp_path):
     (batch,) = streaming.batches(images, np.zeros(len(SOUND), int), slots, train=False)
     whole = streaming.make_whole_check(images)
     for position, (kind, found) in enumerate(zip(SOUND, batch.images, strict=True)):
-        assert difference(found, centred(shown(images, position, turn=turn), 64, 73)) <= 1, kind
+        assert difference(found, centered(shown(images, position, turn=turn), 64, 73)) <= 1, kind
         assert whole(position) == "", kind
         reason = inspection._opening(images)(position)
         assert reason == "", kind
@@ -310,8 +310,8 @@ def test_sixteen_bits_become_their_upper_eight(tmp_path):
     deep = {"PNG": encode(DEEP, "PNG"), "TIFF": encode(DEEP, "TIFF"), "turned": encode(DEEP, "PNG", exif=turned(3))}
     images = write(tmp_path, deep)
     (batch,) = streaming.batches(images, np.zeros(3, int), evaluation_slots(3, 3, 1), train=False)
-    for found, expected in zip(batch.images, (GREY, GREY, GREY.rotate(180)), strict=True):
-        assert difference(found, centred(expected.convert("RGB"), 64, 73)) <= 1
+    for found, expected in zip(batch.images, (GRAY, GRAY, GRAY.rotate(180)), strict=True):
+        assert difference(found, centered(expected.convert("RGB"), 64, 73)) <= 1
 
 
 def bad_folder(root, bad, **changes):

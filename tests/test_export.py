@@ -293,7 +293,7 @@ def test_scripts_prepare_images_as_evaluation_does(tmp_path):
     there = {"path": path, "Image": Image, "ImageOps": ImageOps, "np": np}
     exec("\n".join(script), there)
     np.testing.assert_array_equal(
-        there["pixels"][0], jpeg_folder.centred(Image.open(path), 32, config.data.eval_resize)
+        there["pixels"][0], jpeg_folder.centered(Image.open(path), 32, config.data.eval_resize)
     )
     logits = computed(classifier, there["pixels"])["logits"]
     np.testing.assert_allclose(logits, classifier.predict(inputs.find([path])).logits_NC, rtol=0.02, atol=0.02)

@@ -88,7 +88,7 @@ class Published:
             batch_size=8,
             duration="200 epochs",
             data__mean=(0.0,) * 3,
-            data__std=(1 / 255,) * 3,  # so that normalising changes nothing
+            data__std=(1 / 255,) * 3,  # so that normalizing changes nothing
             model__width=2.0,
             glmc__contrast=float(golden["step/contrast_weight"]),
             glmc__projection_dim=128,
@@ -200,8 +200,8 @@ def test_boxes_are_distributed_as_published():
     expected = []
     for lam in random.beta(1.0, 1.0, len(keys)):
         for side in (32, 48):
-            half, centre = int(np.ceil(side * np.sqrt(1 - lam))) // 2, random.integers(side)
-            expected.append((np.clip(centre - half, 0, side), np.clip(centre + half, 0, side)))
+            half, center = int(np.ceil(side * np.sqrt(1 - lam))) // 2, random.integers(side)
+            expected.append((np.clip(center - half, 0, side), np.clip(center + half, 0, side)))
     expected_Nx2x2 = np.array(expected).reshape(-1, 2, 2)
     found_Nx2x2 = box_Nx4.reshape(-1, 2, 2).swapaxes(1, 2)
     assert abs(lam_N.mean() - 0.5) < 0.01
@@ -300,7 +300,7 @@ def test_features_of_zero_have_no_direction_and_no_gradient():
 
 @pytest.mark.nightly
 def test_micro_batches_are_mixed_alike_and_add_up(x64):
-    # Two equal halves: BatchNorm normalises each as it does the whole.
+    # Two equal halves: BatchNorm normalizes each as it does the whole.
     views = four_views(np.arange(32), np.arange(32, 64))
     twice = tuple(jax.tree.map(lambda x: np.repeat(x[:16], 2, axis=0), view) for view in views)
     results = []

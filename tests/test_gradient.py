@@ -107,7 +107,7 @@ def test_no_link_depends_on_micro_batches(link, x64):
     assert_close(trails[2], trails[1], 1e-12)
 
 
-def test_batch_norm_normalises_each_micro_batch_by_itself(x64):
+def test_batch_norm_normalizes_each_micro_batch_by_itself(x64):
     config = config_of("ldam", "sgd")
     twice = jax.tree.map(lambda x: np.repeat(x[:16], 2, axis=0), batch_of(range(32), 1))  # two equal micro-batches
     results = []

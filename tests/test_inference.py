@@ -106,7 +106,7 @@ def test_predictions_are_a_sequence_and_a_table(run, folders, evaluated):
 @pytest.mark.parametrize("columns", [40, 80])
 def test_the_table_of_predictions_cuts_nothing(columns, monkeypatch, capsys):
     monkeypatch.setattr(console, "columns", lambda: columns)
-    names = ("a white bird of the far north", "a grey gull of the south", "三趾鸥 红腿 属海鸟")
+    names = ("a white bird of the far north", "a gray gull of the south", "三趾鸥 红腿 属海鸟")
     odds = np.array([[0.7, 0.2, 0.1], [np.nan] * 3], np.float32)
     images = ("photos/" * 9 + "last.jpg", "scan.png")
     found = outputs.Predictions(images, names, odds, np.log(odds), {1: "a broken file"})

@@ -18,7 +18,7 @@ from saddle_jax.experiment.checks import problems_of
 from saddle_jax.host import devices
 from saddle_jax.models import kernels
 from saddle_jax.models.networks import make_resnet
-from saddle_jax.models.normalise import normalise
+from saddle_jax.models.normalize import normalize
 
 pytestmark = pytest.mark.usefixtures("compile_file_quickly")
 
@@ -128,16 +128,16 @@ def test_bfloat16_is_near_float32():
     assert 0.99 < cosine < 1
 
 
-def normalised(x, mask, residual, **how):
+def normalized(x, mask, residual, **how):
     scale, bias = jnp.linspace(0.5, 2, x.shape[-1]), jnp.linspace(-1, 1, x.shape[-1])
-    return normalise(x, mask, scale, bias, residual, epsilon=1e-5, rectify=True, **how)[0]
+    return normalize(x, mask, scale, bias, residual, epsilon=1e-5, rectify=True, **how)[0]
 
 
 @pytest.mark.parametrize("onednn", [pytest.param(True, marks=needs_package), False])
 def test_several_networks_at_once(onednn):
     x, residual = np.random.default_rng(0).standard_normal((2, 3, 4, 5, 5, 8)).astype(np.float32)
     mask = np.ones((3, 4), bool)
-    gradient = jax.grad(lambda *arguments: jnp.sum(jnp.square(normalised(*arguments, onednn=onednn))), (0, 2))
+    gradient = jax.grad(lambda *arguments: jnp.sum(jnp.square(normalized(*arguments, onednn=onednn))), (0, 2))
     together = jax.jit(jax.vmap(gradient))(x, mask, residual)
     for k in range(3):
         alone = jax.jit(gradient)(x[k], mask[k], residual[k])
@@ -149,7 +149,7 @@ def test_shared_statistics_have_the_gradient_of_the_whole_batch(x64):
     mask = np.arange(8) != 5
 
     def loss(x, residual, mask, **how):
-        y = normalised(x, mask, residual, **how)
+        y = normalized(x, mask, residual, **how)
         return jnp.sum(jnp.sin(y) * mask[:, None, None, None])
 
     parts = [v.reshape(4, 2, *v.shape[1:]) for v in (x, residual, mask)]
@@ -177,7 +177,7 @@ def test_the_closed_form_is_the_derivative(x64):
         gradient = jax.grad(lambda x, r: jnp.sum(jnp.sin(function(x, r))), (0, 1))
         return gradient(x, residual), jax.jvp(gradient, (x, residual), (jnp.cos(x), jnp.sin(x)))[1]
 
-    found = derivatives(lambda x, residual: normalised(x, mask, residual))
+    found = derivatives(lambda x, residual: normalized(x, mask, residual))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, derivatives(written_out))
 
 
@@ -197,7 +197,7 @@ def test_gradients_have_the_dtypes_of_what_they_are_of(x64, onednn, dtypes):
     x, scale = jnp.ones((3, 4, 4, 8), dtypes[0]), jnp.ones(8, dtypes[1])
 
     def loss(x, scale, bias, residual):
-        return normalise(x, jnp.ones(3), scale, bias, residual, epsilon=1e-5, onednn=onednn)[0].sum()
+        return normalize(x, jnp.ones(3), scale, bias, residual, epsilon=1e-5, onednn=onednn)[0].sum()
 
     arguments = x, scale, scale, x.astype("float32")
     gradients = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*arguments)

@@ -73,8 +73,8 @@ def test_resampling_really_resamples(sampling):
 
 def test_crop_and_flip_known_answer():
     image = np.arange(1, 10, dtype=np.uint8).reshape(1, 3, 3, 1)
-    centre = crop_and_flip(image, np.array([[1, 1, 0]]), padding=1)
-    np.testing.assert_array_equal(centre, image)
+    center = crop_and_flip(image, np.array([[1, 1, 0]]), padding=1)
+    np.testing.assert_array_equal(center, image)
     mirrored = crop_and_flip(image, np.array([[1, 1, 1]]), padding=1)
     np.testing.assert_array_equal(mirrored[0, :, :, 0], [[3, 2, 1], [6, 5, 4], [9, 8, 7]])
     corner = crop_and_flip(image, np.array([[0, 0, 0]]), padding=1)

@@ -217,7 +217,7 @@ def test_keys_are_encoded_on_other_devices_and_come_back_in_order():
     assert 20 <= moved.sum() <= 32
 
 
-def test_the_shuffle_changes_what_devices_normalise_and_nothing_else(x64):
+def test_the_shuffle_changes_what_devices_normalize_and_nothing_else(x64):
     views = devices.split(steps_of(8)[0])
     for batch_norm in ("synchronized", "per_device"):
         method, _, state = build(config_of(model__batch_norm=batch_norm), devices.AXIS)

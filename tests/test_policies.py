@@ -35,7 +35,7 @@ def calls(monkeypatch):
         monkeypatch.setattr(module, function, noted)
 
     note(autoaugment, "operate")
-    note(randaugment, "recolour")
+    note(randaugment, "recolor")
     note(randaugment, "move")
     note(simclr, "jitter")
     return found
@@ -45,7 +45,7 @@ def calls(monkeypatch):
 def test_autoaugment_is_the_published_policy(height, width):
     """Every operation of every pair, with both signs."""
     images = [photograph(seed, width, height) for seed in range(4)]
-    theirs = {"color": "colour", "shearY": "shear_y", "translateX": "translate_x", "translateY": "translate_y"}
+    theirs = {"color": "color", "shearY": "shear_y", "translateX": "translate_x", "translateY": "translate_y"}
     assert len(autoaugment.PAIRS) == len(sub_policies()) == 25
     for ours, pair in zip(autoaugment.PAIRS, sub_policies(), strict=True):
         for one, (name, probability, magnitude) in zip(ours, pair, strict=True):
@@ -77,7 +77,7 @@ def test_cutout_is_a_hole_around_any_pixel(calls):
         sides.append((rows.sum(), columns.sum()))
     sides = np.array(sides)
     assert sides.max() == 16 and sides.min() == 8
-    assert_share((sides == 16).sum(), 17 / 32, sides.size)  # a centre that is 8 or more from the edges: 8 to 24 of 32
+    assert_share((sides == 16).sum(), 17 / 32, sides.size)  # a center that is 8 or more from the edges: 8 to 24 of 32
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_randaugment_moves_and_fills_as_published(name, numbers, kernel):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_randaugment_recolours_as_published():
+def test_randaugment_recolors_as_published():
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1) * np.ones(3, np.uint8)
     image, level = Image.fromarray(pixels), pixels.astype(int)
     for name, magnitude, expected in (
@@ -115,11 +115,11 @@ def test_randaugment_recolours_as_published():
         ("equalize", 1.0, level),
         ("autocontrast", 1.0, level),
     ):
-        assert np.abs(np.asarray(randaugment.recolour(image, name, magnitude)) - expected).max() == 0, name
+        assert np.abs(np.asarray(randaugment.recolor(image, name, magnitude)) - expected).max() == 0, name
     photo = photograph(0, 32, 32)
-    for name in ("colour", "contrast", "sharpness"):
-        found = np.asarray(randaugment.recolour(photo, name, 1.0), int)
-        np.testing.assert_array_equal(randaugment.recolour(photo, name, 0.5), photo)  # a factor of 1
+    for name in ("color", "contrast", "sharpness"):
+        found = np.asarray(randaugment.recolor(photo, name, 1.0), int)
+        np.testing.assert_array_equal(randaugment.recolor(photo, name, 0.5), photo)  # a factor of 1
         assert np.abs(found - np.asarray(photo)).mean() > 1
 
 
@@ -157,16 +157,16 @@ def test_simclr_draws_its_policy(calls):
     assert len(orders) == 24 and max(orders.values()) < 300
 
 
-def test_simclr_greys_and_blurs_by_chance(calls):
+def test_simclr_grays_and_blurs_by_chance(calls):
     photo, random = photograph(0, 32, 32), Random(0)
-    colourless = photo.convert("L").convert("RGB")
-    greys = blurred = 0
+    colorless = photo.convert("L").convert("RGB")
+    grays = blurred = 0
     for _ in range(2000):
         found = np.asarray(simclr.change(photo, random))
-        is_grey = (found == found[..., :1]).all()
-        greys += is_grey
-        blurred += (found != np.asarray(colourless if is_grey else photo)).any()
-    assert_share(greys, 0.2, 2000)
+        is_gray = (found == found[..., :1]).all()
+        grays += is_gray
+        blurred += (found != np.asarray(colorless if is_gray else photo)).any()
+    assert_share(grays, 0.2, 2000)
     assert_share(blurred, 0.5, 2000)
 
 

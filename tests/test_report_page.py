@@ -512,13 +512,13 @@ def contrast(one, other):
 def test_words_have_enough_contrast(tmp_path):
     """WCAG 2.2 asks for 4.5, in the light and in the dark."""
     dark_page = re.search(r"dark\) \{ :root \{.*?--page: (#\w+)", page._STYLE, re.DOTALL)[1]
-    assert min(contrast(colour, dark_page) for colour in style._DARK if colour) > 4.5
+    assert min(contrast(color, dark_page) for color in style._DARK if color) > 4.5
     ends = {f"m{n}": ([{1.0: n, 2.0: n}], []) for n in range(len(style.SERIES))}
     drawn = plots.curves(ends, "loss", log=False)
     (density,) = spectra.densities({"": spectrum(tmp_path, -1.0)}, "class-5").values()
     for words in (words for figure in (drawn, density) for words in figure.findobj(Text) if words.get_text()):
         assert contrast(words.get_color(), style.PAPER) > 4.5, words.get_text()
-    assert {style.words(colour) for colour in style.SERIES} <= {words.get_color() for words in drawn.axes[0].texts}
+    assert {style.words(color) for color in style.SERIES} <= {words.get_color() for words in drawn.axes[0].texts}
     percents = np.arange(1, 101).reshape(10, 10)  # of these, none can be better on every blue than halfway
     cells = plots.confusion(percents, "abcdefghij", [1] * 10, "")
     norm = cells.axes[0].images[0].norm

@@ -1,4 +1,4 @@
-"""ResNets for large images: PyTorch's figures, published sizes, pooling, rematerialisation, arithmetic."""
+"""ResNets for large images: PyTorch's figures, published sizes, pooling, rematerialization, arithmetic."""
 
 import functools
 
@@ -177,7 +177,7 @@ def test_names_are_what_checkpoints_are_mapped_to():
     assert basic["layer1_0"].keys() == {"conv1", "bn1", "conv2", "bn2"}
 
 
-def test_initialisation_follows_torchvision():
+def test_initialization_follows_torchvision():
     network = network_of("resnet10", classes=100)
     params, _ = devices.jit_once(lambda key: network.init(key, (8, 8, 3)))(jax.random.key(1))
     kernel = params["layer3_0"]["conv1"]["kernel"]
@@ -198,7 +198,7 @@ def test_every_network_can_be_chosen():
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in KINDS else pytest.mark.nightly) for n in NAMES])
-def test_neither_image_size_nor_rematerialisation_changes_a_name(name):
+def test_neither_image_size_nor_rematerialization_changes_a_name(name):
     small, large = (
         shapes_of(network_of(name, width=0.1, remat=remat), size) for remat, size in ((False, 1), (True, 65))
     )
@@ -272,7 +272,7 @@ def test_no_gradient_is_a_select_and_scatter():
 
 
 @optimizations(few=True)
-def test_rematerialisation_changes_no_number(x64):
+def test_rematerialization_changes_no_number(x64):
     found = []
     for remat in (False, True):
         training_pass, arguments = small_pass("resnet8", remat=remat)
@@ -285,7 +285,7 @@ def test_rematerialisation_changes_no_number(x64):
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("resnet8", 3), ("resnet10", 4)])
-def test_rematerialisation_takes_every_block(name, blocks):
+def test_rematerialization_takes_every_block(name, blocks):
     training_pass, arguments = small_pass(name, remat=True)
     assert str(jax.make_jaxpr(training_pass)(*arguments)).count("remat2[") == blocks
 

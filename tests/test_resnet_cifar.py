@@ -48,7 +48,7 @@ def test_parameter_counts():
     assert sizes(name="resnet32", head="normed") == 464_154 - 10
 
 
-def test_initialisation_follows_the_reference():
+def test_initialization_follows_the_reference():
     config = default.get_config().model
     for head in HEADS:
         config.head = head

@@ -66,10 +66,10 @@ def test_arrays(tmp_path):
     splits = load(write_arrays(tmp_path / "a.npz"))
     assert splits.stats.counts_C.tolist() == [20, 10, 5]
     assert splits.stats.names == ("0", "1", "2")
-    grey = write_arrays(
+    gray = write_arrays(
         tmp_path / "g.npz", train_images=np.zeros((60, 8, 8), np.uint8), test_images=np.zeros((9, 8, 8), np.uint8)
     )
-    assert load(grey).train.images.shape == (35, 8, 8, 1)
+    assert load(gray).train.images.shape == (35, 8, 8, 1)
     named = write_arrays(tmp_path / "n.npz", class_names=np.array(["cat", "dog", "owl"]))
     assert load(named).stats.names == ("cat", "dog", "owl")
     named = write_arrays(tmp_path / "b.npz", class_names=np.char.encode(["café", "dog", "owl"], "utf-8"))

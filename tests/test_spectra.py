@@ -163,7 +163,7 @@ def test_a_small_network_against_jax_hessian_class_by_class(x64, loss, head, cla
 
 
 def test_training_mode_over_all_devices_against_jax_hessian(x64):
-    """Synchronised over the devices, one chunk is one batch: the derivative goes through its statistics."""
+    """Synchronized over the devices, one chunk is one batch: the derivative goes through its statistics."""
     together = Small(train_mode=True, batch_norm="synchronized")
     alone = Small(train_mode=True)
     v_SP = vectors(2, together.point.params_P.size)

@@ -30,7 +30,7 @@ MOVED = STILL._replace(crop_padding=4)
 
 
 def assert_shown(png, images_NHWK, views_VDNHWK):
-    """Assert that each cell of a sheet shows its image: at the middle of every pixel, its colour."""
+    """Assert that each cell of a sheet shows its image: at the middle of every pixel, its color."""
     sheet = np.asarray(Image.open(png).convert("RGB"))
     inches = LEFT
     for number, group in enumerate([images_NHWK[None], *views_VDNHWK]):

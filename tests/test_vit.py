@@ -66,7 +66,7 @@ def features_of(network, params, images=None, *, train=False, key=None):
 
 def read(tensors, network, size=golden.SIZE):
     """Return the parameters that a publisher's tensors are, and his name. There may be no tensors for the head."""
-    found = [publisher for publisher in PUBLISHERS if publisher.recognises(tensors.keys())]
+    found = [publisher for publisher in PUBLISHERS if publisher.recognizes(tensors.keys())]
     assert len(found) <= 1
     tensors = found[0].translate(tensors) if found else tensors
     expected = shapes_of(network, size)
@@ -122,7 +122,7 @@ def test_further_forms_of_names_are_read():
     def assert_equal(case, other):
         publisher, tensors = by_name[golden.CASES[case].publisher], tensors_of(case)
         assert other.keys() != tensors.keys()
-        assert publisher.recognises(other.keys())
+        assert publisher.recognizes(other.keys())
         jax.tree.map(np.testing.assert_array_equal, publisher.translate(other), publisher.translate(tensors))
 
     def renamed(case, *pairs):

@@ -90,17 +90,17 @@ def sums_of(losses_B: jax.Array, batch: Batch, context: Context) -> tuple[jax.Ar
     return numerator, denominator, None if context.extra_weights_C is None else weighted_sums(*of_batch)[0]
 
 
-def make_normalise(data: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+def make_normalize(data: ConfigDict) -> Callable[[jax.Array], jax.Array]:
     """Return the function that maps uint8 pixels to network inputs, (x / 255 - mean) / std.
 
     Features (B, D) of a frozen backbone, which take the place of images, are returned as they are.
     """
     mean, std = np.array(data.mean), np.array(data.std)
 
-    def normalise(images_BHWK: jax.Array) -> jax.Array:
+    def normalize(images_BHWK: jax.Array) -> jax.Array:
         if images_BHWK.ndim == 2:
             return images_BHWK
         dtype = jnp.result_type(float)
         return (images_BHWK.astype(dtype) / 255 - mean.astype(dtype)) / std.astype(dtype)
 
-    return normalise
+    return normalize

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
-from saddle_jax.methods.base import DESCENT, Context, LossOutput, Method, Stream, Variables, make_normalise
+from saddle_jax.methods.base import DESCENT, Context, LossOutput, Method, Stream, Variables, make_normalize
 from saddle_jax.methods.mixing import Mixture, draw_mixture, paste
 from saddle_jax.models import heads, networks
 from saddle_jax.models.base import beside, functions_of
@@ -96,7 +96,7 @@ def make(
             predictor=networks.make_linear(config.model, glmc.projection_dim),
         )
     )
-    normalise = make_normalise(config.data)
+    normalize = make_normalize(config.data)
     label_weights_C = label_weights(stats, glmc.label_weight_power)
 
     def init(key: jax.Array) -> Variables:
@@ -111,7 +111,7 @@ def make(
         del key  # the key for mixtures is in the method's state
         of_step = jax.random.fold_in(jax.random.wrap_key_data(variables.method_state), step)
         mixture = draw_mixture(of_step, height, width, glmc.beta)
-        views = tuple(view._replace(images=normalise(view.images)) for view in views)
+        views = tuple(view._replace(images=normalize(view.images)) for view in views)
         return mix(views, mixture, stats.num_classes, area_corrected=glmc.area_corrected)
 
     def forward(
@@ -148,7 +148,7 @@ def make(
     def predict(
         params: Any, model_state: Any, batch: Batch, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
-        outputs, _ = forward(params, model_state, normalise(batch.images), batch.mask, train=train, key=key)
+        outputs, _ = forward(params, model_state, normalize(batch.images), batch.mask, train=train, key=key)
         return outputs.balanced_BC
 
     def is_classifier(params: Any) -> Any:

@@ -64,8 +64,8 @@ def draw_mixture(key: jax.Array, height: int, width: int, beta: float) -> Mixtur
     corners = []
     for side, side_key in ((height, row_key), (width, column_key)):
         half = jnp.ceil(side * jnp.sqrt(1 - lam)).astype(jnp.int32) // 2
-        centre = jax.random.randint(side_key, (), 0, side, jnp.int32)
-        corners.append((jnp.maximum(centre - half, 0), jnp.minimum(centre + half, side)))
+        center = jax.random.randint(side_key, (), 0, side, jnp.int32)
+        corners.append((jnp.maximum(center - half, 0), jnp.minimum(center + half, side)))
     (h1, h2), (w1, w2) = corners
     return Mixture(lam, jnp.stack((h1, w1, h2, w2)))
 

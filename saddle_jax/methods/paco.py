@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from saddle_jax.data.images import Batch
 from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
-from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise, sums_of
+from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalize, sums_of
 from saddle_jax.models import heads, networks
 from saddle_jax.models.base import beside, functions_of, in_entry
 from saddle_jax.models.batchnorm import BatchNorm
@@ -174,7 +174,7 @@ def make(
             ),
         )
     )
-    normalise = make_normalise(config.data)
+    normalize = make_normalize(config.data)
     log_priors_C = np.log(stats.priors_C() + 1e-9)
 
     def init(key: jax.Array) -> Variables:
@@ -196,7 +196,7 @@ def make(
     def features(
         params: Any, model_state: Any, images: jax.Array, mask_B: jax.Array, train: bool, key: jax.Array | None
     ) -> tuple[jax.Array, Any]:
-        return network.features(params, model_state, normalise(images), mask_B, train=train, key=key)
+        return network.features(params, model_state, normalize(images), mask_B, train=train, key=key)
 
     def prepare(
         variables: Variables, views: tuple[Batch, ...], step: jax.Array, draws: jax.Array | None = None

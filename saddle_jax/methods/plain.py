@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from saddle_jax.data.images import Batch
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import logit_scale, make_loss
-from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalise, sums_of
+from saddle_jax.methods.base import Context, LossOutput, Method, Stream, Variables, make_normalize, sums_of
 from saddle_jax.methods.mixing import Mixed, mix, smoothed
 from saddle_jax.models import networks, tuning
 from saddle_jax.schedules import Schedules
@@ -36,7 +36,7 @@ def make(
     network = networks.make_network(config, stats.num_classes, axis_name)
     mixup, cutmix, smoothing = config.plain.mixup, config.plain.cutmix, config.plain.label_smoothing
     loss_fn = smoothed(make_loss(config, stats, logit_scale(config)), smoothing)
-    normalise = make_normalise(config.data)
+    normalize = make_normalize(config.data)
     trained = tuning.trained(config.model.train, network)
     share_C = stats.sampling_C(config.data.sampling, config.loss.effective_beta)
 
@@ -49,11 +49,11 @@ def make(
         del variables, step
         if not (mixup or cutmix) or key is None:
             return views[0]
-        return mix(views[0]._replace(images=normalise(views[0].images)), key, mixup, cutmix)
+        return mix(views[0]._replace(images=normalize(views[0].images)), key, mixup, cutmix)
 
     def loss(variables: Variables, inputs: Batch | Mixed, context: Context) -> LossOutput:
         batch = inputs.batch if isinstance(inputs, Mixed) else inputs
-        images = batch.images if isinstance(inputs, Mixed) else normalise(batch.images)
+        images = batch.images if isinstance(inputs, Mixed) else normalize(batch.images)
         params = tuning.hold(variables.params, trained)
         logits_BC, model_state = network.logits(
             params, variables.model_state, images, batch.mask, train=True, key=context.key
@@ -72,7 +72,7 @@ def make(
     def predict(
         params: Any, model_state: Any, batch: Batch, *, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
-        images = normalise(batch.images)
+        images = normalize(batch.images)
         return network.logits(params, model_state, images, batch.mask, train=train, key=key)[0]
 
     return Method(

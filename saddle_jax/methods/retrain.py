@@ -25,7 +25,7 @@ from saddle_jax.host import devices
 from saddle_jax.longtail import ClassStats
 from saddle_jax.losses import logit_scale, make_loss
 from saddle_jax.methods import plain
-from saddle_jax.methods.base import Context, LossOutput, Method, Variables, make_normalise, sums_of
+from saddle_jax.methods.base import Context, LossOutput, Method, Variables, make_normalize, sums_of
 from saddle_jax.models import networks
 from saddle_jax.schedules import Schedules
 
@@ -39,12 +39,12 @@ def make(
     """
     network = networks.make_network(config, stats.num_classes, axis_name)
     loss_fn = make_loss(config, stats, logit_scale(config))
-    normalise = make_normalise(config.data)
+    normalize = make_normalize(config.data)
     flat_weights_C, retrain = flat_weights(stats), config.retrain
 
     def loss(variables: Variables, batch: Batch, context: Context) -> LossOutput:
         params, labels_B, mask_B = variables.params, batch.labels, batch.mask
-        images = normalise(batch.images)
+        images = normalize(batch.images)
         features_BD, model_state = network.features(
             params, variables.model_state, images, mask_B, train=True, key=context.key
         )

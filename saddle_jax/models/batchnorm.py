@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from saddle_jax.models.normalise import affine, normalise
+from saddle_jax.models.normalize import affine, normalize
 
 
 class BatchNorm(nn.Module):
@@ -47,7 +47,7 @@ class BatchNorm(nn.Module):
 
         axis_name = self.axis_name if self.synchronized and not self.is_initializing() else None
         how = {"epsilon": self.epsilon, "rectify": rectify, "axis_name": axis_name, "onednn": self.onednn}
-        y, mean_K, variance_K, count = normalise(x, mask_B, scale_K, bias_K, residual, **how)
+        y, mean_K, variance_K, count = normalize(x, mask_B, scale_K, bias_K, residual, **how)
         if not self.is_initializing():
             unbiased_K = variance_K * (count / jnp.maximum(count - 1, 1))
             weight = jnp.where(count > 0, self.momentum, 0.0).astype(mean_K.dtype)

@@ -87,11 +87,11 @@ def section(images: ImageSet) -> Iterator[Block]:
 def figure(points: Mapping[str, Point], label: str) -> style.Figure:
     """Draw overall accuracy and that of the tail over the cost of each method; return the figure."""
     drawn, axes = style.new_figure(5, 3.6)
-    for (name, point), (colour, marker) in zip(points.items(), style.series(), strict=False):
+    for (name, point), (color, marker) in zip(points.items(), style.series(), strict=False):
         for title, values, fill in (("overall", point.overall, "full"), ("tail", point.tail, "none")):
             if np.isnan(values).any():
                 continue
-            look = {"color": colour, "marker": marker, "fillstyle": fill, "linestyle": "", "elinewidth": 1}
+            look = {"color": color, "marker": marker, "fillstyle": fill, "linestyle": "", "elinewidth": 1}
             mean = np.array([np.mean(values)])
             error = style.interval(mean, np.std(values, ddof=1)) if len(values) > 1 else None
             named = f"{name} (n = {len(values)})" if fill == "full" else None

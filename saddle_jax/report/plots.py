@@ -66,16 +66,16 @@ def classes_figure(
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     offsets = np.linspace(-0.12, 0.12, len(accuracy)) if len(accuracy) > 1 else [0.0]
     places = np.array_split(np.arange(number), min(_MOST_PLACES, number))
-    for (name, seeds), (colour, marker), offset in zip(accuracy.items(), style.series(), offsets, strict=False):
+    for (name, seeds), (color, marker), offset in zip(accuracy.items(), style.series(), offsets, strict=False):
         values_SC = np.array(seeds, float)  # None becomes NaN
         mean_C = values_SC.mean(0)
         spread = " (mean ± sd, n = {})" if few and len(seeds) > 1 else " (n = {})" if len(seeds) > 1 else ""
-        look = {"color": colour, "marker": marker, "label": plain(name + spread.format(len(seeds))), "linestyle": ""}
+        look = {"color": color, "marker": marker, "label": plain(name + spread.format(len(seeds))), "linestyle": ""}
         if few:
             error = style.interval(mean_C, values_SC.std(0, ddof=1)) if len(seeds) > 1 else None
             top.errorbar(np.arange(number) + offset, mean_C, yerr=error, capsize=3, elinewidth=1.2, **look)
             continue
-        top.plot(mean_C, color=colour, marker=".", markersize=3 if number > 200 else 5, linestyle="", alpha=0.4)
+        top.plot(mean_C, color=color, marker=".", markersize=3 if number > 200 else 5, linestyle="", alpha=0.4)
         means = [_mean(mean_C[place][~np.isnan(mean_C[place])]) for place in places]
         middles = [place.mean() for place in places]
         top.errorbar(middles, means, xerr=0.45 * number / len(places), elinewidth=1.6, **look)
@@ -126,11 +126,11 @@ def by_class_size(
     ]
     figure, axes = style.new_figure(5, 3.6)
     offsets = np.linspace(-0.3, 0.3, len(methods)) if len(methods) > 1 else [0.0]
-    for (name, seeds), (colour, marker), offset in zip(methods.items(), style.series(), offsets, strict=False):
+    for (name, seeds), (color, marker), offset in zip(methods.items(), style.series(), offsets, strict=False):
         values_SP = np.array([[_mean(seed[c] for c in place) for place in places] for seed in seeds])
         means = values_SP.mean(0)
         error = style.interval(means, values_SP.std(0, ddof=1)) if len(seeds) > 1 else None
-        look = {"color": colour, "marker": marker, "label": f"{name} (n = {len(seeds)})", "linestyle": ""}
+        look = {"color": color, "marker": marker, "label": f"{name} (n = {len(seeds)})", "linestyle": ""}
         line = axes.errorbar(np.arange(len(places)) + offset, means, error, elinewidth=1, markersize=4, **look)[0]
         known = [at for at in range(len(places)) if np.isfinite(means[at])]
         style.name_points(line, [f"{name}, {named[at]}: {tables.spread(values_SP[:, at])} %" for at in known])
@@ -181,21 +181,21 @@ def curves(
     figure, axes = style.new_figure(5, 3.6)
     ends = []
     lines = itertools.cycle(np.repeat(style.LINES, len(SERIES)))
-    for (name, (finished, unfinished)), (colour, marker), line in zip(
+    for (name, (finished, unfinished)), (color, marker), line in zip(
         methods.items(), style.series(), lines, strict=False
     ):
         average = curves_lib.mean(finished)
         marker = marker if max(map(len, (*finished, *unfinished)), default=0) <= 20 else ""
         for curve in finished:
-            axes.plot(curve.keys(), curve.values(), color=colour, linewidth=0.7, alpha=0.35)
+            axes.plot(curve.keys(), curve.values(), color=color, linewidth=0.7, alpha=0.35)
         for curve in unfinished:
-            axes.plot(curve.keys(), curve.values(), color=colour, linewidth=1, linestyle=":")
+            axes.plot(curve.keys(), curve.values(), color=color, linewidth=1, linestyle=":")
         label = f"{name} ({len(finished)} finished)" if unfinished else f"{name} (n = {len(finished)})"
-        look = {"color": colour, "linestyle": line, "marker": marker, "markersize": 4, "label": label}
+        look = {"color": color, "linestyle": line, "marker": marker, "markersize": 4, "label": label}
         axes.plot(average.keys(), average.values(), **look)
         longest = average or max((*finished, *unfinished), key=len, default={})
         if longest:
-            ends.append((*list(longest.items())[-1], name, colour))
+            ends.append((*list(longest.items())[-1], name, color))
     if log and min(values) > 0:
         axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel=ylabel)
@@ -255,8 +255,8 @@ def confusion(percents: np.ndarray, names: Sequence[str], counts_C: Sequence[int
     if end <= _MOST_CELLS:
         for (row, column), value in np.ndenumerate(percents):
             if value >= 0.5:
-                colour = style.WHITE if value > _DARK_CELL else INK
-                axes.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+                color = style.WHITE if value > _DARK_CELL else INK
+                axes.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=8, color=color)
         shown = [plain(_fitted(name)) for name in names]
         upright = max(map(len, shown)) <= 3
         axes.set_xticks(np.arange(end) + 0.5, shown, fontsize="small", rotation=0 if upright else 60)

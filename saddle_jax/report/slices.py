@@ -41,7 +41,7 @@ def along_v(stored: Mapping[str, Any]) -> Figure:
     axes.set_xlim(places[0], places[-1])
     inside = [float(min(max(line[-1], low), high)) for line in (losses, parabola)]
     ends = zip(inside, ("loss at w + tv", "parabola"), (INK, SERIES[0]), strict=True)
-    style.label_ends(axes, [(places[-1], end, name, colour) for end, name, colour in ends])
+    style.label_ends(axes, [(places[-1], end, name, color) for end, name, color in ends])
     axes.set(xlabel="t, position along the unit vector v", ylabel="loss")
     axes.set_title(f"{plain(summary['title'])}: loss along v, the eigenvector of λmin = {summary['lambda_min']:.3g}")
     style.note(figure, f"The parabola has the loss's slope and curvature at w. {explanation(summary)}")
@@ -116,24 +116,24 @@ def on_plane(axes: Axes, stored: Mapping[str, Any]) -> None:
     low, high = float(ratios_TT.min()), float(ratios_TT.max())
     if crossed := [level for level in levels if low < level < high]:
         widths = [1.2 if level == 1 else 0.4 for level in crossed]
-        colours = [INK if level == 1 else SOFT for level in crossed]
-        lines = axes.contour(a_T, b_T, ratios_TT, crossed, colors=colours, linewidths=widths)
+        colors = [INK if level == 1 else SOFT for level in crossed]
+        lines = axes.contour(a_T, b_T, ratios_TT, crossed, colors=colors, linewidths=widths)
         named = [level for level in crossed if level in _NAMED]
         axes.clabel(lines, named, fmt=lambda ratio: f"×{ratio:g}", fontsize=7, colors=INK, inline_spacing=2)
     axes.plot(0, 0, "+", color=INK)
     for place, (name, path_K6) in enumerate(sorted(paths(stored).items())):  # a run looks alike on every plane
-        colour = SERIES[(1, 0)[place % 2]]
+        color = SERIES[(1, 0)[place % 2]]
         outside_K = (np.abs(path_K6[:, 1:3]) > (a_T[-1], b_T[-1])).any(1)
         entered = np.flatnonzero(outside_K)[-1] + 1 if outside_K.any() else 0  # the end point is inside
         a_K, b_K = path_K6[entered:, 1:3].T
-        axes.plot(a_K, b_K, color=colour, marker=MARKERS[place], markersize=4, linewidth=1.2)
-        axes.plot(a_K[-1], b_K[-1], color=colour, marker=MARKERS[place], markersize=11, markeredgecolor=PAPER)
+        axes.plot(a_K, b_K, color=color, marker=MARKERS[place], markersize=4, linewidth=1.2)
+        axes.plot(a_K[-1], b_K[-1], color=color, marker=MARKERS[place], markersize=11, markeredgecolor=PAPER)
         side = 1 if place % 2 == 0 else -1  # apart from each other, and not toward a near edge
         side = -side if side * a_K[-1] > 0.4 * a_T[-1] else side
         axes.annotate(
             plain(name), (a_K[-1], b_K[-1]), (side * 22, 26 if place % 2 == 0 else -26), textcoords="offset points",
-            ha="left" if side > 0 else "right", va="center", weight="bold", color=style.words(colour),
-            arrowprops={"arrowstyle": "-", "color": colour},
+            ha="left" if side > 0 else "right", va="center", weight="bold", color=style.words(color),
+            arrowprops={"arrowstyle": "-", "color": color},
             bbox={"facecolor": PAPER, "edgecolor": "none", "boxstyle": "round,pad=0.15"},
         )  # fmt: skip
     axes.set_title(f"{plain(summary['title'])}, {summary['images']:,} images: loss around its weights")

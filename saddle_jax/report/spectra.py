@@ -159,13 +159,13 @@ def _ratio_lines(
         points = [(s["epoch"], s["targets"][name]) for s in summaries if name in s["targets"]]
         if not points:
             continue
-        colour = SERIES[place % len(SERIES)]
+        color = SERIES[place % len(SERIES)]
         epochs, values = [epoch for epoch, _ in points], np.array([t["ratio"] for _, t in points], float)
-        (line,) = axes.plot(epochs, values, color=colour, marker=MARKERS[place % len(MARKERS)], clip_on=False)
+        (line,) = axes.plot(epochs, values, color=color, marker=MARKERS[place % len(MARKERS)], clip_on=False)
         label = f"{points[-1][1]['title']}, {points[-1][1]['images']:,} images"
         known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if np.isfinite(value)]
         style.name_points(line, [f"{label}: {value:.2g} at epoch {epoch:g}" for epoch, value in known])
-        ends.append((epochs[-1], values[-1] if np.isfinite(values[-1]) else 0.0, label, colour))
+        ends.append((epochs[-1], values[-1] if np.isfinite(values[-1]) else 0.0, label, color))
     axes.set_xlim(right=max(x for x, *_ in ends))
     axes.grid()
     return ends
@@ -244,13 +244,13 @@ def _density(axes: Axes, stored: Mapping[str, Any], limits: _Limits, *, small: b
     drawn = np.maximum(mean, _FLOOR)
     axes.fill_between(grid, np.maximum(mean - spread, _FLOOR), np.maximum(mean + spread, _FLOOR), color=LINE, lw=0)
     axes.plot(grid, drawn, color=INK, lw=0.9)
-    for name, colour, marker in (("min", SMALLEST, "<"), ("max", LARGEST, ">")):
+    for name, color, marker in (("min", SMALLEST, "<"), ("max", LARGEST, ">")):
         value = summary[f"lambda_{name}"]
-        axes.axvline(value, color=colour, lw=1, linestyle="--")
-        axes.plot(value, _FLOOR * 3, color=colour, marker=marker, clip_on=False)
+        axes.axvline(value, color=color, lw=1, linestyle="--")
+        axes.plot(value, _FLOOR * 3, color=color, marker=marker, clip_on=False)
         text = f"λ{name} {value:.3g} (residual {summary[f'residual_{name}']:.0e})"
         place = {"x": 0.0 if name == "min" else 1.0, "ha": "left" if name == "min" else "right"}
-        look = {"va": "bottom", "color": style.words(colour), "fontsize": "small"}
+        look = {"va": "bottom", "color": style.words(color), "fontsize": "small"}
         axes.text(y=1.01, s=text, transform=axes.transAxes, **look, **place)
     axes.set_xlim(limits.low, limits.high)
     axes.set_ylim(_FLOOR, limits.top)

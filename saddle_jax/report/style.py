@@ -69,14 +69,14 @@ _EDGE = 0.03  # of an axis' height: no label goes lower, where the other axis ha
 _POINTS: MutableMapping[Line2D, Sequence[str]] = weakref.WeakKeyDictionary()  # what the markers of a line are
 
 _ROLES = {
-    **{colour: f"--words-{place}" for place, colour in enumerate(_WORDS)},
-    **{colour: f"--series-{place}" for place, colour in enumerate(SERIES)},
+    **{color: f"--words-{place}" for place, color in enumerate(_WORDS)},
+    **{color: f"--series-{place}" for place, color in enumerate(SERIES)},
     **{INK: "--ink", SOFT: "--soft", LINE: "--line", PAPER: "--page", "#000000": "--ink"},
 }
 
 
-def _variables(kind: str, colours: Sequence[str]) -> str:
-    return " ".join(f"--{kind}-{place}: {colour};" for place, colour in enumerate(colours) if colour != INK and colour)
+def _variables(kind: str, colors: Sequence[str]) -> str:
+    return " ".join(f"--{kind}-{place}: {color};" for place, color in enumerate(colors) if color != INK and color)
 
 
 # For the page that holds inline figures. It defines --ink, --soft, --line, and --page itself.
@@ -100,9 +100,9 @@ def series() -> Iterator[tuple[str, str]]:
     return itertools.cycle(zip(SERIES, MARKERS, strict=True))
 
 
-def words(colour: str) -> str:
+def words(color: str) -> str:
     """Return the color for words about a series of the color."""
-    return _WORDS[SERIES.index(colour)]
+    return _WORDS[SERIES.index(color)]
 
 
 def legend(figure: Figure) -> None:
@@ -135,13 +135,13 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
     height = axes.get_window_extent().height or 1.0
     apart = 1.25 * axes.figure.dpi / 72 * RC["font.size"] / height  # of the axes' height
     to_axes = axes.transData + axes.transAxes.inverted()
-    places = sorted(((to_axes.transform((x, y))[1], x, y, name, colour) for x, y, name, colour in ends))
+    places = sorted(((to_axes.transform((x, y))[1], x, y, name, color) for x, y, name, color in ends))
     heights = np.array([place[0] for place in places])
     heights = _spread(heights, apart)
-    for new, (_, x, y, name, colour) in zip(heights, places, strict=True):
+    for new, (_, x, y, name, color) in zip(heights, places, strict=True):
         axes.annotate(
-            plain(name), (x, y), (1.05, new), textcoords="axes fraction", va="center", color=words(colour),
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "relpos": (0, 0.5)},
+            plain(name), (x, y), (1.05, new), textcoords="axes fraction", va="center", color=words(color),
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
@@ -286,5 +286,5 @@ def _short(key: str, value: str) -> str:
     return value
 
 
-def _variable(colour: str) -> str:
-    return f"var({_ROLES[colour]})" if colour in _ROLES else colour
+def _variable(color: str) -> str:
+    return f"var({_ROLES[color]})" if color in _ROLES else color

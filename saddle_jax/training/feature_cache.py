@@ -31,7 +31,7 @@ from saddle_jax.experiment import config as config_lib
 from saddle_jax.host import devices, processes, watchdog
 from saddle_jax.host.files import write_atomically, writing
 from saddle_jax.host.progress import Progress
-from saddle_jax.methods.base import make_normalise
+from saddle_jax.methods.base import make_normalize
 from saddle_jax.models import networks
 from saddle_jax.training import checkpoint, origin, seeds
 from saddle_jax.training.feed import training_batches
@@ -138,10 +138,10 @@ def _compute(
 ) -> np.ndarray:
     """Return the features of every view of the images, (N, V, D) float32."""
     network = networks.make_network(config, num_classes, devices.AXIS)
-    normalise = make_normalise(config.data)
+    normalize = make_normalize(config.data)
 
     def features(params: Any, model_state: Any, batch: Batch) -> jax.Array:
-        inputs = normalise(batch.images)
+        inputs = normalize(batch.images)
         return network.features(params, model_state, inputs, batch.mask, train=False)[0].astype(np.float32)
 
     step = devices.map_step(features, num_replicated=2, gather=True)

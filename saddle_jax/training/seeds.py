@@ -107,7 +107,7 @@ def _require_several(workdir: pathlib.Path, num_seeds: int) -> None:
 
 
 def _write_summary(workdir: pathlib.Path, members: Sequence[Member]) -> dict[str, Any]:
-    summary = summarise([member.workdir for member in members])
+    summary = summarize([member.workdir for member in members])
     write_atomically(workdir / "summary.json", json.dumps(summary, indent=1))
     return summary
 
@@ -146,7 +146,7 @@ def groups(members: Sequence[T], size: int) -> list[Sequence[T]]:
     return [members[start : start + size] for start in range(0, len(members), size)]
 
 
-def summarise(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
+def summarize(workdirs: Sequence[pathlib.Path]) -> dict[str, Any]:
     """Return the mean, standard deviation, and values of every accuracy, in percent, at the last and at the best step.
 
     They cover the runs that have finished; the others are named.

@@ -16,7 +16,7 @@ _ADDED_BELOW = 128  # solarize_add only changes levels below this
 _KERNELS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 _ENHANCED = {
-    "colour": ImageEnhance.Color,
+    "color": ImageEnhance.Color,
     "contrast": ImageEnhance.Contrast,
     "brightness": ImageEnhance.Brightness,
     "sharpness": ImageEnhance.Sharpness,
@@ -38,11 +38,11 @@ def change(image: Image.Image, random: Random, fill: tuple[int, ...]) -> Image.I
             if name in _MOVES:
                 image = move(image, name, magnitude * random.choice((-1, 1)), random.choice(_KERNELS), fill)
             else:
-                image = recolour(image, name, magnitude)
+                image = recolor(image, name, magnitude)
     return image
 
 
-def recolour(image: Image.Image, name: str, magnitude: float) -> Image.Image:
+def recolor(image: Image.Image, name: str, magnitude: float) -> Image.Image:
     """Return the image after an operation on its levels, with a magnitude from 0 to 1."""
     match name:
         case "autocontrast":

@@ -10,13 +10,13 @@ from PIL import Image, ImageChops, ImageEnhance, ImageFilter
 AREA = (0.2, 1.0)  # fraction of the image that the resized crop covers
 ASPECT = (3 / 4, 4 / 3)  # width over height of the crop
 _ATTEMPTS = 10  # attempts to find a crop that fits
-_ENHANCED = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "colour": ImageEnhance.Color}
+_ENHANCED = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "color": ImageEnhance.Color}
 _RANGES = {
     **dict.fromkeys(_ENHANCED, (0.6, 1.4)),
     "hue": (-0.1, 0.1),
 }  # factors; for the hue, fractions of the color circle
 NAMES = tuple(_RANGES)
-_JITTER_CHANCE, _GREY_CHANCE, _BLUR_CHANCE = 0.8, 0.2, 0.5
+_JITTER_CHANCE, _GRAY_CHANCE, _BLUR_CHANCE = 0.8, 0.2, 0.5
 _SIGMA = (0.1, 2.0)  # standard deviation of the blur, in pixels
 
 
@@ -46,7 +46,7 @@ def change(image: Image.Image, random: Random) -> Image.Image:
     if random.random() < _JITTER_CHANCE:
         for name in random.sample(NAMES, len(NAMES)):
             image = jitter(image, name, random.uniform(*_RANGES[name]))
-    if random.random() < _GREY_CHANCE:
+    if random.random() < _GRAY_CHANCE:
         image = image.convert("L").convert("RGB")
     if random.random() < _BLUR_CHANCE:
         image = image.filter(ImageFilter.GaussianBlur(random.uniform(*_SIGMA)))

@@ -33,7 +33,7 @@ from saddle_jax.data.feeds import workers
 
 _JPEG, _PNG, _PILLOW = range(3)  # decoders: TensorFlow's two, and Pillow
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1  # codes of JPEG markers: of the picture's data; of EXIF and XMP
-_NEIGHBOURS = 2  # pixels around a part of a JPEG that the colors at its edge are interpolated from
+_NEIGHBORS = 2  # pixels around a part of a JPEG that the colors at its edge are interpolated from
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
@@ -68,7 +68,7 @@ def make_loader(images: Encoded, augmented: Augmentation | None) -> Callable[[An
         return by_workers(augmented, pixels[None], draws_R[None])[0] if augmented.on_host else pixels
 
     def plain(position: Any) -> Any:
-        return _cut(read(position), turn, size, lambda extent: _centre(extent, size, decoding.resize))
+        return _cut(read(position), turn, size, lambda extent: _center(extent, size, decoding.resize))
 
     def load(position: Any, mask: Any, draws_R: Any) -> Any:
         with tf.device("CPU"):
@@ -126,8 +126,8 @@ def _decode(content: Any, turn: bool, choose: Callable[[Any], tuple[Any, ...]]) 
     def jpeg() -> tuple[Any, ...]:
         whole = tf.io.extract_jpeg_shape(content)[:2]
         corner, extent, *more = choose(whole)
-        start = tf.maximum(corner - _NEIGHBOURS, 0)
-        window = tf.concat([start, tf.minimum(corner + extent + _NEIGHBOURS, whole) - start], 0)
+        start = tf.maximum(corner - _NEIGHBORS, 0)
+        window = tf.concat([start, tf.minimum(corner + extent + _NEIGHBORS, whole) - start], 0)
         pixels = tf.image.decode_and_crop_jpeg(content, window, channels=3, dct_method="INTEGER_ACCURATE")
         return part(pixels, corner - start, extent), *more
 
@@ -209,7 +209,7 @@ def _random_crop(extent: Any, uniform_R: Any, size: int, part: tuple[float, floa
     return _Window(corner, sides, size / tf.cast(sides, tf.float32), tf.zeros(2))
 
 
-def _centre(extent: Any, size: int, resize: int) -> _Window:
+def _center(extent: Any, size: int, resize: int) -> _Window:
     """Return the window of Resize(resize) and CenterCrop(size), with the pixels beyond it that the filter reaches."""
     resized = resize * extent // tf.reduce_min(extent)
     corner = tf.round(tf.cast(resized - size, tf.float32) / 2)  # corner of the crop in the resized image
@@ -238,11 +238,11 @@ def jitter(pixels: Any, uniform_R: Any, strength: float) -> Any:
         return blend(0.0, image, factors[0])
 
     def contrast(image: Any) -> Any:
-        mean = tf.reduce_mean(tf.cast(_grey(image), tf.float64))
+        mean = tf.reduce_mean(tf.cast(_gray(image), tf.float64))
         return blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factors[1])
 
     def saturation(image: Any) -> Any:
-        return blend(_grey(image), image, factors[2])
+        return blend(_gray(image), image, factors[2])
 
     image = tf.cast(pixels, tf.float32)
     for place in range(3):
@@ -251,7 +251,7 @@ def jitter(pixels: Any, uniform_R: Any, strength: float) -> Any:
     return tf.cast(image, tf.uint8)
 
 
-def _grey(image: Any) -> Any:
+def _gray(image: Any) -> Any:
     """Return Pillow's luma in whole levels, (H, W, 1) float32."""
     red, green, blue = tf.split(tf.cast(image, tf.int32), 3, axis=-1)
     return tf.cast(tf.bitwise.right_shift(19595 * red + 38470 * green + 7471 * blue + 0x8000, 16), tf.float32)

@@ -22,7 +22,7 @@ def to_timm(tensors: Tensors) -> tuple[Tensors, str]:
     """Return a file's tensors under timm's names, and whose names the file has."""
     tensors = {name[len(prefix_of(name)) :]: tensor for name, tensor in tensors.items()}
     for publisher in _PUBLISHERS:
-        if publisher.recognises(tensors.keys()):
+        if publisher.recognizes(tensors.keys()):
             return publisher.translate(tensors), publisher.name
     return tensors, "timm or torchvision"
 

@@ -14,5 +14,5 @@ class Publisher(NamedTuple):
     """A publisher that has its own names for weights, and their translation to timm's names and layouts."""
 
     name: str
-    recognises: Callable[[Collection[str]], bool]  # the names of all tensors -> whether they are the publisher's
+    recognizes: Callable[[Collection[str]], bool]  # the names of all tensors -> whether they are the publisher's
     translate: Callable[[Tensors], Tensors]  # tensors under the publisher's names -> under timm's

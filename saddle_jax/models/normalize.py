@@ -43,7 +43,7 @@ class Saved(NamedTuple):
     variance_K: jax.Array
 
 
-def normalise(
+def normalize(
     x: jax.Array,
     mask_B: jax.Array,
     scale_K: jax.Array,
@@ -75,7 +75,7 @@ def normalise(
     suits = onednn and axis_name is None and x.ndim == 4 and kernels.suit(x, scale_K)
     settings = Settings(epsilon, rectify, residual is not None, axis_name, suits)
     residual = None if residual is None else residual.astype(x.dtype)
-    results: Any = _normalise(x, rows_B, count, scale_K, bias_K, residual, settings)
+    results: Any = _normalize(x, rows_B, count, scale_K, bias_K, residual, settings)
     y, mean_K, variance_K = results
     return y, jax.lax.stop_gradient(mean_K), jax.lax.stop_gradient(variance_K), count
 
@@ -97,7 +97,7 @@ def affine(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _normalise(x, rows_B, count, scale_K, bias_K, residual, settings: Settings):
+def _normalize(x, rows_B, count, scale_K, bias_K, residual, settings: Settings):
     return _forward(x, rows_B, count, scale_K, bias_K, residual, settings)[0]
 
 
@@ -113,7 +113,7 @@ def _backward(settings: Settings, saved: Saved, cotangents):
     return dx, jnp.zeros_like(saved.rows_B), jnp.zeros_like(saved.count), dscale_K, dbias_K, dresidual
 
 
-_normalise.defvjp(_forward, _backward)
+_normalize.defvjp(_forward, _backward)
 
 
 def _choose(by_onednn: Callable, by_xla: Callable, settings: Settings) -> Callable:
@@ -131,13 +131,13 @@ def _forward_by_xla(settings: Settings, x, rows_B, count, scale_K, bias_K, resid
 
 def _backward_by_xla(settings: Settings, cotangent, saved: Saved):
     cotangent = cotangent if saved.y is None else jnp.where(saved.y <= 0, 0, cotangent)
-    wide, centred = cotangent.astype(saved.rows_B.dtype), saved.x.astype(saved.rows_B.dtype) - saved.mean_K
+    wide, centered = cotangent.astype(saved.rows_B.dtype), saved.x.astype(saved.rows_B.dtype) - saved.mean_K
     inverse_K = _inverse_deviation(saved.variance_K, saved.count, settings)
-    sums = _sum(wide), _sum(wide * centred)
+    sums = _sum(wide), _sum(wide * centered)
     # The loss is summed over devices, so the cotangent of a shared statistic is the sum of all of theirs.
     of_mean_K, of_deviation_K = devices.sum_over(sums, settings.axis_name)
     number = jnp.maximum(saved.count, 1)
-    of_statistics = (of_mean_K + jnp.square(inverse_K) * of_deviation_K * centred) / number
+    of_statistics = (of_mean_K + jnp.square(inverse_K) * of_deviation_K * centered) / number
     dx = saved.scale_K * inverse_K * (wide - of_statistics * saved.rows_B.reshape(-1, *(1,) * (wide.ndim - 1)))
     return dx.astype(saved.x.dtype), sums[1] * inverse_K, sums[0], cotangent if settings.adds else None
 
