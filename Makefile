@@ -10,7 +10,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 help:
 	@echo "make demo     train SGD and SAM on long-tailed digits and compare them on the rare classes"
-	@echo "make test     run the tests (25 to 40 minutes on two cores)"
+	@echo "make test     run the tests (about 30 minutes on two cores)"
 	@echo "make test-all     run all tests, including the nightly ones"
 	@echo "make test-accelerators  compile what we ship for GPUs and TPUs; needs neither (downloads 460 MB, takes hours)"
 	@echo "make test-faults  kill, break, and damage real runs (under an hour on two cores)"

@@ -66,7 +66,9 @@ def tensors_of(state):
     return names.to_torch(state.params, state.model_state, head="fc", steps=0)
 
 
-@pytest.mark.parametrize("choice", ["head", "norm", "bias", "last_1"])
+@pytest.mark.parametrize(
+    "choice", ["head", "last_1", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("norm", "bias"))]
+)
 def test_frozen_tensors_keep_every_bit_and_have_no_optimizer_state(choice, weights, tmp_path):
     config = tuned(weights, choice, optim__ema_decay=0.9)
     train(config, tmp_path / "run")
@@ -420,7 +422,7 @@ def vit_weights(tmp_path_factory):
 VIT = {"model__name": "vit_s16", "model__width": 1.0, "model__input_size": 32}
 
 
-@pytest.mark.parametrize("choice", ["lora", "adaptformer"])
+@pytest.mark.parametrize("choice", ["lora", pytest.param("adaptformer", marks=pytest.mark.nightly)])
 def test_adapters_train_and_nothing_else_moves(choice, vit_weights, tmp_path):
     config = tuned(vit_weights, choice, **VIT, optim__lr=(0.01,))
     train(config, tmp_path / "run")

@@ -205,7 +205,7 @@ def test_a_whole_spectrum_against_jax_hessian(x64):
     assert mean_loss.products == 7 * 80 + 4 + 2 + 2
 
 
-@pytest.mark.parametrize("basis", ["host", "none"])
+@pytest.mark.parametrize("basis", [pytest.param("host", marks=pytest.mark.nightly), "none"])
 def test_where_the_basis_lies_changes_no_extreme(x64, basis):
     arguments = {"steps": 60, "probes": 3, "seed": 0, "variance": 1e-5, "what": "it"}
     expected = classwise.measure(small().mean_loss((0,), width=2), basis="device", **arguments)
