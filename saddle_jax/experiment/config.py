@@ -118,10 +118,12 @@ def has_saved(config: ml_collections.ConfigDict, workdir: str | pathlib.Path | N
       workdir: the run's directory; by default, any in runs/ whose run began with the same file of weights.
     """
     folders = [pathlib.Path(workdir).expanduser()] if workdir else [*pathlib.Path("runs").glob("*")]
-    weights = "" if workdir else f'"weights": {json.dumps(config.model.weights)}'
     for run in (run for folder in folders for run in (folder, *folder.glob("seed-*"))):
-        with contextlib.suppress(OSError):
-            if any((run / "checkpoints").iterdir()) and weights in (run / "config.json").read_text():
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            if not any((run / "checkpoints").iterdir()):
+                continue
+            stored = (run / "config.json").read_bytes()
+            if workdir or json.loads(stored)["model"]["weights"] == config.model.weights:
                 return True
     return False
 

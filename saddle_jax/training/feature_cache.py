@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -57,26 +57,22 @@ def with_features(config: ConfigDict, workdir: pathlib.Path, splits: Splits, pro
     weights = _backbone(config, workdir, splits, program)
     key = _key(config, splits, weights)
     folder = workdir.resolve().parent / "features" / key
-    parts = {}
-    for name in _SPLITS:
-        images: Images | None = getattr(splits, name)
-        if images is None:
-            parts[name] = None
-            continue
-        views = config.model.cache_views if name == "train" else 1
+
+    def kept(name: str, images: Images, views: int) -> np.ndarray:
         path = folder / f"{name}.npy"
         values_NVD = _of_first(path, len(images.labels), views)
         if values_NVD is None:
             values_NVD = _compute(config, program.views[0], splits.stats.num_classes, images, weights, views)
             processes.on_first(functools.partial(_write, path, values_NVD))
-        parts[name] = Images(Features(values_NVD, splits.train.images.shape[1:]), images.labels)
+        return values_NVD
+
     note = f"features of {config.model.cache_views} views of each training image are kept in {folder}"
-    return splits._replace(**parts, notes=(*splits.notes, note))
+    return _replaced(config, splits, kept, note)
 
 
 def with_blank_features(config: ConfigDict, splits: Splits, program: Program) -> Splits:
     """Return what `with_features` returns, but with zeros, to describe training on features without computing them."""
-    image_shape, views = splits.train.images.shape[1:], config.model.cache_views
+    image_shape = splits.train.images.shape[1:]
     network = networks.make_network(config, splits.stats.num_classes, None)
     state = jax.eval_shape(lambda: program.init(config.seed))
     blank = jax.eval_shape(
@@ -84,14 +80,36 @@ def with_blank_features(config: ConfigDict, splits: Splits, program: Program) ->
         state.params,
         state.model_state,
     )
-    parts = {}
-    for name in _SPLITS:
-        images: Images | None = getattr(splits, name)
-        if images is not None:
-            shape = len(images.labels), views if name == "train" else 1, blank.shape[-1]
-            parts[name] = Images(Features(np.broadcast_to(np.float32(0), shape), image_shape), images.labels)
-    note = f"training first computes the features of {views} views of each training image; the step here takes zeros"
+
+    def zeros(_: str, images: Images, views: int) -> np.ndarray:
+        return np.broadcast_to(np.float32(0), (len(images.labels), views, blank.shape[-1]))
+
+    note = (
+        f"training first computes the features of {config.model.cache_views} views of each training image; the step "
+        "here takes zeros"
+    )
+    return _replaced(config, splits, zeros, note)
+
+
+def _replaced(
+    config: ConfigDict, splits: Splits, features_of: Callable[[str, Images, int], np.ndarray], note: str
+) -> Splits:
+    """Return the splits with features in place of their images.
+
+    Args:
+      features_of: takes the name of a split, its images, and the number of views, and returns (N, V, D) float32.
+      note: what the user should know about them.
+    """
+    image_shape, parts = splits.train.images.shape[1:], {}
+    for name, images in _parts(splits).items():
+        values_NVD = features_of(name, images, config.model.cache_views if name == "train" else 1)
+        parts[name] = Images(Features(values_NVD, image_shape), images.labels)
     return splits._replace(**parts, notes=(*splits.notes, note))
+
+
+def _parts(splits: Splits) -> dict[str, Images]:
+    """Return the splits that there are, by name."""
+    return {name: images for name in _SPLITS if (images := getattr(splits, name)) is not None}
 
 
 class _Backbone(NamedTuple):
@@ -125,9 +143,9 @@ def _key(config: ConfigDict, splits: Splits, backbone: _Backbone) -> str:
     fields = {name: values[name] for name in (*_FIELDS, *own, *views)}
     known = [fields, config.model.cache_views, splits.content_hash, splits.split_hash]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
-    for images in (split.images for split in (splits.train, splits.validation, splits.test) if split is not None):
-        if isinstance(images, Encoded):  # whose content_hash covers their names only
-            digest.update(images.version())
+    for part in _parts(splits).values():
+        if isinstance(part.images, Encoded):  # whose content_hash covers their names only
+            digest.update(part.images.version())
     for leaf in jax.tree.leaves(backbone):
         digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()[:16]
