@@ -17,6 +17,7 @@ from saddle_jax.data.order import Slots
 from saddle_jax.data.sources import Splits
 from saddle_jax.errors import DataError, first_lines
 from saddle_jax.host import console
+from saddle_jax.host.files import reason_of
 from saddle_jax.host.threads import in_stretches
 
 _SAMPLED, _DRAWS = 10, 5  # images, and draws of each view
@@ -147,7 +148,7 @@ def _look_at(images: Encoded, look: Callable[[int], str], threads: int) -> Itera
         try:
             reason = look(position)
         except OSError as error:
-            return Unsound(position, error.strerror or str(error), True)
+            return Unsound(position, reason_of(error), True)
         return Unsound(position, reason, False) if reason else None
 
     return filter(None, in_stretches(check, range(len(images)), threads=threads, stretch=_STRETCH))

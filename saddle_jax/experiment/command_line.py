@@ -15,6 +15,7 @@ from saddle_jax.errors import ConfigError
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment import configure, flag_checks
 from saddle_jax.experiment.flag_checks import Processes
+from saddle_jax.host.files import reason_of
 
 FLAGS = flags.FLAGS
 _DEFAULT_CONFIG = "digits_lt"
@@ -248,5 +249,5 @@ def _path_problem(flag: str, path: str) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, RuntimeError) as error:  # too long, no permission, an unknown ~user
-        return f"--{flag}: {path!r} can't be used ({getattr(error, 'strerror', None) or error}). Fix: another path"
+        return f"--{flag}: {path!r} can't be used ({reason_of(error)}). Fix: another path"
     return None

@@ -1,8 +1,9 @@
-"""Atomic file writes that survive a crash, one error for every write that fails, and names of files as text."""
+"""Atomic file writes that survive a crash, one error for every write that fails, hashes, and words for users."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import shutil
@@ -39,6 +40,17 @@ def write_atomically(path: pathlib.Path, content: str | bytes, *, shared: bool =
 def readable(name: str) -> str:
     r"""Return the name of a file as it can be written anywhere: bytes that are not UTF-8 become \xe9 and the like."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a file can't be used: the system's words if it gives any, which leave out the file's name."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def sha256_of(path: pathlib.Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ from saddle_jax.data.encoded import Contents, Decoding, Encoded
 from saddle_jax.data.sources import arrays, list_file, meaning
 from saddle_jax.data.sources.folder import image_files
 from saddle_jax.errors import DataError
-from saddle_jax.host.files import readable
+from saddle_jax.host.files import readable, reason_of
 
 _LISTS = (".txt", ".csv", ".tsv")
 _KEYS = ("images", "test_images", "x_test", "train_images", "x_train")  # of an .npz, by preference
@@ -159,7 +159,7 @@ def prepare(items: Sequence[Item], shape: tuple[int, int, int], *, turn: bool) -
                 image = pixels.fit(content, channels, (height, width))
             found.append(image)
         except (OSError, ValueError) as error:
-            problems[place] = _reason(error)
+            problems[place] = reason_of(error)
     return np.stack(found) if found else np.empty((0, *shape), np.uint8), problems
 
 
@@ -178,7 +178,3 @@ def _encoded(content: pathlib.Path | np.ndarray) -> bytes:
     buffer = io.BytesIO()
     pixels.as_image(content).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

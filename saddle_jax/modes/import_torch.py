@@ -6,7 +6,6 @@ therefore only for `eval` and `spectra`, and training refuses it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
 import sys
@@ -21,7 +20,7 @@ from saddle_jax.data.encoded import Encoded
 from saddle_jax.errors import CheckpointError, ConfigError
 from saddle_jax.experiment.command_line import Command
 from saddle_jax.host import console
-from saddle_jax.host.files import write_atomically
+from saddle_jax.host.files import sha256_of, write_atomically
 from saddle_jax.host.lock import exclusive
 from saddle_jax.schedules import Schedules
 from saddle_jax.training import checkpoint
@@ -71,11 +70,11 @@ def run(command: Command) -> int:
     state = state._replace(step=np.asarray(step, state.step.dtype), params=params, model_state=model_state)
     state = state.averaged_from_here()
 
-    with exclusive(workdir), path.open("rb") as file:
+    with exclusive(workdir):
         _require_no_run(workdir)
         origin = {
             "file": str(path.resolve()),
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            "sha256": sha256_of(path),
             "arch": found.arch,
             "epoch": found.epoch,
             "part": found.part,

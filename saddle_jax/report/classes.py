@@ -37,7 +37,7 @@ def mistakes(images: ImageSet, methods: Mapping[str, Sequence[str]]) -> Iterator
 
     Args:
       images: the rows.
-      methods: maps a method to what `taken_for` returns.
+      methods: maps a method to what `mistaken_for` returns.
     """
     tail = images.groups["tail"]
     if not len(tail):
@@ -55,7 +55,7 @@ def mistakes(images: ImageSet, methods: Mapping[str, Sequence[str]]) -> Iterator
     )
 
 
-def taken_for(images: ImageSet, parts_CC: np.ndarray) -> list[str]:
+def mistaken_for(images: ImageSet, parts_CC: np.ndarray) -> list[str]:
     """Return the most frequent wrong predictions for each tail class, as text.
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from saddle_jax import longtail
 from saddle_jax.longtail import RANK_GROUPS
 from saddle_jax.report import classes, plots, predictions, style, tables
 from saddle_jax.report.page import Block, Heading, Picture, Pictures, Table, Text
@@ -15,7 +16,7 @@ from saddle_jax.report.runs import Run
 
 
 def section(images: ImageSet) -> Iterator[Block]:
-    """Yield confusion matrices at the last epoch, by group and by class, and what tail classes are taken for."""
+    """Yield confusion matrices at the last epoch, by group and by class, and what tail classes are mistaken for."""
     cells, pictures, missing, mistaken = [], [], [], {}
     for row in images.rows:
         shares, total = [], 0.0
@@ -32,7 +33,7 @@ def section(images: ImageSet) -> Iterator[Block]:
             values = [tables.spread([share[number, column] for share in shares]) for column in range(4)]
             cells.append([row.name, group, *values, tables.seeds(len(shares))])
         mean_CC = np.asarray(total / len(shares))
-        mistaken[row.name] = classes.taken_for(images, mean_CC)
+        mistaken[row.name] = classes.mistaken_for(images, mean_CC)
         percents = by_size(mean_CC, images.counts_C)
         caption = (
             f"{row.name}: confusion matrix at the last epoch, n = {tables.seeds(len(shares))}. Rows add up to 100 %."
@@ -105,7 +106,7 @@ def by_size(parts_CC: np.ndarray, counts_C: Sequence[int], places: int = 200) ->
       counts_C: training images per class.
       places: maximum number of rows and columns.
     """
-    order = np.argsort(-np.asarray(counts_C), kind="stable")
+    order = longtail.by_size(np.asarray(counts_C))
     ordered = 100 * parts_CC[np.ix_(order, order)]
     if len(order) <= places:
         return ordered

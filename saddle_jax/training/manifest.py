@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
 
-from saddle_jax.host.files import sync, write_atomically
+from saddle_jax.host.files import sha256_of, sync, write_atomically
 
 _MANIFEST = "MANIFEST.json"
 
@@ -45,8 +44,7 @@ def _digests(folder: pathlib.Path) -> dict[str, list]:
         if path.is_file() and path.name != _MANIFEST:
             name = path.relative_to(folder).as_posix()
             try:
-                with path.open("rb") as file:
-                    digests[name] = [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+                digests[name] = [path.stat().st_size, sha256_of(path)]
             except FileNotFoundError:
                 raise
             except OSError:  # a bad sector: the file is damaged

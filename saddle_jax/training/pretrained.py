@@ -19,6 +19,7 @@ from saddle_jax.data.sources import Splits
 from saddle_jax.errors import CheckpointError, ConfigError, first_lines
 from saddle_jax.experiment import config as config_lib
 from saddle_jax.experiment.catalogue import published
+from saddle_jax.host.files import sha256_of
 from saddle_jax.models.adapters import ADAPTERS
 from saddle_jax.training.state import TrainState
 from saddle_jax.weights import names, publishers, weight_file
@@ -35,7 +36,7 @@ class FileOrigin(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """Return the entry for the new run's run.json."""
-        return {"file": str(self.path.resolve()), "sha256": published.sha256_of(self.path)}
+        return {"file": str(self.path.resolve()), "sha256": sha256_of(self.path)}
 
     def adopt(self, state: TrainState, splits: Splits) -> tuple[TrainState, str]:
         """Return the state with the backbone's weights from the file, on the host, and a line about them.

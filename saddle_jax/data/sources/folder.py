@@ -16,7 +16,7 @@ from saddle_jax.data.sources.base import SPLIT_WORDS, Images, Source, decoding
 from saddle_jax.data.sources.split import split_test
 from saddle_jax.errors import DataError, did_you_mean, first_lines
 from saddle_jax.experiment.catalogue import images_stay_encoded
-from saddle_jax.host.files import readable
+from saddle_jax.host.files import readable, reason_of
 from saddle_jax.host.threads import R, in_stretches
 
 _SHOWN = 10
@@ -156,7 +156,7 @@ def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def image_files(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Return the image files below a folder by name, and the other files; what is hidden does not count."""
-    files = sorted(path for path in folder.rglob("[!.]*") if not _in_hidden(path, folder) and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if not _in_hidden(path, folder) and path.is_file())
     images = [path for path in files if path.suffix.lower() in formats.SUFFIXES]
     return images, [path for path in files if path.suffix.lower() not in formats.SUFFIXES]
 
@@ -177,7 +177,7 @@ def without_broken(found: Folders, most: float) -> Folders:
         try:
             return pixels.problem_of(found.root / path)
         except OSError as error:
-            return error.strerror or str(error)
+            return reason_of(error)
 
     return _without(found, {split: _each(files.paths, look) for split, files in found.splits.items()}, most)
 
@@ -227,10 +227,8 @@ def _read(found: Folders, data: ConfigDict) -> tuple[Folders, dict[str, np.ndarr
     def read(path: str) -> np.ndarray | str:
         try:
             return pixels.read((found.root / path).read_bytes(), channels, size, turn=data.exif_orientation)
-        except OSError as error:
-            return error.strerror or str(error)
-        except ValueError as error:
-            return str(error)
+        except (OSError, ValueError) as error:
+            return reason_of(error)
 
     images = {split: _each(files.paths, read) for split, files in found.splits.items()}
     problems = {split: [one if isinstance(one, str) else "" for one in some] for split, some in images.items()}

@@ -7,12 +7,12 @@ network's own training.
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 from typing import Any, NamedTuple
 
 from saddle_jax.errors import CheckpointError
 from saddle_jax.experiment.catalogue.entry import Values
+from saddle_jax.host.files import sha256_of
 
 _IMAGENET = {"data.mean": (0.485, 0.456, 0.406), "data.std": (0.229, 0.224, 0.225)}
 _HALF = {"data.mean": (0.5, 0.5, 0.5), "data.std": (0.5, 0.5, 0.5)}
@@ -117,9 +117,3 @@ def require_published(path: pathlib.Path) -> None:
                 f"its SHA-256 is {found}, but the published file's {one.hash}. It is damaged, or another file. Fix: "
                 f"download it again, or give a file of your own another name\n  {one.command(path)}"
             )
-
-
-def sha256_of(path: pathlib.Path) -> str:
-    """Return the hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
